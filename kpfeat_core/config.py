@@ -1,0 +1,147 @@
+"""Every option of every part, in frozen dataclasses: the only place where a default is written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+import difflib
+import math
+from typing import Any, TypeVar
+
+from .errors import ConfigError
+
+T = TypeVar('T')
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 - the word that argparse, typer and ROS users know
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] | None = None,
+    live: bool = False,
+) -> Any:
+    """
+    Declare one option: its default, one sentence, its bounds, and whether it may change live.
+
+    The command line, ROS parameters and YAML files are generated from this record.
+    """
+    record = {'help': help, 'low': low, 'high': high, 'choices': choices, 'live': live}
+    return field(default=default, metadata=record)
+
+
+@dataclass(frozen=True)
+class ExtractorConfig:
+    """How an image becomes keypoints, for any extractor."""
+
+    max_num_keypoints: int = option(
+        1024, 'keep the best N keypoints of an image; -1 keeps all', low=-1, live=True
+    )
+    detection_threshold: float = option(
+        0.0, 'drop keypoints that score at or below this', low=0.0, high=1.0, live=True
+    )
+    nms_radius: int = option(
+        2, 'keep only the best keypoint within this many pixels', low=0, high=64, live=True
+    )
+    remove_borders: int = option(
+        4, 'drop keypoints closer than this to the image border, in pixels', low=0, live=True
+    )
+    sub_pixel: bool = option(True, 'refine keypoints to sub-pixel positions', live=True)
+    resize: int = option(
+        -1, 'resize the long side to this before extraction; -1 keeps the size', low=-1, live=True
+    )
+    multi_scale: bool = option(
+        False, 'extract on an image pyramid as well: slower, more robust to zoom', live=True
+    )
+
+
+@dataclass(frozen=True)
+class MatcherConfig:
+    """How two sets of descriptors become matches."""
+
+    mutual: bool = option(True, 'keep only pairs that choose each other', live=True)
+    ratio_threshold: float = option(
+        1.0,
+        "keep a match only if its distance is below this times the second best's; 1 keeps all",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    min_similarity: float = option(
+        -1.0, 'drop matches with a lower cosine similarity; -1 keeps all', -1.0, 1.0, live=True
+    )
+    geometry: str = option(
+        'homography',
+        'model that the matches are verified with',
+        choices=('none', 'homography', 'fundamental'),
+        live=True,
+    )
+    ransac_threshold_px: float = option(
+        3.0, 'largest error of an inlier in pixels', low=0.01, high=100.0, live=True
+    )
+
+
+def _problem(name: str, value: Any, record: Any) -> str | None:
+    """Say in words why a value is not allowed; None where it is."""
+    wanted = record.type if isinstance(record.type, type) else type(record.default)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        return f'{name} is {value!r}, expected {wanted.__name__}'
+    low, high = record.metadata.get('low'), record.metadata.get('high')
+    choices = record.metadata.get('choices')
+    if wanted is float and not math.isfinite(value):
+        return f'{name} is {value}, expected a finite number'
+    if low is not None and value < low:
+        return f'{name} is {value}, expected at least {low}'
+    if high is not None and value > high:
+        return f'{name} is {value}, expected at most {high}'
+    if choices is not None and value not in choices:
+        return f"{name} is '{value}', expected one of {', '.join(choices)}"
+    return None
+
+
+def check_config(config: Any) -> None:
+    """Raise ConfigError that lists every option whose type or range is wrong."""
+    found = [_problem(f.name, getattr(config, f.name), f) for f in fields(config)]
+    problems = [text for text in found if text]
+    if problems:
+        raise ConfigError('; '.join(problems))
+
+
+def make_config(cls: type[T], options: Mapping[str, Any]) -> T:
+    """Build and check a configuration; ConfigError names unknown options and the nearest ones."""
+    names = [f.name for f in fields(cls)]
+    unknown = [name for name in options if name not in names]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], names, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ''
+        raise ConfigError(
+            f"unknown option '{unknown[0]}'{hint} {cls.__name__} has: {', '.join(names)}"
+        )
+    config = cls(**options)
+    check_config(config)
+    return config
+
+
+def parse_options(cls: type, texts: Sequence[str]) -> dict[str, Any]:
+    """Turn KEY=VALUE words into typed options of a configuration class; raises ConfigError."""
+    types = {f.name: type(f.default) for f in fields(cls)}
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition('=')
+        if not equals:
+            raise ConfigError(f"got '{text}', expected KEY=VALUE such as nms_radius=4")
+        kind = types.get(name, str)
+        try:
+            options[name] = _parse_value(value, kind)
+        except ValueError:
+            raise ConfigError(f"{name} is '{value}', expected {kind.__name__}") from None
+    return options
+
+
+def _parse_value(text: str, kind: type) -> Any:
+    if kind is not bool:
+        return kind(text)
+    words = {'true': True, 'yes': True, '1': True, 'false': False, 'no': False, '0': False}
+    if text.lower() not in words:
+        raise ValueError(text)
+    return words[text.lower()]

@@ -1,0 +1,25 @@
+"""What can go wrong because of input: each error says what came, what was expected, what to do."""
+
+
+class KpfeatError(Exception):
+    """Base of every error that a user can cause; shown as one sentence, never as a traceback."""
+
+
+class ImageError(KpfeatError):
+    """An image that cannot be read or has an unusable shape, type or encoding."""
+
+
+class ShapeError(KpfeatError):
+    """Arrays that do not fit each other."""
+
+
+class ConfigError(KpfeatError):
+    """An unknown option, or a value outside its range."""
+
+
+class WeightsError(KpfeatError):
+    """A weight file that is missing, broken or made for another model."""
+
+
+class DataError(KpfeatError):
+    """A folder, video or data set that does not hold what is needed."""

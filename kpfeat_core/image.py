@@ -1,0 +1,132 @@
+"""Images in and out of tensors, and resizing with exact coordinates."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from .errors import ImageError
+from .shapes import Float
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of OpenCV's RGB to gray
+
+ImageLike = np.ndarray | Tensor
+
+
+def read_image(path: Path | str) -> np.ndarray:
+    """Read a file as (H, W, 3) uint8 RGB; raises ImageError."""
+    path = Path(path)
+    if not path.is_file():
+        raise ImageError(f"there is no file '{path}'")
+    try:  # not cv2.imread: it cannot tell a missing file from a broken one, nor read odd paths
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except (cv2.error, OSError) as error:
+        raise ImageError(f"'{path}' cannot be read as an image: {error}") from error
+    if image is None:
+        raise ImageError(f"'{path}' is not an image that OpenCV can decode, or it is cut off")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def write_image(path: Path | str, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB in the format of the file's ending; raises ImageError."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        done, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        done = False
+    if not done:
+        raise ImageError(f"cannot write '{path}': use an ending such as .png or .jpg")
+    data.tofile(path)
+
+
+def image_to_tensor(image: ImageLike, channels: int = 3) -> Float[Tensor, 'b c h w']:
+    """
+    Turn an image, or a batch of one size, into (B, channels, H, W) float32 in [0, 1].
+
+    image: array (H, W), (H, W, 1), (H, W, 3) RGB, or tensor (H, W), (C, H, W), (B, C, H, W);
+    uint8 in 0..255 or floating point in 0..1. Gray is repeated for 3 channels, RGB becomes
+    gray by ITU-R BT.601 for 1.
+
+    Raises ImageError for any other shape or type, for empty images, and for NaN or infinity.
+    """
+    if isinstance(image, np.ndarray):
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+            raise ImageError(f'image has shape {image.shape}, expected (H, W) or (H, W, 3) RGB')
+        if image.dtype not in (np.uint8, np.float16, np.float32, np.float64):
+            raise ImageError(f'image has type {image.dtype}, expected uint8 or float')
+        tensor = torch.from_numpy(np.ascontiguousarray(image))
+        tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+    else:
+        tensor = image[None] if image.ndim == 2 else image
+    if tensor.ndim == 3:
+        tensor = tensor[None]
+    if tensor.ndim != 4 or tensor.shape[1] not in (1, 3):
+        raise ImageError(
+            f'image has shape {tuple(image.shape)}, expected (C, H, W) or (B, C, H, W), C 1 or 3'
+        )
+    if tensor.numel() == 0:
+        raise ImageError(f'image has shape {tuple(image.shape)}: it is empty')
+    return _match_channels(_to_unit_range(tensor), channels)
+
+
+def _to_unit_range(tensor: Tensor) -> Tensor:
+    if tensor.dtype == torch.uint8:
+        return tensor.float() / 255.0
+    if not tensor.is_floating_point():
+        raise ImageError(f'image has type {tensor.dtype}, expected uint8 or float')
+    low, high = tensor.aminmax()  # NaN propagates to both
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise ImageError('image holds NaN or infinite values; replace them first')
+    if low < -1e-3 or high > 1.0 + 1e-3:
+        raise ImageError(
+            f'float image spans {float(low):g} to {float(high):g}, expected 0 to 1; divide it '
+            'by its full scale, or pass uint8'
+        )
+    return tensor.float()
+
+
+def _match_channels(tensor: Tensor, channels: int) -> Tensor:
+    if tensor.shape[1] == channels:
+        return tensor
+    if channels == 3:
+        return tensor.expand(-1, 3, -1, -1)
+    weights = tensor.new_tensor(LUMA).view(1, 3, 1, 1)
+    return (tensor * weights).sum(1, keepdim=True)
+
+
+def pad_to_stride(image: Float[Tensor, 'b c h w'], stride: int) -> Float[Tensor, 'b c h2 w2']:
+    """Add zeros at the right and the bottom until both sides divide by the stride."""
+    height, width = image.shape[-2:]
+    return F.pad(image, (0, -width % stride, 0, -height % stride))
+
+
+def scaled_size(height: int, width: int, long_side: int) -> tuple[int, int]:
+    """Return (height, width) with the given long side; -1 keeps the size."""
+    if long_side < 0:
+        return height, width
+    scale = long_side / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize(image: Float[Tensor, 'b c h w'], size: tuple[int, int]) -> Float[Tensor, 'b c h2 w2']:
+    """Resize to (height, width), bilinear, with pixel areas aligned and antialiased."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    return F.interpolate(image, size, mode='bilinear', align_corners=False, antialias=True)
+
+
+def rescale_points(
+    points: Float[Tensor, '... 2'], from_size: Sequence[int], to_size: Sequence[int]
+) -> Float[Tensor, '... 2']:
+    """
+    Move points with an image that `resize` brought from one (height, width) to another.
+
+    The outer edges of both images coincide (pixel areas align): x' = (x + 0.5) w'/w - 0.5.
+    """
+    scale = points.new_tensor([to_size[1] / from_size[1], to_size[0] / from_size[0]])
+    return (points + 0.5) * scale - 0.5

@@ -1,0 +1,207 @@
+"""
+ALIKE: a light network with differentiable keypoint detection.
+
+Zhao et al., "ALIKE: Accurate and Lightweight Keypoint Detection and Descriptor Extraction",
+IEEE Transactions on Multimedia 2022.
+
+The published network upsamples four levels to full resolution, joins them, and applies 1x1
+convolutions there. Here each level goes through its share of the 1x1 convolutions first and only
+what is needed is upsampled, which gives the same numbers: a 1x1 convolution mixes channels and
+bilinear upsampling mixes pixels, so they commute; a ReLU between them does not, and stays where
+it was. The score map then upsamples one channel a level instead of dim/4, and descriptors are
+computed at the four pixels around each keypoint only.
+"""
+
+from dataclasses import dataclass
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+import torch.nn.functional as F
+
+from ..config import ExtractorConfig, make_config, option
+from ..describe import bilinear_neighbours
+from ..geometry import pixel_grid, sample
+from ..keypoints import (
+    Keypoints,
+    clear_borders,
+    refine_soft_argmax,
+    select_best,
+    suppress_non_maxima,
+)
+from ..registry import register
+from ..shapes import Float
+from .base import DenseMaps, Extractor
+
+
+@dataclass(frozen=True)
+class AlikeConfig(ExtractorConfig):
+    """How ALIKE's maps become keypoints."""
+
+    upstream_borders: bool = option(
+        False, 'drop one more row and column at the top left, as the published code does'
+    )
+
+
+@dataclass(frozen=True)
+class AlikeSize:
+    """Channels of the four blocks, descriptor length, and whether the head is one layer."""
+
+    channels: tuple[int, int, int, int]
+    dim: int
+    single_head: bool = True
+
+
+SIZES = {
+    'alike-t': AlikeSize((8, 16, 32, 64), 64),
+    'alike-s': AlikeSize((8, 16, 48, 96), 96),
+    'alike-n': AlikeSize((16, 32, 64, 128), 128),
+    'alike-l': AlikeSize((32, 64, 128, 128), 128, single_head=False),
+}
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, each with batch normalisation; residual if `skip`."""
+
+    def __init__(self, inputs: int, outputs: int, skip: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = nn.Conv2d(inputs, outputs, 1) if skip else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) to (B, outputs, h, w)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y if self.downsample is None else y + self.downsample(x))
+
+
+class Alike(Extractor):
+    """ALIKE in any of its four sizes; RGB in, stride 32 inside, any image size outside."""
+
+    config_class = AlikeConfig
+    channels = 3
+    stride = 32
+    nms_rounds = 2
+    soft_temperature = 0.1
+
+    def __init__(self, name: str, config: AlikeConfig | None = None) -> None:
+        super().__init__(config)
+        self.name = name
+        self.size = SIZES[name]
+        self.descriptor_dim = self.size.dim
+        c1, c2, c3, c4 = self.size.channels
+        quarter = self.size.dim // 4
+        self.block1 = Block(3, c1, skip=False)
+        self.block2 = Block(c1, c2, skip=True)
+        self.block3 = Block(c2, c3, skip=True)
+        self.block4 = Block(c3, c4, skip=True)
+        self.conv1 = nn.Conv2d(c1, quarter, 1, bias=False)
+        self.conv2 = nn.Conv2d(c2, quarter, 1, bias=False)
+        self.conv3 = nn.Conv2d(c3, quarter, 1, bias=False)
+        self.conv4 = nn.Conv2d(c4, quarter, 1, bias=False)
+        dim = self.size.dim
+        self.convhead1 = None if self.size.single_head else nn.Conv2d(dim, dim, 1, bias=False)
+        self.convhead2 = nn.Conv2d(dim, dim + 1, 1, bias=False)
+
+    def forward(self, image: Float[Tensor, 'b 3 h w']) -> DenseMaps:
+        """
+        Compute the score map and the four levels that descriptors are read from.
+
+        descriptor_maps: (B, c1, H, W) before conv1, then (B, dim/4, h, w) after conv2..4.
+        """
+        x1 = self.block1(image)
+        x2 = self.block2(F.max_pool2d(x1, 2))
+        x3 = self.block3(F.max_pool2d(x2, 4))
+        x4 = self.block4(F.max_pool2d(x3, 4))
+        low = [F.relu(conv(x)) for conv, x in ((self.conv2, x2), (self.conv3, x3), (self.conv4, x4))]
+        levels = [F.relu(self.conv1(x1)), *low]
+        score = torch.sigmoid(self._score_logits(levels)[:, 0])
+        return DenseMaps(score, (x1, *low))
+
+    def _score_logits(self, levels: list[Tensor]) -> Float[Tensor, 'b 1 h w']:
+        """Apply the head's score row to the four levels, each at its own resolution."""
+        row = self.convhead2.weight[-1:]
+        if self.convhead1 is None:
+            return _upsampled_sum(levels, row.chunk(4, dim=1))
+        hidden = F.relu(_upsampled_sum(levels, self.convhead1.weight.chunk(4, dim=1)))
+        return F.conv2d(hidden, row)
+
+    def detect(self, score_map: Float[Tensor, 'b h w']) -> Keypoints:
+        """
+        Differentiable keypoint detection (DKD).
+
+        The hard part (no gradient) takes maxima, the soft part refines them. Scores are read
+        bilinearly at the refined positions. Equations 3 to 7 of the paper.
+        """
+        config = self.config
+        before = config.remove_borders + int(config.upstream_borders)
+        with torch.no_grad():
+            peaks = suppress_non_maxima(score_map.detach(), config.nms_radius, self.nms_rounds)
+            peaks = clear_borders(peaks, before, config.remove_borders)
+            xy, scores, mask = select_best(
+                peaks, config.detection_threshold, config.max_num_keypoints
+            )
+        if not config.sub_pixel:
+            return Keypoints(xy.to(score_map.dtype), scores, mask)
+        keypoints, dispersity = refine_soft_argmax(
+            score_map, xy, temperature=self.soft_temperature
+        )
+        scores = sample(score_map[:, None], keypoints).squeeze(-1)
+        return Keypoints(keypoints, scores, mask, dispersity)
+
+    def describe(
+        self, maps: DenseMaps, keypoints: Float[Tensor, 'b n 2']
+    ) -> Float[Tensor, 'b n d']:
+        """Blend the unit descriptors of the four pixels around each keypoint; unit length."""
+        pixels, weights = bilinear_neighbours(keypoints, *maps.descriptor_maps[0].shape[-2:])
+        around = self.describe_pixels(maps, pixels.flatten(1, 2))
+        around = around.view(*pixels.shape[:3], self.descriptor_dim)
+        return F.normalize((around * weights[..., None]).sum(2), dim=-1)
+
+    def describe_pixels(
+        self, maps: DenseMaps, pixels: Float[Tensor, 'b n 2']
+    ) -> Float[Tensor, 'b n d']:
+        """Return the dense descriptor map's unit vectors at integer (x, y) pixels."""
+        full, *low = maps.descriptor_maps
+        height, width = full.shape[-2:]
+        index = (pixels[..., 1] * width + pixels[..., 0]).long()
+        first = full.flatten(2).gather(2, index[:, None].expand(-1, full.shape[1], -1)).mT
+        parts = [F.relu(F.linear(first, self.conv1.weight.flatten(1)))]
+        size = pixels.new_tensor([width - 1, height - 1])
+        for level in low:  # upsampling aligns the corner pixels of all levels
+            last = pixels.new_tensor([level.shape[-1] - 1, level.shape[-2] - 1])
+            parts.append(sample(level, pixels * (last / size), padding='border'))
+        joined = torch.cat(parts, -1)
+        if self.convhead1 is not None:
+            joined = F.relu(F.linear(joined, self.convhead1.weight.flatten(1)))
+        return F.normalize(F.linear(joined, self.convhead2.weight[:-1].flatten(1)), dim=-1)
+
+    def dense_descriptors(self, maps: DenseMaps) -> Float[Tensor, 'b d h w']:
+        """Return the unit descriptors of all pixels; needs dim x H x W floats of memory."""
+        height, width = maps.descriptor_maps[0].shape[-2:]
+        grid = pixel_grid(height, width, self.device, maps.score_map.dtype)
+        grid = grid.expand(len(maps.score_map), -1, -1)
+        return self.describe_pixels(maps, grid).mT.unflatten(2, (height, width))
+
+
+def _upsampled_sum(levels: list[Tensor], weights: tuple[Tensor, ...]) -> Tensor:
+    """Apply one 1x1 convolution to levels joined at full resolution, without joining them."""
+    full = F.conv2d(levels[0], weights[0])
+    for level, weight in zip(levels[1:], weights[1:], strict=True):
+        low = F.conv2d(level, weight)
+        full = full + F.interpolate(
+            low, full.shape[-2:], mode='bilinear', align_corners=True
+        )
+    return full
+
+
+def _create(name: str, **options: Any) -> Alike:
+    return Alike(name, make_config(AlikeConfig, options))
+
+
+for _name in SIZES:
+    register(_name)(functools.partial(_create, _name))

@@ -1,0 +1,105 @@
+"""Extractors and matchers by name; tests, `--help` and error texts all iterate over these."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .config import MatcherConfig, make_config
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .matchers import MutualNearestNeighbour
+    from .models.base import Extractor
+
+DEFAULT_MODEL = 'alike-t'
+
+EXTRACTORS: dict[str, Callable[..., 'Extractor']] = {}
+
+
+def register(name: str) -> Callable[[Callable], Callable]:
+    """Add a factory `(**options) -> Extractor` under a name; taking a name twice is an error."""
+
+    def add(factory: Callable) -> Callable:
+        if EXTRACTORS.setdefault(name, factory) is not factory:
+            raise ValueError(f"extractor '{name}' is taken by {EXTRACTORS[name]!r}")
+        return factory
+
+    return add
+
+
+def _catalogue() -> dict[str, Callable[..., 'Extractor']]:
+    from . import models  # noqa: F401 - importing the models registers them
+
+    return EXTRACTORS
+
+
+def extractor_names() -> list[str]:
+    """Return the names of all extractors, sorted."""
+    return sorted(_catalogue())
+
+
+def build_extractor(name: str, **options: Any) -> 'Extractor':
+    """Build an extractor with random weights, for training; raises ConfigError."""
+    catalogue = _catalogue()
+    if name not in catalogue:
+        raise ConfigError(
+            f"there is no model '{name}'; expected one of {', '.join(sorted(catalogue))}"
+        )
+    return catalogue[name](**options)
+
+
+def extractor_config_class(name: str) -> type:
+    """Return the dataclass with the options of an extractor."""
+    return type(build_extractor(name).config)
+
+
+def create_extractor(
+    name: str = DEFAULT_MODEL,
+    weights: str = '',
+    device: torch.device | str = 'cpu',
+    **options: Any,
+) -> 'Extractor':
+    """
+    Build an extractor with its weights, ready for `extract`.
+
+    weights: a file; '' takes `$KPFEAT_WEIGHTS/<name>.safetensors` if there, else the bundled one.
+    options: fields of the model's configuration, such as max_num_keypoints=2048.
+
+    Raises ConfigError (unknown name, option or device) and WeightsError (none found, or broken).
+    """
+    from .weights import find_weights, load_weights
+
+    target = check_device(device)
+    extractor = build_extractor(name, **options)
+    load_weights(extractor, find_weights(name, weights))
+    return extractor.to(target).eval()
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """Turn 'cpu', 'cuda', 'cuda:1' or 'auto' into a usable device; raises ConfigError."""
+    if str(device) == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(
+            f"device is '{device}', expected cpu, cuda, cuda:N, mps or auto"
+        ) from None
+    if target.type == 'cuda':
+        count = torch.cuda.device_count()
+        if (target.index or 0) >= count:
+            raise ConfigError(
+                f"device '{device}' is not there: torch {torch.__version__} sees {count} CUDA "
+                'GPU(s); install a CUDA build of torch and its driver, or use device cpu'
+            )
+    return target
+
+
+def create_matcher(name: str = 'mnn', **options: Any) -> 'MutualNearestNeighbour':
+    """Build a matcher; 'mnn' (mutual nearest neighbours) is the one there is."""
+    from .matchers import MutualNearestNeighbour
+
+    if name != 'mnn':
+        raise ConfigError(f"there is no matcher '{name}'; expected mnn")
+    return MutualNearestNeighbour(make_config(MatcherConfig, options))
