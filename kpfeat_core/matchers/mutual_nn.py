@@ -1,0 +1,137 @@
+"""Nearest neighbours of descriptors, with the mutual, ratio and similarity filters."""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import MatcherConfig, make_config
+from ..errors import ShapeError
+from ..features import Features, Matches
+from ..shapes import Bool, Float
+
+# Similarities held at once: 4 MB of float32, so that the full table never exists and a part of
+# it is still in the cache when its rows and then its columns are searched.
+CHUNK_ELEMENTS = 1 << 20
+
+
+class MutualNearestNeighbour:
+    """
+    Match each keypoint to the one with the most similar descriptor in the other image.
+
+    The score of a match is (1 + cosine similarity) / 2: 1 for equal descriptors, 0.5 for
+    unrelated ones, 0 where there is no match. With `mutual` every filter works in both
+    directions, so that swapping the images swaps the matches and changes nothing else.
+    """
+
+    def __init__(self, config: MatcherConfig | None = None) -> None:
+        self.config = config or MatcherConfig()
+
+    def with_options(self, **options: Any) -> 'MutualNearestNeighbour':
+        """Return a matcher with some options changed; raises ConfigError."""
+        merged = asdict(self.config) | options
+        return MutualNearestNeighbour(make_config(type(self.config), merged))
+
+    @torch.no_grad()
+    def match(self, features0: Features, features1: Features) -> Matches:
+        """
+        Match two batches pair by pair, on the device of `features0`.
+
+        Padding is never matched, nor is a descriptor that is not finite. Raises ShapeError.
+        """
+        _check(features0, features1)
+        features1 = features1.to(features0.device)
+        descriptors0, valid0 = _usable(features0)
+        descriptors1, valid1 = _usable(features1)
+        if 0 in (*valid0.shape, valid1.shape[1]):
+            return Matches(torch.full_like(valid0, -1, dtype=torch.int64), valid0.float())
+        with_second = self.config.ratio_threshold < 1
+        rows, columns = _search(descriptors0, descriptors1, valid0, valid1, with_second)
+        matched = valid0 & self._accepts(rows)
+        if self.config.mutual:
+            back = columns.index.gather(1, rows.index)  # the choice of my choice
+            own = torch.arange(valid0.shape[1], device=valid0.device)
+            matched &= (back == own) & self._accepts(columns).gather(1, rows.index)
+        scores = ((1 + rows.best) / 2).clamp(0, 1)
+        return Matches(rows.index.where(matched, -1), scores.where(matched, 0.0))
+
+    def _accepts(self, found: '_Nearest') -> Bool[Tensor, 'b n']:
+        """Apply the similarity and the ratio threshold to each nearest neighbour."""
+        accepted = found.best.isfinite() & (found.best >= self.config.min_similarity)
+        if self.config.ratio_threshold < 1:
+            nearest, second = _distance(found.best), _distance(found.second)
+            accepted &= nearest < self.config.ratio_threshold * second
+        return accepted
+
+
+class _Nearest:
+    """Best and second best similarity of each keypoint, filled in piece by piece."""
+
+    def __init__(self, like: Bool[Tensor, 'b n']) -> None:
+        self.best = torch.full(like.shape, -torch.inf, device=like.device)
+        self.second = self.best.clone()
+        self.index = torch.zeros_like(like, dtype=torch.int64)
+
+    def add(
+        self, similarity: Float[Tensor, 'b n m'], start: int, first: int, with_second: bool
+    ) -> None:
+        """Take in candidates first … first + M - 1 of keypoints start … start + N - 1."""
+        span = slice(start, start + similarity.shape[1])
+        best, index = similarity.max(2)
+        runner_up = torch.minimum(best, self.best[:, span])
+        if with_second:
+            rest = similarity.scatter(2, index[..., None], -torch.inf).amax(2)
+            runner_up = torch.maximum(runner_up, rest)
+        self.second[:, span] = torch.maximum(self.second[:, span], runner_up)
+        better = best > self.best[:, span]
+        self.index[:, span] = torch.where(better, index + first, self.index[:, span])
+        self.best[:, span] = torch.maximum(best, self.best[:, span])
+
+
+def _search(
+    descriptors0: Float[Tensor, 'b n0 d'],
+    descriptors1: Float[Tensor, 'b n1 d'],
+    valid0: Bool[Tensor, 'b n0'],
+    valid1: Bool[Tensor, 'b n1'],
+    with_second: bool,
+) -> tuple[_Nearest, _Nearest]:
+    """Find the nearest neighbours of both sides in bounded memory."""
+    rows, columns = _Nearest(valid0), _Nearest(valid1)
+    batch, n1 = valid1.shape
+    step = max(1, CHUNK_ELEMENTS // (batch * n1))
+    padded = not bool(valid0.all() and valid1.all())
+    for start in range(0, valid0.shape[1], step):
+        chunk = slice(start, start + step)
+        similarity = descriptors0[:, chunk] @ descriptors1.mT  # (B, step, N1)
+        if padded:
+            pair = valid0[:, chunk, None] & valid1[:, None]
+            similarity.masked_fill_(~pair, -torch.inf)
+        rows.add(similarity, start, 0, with_second)
+        columns.add(similarity.mT, 0, start, with_second)
+    return rows, columns
+
+
+def _usable(features: Features) -> tuple[Float[Tensor, 'b n d'], Bool[Tensor, 'b n']]:
+    """Return float32 descriptors, and which of them are real and finite; the rest become 0."""
+    descriptors = features.descriptors.float()
+    valid = features.mask & descriptors.isfinite().all(2)
+    return descriptors.where(valid[..., None], 0.0), valid
+
+
+def _distance(similarity: Float[Tensor, 'b n']) -> Float[Tensor, 'b n']:
+    """Turn the cosine similarity of unit vectors into their Euclidean distance."""
+    return (2 - 2 * similarity).clamp(min=0).sqrt()
+
+
+def _check(features0: Features, features1: Features) -> None:
+    if features0.batch_size != features1.batch_size:
+        raise ShapeError(
+            f'{features0.batch_size} images cannot be matched to {features1.batch_size}; '
+            'expected batches of the same size, matched pair by pair'
+        )
+    if features0.descriptor_dim != features1.descriptor_dim:
+        raise ShapeError(
+            f'descriptors of {features0.descriptor_dim} numbers cannot be matched to descriptors '
+            f'of {features1.descriptor_dim}; extract both images with the same model'
+        )
