@@ -1,0 +1,204 @@
+"""ALIKE's losses against the official code's numbers, and their behaviour at the edges."""
+
+import numpy as np
+import pytest
+import torch
+
+from kpfeat_core.describe import bilinear_neighbours
+from kpfeat_core.geometry import inside, sample, warp_points
+from kpfeat_core.losses import alike as losses
+from kpfeat_core.registry import build_extractor
+
+HEIGHT, WIDTH = 240, 320
+
+
+@pytest.fixture(scope='module')
+def pair(reference):
+    """Return the golden arrays and, for both views, maps and the official code's keypoints."""
+    golden = np.load(reference / 'golden/alike_losses.npz')
+    extractor = build_extractor('alike-t').eval()
+    state = torch.load(reference / 'weights/alike/alike-t.pth', weights_only=True)
+    extractor.load_state_dict(state)
+    image0 = np.load(reference / 'golden/image_synth_240x320.npz')['rgb']
+    extractor = extractor.with_options(
+        detection_threshold=0.0, max_num_keypoints=60, remove_borders=2, upstream_borders=True
+    )
+    views = []
+    for image, name in ((image0, 'kpts0'), (golden['im1'], 'kpts1')):
+        tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            maps = extractor(torch.nn.functional.pad(tensor, (0, 0, 0, 16)))
+            found = extractor.detect(maps.score_map[:, :HEIGHT])
+        size = torch.tensor([WIDTH - 1, HEIGHT - 1])
+        expected = (torch.from_numpy(golden[name]) + 1) / 2 * size
+        distance = (expected[:, None] - found.keypoints[0]).norm(dim=-1)
+        assert distance.min(1).values.max() < 0.02
+        order = distance.argmin(1)
+        dense = extractor.dense_descriptors(maps)[:, :, :HEIGHT].detach()
+        views.append(
+            {
+                'keypoints': found.keypoints[:, order],
+                'scores': found.keypoint_scores[:, order],
+                'dispersity': found.dispersity[:, order],
+                'descriptors': extractor.describe(maps, found.keypoints[:, order]).detach(),
+                'score_map': maps.score_map[:, None, :HEIGHT],
+                'dense': dense.flatten(2).mT,
+            }
+        )
+    H = torch.from_numpy(golden['H']).float()[None]
+    for here, there, homography in ((0, 1, H), (1, 0, torch.linalg.inv(H))):
+        view = views[here]
+        view['warped'] = warp_points(view['keypoints'], homography)
+        view['valid'] = inside(view['warped'], HEIGHT, WIDTH)
+        pixels, weights = bilinear_neighbours(view['warped'], HEIGHT, WIDTH)
+        index = (pixels[..., 1] * WIDTH + pixels[..., 0]).long()[0]
+        around = views[there]['dense'][0][index][None]
+        view['similarity'] = (around * view['descriptors'][:, :, None]).sum(-1)
+        view['weights'] = weights
+        view['scores_there'] = sample(views[there]['score_map'], view['warped'])[..., 0]
+    return golden, views
+
+
+def match(views):
+    return losses.true_correspondences(
+        *(v['keypoints'] for v in views),
+        *(v['warped'] for v in views),
+        *(v['valid'] for v in views),
+    )
+
+
+def test_correspondences_are_those_of_the_official_code(pair):
+    golden, views = pair
+    matches0 = match(views)[0]
+    index0 = torch.nonzero(matches0 >= 0)[:, 0]
+    found = set(zip(index0.tolist(), matches0[index0].tolist(), strict=True))
+    expected0 = golden['ids0'][golden['ids0_d']]  # its indices count the valid keypoints only
+    expected1 = golden['ids1'][golden['ids1_d']]
+    assert found == set(zip(expected0.tolist(), expected1.tolist(), strict=True))
+    for view, name in zip(views, ('ids0', 'ids1'), strict=True):
+        assert torch.nonzero(view['valid'][0])[:, 0].tolist() == golden[name].tolist()
+        assert torch.nonzero(~view['valid'][0])[:, 0].tolist() == golden[f'{name}_out'].tolist()
+
+
+def test_dispersity_peak_loss_is_that_of_the_official_code(pair):
+    golden, views = pair
+    for view, name in zip(views, ('peaky0', 'peaky1'), strict=True):
+        mask = torch.ones_like(view['scores'], dtype=torch.bool)
+        loss = losses.dispersity_peak_loss(view['dispersity'], view['scores'], mask)
+        assert float(loss) == pytest.approx(float(golden[name]), rel=1e-4)
+
+
+def test_reprojection_loss_is_that_of_the_official_code(pair):
+    golden, views = pair
+    loss = losses.reprojection_loss(
+        *(v['keypoints'] for v in views),
+        *(v['warped'] for v in views),
+        match(views),
+        *(v['scores'] for v in views),
+    )
+    assert float(loss) == pytest.approx(float(golden['reproj_l1']), rel=1e-4)
+
+
+def test_reliability_loss_is_that_of_the_official_code(pair):
+    golden, views = pair
+    terms, masks = [], []
+    for view in views:
+        reliability = losses.match_probability(view['similarity'], view['weights'], 0.1)
+        terms.append(
+            losses.reliability_terms(
+                reliability, view['scores'], view['scores_there'], view['valid']
+            )
+        )
+        masks.append(view['valid'])
+    loss = losses.masked_mean(torch.cat(terms, 1), torch.cat(masks, 1))
+    assert float(loss) == pytest.approx(float(golden['reliability']), rel=1e-4)
+
+
+@pytest.mark.parametrize('temperature', [0.1, 0.02])
+@pytest.mark.parametrize('chunk', [2**24, 2**20])
+def test_nre_is_that_of_the_official_code_in_one_piece_and_in_chunks(
+    pair, temperature, chunk, monkeypatch
+):
+    monkeypatch.setattr(losses, 'CHUNK_FLOATS', chunk)
+    golden, views = pair
+    terms = []
+    for view, other in (views, views[::-1]):
+        probability = losses.match_probability(view['similarity'], view['weights'], temperature)
+        log_sum = losses.log_partition(view['descriptors'], other['dense'], temperature)
+        terms.append(
+            losses.neural_reprojection_terms(
+                probability.log(), log_sum, view['valid'], ~view['valid']
+            )
+        )
+    loss = torch.cat(terms, 1).mean()
+    assert float(loss) == pytest.approx(float(golden[f'nre_t{temperature}']), rel=1e-4)
+
+
+def test_chunks_give_the_same_gradient(monkeypatch):
+    torch.manual_seed(0)
+    descriptors = torch.nn.functional.normalize(torch.randn(2, 30, 8), dim=-1)
+    others = torch.nn.functional.normalize(torch.randn(2, 50, 8), dim=-1)
+    near = torch.rand(2, 30, 50) < 0.2
+    gradients = []
+    for chunk in (2**24, 500):
+        monkeypatch.setattr(losses, 'CHUNK_FLOATS', chunk)
+        inputs = [descriptors.clone().requires_grad_(), others.clone().requires_grad_()]
+        losses.log_partition(*inputs, 0.1, near).sum().backward()
+        gradients.append([value.grad for value in inputs])
+    for whole, chunked in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, chunked)
+
+
+def test_losses_of_no_keypoints_are_zero_and_not_nan():
+    none, empty = torch.zeros(1, 0, 2), torch.zeros(1, 0)
+    nothing = torch.zeros(1, 0, dtype=torch.bool)
+    matches = losses.true_correspondences(none, none, none, none, nothing, nothing)
+    assert matches.shape == (1, 0)
+    assert losses.reprojection_loss(none, none, none, none, matches, empty, empty) == 0
+    assert losses.dispersity_peak_loss(empty, empty, nothing) == 0
+    assert losses.reliability_terms(empty, empty, empty, nothing).shape == (1, 0)
+
+
+def test_points_behind_the_camera_neither_match_nor_spoil_the_gradient():
+    keypoints = torch.tensor([[[5.0, 5.0], [9.0, 9.0]]], requires_grad=True)
+    warped = torch.tensor([[[5.5, 5.0], [torch.nan, torch.nan]]])
+    valid = torch.tensor([[True, False]])
+    scores = torch.ones(1, 2)
+    matches = losses.true_correspondences(keypoints, keypoints, warped, warped, valid, valid)
+    assert matches.tolist() == [[0, -1]]
+    loss = losses.reprojection_loss(
+        keypoints, keypoints, warped, warped, matches, scores, scores
+    )
+    loss.sum().backward()
+    assert torch.isfinite(keypoints.grad).all()
+
+
+def test_a_high_score_at_an_unreliable_point_costs_more_than_a_low_one():
+    reliability = torch.tensor([[1.0, 0.0]])
+    valid = torch.ones(1, 2, dtype=torch.bool)
+    costs = []
+    for score in (0.9, 0.1):
+        scores = torch.tensor([[0.5, score]])
+        costs.append(losses.reliability_terms(reliability, scores, scores, valid).mean())
+    assert costs[0] > costs[1]
+
+
+def test_gradients_are_right_in_double_precision():
+    torch.manual_seed(0)
+    kwargs = {'dtype': torch.float64, 'requires_grad': True}
+    similarity = torch.rand(1, 3, 4, **kwargs)
+    weights = torch.rand(1, 3, 4, **kwargs)
+    scores, there = torch.rand(1, 3, **kwargs), torch.rand(1, 3, **kwargs)
+    descriptors, others = torch.rand(1, 3, 4, **kwargs), torch.rand(1, 5, 4, **kwargs)
+    valid = torch.tensor([[True, True, False]])
+
+    def nre(similarity, weights, descriptors, others):
+        probability = losses.match_probability(similarity, weights, 0.3)
+        log_sum = losses.log_partition(descriptors, others, 0.3)
+        return losses.neural_reprojection_terms(probability.log(), log_sum, valid, ~valid)
+
+    assert torch.autograd.gradcheck(nre, (similarity, weights, descriptors, others))
+    fixed = torch.rand(1, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda a, b: losses.reliability_terms(fixed, a, b, valid), (scores, there)
+    )
