@@ -1,0 +1,258 @@
+"""Weight files: find them, read and write them, convert published checkpoints."""
+
+from collections.abc import Mapping
+import hashlib
+import os
+from pathlib import Path
+import pickle
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+import torch
+from torch import Tensor, nn
+
+from .errors import WeightsError
+from .io import replacing
+
+FORMAT_VERSION = 1
+ENVIRONMENT = 'KPFEAT_WEIGHTS'
+BUNDLED = Path(__file__).with_suffix('')  # kpfeat_core/weights/, beside this file
+# Where training programs put the state dict, and what they prefix its names with.
+CONTAINERS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights', 'params')
+PREFIXES = ('module.', '_orig_mod.', 'model.', 'net.')
+
+
+def candidate_weights(model: str) -> list[tuple[str, Path]]:
+    """Return (source, path) of the places where a model's weights are looked for, in order."""
+    name = f'{model}.safetensors'
+    places = []
+    value = os.environ.get(ENVIRONMENT, '')
+    if value:
+        path = Path(value).expanduser()
+        if not path.exists():
+            raise WeightsError(
+                f"{ENVIRONMENT} is '{value}', which does not exist; expected a folder with "
+                f'{name}, or a weight file'
+            )
+        places.append((f'${ENVIRONMENT}', path / name if path.is_dir() else path))
+    places.append(('bundled', BUNDLED / name))
+    return places
+
+
+def find_weights(model: str, weights: Path | str = '') -> Path:
+    """
+    Find the weight file of a model; raises WeightsError that names every place looked in.
+
+    weights: a file, or a folder with <model>.safetensors. '' takes $KPFEAT_WEIGHTS (a folder or
+    a file) where it has the model, else the weights that come with the package.
+    """
+    if str(weights):
+        path = Path(weights).expanduser()
+        path = path / f'{model}.safetensors' if path.is_dir() else path
+        if not path.is_file():
+            raise WeightsError(f"there is no weight file '{path}' for model {model}")
+        return path
+    places = candidate_weights(model)
+    for _, path in places:
+        if path.is_file():
+            return path
+    looked = ', '.join(f"'{path}' ({source})" for source, path in places)
+    unset = '' if len(places) > 1 else f'; {ENVIRONMENT} is not set'
+    raise WeightsError(
+        f'no weights for model {model}: looked for {looked}{unset}. Train them with '
+        f'`kpfeat train {model}`, or convert a published checkpoint with `kpfeat weights import '
+        f'CHECKPOINT --model {model} --out FILE`, and pass that file as weights'
+    )
+
+
+def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors and the metadata of a safetensors file; raises WeightsError."""
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"there is no weight file '{path}'")
+    try:
+        with safe_open(path, 'pt') as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"'{path}' is not a complete safetensors file ({error}); copy it again, or convert "
+            'a .pth checkpoint with `kpfeat weights import`'
+        ) from error
+
+
+def load_weights(module: nn.Module, path: Path | str) -> dict[str, str]:
+    """
+    Copy the weights of a file into a module and return the file's metadata.
+
+    Names and shapes must be exactly the module's; half precision becomes the module's own type.
+    Raises WeightsError if the file is broken, holds NaN, or was made for another model.
+    """
+    tensors, metadata = read_weights(path)
+    _check_metadata(module, metadata, path)
+    check_state(module, tensors, str(path))
+    module.load_state_dict(tensors)
+    return metadata
+
+
+def save_weights(
+    module: nn.Module,
+    path: Path | str,
+    metadata: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """
+    Write the weights of a module to a safetensors file, all of it or nothing.
+
+    metadata: licence, training command and the like, kept as text. dtype: torch.float16 halves
+    the file; vectors (biases, batch statistics) stay float32, where the range matters.
+
+    Raises WeightsError if a weight is not finite in that type.
+    """
+    tensors = {}
+    for name, value in module.state_dict().items():
+        kind = dtype if value.is_floating_point() and value.ndim > 1 else value.dtype
+        tensors[name] = value.detach().to('cpu', kind).clone().contiguous()
+    _check_finite(tensors, str(path))
+    texts = {'format': 'kpfeat', 'format_version': FORMAT_VERSION, 'model': _name(module)}
+    texts |= metadata or {}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {key: str(value) for key, value in texts.items()})
+
+
+def check_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise WeightsError if the tensors are not exactly this module's, or are not finite."""
+    differences = _differences(module, tensors)
+    if differences:
+        raise WeightsError(
+            f"'{source}' does not fit model {_name(module)}: {differences}{_fitting(tensors)}"
+        )
+    _check_finite(tensors, source)
+
+
+def _differences(module: nn.Module, tensors: Mapping[str, Tensor]) -> str:
+    """Say what is missing, left over or of another shape; '' where everything fits."""
+    expected = module.state_dict()
+    shapes = [
+        f'{key} {tuple(tensors[key].shape)} instead of {tuple(value.shape)}'
+        for key, value in expected.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    parts = (
+        ('it lacks', [key for key in expected if key not in tensors]),
+        ('it has unknown', [key for key in tensors if key not in expected]),
+        ('it has', shapes),
+    )
+    return '; '.join(f'{words} {_some(names)}' for words, names in parts if names)
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + more
+
+
+def _fitting(tensors: Mapping[str, Tensor]) -> str:
+    """Name the models that these tensors do fit, as a hint."""
+    from .registry import build_extractor, extractor_names
+
+    names = [
+        name for name in extractor_names() if not _differences(build_extractor(name), tensors)
+    ]
+    return f'. It fits {" and ".join(names)}' if names else ''
+
+
+def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    broken = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise WeightsError(
+            f"'{source}': {_some(broken)} hold NaN or infinite numbers; the training that made "
+            'them diverged, or the type is too small for them'
+        )
+
+
+def _check_metadata(module: nn.Module, metadata: Mapping[str, str], path: Path | str) -> None:
+    model, name = metadata.get('model', ''), _name(module)
+    if model and model != name:
+        raise WeightsError(f"'{path}' holds weights of model {model}, expected model {name}")
+    version = metadata.get('format_version', str(FORMAT_VERSION))
+    if not version.isdigit() or int(version) > FORMAT_VERSION:
+        raise WeightsError(
+            f"'{path}' has format version {version}, this kpfeat reads up to {FORMAT_VERSION}; "
+            'update kpfeat'
+        )
+
+
+def sha256(path: Path | str) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _name(module: nn.Module) -> str:
+    return getattr(module, 'name', type(module).__name__)
+
+
+def import_checkpoint(
+    checkpoint: Path | str,
+    model: str,
+    out: Path | str,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """
+    Convert a published checkpoint to a weight file of ours; raises WeightsError.
+
+    checkpoint: .pth, .pt, .tar or .safetensors with a state dict, bare or inside a training
+    checkpoint. It is read without running any code in it.
+    """
+    from .registry import build_extractor
+
+    extractor = build_extractor(model)
+    state = _strip_prefixes(_state_dict(_read_checkpoint(Path(checkpoint)), checkpoint))
+    state = extractor.convert_state_dict(state)
+    for name, value in extractor.state_dict().items():
+        if name.endswith('num_batches_tracked'):  # a counter that old releases of torch lacked
+            state.setdefault(name, value)
+    check_state(extractor, state, str(checkpoint))
+    extractor.load_state_dict(state)
+    origin = {'imported_from': Path(checkpoint).name, 'imported_sha256': sha256(checkpoint)}
+    save_weights(extractor, out, origin | dict(metadata or {}))
+    return Path(out)
+
+
+def _read_checkpoint(path: Path) -> Any:
+    if not path.is_file():
+        raise WeightsError(f"there is no checkpoint '{path}'")
+    if path.suffix == '.safetensors':
+        return read_weights(path)[0]
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"'{path}' is not a checkpoint of tensors alone: it is damaged, or it holds Python "
+            'objects, which are not run. Save its state_dict() with the program that made it'
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"'{path}' cannot be read as a checkpoint: {first}") from error
+
+
+def _state_dict(content: Any, source: Path | str) -> dict[str, Tensor]:
+    """Find the state dict in a checkpoint: the content itself or a well-known entry of it."""
+    if isinstance(content, Mapping):
+        inner = [content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)]
+        for state in (content, *inner):
+            if state and all(isinstance(value, Tensor) for value in state.values()):
+                return {str(key): value for key, value in state.items()}
+    found = _some([str(key) for key in content]) if isinstance(content, Mapping) else ''
+    raise WeightsError(
+        f"'{source}' holds no state dict: expected tensors by name, bare or under one of "
+        f'{", ".join(CONTAINERS)}; found {found or type(content).__name__}'
+    )
+
+
+def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove what data-parallel, compiled or wrapped modules put before every name."""
+    for _ in PREFIXES:
+        for prefix in PREFIXES:
+            if all(name.startswith(prefix) for name in state):
+                state = {name[len(prefix) :]: value for name, value in state.items()}
+    return state
