@@ -1,0 +1,1 @@
+"""ROS 2 nodes around kpfeat_core: they convert, call, convert, publish, and compute nothing."""

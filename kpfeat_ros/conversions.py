@@ -1,0 +1,186 @@
+"""
+Messages to and from arrays: pure functions, used by nodes and bags alike.
+
+A message is anything with the fields of its .msg file: an object of rclpy, of rosbags, or a
+namespace in a test. Nothing here imports rclpy. Messages to be filled are passed in.
+"""
+
+import array
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from kpfeat_core.errors import ShapeError
+from kpfeat_core.features import Features
+from kpfeat_core.matchers.pair import PairMatches
+
+from .descriptors import DescriptorType, pack_descriptors, unpack_descriptors
+from .encodings import BadImage, decode_file, decode_pixels, ENCODINGS
+
+Message = TypeVar('Message')
+
+GEOMETRIES = ('none', 'homography', 'fundamental')  # position = constant in Matches.msg
+TYPECODES = {'u1': 'B', 'u4': 'I', 'f4': 'f', 'f8': 'd'}  # NumPy's names to those of array.array
+
+
+def image_to_array(message: Any) -> np.ndarray:
+    """
+    Return gray (H, W) or RGB (H, W, 3) pixels of an Image or CompressedImage message.
+
+    uint8, or float32 in 0..1 for 16-bit and float images. Raises BadImage, an ImageError.
+    """
+    if hasattr(message, 'format'):
+        return decode_file(message.data, message.format or 'compressed')
+    if message.encoding not in ENCODINGS:
+        return _decode_with_cv_bridge(message)
+    return decode_pixels(
+        message.data,
+        message.encoding,
+        message.width,
+        message.height,
+        message.step,
+        bool(message.is_bigendian),
+    )
+
+
+def _decode_with_cv_bridge(message: Any) -> np.ndarray:
+    try:
+        from cv_bridge import CvBridge, CvBridgeError
+    except ImportError as error:
+        raise BadImage(
+            'encoding',
+            f"encoding '{message.encoding}' is not one that kpfeat decodes itself "
+            f'({", ".join(ENCODINGS)}), and the ROS package cv_bridge is not installed: '
+            'install ros-$ROS_DISTRO-cv-bridge, or let the driver send one of these',
+        ) from error
+    try:
+        return CvBridge().imgmsg_to_cv2(message, desired_encoding='rgb8')
+    except CvBridgeError as error:
+        raise BadImage(
+            'encoding', f"cv_bridge cannot decode encoding '{message.encoding}': {error}"
+        ) from error
+
+
+def to_sequence(values: np.ndarray) -> array.array:
+    """
+    Copy an array into what a message's sequence field takes fastest.
+
+    Bytes and lists are checked element by element on assignment, array.array is not.
+    """
+    little = values.dtype.newbyteorder('<').str[1:]
+    out = array.array(TYPECODES[little])
+    out.frombytes(np.ascontiguousarray(values).data.cast('B') if values.size else b'')
+    return out
+
+
+def fill_image(message: Message, pixels: np.ndarray, header: Any) -> Message:
+    """Fill an Image message from (H, W) gray or (H, W, 3) RGB uint8 pixels."""
+    gray = pixels.ndim == 2
+    if pixels.dtype != np.uint8 or not (gray or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+        raise ShapeError(
+            f'picture is {pixels.dtype} of shape {pixels.shape}, expected uint8 (H, W) or (H, W, 3)'
+        )
+    message.header = header
+    message.height, message.width = pixels.shape[:2]
+    message.encoding = 'mono8' if gray else 'rgb8'
+    message.is_bigendian = 0
+    message.step = pixels.shape[1] * (1 if gray else 3)
+    message.data = to_sequence(pixels)
+    return message
+
+
+def fill_features(
+    message: Message,
+    features: Features,
+    header: Any,
+    model: str = '',
+    descriptor_type: DescriptorType = DescriptorType.FLOAT32,
+    b: int = 0,
+) -> Message:
+    """
+    Fill a Features message from image b; lossless with float32 descriptors.
+
+    Padding is left out. header: of the source image, passed on untouched.
+    """
+    arrays = features.numpy(b)
+    descriptors, scale = pack_descriptors(arrays['descriptors'], descriptor_type)
+    message.header = header
+    message.model = model
+    message.width, message.height = (int(side) for side in arrays['image_size'])
+    message.keypoints = to_sequence(arrays['keypoints'])
+    message.scores = to_sequence(arrays['keypoint_scores'])
+    empty = np.empty(0, np.float32)
+    message.scales = to_sequence(arrays.get('scales', empty))
+    message.orientations = to_sequence(arrays.get('orientations', empty))
+    message.descriptor_size = features.descriptor_dim
+    message.descriptor_type = int(descriptor_type)
+    message.descriptor_scale = scale
+    message.descriptors = to_sequence(descriptors)
+    return message
+
+
+def message_to_features(message: Any) -> Features:
+    """Return the Features, a batch of one on the CPU, of a message; raises ShapeError."""
+    keypoints = np.asarray(message.keypoints, np.float32)
+    count = len(message.scores)
+    sizes = {'keypoints': 2 * count, 'scales': count, 'orientations': count}
+    for name, expected in sizes.items():
+        found = len(getattr(message, name))
+        if found != expected and (found or name == 'keypoints'):
+            raise ShapeError(f'{name} holds {found} numbers, expected {expected} for {count} scores')
+    arrays = {
+        'keypoints': keypoints.reshape(count, 2),
+        'keypoint_scores': np.asarray(message.scores, np.float32),
+        'descriptors': unpack_descriptors(
+            np.asarray(message.descriptors, np.uint8),
+            count,
+            message.descriptor_size,
+            message.descriptor_type,
+            message.descriptor_scale,
+        ),
+        'image_size': np.array([message.width, message.height], np.float32),
+    }
+    for name in ('scales', 'orientations'):
+        if count and len(getattr(message, name)):
+            arrays[name] = np.asarray(getattr(message, name), np.float32)
+    return Features.from_numpy(arrays)
+
+
+def fill_matches(message: Message, pair: PairMatches, header0: Any, header1: Any) -> Message:
+    """Fill a Matches message; lossless. header0, header1: of the two features messages."""
+    message.header0, message.header1 = header0, header1
+    message.indices0 = to_sequence(pair.indices0.astype(np.uint32))
+    message.indices1 = to_sequence(pair.indices1.astype(np.uint32))
+    message.scores = to_sequence(pair.scores)
+    message.keypoints0 = to_sequence(pair.keypoints0)
+    message.keypoints1 = to_sequence(pair.keypoints1)
+    message.inliers = to_sequence(pair.inliers.astype(np.uint8))
+    message.geometry = GEOMETRIES.index(pair.geometry)
+    message.matrix = np.zeros(9) if pair.matrix is None else pair.matrix.reshape(9)
+    return message
+
+
+def message_to_matches(message: Any) -> PairMatches:
+    """Return the matched pair of a message; raises ShapeError."""
+    count = len(message.scores)
+    sizes = {'indices0': 1, 'indices1': 1, 'keypoints0': 2, 'keypoints1': 2, 'inliers': 1}
+    for name, each in sizes.items():
+        found = len(getattr(message, name))
+        if found != each * count:
+            raise ShapeError(
+                f'{name} holds {found} numbers, expected {each * count} for {count} scores'
+            )
+    if message.geometry >= len(GEOMETRIES):
+        raise ShapeError(f'geometry is {message.geometry}, expected 0 to {len(GEOMETRIES) - 1}')
+    matrix = np.asarray(message.matrix, np.float64).reshape(3, 3)
+    return PairMatches(
+        indices0=np.asarray(message.indices0, np.int64),
+        indices1=np.asarray(message.indices1, np.int64),
+        scores=np.asarray(message.scores, np.float32),
+        keypoints0=np.asarray(message.keypoints0, np.float32).reshape(count, 2),
+        keypoints1=np.asarray(message.keypoints1, np.float32).reshape(count, 2),
+        inliers=np.asarray(message.inliers, np.uint8).astype(bool),
+        geometry=GEOMETRIES[message.geometry],
+        matrix=matrix if matrix.any() else None,
+    )

@@ -1,0 +1,198 @@
+"""
+Bytes of a camera image to an array of gray or RGB pixels, for every encoding that cameras send.
+
+Pure NumPy and OpenCV. Values keep their meaning: 8-bit stays uint8; 16-bit becomes float32, where
+1 is the full 16-bit range; float images must already lie between 0 and 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from kpfeat_core.errors import ImageError
+
+FLOAT_SLACK = 1e-3  # resampling and compression overshoot 0..1 by this much, no more
+
+
+class BadImage(ImageError):
+    """An image message that cannot be decoded; `kind` is what statistics count it under."""
+
+    def __init__(self, kind: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Layout of one pixel format: a row is width * channels items of dtype, then padding."""
+
+    dtype: str
+    channels: int
+    to_rgb: Callable[[np.ndarray], np.ndarray] | int | None = None  # None: leave as it is
+    chroma: tuple[float, int] = (0, 1)  # rows for each row of pixels, and their length in steps
+    even: str = ''  # sides of the image that must be even: w, h
+
+
+def _nv24_to_rgb(planes: np.ndarray) -> np.ndarray:
+    """Turn Y (H, W) over interleaved UV (2H, W) into RGB (H, W, 3), video range of BT.601."""
+    height, width = planes.shape[0] // 3, planes.shape[1]
+    uv = planes[height:].reshape(height, width, 2)
+    yuv = np.dstack([planes[:height], uv])
+    matrix = np.array([[1.164, 0, 1.596], [1.164, -0.392, -0.813], [1.164, 2.017, 0]])
+    offset = -matrix @ (16, 128, 128)
+    return cv2.transform(yuv, np.column_stack([matrix, offset]).astype(np.float32))
+
+
+def _encodings() -> dict[str, Encoding]:
+    table = {
+        'mono8': Encoding('u1', 1),
+        'mono16': Encoding('u2', 1),
+        'rgb8': Encoding('u1', 3),
+        'rgb16': Encoding('u2', 3),
+        'bgr8': Encoding('u1', 3, cv2.COLOR_BGR2RGB),
+        'bgr16': Encoding('u2', 3, cv2.COLOR_BGR2RGB),
+        'rgba8': Encoding('u1', 4, cv2.COLOR_RGBA2RGB),
+        'rgba16': Encoding('u2', 4, cv2.COLOR_RGBA2RGB),
+        'bgra8': Encoding('u1', 4, cv2.COLOR_BGRA2RGB),
+        'bgra16': Encoding('u2', 4, cv2.COLOR_BGRA2RGB),
+        # encodings named after OpenCV types hold OpenCV's order of channels: blue first
+        '8UC1': Encoding('u1', 1),
+        '8UC3': Encoding('u1', 3, cv2.COLOR_BGR2RGB),
+        '8UC4': Encoding('u1', 4, cv2.COLOR_BGRA2RGB),
+        '16UC1': Encoding('u2', 1),
+        '16UC3': Encoding('u2', 3, cv2.COLOR_BGR2RGB),
+        '32FC1': Encoding('f4', 1),
+        '32FC3': Encoding('f4', 3, cv2.COLOR_BGR2RGB),
+        'nv21': Encoding('u1', 1, cv2.COLOR_YUV2RGB_NV21, chroma=(0.5, 1), even='wh'),
+        'nv24': Encoding('u1', 1, _nv24_to_rgb, chroma=(1, 2)),
+    }
+    for name in ('yuv422', 'uyvy'):
+        table[name] = Encoding('u1', 2, cv2.COLOR_YUV2RGB_UYVY, even='w')
+    for name in ('yuv422_yuy2', 'yuyv'):
+        table[name] = Encoding('u1', 2, cv2.COLOR_YUV2RGB_YUY2, even='w')
+    # ROS names the first two pixels of the first two rows, OpenCV those one step down and right
+    bayer = {
+        'rggb': cv2.COLOR_BayerBG2RGB,
+        'bggr': cv2.COLOR_BayerRG2RGB,
+        'gbrg': cv2.COLOR_BayerGR2RGB,
+        'grbg': cv2.COLOR_BayerGB2RGB,
+    }
+    for pattern, code in bayer.items():
+        table[f'bayer_{pattern}8'] = Encoding('u1', 1, code, even='wh')
+        table[f'bayer_{pattern}16'] = Encoding('u2', 1, code, even='wh')
+    return table
+
+
+ENCODINGS = _encodings()
+
+
+def decode_pixels(
+    data: bytes | np.ndarray,
+    encoding: str,
+    width: int,
+    height: int,
+    step: int,
+    is_bigendian: bool = False,
+) -> np.ndarray:
+    """
+    Return gray (H, W) or RGB (H, W, 3) pixels of an image given as bytes.
+
+    data: `height` rows of `step` bytes; in nv21 and nv24 the rows of chroma follow them.
+
+    Raises BadImage; encoding must be one of ENCODINGS.
+    """
+    layout = ENCODINGS[encoding]
+    planes = _rows(data, layout, encoding, width, height, step)
+    dtype = np.dtype(layout.dtype).newbyteorder('>' if is_bigendian else '<')
+    pixels = planes.view(dtype).astype(dtype.newbyteorder('='), copy=False)
+    if layout.channels > 1:
+        pixels = pixels.reshape(len(pixels), width, layout.channels)
+    if layout.dtype == 'f4':
+        _check_floats(pixels, encoding)
+    if callable(layout.to_rgb):
+        pixels = layout.to_rgb(pixels)
+    elif layout.to_rgb is not None:
+        pixels = cv2.cvtColor(pixels, layout.to_rgb)
+    return to_unit_range(pixels)
+
+
+def _rows(
+    data: bytes | np.ndarray, layout: Encoding, encoding: str, width: int, height: int, step: int
+) -> np.ndarray:
+    """Check the sizes that a message claims and return its rows (R, bytes) without padding."""
+    if width < 1 or height < 1:
+        raise BadImage('empty', f'image is {width}x{height}, expected at least one pixel')
+    odd = [side for side, value in (('w', width), ('h', height)) if value % 2]
+    if set(odd) & set(layout.even):
+        raise BadImage('size', f'{encoding} image is {width}x{height}, expected even sides')
+    row_bytes = width * layout.channels * np.dtype(layout.dtype).itemsize
+    if step < row_bytes:
+        raise BadImage(
+            'step',
+            f'step is {step} bytes, expected at least {row_bytes} for {width} pixels of '
+            f'{encoding}; the driver fills in a wrong step, width or encoding',
+        )
+    chroma_rows, steps = int(height * layout.chroma[0]), layout.chroma[1]
+    first, total = height * step, (height + chroma_rows * steps) * step
+    view = memoryview(data)
+    if view.nbytes < total:
+        raise BadImage(
+            'short_data',
+            f'image holds {view.nbytes} bytes, expected {total} for {width}x{height} {encoding} '
+            f'with a step of {step}; the driver sends incomplete images',
+        )
+    flat = np.frombuffer(view, np.uint8, total)
+    planes = np.ascontiguousarray(flat[:first].reshape(height, step)[:, :row_bytes])
+    if not chroma_rows:
+        return planes
+    chroma = flat[first:].reshape(chroma_rows, steps * step)[:, : steps * row_bytes]
+    return np.concatenate([planes, chroma.reshape(-1, row_bytes)])
+
+
+def _check_floats(pixels: np.ndarray, name: str) -> None:
+    low, high = float(pixels.min()), float(pixels.max())  # one NaN makes both NaN
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise BadImage(
+            'not_finite',
+            f'{name} image holds NaN or infinite values, expected finite ones from 0 to 1; '
+            'depth images are no input for features',
+        )
+    if low < -FLOAT_SLACK or high > 1 + FLOAT_SLACK:
+        raise BadImage(
+            'range',
+            f'{name} image has values from {low:g} to {high:g}, expected 0 to 1; divide by the '
+            'largest value that the camera can give',
+        )
+
+
+def to_unit_range(pixels: np.ndarray) -> np.ndarray:
+    """Return uint8 as it is, uint16 divided by 65535 and float cut to 0..1, as float32."""
+    if pixels.dtype == np.uint16:
+        return pixels.astype(np.float32) / 65535
+    if pixels.dtype == np.float32:
+        return pixels.clip(0, 1)
+    return pixels
+
+
+def decode_file(data: bytes | np.ndarray, name: str = 'compressed') -> np.ndarray:
+    """
+    Return gray (H, W) or RGB (H, W, 3) pixels of JPEG, PNG or any file that OpenCV reads.
+
+    Raises BadImage. A rotation noted by the camera (EXIF) is ignored, as camera_info does.
+    """
+    flat = np.frombuffer(memoryview(data), np.uint8) if memoryview(data).nbytes else None
+    try:
+        pixels = None if flat is None else cv2.imdecode(flat, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:  # such as a claimed size beyond OpenCV's limit
+        raise BadImage('compressed', f"'{name}' image cannot be decoded: {error.err}") from error
+    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
+        raise BadImage(
+            'compressed',
+            f"'{name}' image of {memoryview(data).nbytes} bytes cannot be decoded, expected "
+            'JPEG or PNG of 8 or 16 bits; other transports must be republished as raw',
+        )
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    code = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}.get(channels)
+    return to_unit_range(pixels if code is None else cv2.cvtColor(pixels, code))
