@@ -10,6 +10,8 @@ from .errors import ConfigError
 
 T = TypeVar('T')
 
+DEFAULT_MODEL = 'alike-t'
+
 
 def option(
     default: Any,

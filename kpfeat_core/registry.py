@@ -5,14 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .config import MatcherConfig, make_config
+from .config import DEFAULT_MODEL, MatcherConfig, make_config
 from .errors import ConfigError
 
 if TYPE_CHECKING:
     from .matchers import MutualNearestNeighbour
     from .models.base import Extractor
-
-DEFAULT_MODEL = 'alike-t'
 
 EXTRACTORS: dict[str, Callable[..., 'Extractor']] = {}
 
