@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from ..shapes import Bool, Float, Int
 
 CHUNK_FLOATS = 2**24  # similarities held at a time: 64 MB, whatever the image size
+HIDDEN_LOGIT = -1e4  # its exponential is 0, yet a row of nothing else has no NaN gradient
 
 
 def masked_mean(values: Float[Tensor, 'b n'], mask: Bool[Tensor, 'b n']) -> Float[Tensor, ' b']:
@@ -135,7 +136,7 @@ def log_partition(
     def part(chunk: Tensor, hidden: Tensor | None) -> Tensor:
         logits = (chunk @ others.mT - 1) / temperature
         if hidden is not None:
-            logits = logits.masked_fill(hidden, -torch.inf)
+            logits = logits.masked_fill(hidden, HIDDEN_LOGIT)
         return logits.logsumexp(-1)
 
     batch, pixels = others.shape[:2]

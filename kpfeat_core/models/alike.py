@@ -169,7 +169,8 @@ class Alike(Extractor):
         full, *low = maps.descriptor_maps
         height, width = full.shape[-2:]
         index = (pixels[..., 1] * width + pixels[..., 0]).long()
-        first = full.flatten(2).gather(2, index[:, None].expand(-1, full.shape[1], -1)).mT
+        rows = full.permute(0, 2, 3, 1).flatten(1, 2)  # no copy where channels come last
+        first = rows.gather(1, index[..., None].expand(-1, -1, full.shape[1]))
         parts = [F.relu(F.linear(first, self.conv1.weight.flatten(1)))]
         size = pixels.new_tensor([width - 1, height - 1])
         for level in low:  # upsampling aligns the corner pixels of all levels

@@ -1,0 +1,1 @@
+"""Training data: photographs in memory, and pairs of views made from them on the device."""

@@ -1,0 +1,167 @@
+"""Pairs of views of one photograph under random homographies, made in batches on the device."""
+
+from dataclasses import dataclass
+import math
+
+import torch
+from torch import Tensor
+
+from ..config import option
+from ..geometry import normalize_points, pixel_grid, warp_points
+from ..shapes import Bool, Float
+from .image_folder import ImageBank
+from .photometric import PhotometricConfig, augment
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """How two views of a photograph differ."""
+
+    view_size: int = option(224, 'side of a view in pixels', low=32)
+    coverage_min: float = option(0.6, 'smallest view, as a share of the short side', 0.1, 1.0)
+    coverage_max: float = option(1.0, 'largest view, as a share of the short side', 0.1, 2.0)
+    max_zoom: float = option(2.0, 'largest ratio of scale between the views', low=1.0, high=8.0)
+    max_tilt: float = option(1.6, 'largest foreshortening in one direction', low=1.0, high=4.0)
+    perspective: float = option(0.35, 'largest change of depth across a view', 0.0, 0.9)
+    rotation_deg: float = option(30.0, 'standard deviation of in-plane rotation', 0.0, 180.0)
+    any_rotation: float = option(0.3, 'share of pairs with rotation from the full circle', 0.0, 1.0)
+    shift: float = option(0.2, 'largest shift between views, as a share of a view', 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """
+    Two views of each of B photographs.
+
+    images (2, B, 3, V, V) RGB in [0, 1]; H_0to1 (B, 3, 3) maps pixels of view 0 to view 1; valid
+    (2, B, V, V) tells which pixels show the photograph (others mirror it to avoid edges).
+    """
+
+    images: Float[Tensor, '2 b 3 v v']
+    H_0to1: Float[Tensor, 'b 3 3']
+    valid: Bool[Tensor, '2 b v v']
+
+
+def _uniform(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
+    values = torch.rand(count, generator=generator, device=generator.device)
+    return low + (high - low) * values
+
+
+def _matrix(rows: list[list[Tensor | float]], like: Tensor) -> Tensor:
+    """Stack scalars and (B,) tensors into (B, 3, 3)."""
+    return torch.stack(
+        [torch.stack([torch.zeros_like(like) + value for value in row], -1) for row in rows], -2
+    )
+
+
+def sample_view_homographies(
+    sizes: Float[Tensor, 'b 2'], config: PairConfig, generator: torch.Generator
+) -> Float[Tensor, '2 b 3 3']:
+    """
+    Draw, for each photograph (width, height), homographies from view pixels to its pixels.
+
+    A view is a square of the photograph that covers a random share of its short side; view 1
+    differs from view 0 by shift, zoom, rotation, tilt (foreshortening along a random axis) and
+    perspective. Half of the zoom goes to each view.
+    """
+    count, side = len(sizes), config.view_size
+    short = sizes.amin(1)
+    covered = _uniform(config.coverage_min, config.coverage_max, count, generator) * short
+    log_zoom = math.log(config.max_zoom) / 2
+    zoom = _uniform(-log_zoom, log_zoom, count, generator)
+    spun = torch.randn(count, generator=generator, device=generator.device)
+    spun = spun * math.radians(config.rotation_deg)
+    anywhere = _uniform(-math.pi, math.pi, count, generator)
+    free = _uniform(0, 1, count, generator) < config.any_rotation
+    turn = torch.where(free, anywhere, spun)
+    first_turn = _uniform(-0.3, 0.3, count, generator)  # cameras are rarely level
+    unit = torch.stack([_uniform(0, 1, count, generator) for _ in range(2)], -1)
+    half = covered[:, None] / 2
+    room = (sizes - 1 - 2 * half).clamp(min=0)
+    center = (sizes - 1 - room) / 2 + unit * room
+    views = []
+    for index, angle in enumerate((first_turn, first_turn + turn)):
+        sign = 1 - 2 * index
+        scale = covered / side * (sign * zoom).exp()
+        if index == 1:
+            shift = [_uniform(-config.shift, config.shift, count, generator) for _ in range(2)]
+            center = center + torch.stack(shift, -1) * covered[:, None]
+        views.append(_view_homography(center, scale, angle, config, generator))
+    return torch.stack(views)
+
+
+def _view_homography(
+    center: Tensor, scale: Tensor, angle: Tensor, config: PairConfig, generator: torch.Generator
+) -> Tensor:
+    """Build view pixels -> photograph pixels: centre, perspective, tilt, rotate and scale, move."""
+    count, side = len(center), config.view_size
+    zero = torch.zeros_like(scale)
+    middle = (side - 1) / 2
+    to_center = _matrix([[1, 0, -middle], [0, 1, -middle], [0, 0, 1]], zero)
+    lean = [_uniform(-1, 1, count, generator) * config.perspective / side for _ in range(2)]
+    lean = _matrix([[1, 0, 0], [0, 1, 0], [lean[0], lean[1], 1]], zero)
+    tilt = _uniform(-0.5, 0.5, count, generator) * math.log(config.max_tilt)
+    axis = _uniform(0, math.pi, count, generator)
+    cos, sin = axis.cos(), axis.sin()
+    a, b = tilt.exp(), (-tilt).exp()
+    stretch = _matrix(
+        [
+            [a * cos**2 + b * sin**2, (a - b) * cos * sin, 0],
+            [(a - b) * cos * sin, a * sin**2 + b * cos**2, 0],
+            [0, 0, 1],
+        ],
+        zero,
+    )
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    place = _matrix([[cos, -sin, center[:, 0]], [sin, cos, center[:, 1]], [0, 0, 1]], zero)
+    return place @ stretch @ lean @ to_center
+
+
+def render_views(
+    bank: ImageBank, index: Tensor, homographies: Float[Tensor, 'b 3 3'], side: int
+) -> tuple[Float[Tensor, 'b 3 v v'], Bool[Tensor, 'b v v']]:
+    """
+    Sample photographs `index` (B,) under view-to-photograph homographies.
+
+    Returns views and the mask of pixels inside the photograph; outside, it is mirrored. Views
+    that shrink a photograph by more than 1.4 read its half-resolution copy, against aliasing.
+    """
+    count = len(index)
+    grid = pixel_grid(side, side, homographies.device).expand(count, -1, -1)
+    points = warp_points(grid, homographies)
+    size = bank.sizes[index][:, None]
+    seen = ((points >= 0) & (points <= size - 1)).all(-1)
+    period = 2 * (size - 1)
+    folded = points.nan_to_num().remainder(period)
+    folded = torch.minimum(folded, period - folded)
+    shrink = homographies[:, :2, :2].det().abs().sqrt()
+    views = folded.new_empty(count, 3, side, side)
+    for level, chosen in enumerate((shrink < 1.4, shrink >= 1.4)):
+        rows = torch.nonzero(chosen)[:, 0]
+        if len(rows) == 0:
+            continue
+        images = bank.levels[level][index[rows]].float() / 255
+        # pixel areas align between levels; the last odd row or column has no half pixel
+        where = (folded[rows] + 0.5) / 2**level - 0.5
+        last = (size[rows] / 2**level).floor() - 1
+        where = torch.minimum(where.clamp(min=0), last)
+        flow = normalize_points(where, *images.shape[-2:]).view(len(rows), side, side, 2)
+        views[rows] = torch.nn.functional.grid_sample(images, flow, align_corners=True)
+    return views, seen.view(count, side, side)
+
+
+def make_pairs(
+    bank: ImageBank,
+    count: int,
+    config: PairConfig,
+    photometric: PhotometricConfig,
+    generator: torch.Generator,
+) -> PairBatch:
+    """Draw photographs and render two views of each; photometric changes are independent."""
+    index = bank.probabilities.multinomial(count, replacement=True, generator=generator)
+    homographies = sample_view_homographies(bank.sizes[index], config, generator)
+    rendered = [render_views(bank, index, h, config.view_size) for h in homographies]
+    views = torch.cat([view for view, _ in rendered])
+    views = augment(views, photometric, generator).unflatten(0, (2, count))
+    H_0to1 = torch.linalg.inv(homographies[1]) @ homographies[0]
+    return PairBatch(views, H_0to1, torch.stack([seen for _, seen in rendered]))

@@ -1,0 +1,140 @@
+"""A folder of photographs, decoded once and kept as one tensor on the training device."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+import csv
+from dataclasses import dataclass
+import hashlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.progress import track
+import torch
+from torch import Tensor
+
+from ..errors import DataError, ImageError
+from ..image import read_image, scaled_size
+
+ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.tif', '.tiff')
+
+
+@dataclass(frozen=True)
+class ImageBank:
+    """
+    Photographs of different sizes in one array, at full and at half resolution.
+
+    levels: (K, 3, S, S) and (K, 3, S/2, S/2) uint8 RGB, each image in the top left corner;
+    sizes (K, 2): width and height in pixels of level 0; probabilities (K,): how often each is
+    drawn; names: file names, for reports.
+    """
+
+    levels: tuple[Tensor, Tensor]
+    sizes: Tensor
+    probabilities: Tensor
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def to(self, device: torch.device | str) -> 'ImageBank':
+        """Move all photographs to a device."""
+        levels = tuple(level.to(device) for level in self.levels)
+        return ImageBank(
+            levels, self.sizes.to(device), self.probabilities.to(device), self.names
+        )
+
+
+def find_images(folder: Path | str) -> list[Path]:
+    """List the image files below a folder, sorted; raises DataError if there are none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"there is no folder '{folder}'; expected one with photographs")
+    paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ENDINGS)
+    if not paths:
+        raise DataError(f"'{folder}' holds no images; expected files ending in {', '.join(ENDINGS)}")
+    return paths
+
+
+def split_images(paths: Sequence[Path], share: float) -> tuple[list[Path], list[Path]]:
+    """
+    Split into training and validation images by a hash of the name: the same on every run.
+
+    Files named `<photo>_q0` to `_q3` (quarters of one photograph) stay together with it.
+    """
+
+    def held_out(path: Path) -> bool:
+        stem = path.stem
+        group = stem[:-3] if stem[-3:-1] == '_q' else stem
+        digest = hashlib.sha256(group.encode()).digest()
+        return int.from_bytes(digest[:4], 'big') < share * 2**32
+
+    validation = [path for path in paths if held_out(path)]
+    return [path for path in paths if not held_out(path)], validation
+
+
+def read_kinds(folder: Path | str) -> dict[str, str]:
+    """Read `manifest.csv` (columns file, kind) in or above the folder; {} if there is none."""
+    for place in (Path(folder), Path(folder).parent):
+        if (place / 'manifest.csv').is_file():
+            with open(place / 'manifest.csv', newline='') as file:
+                return {row['file']: row.get('kind', '') for row in csv.DictReader(file)}
+    return {}
+
+
+def load_bank(
+    paths: Sequence[Path],
+    side: int = 480,
+    kinds: Mapping[str, str] | None = None,
+    kind_weights: Mapping[str, float] | None = None,
+    progress: bool = True,
+) -> ImageBank:
+    """
+    Decode photographs into memory, shrunk (never enlarged) to a long side of `side` pixels.
+
+    Images that cannot be read are counted and left out. Raises DataError if none is left.
+    """
+    full = np.zeros((len(paths), side, side, 3), np.uint8)
+    half = np.zeros((len(paths), side // 2, side // 2, 3), np.uint8)
+    sizes, kept, broken = [], [], []
+
+    def load(path: Path) -> np.ndarray | None:
+        try:
+            image = read_image(path)
+        except ImageError:
+            return None
+        height, width = image.shape[:2]
+        size = scaled_size(height, width, min(side, max(height, width)))
+        return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+    with ThreadPoolExecutor(4) as pool:
+        images = pool.map(load, paths)
+        for path, image in track(
+            zip(paths, images, strict=True), 'reading photographs', len(paths), disable=not progress
+        ):
+            if image is None or min(image.shape[:2]) < 32:
+                broken.append(path)
+                continue
+            height, width = image.shape[:2]
+            row = len(kept)
+            full[row, :height, :width] = image
+            small = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+            half[row, : height // 2, : width // 2] = small
+            sizes.append((width, height))
+            kept.append(path)
+    if broken:
+        print(f'left out {len(broken)} unreadable or tiny images, the first: {broken[0]}')
+    if not kept:
+        raise DataError(f'none of {len(paths)} images could be read')
+    weights = [(kind_weights or {}).get((kinds or {}).get(p.name, ''), 1.0) for p in kept]
+    probabilities = torch.tensor(weights, dtype=torch.float32)
+    levels = tuple(
+        torch.from_numpy(level[: len(kept)]).permute(0, 3, 1, 2).contiguous()
+        for level in (full, half)
+    )
+    return ImageBank(
+        levels,
+        torch.tensor(sizes, dtype=torch.float32),
+        probabilities / probabilities.sum(),
+        tuple(path.name for path in kept),
+    )

@@ -1,0 +1,16 @@
+"""Training: one engine, one small recipe for each system."""
+
+from typing import Any
+
+from .config import TrainConfig
+
+__all__ = ['TrainConfig', 'train']
+
+
+def __getattr__(name: str) -> Any:
+    """Import the engine, and torch with it, when it is first used: help texts need only options."""
+    if name == 'train':
+        from .engine import train
+
+        return train
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

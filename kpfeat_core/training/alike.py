@@ -1,0 +1,214 @@
+"""ALIKE's training objective on homographic pairs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..config import option
+from ..data.homography_pairs import PairBatch
+from ..describe import bilinear_neighbours
+from ..geometry import inside, pixel_grid, sample, warp_points
+from ..losses import alike as losses
+from ..models.alike import Alike
+from ..models.base import DenseMaps
+
+
+@dataclass(frozen=True)
+class AlikeLossConfig:
+    """Points and weights of the four losses; the paper's values unless the text says so."""
+
+    detected: int = option(200, 'detected keypoints in a view (paper: 400 at 480x480)', low=1)
+    random: int = option(150, 'random points in a view (paper: 400 at 480x480)', low=0)
+    reprojection: float = option(1.0, 'weight of the reprojection loss', low=0.0)
+    peak: float = option(0.5, 'weight of the dispersity peak loss', low=0.0)
+    reliability: float = option(1.0, 'weight of the reliability loss', low=0.0)
+    nre: float = option(5.0, 'weight of the neural reprojection error', low=0.0)
+    temperature: float = option(
+        0.05, 'temperature of the NRE (published code 0.1, paper 0.02)', low=1e-3
+    )
+    reliability_temperature: float = option(0.1, 'temperature of the reliability', low=1e-3)
+    stride: int = option(
+        8,
+        'NRE compares with every n-th pixel of the other view, counted n^2 times, and with the '
+        'true position; 1 compares with all pixels, as published',
+        low=1,
+    )
+    match_px: float = option(5.0, 'largest distance of true partners in pixels', low=0.0)
+
+
+@dataclass
+class _View:
+    """What one side of a pair contributes to the losses; all of shape (B, N, …)."""
+
+    maps: DenseMaps
+    keypoints: Tensor  # detected, then random
+    scores: Tensor
+    dispersity: Tensor  # of the detected ones
+    detected: Tensor  # mask over keypoints
+    descriptors: Tensor
+    warped: Tensor
+    valid: Tensor
+    outside: Tensor
+
+
+class AlikeRecipe(nn.Module):
+    """The losses of a batch of pairs; `forward` is what the engine optimizes."""
+
+    loss_class = AlikeLossConfig
+
+    def __init__(self, extractor: Alike, config: AlikeLossConfig) -> None:
+        super().__init__()
+        self.extractor = extractor.with_options(
+            max_num_keypoints=config.detected, detection_threshold=0.0
+        )
+        self.config = config
+
+    def forward(self, pairs: PairBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the loss `total` and its parts, averaged over the pairs."""
+        count = len(pairs.H_0to1)
+        images = pairs.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        maps = self.extractor(images)
+        with torch.autocast(pairs.images.device.type, enabled=False):
+            maps = DenseMaps(
+                maps.score_map.float(), tuple(m.float() for m in maps.descriptor_maps)
+            )
+            homographies = (pairs.H_0to1, torch.linalg.inv(pairs.H_0to1))
+            views = [
+                self._view(_part(maps, i, count), pairs.valid, homographies[i], i, generator)
+                for i in (0, 1)
+            ]
+            parts = self._detection_losses(views)
+            nre, reliability, known = [], [], []
+            for here, there, seen in ((0, 1, pairs.valid[1]), (1, 0, pairs.valid[0])):
+                terms = self._descriptor_terms(views[here], views[there], seen, generator)
+                nre.append(terms[0])
+                reliability.append(terms[1])
+                known.append(views[here].valid)
+            valid = torch.cat(known, 1)
+            used = valid | torch.cat([view.outside for view in views], 1)
+            parts['nre'] = losses.masked_mean(torch.cat(nre, 1), used).mean()
+            parts['reliability'] = losses.masked_mean(torch.cat(reliability, 1), valid).mean()
+        weights = self.config
+        parts['total'] = sum(getattr(weights, name) * value for name, value in parts.items())
+        parts['covisible'] = valid.float().mean()
+        return parts
+
+    def _view(
+        self,
+        maps: DenseMaps,
+        seen: Tensor,
+        homography: Tensor,
+        index: int,
+        generator: torch.Generator,
+    ) -> _View:
+        """Detect, add random points, describe, and find where everything lies in the other."""
+        height, width = maps.score_map.shape[-2:]
+        found = self.extractor.detect(maps.score_map)
+        extra = torch.rand(
+            (len(maps.score_map), self.config.random, 2),
+            generator=generator,
+            device=generator.device,
+        )
+        extra = extra * extra.new_tensor([width - 1, height - 1])
+        keypoints = torch.cat([found.keypoints, extra], 1)
+        scores = torch.cat(
+            [found.keypoint_scores, sample(maps.score_map[:, None], extra)[..., 0]], 1
+        )
+        real = torch.cat([found.mask, found.mask.new_ones(extra.shape[:2])], 1)
+        real = real & _read(seen[index], keypoints)
+        warped = warp_points(keypoints, homography)
+        within = inside(warped, height, width)
+        shown = _read(seen[1 - index], warped)
+        return _View(
+            maps=maps,
+            keypoints=keypoints,
+            scores=scores,
+            dispersity=found.dispersity,
+            detected=real[:, : found.mask.shape[1]],
+            descriptors=self.extractor.describe(maps, keypoints),
+            warped=warped,
+            valid=real & within & shown,
+            outside=real & ~within,
+        )
+
+    def _detection_losses(self, views: list[_View]) -> dict[str, Tensor]:
+        count = [view.detected.shape[1] for view in views]
+        keypoints = [v.keypoints[:, :n] for v, n in zip(views, count, strict=True)]
+        warped = [v.warped[:, :n] for v, n in zip(views, count, strict=True)]
+        valid = [v.valid[:, :n] for v, n in zip(views, count, strict=True)]
+        scores = [v.scores[:, :n] for v, n in zip(views, count, strict=True)]
+        matches = losses.true_correspondences(
+            *keypoints, *warped, *valid, self.config.match_px
+        )
+        reprojection = losses.reprojection_loss(*keypoints, *warped, matches, *scores)
+        peaks = [
+            losses.dispersity_peak_loss(v.dispersity, s, v.detected)
+            for v, s in zip(views, scores, strict=True)
+        ]
+        return {
+            'reprojection': reprojection.mean(),
+            'peak': (peaks[0] + peaks[1]).mean() / 2,
+        }
+
+    def _descriptor_terms(
+        self, here: _View, there: _View, seen: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return NRE and reliability of each keypoint of one view."""
+        config, extractor = self.config, self.extractor
+        height, width = there.maps.score_map.shape[-2:]
+        pixels, weights = bilinear_neighbours(here.warped.detach(), height, width)
+        around = extractor.describe_pixels(there.maps, pixels.flatten(1, 2))
+        around = around.view(*pixels.shape[:3], -1)
+        similarity = (around * here.descriptors[:, :, None]).sum(-1)
+        grid = _grid(height, width, config.stride, generator)
+        others = extractor.describe_pixels(there.maps, grid.expand(len(seen), -1, -1))
+        hidden = ~_read(seen, grid.expand(len(seen), -1, -1))[:, None]
+        if config.stride > 1:  # the truth's neighbourhood counts once, exactly
+            hidden = hidden | _near(here.warped, grid, width // config.stride, config.stride)
+        log_sum = losses.log_partition(here.descriptors, others, config.temperature, hidden)
+        probability = losses.match_probability(similarity, weights, config.temperature)
+        log_probability = probability.clamp(min=1e-30).log()
+        if config.stride > 1:  # the skipped pixels, and the truth that no grid point may hit
+            log_sum = log_sum + 2 * torch.tensor(float(config.stride)).log().to(log_sum)
+            exact = torch.where(here.valid, log_probability, -torch.inf)
+            log_sum = torch.logaddexp(log_sum, exact)
+        nre = losses.neural_reprojection_terms(
+            log_probability, log_sum, here.valid, here.outside
+        )
+        reliability = losses.match_probability(
+            similarity.detach(), weights, config.reliability_temperature
+        )
+        scores_there = sample(there.maps.score_map[:, None], here.warped.detach().nan_to_num())
+        return nre, losses.reliability_terms(
+            reliability, here.scores, scores_there[..., 0], here.valid
+        )
+
+
+def _part(maps: DenseMaps, index: int, count: int) -> DenseMaps:
+    rows = slice(index * count, (index + 1) * count)
+    return DenseMaps(maps.score_map[rows], tuple(m[rows] for m in maps.descriptor_maps))
+
+
+def _read(mask: Tensor, points: Tensor) -> Tensor:
+    """Read a mask (B, H, W) at the nearest pixels of points (B, N, 2); false outside."""
+    height, width = mask.shape[-2:]
+    x, y = points.nan_to_num(nan=-1.0).round().long().unbind(-1)
+    within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    return mask.flatten(1).gather(1, index) & within
+
+
+def _near(points: Tensor, grid: Tensor, columns: int, distance: float) -> Tensor:
+    """Tell which grid pixels (P, 2) lie within a square around points (B, N, 2); (B, N, P)."""
+    x, y = points.detach().unbind(-1)
+    near_x = (x[..., None] - grid[:columns, 0]).abs() < distance
+    near_y = (y[..., None] - grid[::columns, 1]).abs() < distance
+    return (near_y[..., :, None] & near_x[..., None, :]).flatten(2)
+
+
+def _grid(height: int, width: int, stride: int, generator: torch.Generator) -> Tensor:
+    """Return every stride-th pixel (x, y), from a random start."""
+    start = torch.randint(stride, (2,), generator=generator, device=generator.device)
+    counts = (height // stride, width // stride)
+    return pixel_grid(*counts, generator.device) * stride + start
