@@ -115,7 +115,7 @@ def make_config(cls: type[T], options: Mapping[str, Any]) -> T:
     unknown = [name for name in options if name not in names]
     if unknown:
         near = difflib.get_close_matches(unknown[0], names, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ''
+        hint = f"; did you mean '{near[0]}'?" if near else ';'
         raise ConfigError(
             f"unknown option '{unknown[0]}'{hint} {cls.__name__} has: {', '.join(names)}"
         )
@@ -124,9 +124,9 @@ def make_config(cls: type[T], options: Mapping[str, Any]) -> T:
     return config
 
 
-def parse_options(cls: type, texts: Sequence[str]) -> dict[str, Any]:
-    """Turn KEY=VALUE words into typed options of a configuration class; raises ConfigError."""
-    types = {f.name: type(f.default) for f in fields(cls)}
+def parse_options(texts: Sequence[str], *classes: type) -> dict[str, Any]:
+    """Turn KEY=VALUE words into typed options of configuration classes; raises ConfigError."""
+    types = {f.name: type(f.default) for cls in classes for f in fields(cls)}
     options: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition('=')

@@ -1,7 +1,9 @@
-"""Feature files, and writing any file so that nobody ever sees half of it."""
+"""Which images are meant, feature files, and writing so that nobody ever sees half a file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+import glob
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,49 @@ from .errors import DataError
 
 # Detection noise in pixels that hloc's triangulation reads beside the keypoints.
 KEYPOINT_UNCERTAINTY_PX = 1.0
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """An image file, and the relative name under which its results are stored."""
+
+    path: Path
+    name: Path
+
+
+def expand_images(words: Sequence[str], by_stem: bool = False) -> list[NamedImage]:
+    """
+    Find the images that files, folders and patterns such as 'drive/**/*.png' stand for.
+
+    A file keeps its own name, a file in a folder its path below that folder. by_stem: names must
+    also differ without their endings. Raises DataError if nothing is found, or for two images of
+    one name.
+    """
+    taken: dict[Path, NamedImage] = {}
+    for item in (item for word in words for item in _expand(word)):
+        key = item.name.with_suffix('') if by_stem else item.name
+        other = taken.setdefault(key, item)
+        if other.path.resolve() != item.path.resolve():
+            raise DataError(
+                f"'{other.path}' and '{item.path}' would both be stored as '{key}'; give the "
+                'folder above them instead, whose subfolders are kept, or make two runs'
+            )
+    return list(taken.values())
+
+
+def _expand(word: str) -> list[NamedImage]:
+    path = Path(word).expanduser()
+    if path.is_dir():
+        from .data.image_folder import find_images
+
+        return [NamedImage(file, file.relative_to(path)) for file in find_images(path)]
+    if path.exists():
+        return [NamedImage(path, Path(path.name))]
+    files = sorted(Path(file) for file in glob.glob(str(path), recursive=True))
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise DataError(f"'{word}' is no file, no folder, and no pattern that matches a file")
+    return [NamedImage(file, Path(file.name)) for file in files]
 
 
 @contextmanager

@@ -1,0 +1,98 @@
+"""The `kpfeat` command."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .commands import demo, extract, match, train, weights
+from .commands.common import prose
+from .errors import KpfeatError
+
+# typer brings click's exceptions along under a name that depends on its release
+UsageError = typer.BadParameter.__mro__[1]
+ClickException = typer.BadParameter.__mro__[2]
+USER_ERROR = 2
+
+
+class Group(TyperGroup):
+    """Commands whose errors are one `error:` line on stderr and exit code 2, never a traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> None:
+        """Parse, run, report and leave."""
+        kwargs['standalone_mode'] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except ClickException as error:
+            code = _usage_error(error)
+        except typer.Abort:
+            code = 130
+        except (KpfeatError, OSError, MemoryError) as error:
+            code = _fail(str(error) or type(error).__name__)
+        except RuntimeError as error:  # torch reports a full memory this way
+            if 'memory' not in str(error):
+                raise
+            code = _fail(f'out of memory; use smaller images or fewer keypoints ({error})')
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(text: str) -> int:
+    typer.echo(f'error: {" ".join(text.split())}', err=True)
+    return USER_ERROR
+
+
+def _usage_error(error: Any) -> int:
+    context = getattr(error, 'ctx', None)
+    if type(error).__name__ == 'NoArgsIsHelpError':
+        typer.echo(error.format_message(), err=True)
+        return USER_ERROR
+    hint = f' See `{context.command_path} --help`.' if context else ''
+    return _fail(f'{error.format_message().rstrip(".")}.{hint}')
+
+
+app = typer.Typer(
+    cls=Group,
+    name='kpfeat',
+    help='Learned local image features: extract, match, train.',
+    epilog='Each command shows examples with --help.',
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode='rich',
+    pretty_exceptions_enable=False,
+)
+for _name, _module, _context in (
+    ('extract', extract, {}),
+    ('match', match, {}),
+    ('train', train, {}),
+    ('demo', demo, demo.CONTEXT),
+):
+    _run = getattr(_module, _name)
+    app.command(_name, help=prose(_run), epilog=_module.EPILOG, context_settings=_context)(_run)
+app.add_typer(weights.app, name='weights')
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        typer.echo(f'kpfeat {__version__}')
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option('--version', callback=_version, is_eager=True, help='Show the version.')
+    ] = False,
+) -> None:
+    """Learned local image features: extract, match, train."""
+
+
+def main() -> None:
+    """Run the `kpfeat` command; the entry point."""
+    app(prog_name='kpfeat')
+
+
+if __name__ == '__main__':
+    main()

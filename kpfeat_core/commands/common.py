@@ -1,0 +1,150 @@
+"""What several verbs share: options made from configuration classes, progress, examples."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import Field, fields
+import functools
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from ..config import parse_options
+
+if TYPE_CHECKING:
+    from ..models import Extractor
+
+T = TypeVar('T')
+
+ModelOption = Annotated[
+    str, typer.Option('--model', '-m', help='Model name; see `kpfeat weights list`.')
+]
+WeightsOption = Annotated[
+    str,
+    typer.Option(
+        '--weights',
+        '-w',
+        metavar='FILE',
+        help='Weight file; else $KPFEAT_WEIGHTS, else the bundled one.',
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option('--device', help='cpu, cuda, cuda:N, mps, or auto for a GPU if there.')
+]
+SetOption = Annotated[
+    list[str],
+    typer.Option(
+        '--set', metavar='KEY=VALUE', help='Any other option of the model.', show_default=False
+    ),
+]
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a help text: one command a line."""
+    return '\n\n'.join(['[bold]Examples[/bold]', *lines])
+
+
+def configured(
+    flags: Mapping[str, str] | None = None, **classes: type
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """
+    Give a command one flag for each field of configuration classes.
+
+    `@configured(matching=MatcherConfig)` calls the command with `matching`, a dict of the options
+    that the user set. Help and bounds come from the fields; flags: other names for some.
+    """
+    flags = flags or {}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            for group, cls in classes.items():
+                values = {f.name: given.pop(f.name) for f in fields(cls)}
+                given[group] = {k: v for k, v in values.items() if v is not None}
+            command(**given)
+
+        signature = inspect.signature(command)
+        own = [p for p in signature.parameters.values() if p.name not in classes]
+        made = [
+            _parameter(record, group, flags.get(record.name, ''))
+            for group, cls in classes.items()
+            for record in fields(cls)
+        ]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *made)]
+        run.__signature__ = signature.replace(parameters=parameters)
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(record: Field, group: str, flag: str) -> inspect.Parameter:
+    """Describe one field as a flag; its default None means: not given."""
+    kind = type(record.default)
+    flag = flag or '--' + record.name.replace('_', '-')
+    if kind is bool:
+        flag = f'{flag}/--no-{flag[2:]}'
+    option = typer.Option(
+        flag,
+        help=_help(record),
+        metavar={bool: None, int: 'INT', float: 'NUMBER', str: 'TEXT'}[kind],
+        show_default=False,
+        rich_help_panel=f'{group.capitalize()} options',
+    )
+    return inspect.Parameter(
+        record.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, option],
+    )
+
+
+def _help(record: Field) -> str:
+    """Say what an option is, its default and its bounds; `check_config` enforces them."""
+    details, default = record.metadata, record.default
+    if isinstance(default, bool):
+        shown = 'yes' if default else 'no'
+    else:
+        shown = 'none' if default == '' else str(default)
+    low, high, choices = details['low'], details['high'], details['choices']
+    bounds = f', {low:g} to {high:g}' if low is not None and high is not None else ''
+    bounds = bounds or (f', one of {", ".join(choices)}' if choices else '')
+    return f'{details["help"]} (default {shown}{bounds})'
+
+
+def prose(function: Callable[..., Any]) -> str:
+    """Return the docstring with its lines joined into paragraphs, as a help text."""
+    paragraphs = inspect.getdoc(function).split('\n\n')
+    return '\n\n'.join(' '.join(text.split()) for text in paragraphs)
+
+
+def load_extractor(
+    model: str, weights: str, device: str, options: Mapping[str, Any], settings: Sequence[str]
+) -> 'Extractor':
+    """Build the extractor that the flags describe; raises KpfeatError."""
+    from ..registry import create_extractor, extractor_config_class
+
+    parsed = parse_options(settings, extractor_config_class(model))
+    return create_extractor(model, weights, device, **{**options, **parsed})
+
+
+def tell(text: str) -> None:
+    """Print a line on stderr, above a progress bar if there is one."""
+    _console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Iterate with a progress bar on stderr; none where stderr is not a terminal."""
+    from rich.progress import track as rich_track
+
+    console = _console()
+    yield from rich_track(
+        items, what, total=total, console=console, transient=True, disable=not console.is_terminal
+    )
+
+
+@functools.cache
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)

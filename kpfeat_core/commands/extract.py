@@ -1,0 +1,124 @@
+"""`kpfeat extract`: one features file for each image, or one hloc file for all."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+import enum
+from pathlib import Path
+import time
+from typing import Annotated, Any
+
+import typer
+
+from ..config import DEFAULT_MODEL, ExtractorConfig
+from ..errors import DataError, ImageError
+from ..io import HlocWriter, NamedImage, expand_images, write_npz
+from .common import (
+    DeviceOption,
+    ModelOption,
+    SetOption,
+    WeightsOption,
+    configured,
+    examples,
+    load_extractor,
+    tell,
+    track,
+)
+
+SOME_FAILED = 3
+
+EPILOG = examples(
+    'kpfeat extract photo.jpg --out features/',
+    'kpfeat extract drive/ --model alike-n --max-keypoints 2048 --out features/',
+    "kpfeat extract 'drive/**/*.png' --out features/ --device auto",
+    'kpfeat extract images/ --format h5 --out features.h5',
+    'Exit code 0: all images done; 2: nothing was written; 3: some images were skipped.',
+)
+
+
+class Format(str, enum.Enum):
+    """How features are stored."""
+
+    npz = 'npz'
+    h5 = 'h5'
+
+
+@configured({'max_num_keypoints': '--max-keypoints'}, extraction=ExtractorConfig)
+def extract(
+    images: Annotated[
+        list[str], typer.Argument(help='Image files, folders (with subfolders) or patterns.')
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            '--out', '-o', help='Folder for the files; with --format h5 it may be a .h5 file.'
+        ),
+    ],
+    model: ModelOption = DEFAULT_MODEL,
+    weights: WeightsOption = '',
+    format: Annotated[  # noqa: A002 - the flag's name
+        Format,
+        typer.Option(
+            '--format', help='npz: <stem>.npz for each image; h5: one file in the layout of hloc.'
+        ),
+    ] = Format.npz,
+    device: DeviceOption = 'cpu',
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    *,
+    extraction: dict[str, Any],
+) -> None:
+    """
+    Extract keypoints and descriptors of images.
+
+    An .npz file holds keypoints (N, 2), keypoint_scores (N,), descriptors (N, D) and image_size
+    (2,). Keypoints are x, y in pixels; the centre of the top-left pixel is (0, 0). Images that
+    cannot be read are named and skipped. Files that exist are replaced.
+    """
+    found = expand_images(images, by_stem=format is Format.npz)
+    extractor = load_extractor(model, weights, device, extraction, settings)
+    start, keypoints, problems = time.perf_counter(), 0, []
+    with _writer(out, format) as write:
+        for item in track(found, len(found), 'extracting'):
+            try:
+                keypoints += _extract_one(extractor, item, write)
+            except ImageError as error:
+                problems.append(error)
+                if len(found) > 1:
+                    tell(f'skipped: {error}')
+        if len(problems) == len(found):
+            raise DataError(f'no image could be used: {problems[0]}')
+    done, seconds = len(found) - len(problems), time.perf_counter() - start
+    images_done = '1 image' if done == 1 else f'{done} images'
+    typer.echo(f'{images_done}, {keypoints} keypoints, {seconds:.1f} s, written to {out}')
+    if problems:
+        tell(f'{len(problems)} of {len(found)} images were skipped')
+        raise typer.Exit(SOME_FAILED)
+
+
+def _extract_one(extractor: Any, item: NamedImage, write: Callable[..., None]) -> int:
+    from ..image import read_image
+
+    try:
+        arrays = extractor.extract(read_image(item.path)).numpy()
+    except ImageError as error:
+        named = str(error) if str(item.path) in str(error) else f"'{item.path}': {error}"
+        raise ImageError(named) from error
+    write(item.name, arrays)
+    return len(arrays['keypoints'])
+
+
+@contextmanager
+def _writer(out: Path, kind: Format) -> Iterator[Callable[..., None]]:
+    """Give a function that stores the arrays of one image."""
+    if kind is Format.npz:
+        _check_folder(out)
+        yield lambda name, arrays: write_npz(out / name.with_suffix('.npz'), arrays)
+        return
+    path = out if out.suffix in ('.h5', '.hdf5') else out / 'features.h5'
+    _check_folder(path.parent)
+    with HlocWriter(path) as writer:
+        yield lambda name, arrays: writer.add(name.as_posix(), arrays)
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"--out is '{folder}', which is a file; expected a folder")

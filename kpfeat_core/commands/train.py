@@ -1,0 +1,78 @@
+"""`kpfeat train`: from a folder of photographs to a weight file."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..config import parse_options
+from ..training.config import TrainConfig
+from .common import configured, examples
+
+EPILOG = examples(
+    'kpfeat train alike-t --data photos/ --out runs/first',
+    'kpfeat train alike-t --data photos/ --out runs/quick --steps 2000 --batch-size 4',
+    'kpfeat train alike-t --data photos/ --out runs/turn --set any_rotation=0.5 --device cuda',
+    'kpfeat extract photo.jpg --weights runs/first/alike-t.safetensors --out features/',
+    'The same command goes on with a run that was stopped.',
+)
+
+
+def _list_options(wanted: bool) -> None:
+    if not wanted:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..training.engine import OPTION_CLASSES
+
+    table = Table('KEY', 'default', 'what it is', box=None, pad_edge=False)
+    for cls in OPTION_CLASSES:
+        table.add_section()
+        for record in fields(cls):
+            table.add_row(record.name, repr(record.default), record.metadata['help'])
+    Console().print(table)
+    raise typer.Exit
+
+
+@configured(training=TrainConfig)
+def train(
+    model: Annotated[str, typer.Argument(help='Model to train, such as alike-t.')],
+    data: Annotated[
+        Path, typer.Option('--data', '-d', help='Folder of photographs, with subfolders.')
+    ],
+    out: Annotated[
+        Path, typer.Option('--out', '-o', help='Folder of the run: weights, logs, checkpoints.')
+    ],
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            '--set',
+            metavar='KEY=VALUE',
+            help='Any option of the image pairs or losses; see --list-options.',
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    list_options: Annotated[
+        bool,
+        typer.Option(
+            '--list-options',
+            callback=_list_options,
+            is_eager=True,
+            help='Show every KEY of --set with its default.',
+        ),
+    ] = False,
+    *,
+    training: dict[str, Any],
+) -> None:
+    """
+    Train a model on image pairs made from plain photographs.
+
+    The weights appear as <model>.safetensors in the folder of the run.
+    """
+    from ..training import train as run_training
+    from ..training.engine import OPTION_CLASSES
+
+    options = {**training, **parse_options(settings, *OPTION_CLASSES)}
+    run_training(model, data, out, **options)

@@ -1,0 +1,95 @@
+"""`kpfeat weights`: list, import and verify weight files."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import WeightsError
+from .common import examples
+
+if TYPE_CHECKING:
+    from ..manifest import Verdict
+
+LIST_EPILOG = examples('kpfeat weights list', 'KPFEAT_WEIGHTS=~/weights kpfeat weights list')
+IMPORT_EPILOG = examples(
+    'kpfeat weights import alike-n.pth --model alike-n --out alike-n.safetensors',
+    'kpfeat extract photo.jpg --model alike-n --weights alike-n.safetensors --out features/',
+)
+VERIFY_EPILOG = examples('kpfeat weights verify', 'kpfeat weights verify my.safetensors')
+
+app = typer.Typer(help='List, import and verify weights.', no_args_is_help=True)
+
+
+@app.command('list', epilog=LIST_EPILOG)
+def list_weights() -> None:
+    """Show every model and where its weights are found."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..config import DEFAULT_MODEL
+    from ..manifest import verify_file
+    from ..registry import extractor_names
+    from ..weights import candidate_weights
+
+    table = Table('model', 'weights', 'licence', 'file', box=None, pad_edge=False)
+    for name in extractor_names():
+        label = f'{name} (default)' if name == DEFAULT_MODEL else name
+        place = next((p for p in candidate_weights(name) if p[1].is_file()), None)
+        if place is None:
+            table.add_row(label, 'none', '', '')
+            continue
+        verdict = verify_file(place[1])
+        fits = not verdict.problem and verdict.model == name
+        wrong = 'broken' if verdict.problem else f'of {verdict.model}'
+        state = place[0] if fits else f'{place[0]}: {wrong}'
+        table.add_row(label, state, verdict.licence if fits else '', str(place[1]))
+    Console(soft_wrap=True).print(table)
+
+
+@app.command('import', epilog=IMPORT_EPILOG)
+def import_weights(
+    checkpoint: Annotated[Path, typer.Argument(help='Published .pth, .pt, .tar or .safetensors.')],
+    model: Annotated[str, typer.Option('--model', '-m', help='Model that it is for.')],
+    out: Annotated[Path, typer.Option('--out', '-o', help='Weight file to write.')],
+    licence: Annotated[str, typer.Option('--licence', help='Licence to note in the file.')] = '',
+) -> None:
+    """
+    Convert a published checkpoint to a weight file.
+
+    No code in the checkpoint is run.
+    """
+    from ..weights import import_checkpoint
+
+    import_checkpoint(checkpoint, model, out, {'licence': licence} if licence else None)
+    typer.echo(f'wrote {out}: weights of {model}')
+
+
+@app.command('verify', epilog=VERIFY_EPILOG)
+def verify_weights(
+    files: Annotated[
+        list[Path], typer.Argument(help='Weight files; none checks the bundled ones.')
+    ] = [],  # noqa: B006 - typer copies it
+) -> None:
+    """
+    Check that weight files are complete, finite and fit their model.
+
+    Bundled files must also have the SHA-256 of the manifest, a licence and a model card.
+    """
+    from ..manifest import verify_bundled, verify_file
+
+    verdicts = [verify_file(path) for path in files] if files else verify_bundled()
+    if not verdicts:
+        raise WeightsError('this installation of kpfeat comes without weights; install it again')
+    for verdict in verdicts:
+        typer.echo(_line(verdict))
+    bad = [verdict for verdict in verdicts if verdict.problem]
+    if bad:
+        raise WeightsError(f'{len(bad)} of {len(verdicts)} weight files are not as they should be')
+
+
+def _line(verdict: 'Verdict') -> str:
+    if verdict.problem:
+        return f'BAD {verdict.path}: {verdict.problem}'
+    licence = verdict.licence or 'no licence noted'
+    return f'ok  {verdict.path}: {verdict.model}, {verdict.size / 1e6:.2f} MB, {licence}'
