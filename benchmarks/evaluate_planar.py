@@ -12,7 +12,6 @@ errors are in pixels of the reduced images.
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 import json
-import os
 from pathlib import Path
 import sys
 import tempfile
@@ -187,7 +186,7 @@ def main(
         str, typer.Option(help='label of the extractor that shares are taken of')
     ] = '',
     out: Annotated[Path | None, typer.Option(help='append JSON lines to this file')] = None,
-    threads: Annotated[int, typer.Option(min=1, help='threads of torch')] = os.cpu_count() or 1,
+    threads: Annotated[int, typer.Option(min=1, help='threads of torch')] = 1,
 ) -> None:
     """Print accuracy tables of several extractors, measured in the same run."""
     torch.set_num_threads(threads)
