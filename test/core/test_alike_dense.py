@@ -1,0 +1,61 @@
+"""The fast extraction equals the straightforward one: full-resolution maps, unfolded image."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from kpfeat_core.image import image_to_tensor
+from kpfeat_core.registry import build_extractor
+
+DENSE = Path(__file__).resolve().parents[2] / 'benchmarks/dense_alike.py'
+
+
+@pytest.fixture(scope='module')
+def dense_alike():
+    """Load the reference implementation of the benchmarks."""
+    spec = importlib.util.spec_from_file_location('dense_alike', DENSE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def varied(extractor):
+    """Make batch statistics and weights differ from their neutral initial values."""
+    generator = torch.Generator().manual_seed(1)
+    for name, value in extractor.state_dict().items():
+        noise = torch.randn(value.shape, generator=generator)
+        if name.endswith('running_var'):
+            value.copy_(1 + 0.3 * noise.abs())
+        elif name.endswith('running_mean') or name.endswith('bias'):
+            value.copy_(0.1 * noise)
+        elif name == 'convhead2.weight':
+            value[-1] *= 40  # spread the scores over more than a sliver of (0, 1)
+    return extractor.eval()
+
+
+def picture(height, width):
+    generator = torch.Generator().manual_seed(2)
+    coarse = torch.rand((1, 3, height // 8, width // 8), generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode='bicubic')
+    return (smooth.clamp(0, 1)[0] * 255).byte().permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize('model', ['alike-t', 'alike-s', 'alike-n', 'alike-l'])
+@pytest.mark.parametrize('size', [(96, 128), (101, 75)])
+def test_fast_extraction_equals_the_dense_one(dense_alike, model, size):
+    torch.manual_seed(0)
+    extractor = varied(build_extractor(model, max_num_keypoints=60))
+    image = picture(*size)
+    fast = extractor.extract(image)
+    dense = dense_alike.extract_densely(extractor, image_to_tensor(image))
+    assert fast.count() == dense.count() == 60
+    distance = torch.cdist(fast.keypoints[0].double(), dense.keypoints[0].double())
+    nearest = distance.argmin(1)
+    assert len(set(nearest.tolist())) == 60
+    assert distance.amin(1).max() < 1e-4
+    for name in ('keypoint_scores', 'descriptors'):
+        ours, theirs = getattr(fast, name)[0], getattr(dense, name)[0][nearest]
+        assert (ours - theirs).abs().max() < 1e-4, name
+    assert fast.keypoint_scores.std() > 1e-3  # else there would be nothing to get wrong
