@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Annotated
 
-from common import ROOT, provenance
+from common import provenance
 import cv2
 from dense_alike import extract_densely
 import numpy as np
