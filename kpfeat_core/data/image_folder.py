@@ -118,7 +118,9 @@ def load_bank(
             height, width = image.shape[:2]
             row = len(kept)
             full[row, :height, :width] = image
-            small = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+            # an odd last row or column is left out, so that the ratio is exactly two
+            even = image[: height // 2 * 2, : width // 2 * 2]
+            small = cv2.resize(even, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
             half[row, : height // 2, : width // 2] = small
             sizes.append((width, height))
             kept.append(path)

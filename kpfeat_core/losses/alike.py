@@ -124,12 +124,13 @@ def log_partition(
     descriptors: Float[Tensor, 'b n d'],
     others: Float[Tensor, 'b p d'],
     temperature: float,
-    near: Bool[Tensor, 'b n p'] | None = None,
+    near: Bool[Tensor, 'b #n p'] | None = None,
 ) -> Float[Tensor, 'b n']:
     """
     Return log of the sum of exp((cosine - 1) / T) over all pixels of the other view.
 
-    others: unit descriptors of those pixels; pixels with `near` true are left out. The N x P
+    others: unit descriptors of those pixels; pixels with `near` true, of shape (B, N, P) or
+    (B, 1, P), are left out. The N x P
     similarities are made in chunks and again in the backward pass, so memory stays bounded.
     """
 
@@ -146,7 +147,7 @@ def log_partition(
     parts = []
     for start in range(0, descriptors.shape[1], step):
         chunk = slice(start, start + step)
-        hidden = None if near is None else near[:, chunk]
+        hidden = None if near is None else near.expand(-1, descriptors.shape[1], -1)[:, chunk]
         parts.append(checkpoint(part, descriptors[:, chunk], hidden, use_reentrant=False))
     return torch.cat(parts, 1)
 

@@ -1,0 +1,112 @@
+"""What every extractor in the registry promises, whatever its weights."""
+
+import numpy as np
+import pytest
+import torch
+
+from kpfeat_core.config import ExtractorConfig
+from kpfeat_core.errors import ConfigError, ImageError
+from kpfeat_core.registry import build_extractor, extractor_names
+
+
+@pytest.fixture(params=extractor_names())
+def extractor(request):
+    torch.manual_seed(0)
+    return build_extractor(request.param, max_num_keypoints=60).eval()
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Random blocks: corners everywhere."""
+    blocks = np.random.default_rng(seed).integers(
+        0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8
+    )
+    return blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
+
+
+@pytest.mark.parametrize('size', [(64, 64), (65, 97), (120, 70)])
+def test_any_image_size_gives_unit_descriptors_at_points_inside(extractor, size) -> None:
+    features = extractor.extract(picture(*size))
+    assert 0 < features.count() <= 60
+    assert features.descriptor_dim == extractor.descriptor_dim
+    points = features.keypoints[0]
+    assert (points >= 0).all() and (points <= torch.tensor([size[1] - 1, size[0] - 1])).all()
+    norms = features.descriptors[0].norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    assert features.image_size.tolist() == [[size[1], size[0]]]
+
+
+def test_a_list_of_sizes_equals_its_images_one_by_one(extractor) -> None:
+    images = [picture(64, 96), picture(80, 70, 1), picture(64, 96, 2)]
+    together = extractor.extract(images)
+    for b, image in enumerate(images):
+        alone, joined = extractor.extract(image).numpy(), together.numpy(b)
+        for name, value in alone.items():
+            np.testing.assert_allclose(joined[name], value, atol=1e-4, err_msg=name)
+
+
+def test_a_batch_tensor_equals_its_images_one_by_one(extractor) -> None:
+    images = [picture(64, 96, seed) for seed in range(3)]
+    batch = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images])
+    together = extractor.extract(batch)
+    for b, image in enumerate(images):
+        alone = extractor.extract(image).numpy()
+        np.testing.assert_allclose(together.numpy(b)['keypoints'], alone['keypoints'], atol=1e-2)
+
+
+def test_gray_images_equal_their_gray_colour_images(extractor) -> None:
+    gray = picture(64, 96)[..., 0]
+    colour = np.repeat(gray[..., None], 3, 2)
+    expected = extractor.extract(colour).numpy()['keypoints']
+    np.testing.assert_array_equal(extractor.extract(gray).numpy()['keypoints'], expected)
+
+
+def test_scores_fall_along_the_keypoints(extractor) -> None:
+    scores = extractor.with_options(sub_pixel=False).extract(picture(64, 96)).keypoint_scores
+    assert (scores.diff() <= 0).all()
+
+
+def test_resized_extraction_answers_in_pixels_of_the_source(extractor) -> None:
+    features = extractor.with_options(resize=128).extract(picture(192, 256))
+    assert features.image_size.tolist() == [[256, 192]]
+    assert features.keypoints[..., 0].max() > 128
+
+
+def test_multi_scale_gives_a_scale_to_each_keypoint_and_keeps_the_count(extractor) -> None:
+    features = extractor.with_options(multi_scale=True, max_num_keypoints=500).extract(
+        picture(128, 160)
+    )
+    assert features.count() <= 500
+    sizes = {round(float(s), 2) for s in features.scales[features.mask]}
+    assert 1.0 in sizes and len(sizes) > 1
+
+
+def test_an_extractor_with_other_options_shares_the_network(extractor) -> None:
+    other = extractor.with_options(max_num_keypoints=7)
+    assert next(other.parameters()) is next(extractor.parameters())
+    assert other.extract(picture(64, 96)).count() <= 7
+    assert extractor.config.max_num_keypoints == 60
+
+
+def test_a_uniform_image_gives_few_keypoints_and_no_error(extractor) -> None:
+    features = extractor.with_options(detection_threshold=0.999999).extract(
+        np.zeros((64, 64), np.uint8)
+    )
+    assert features.count() == 0
+    assert features.descriptors.shape == (1, 0, extractor.descriptor_dim)
+
+
+def test_too_small_and_no_images_are_refused_with_the_reason(extractor) -> None:
+    with pytest.raises(ImageError, match='at least 32x32'):
+        extractor.extract(np.zeros((31, 400), np.uint8))
+    with pytest.raises(ImageError, match='empty list'):
+        extractor.extract([])
+    with pytest.raises(ImageError, match='resize=40'):
+        extractor.with_options(resize=40).extract(np.zeros((64, 400), np.uint8))
+
+
+def test_unknown_and_wrong_options_are_refused(extractor) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'nms_radius'"):
+        extractor.with_options(nms_radios=3)
+    with pytest.raises(ConfigError, match='at least -1'):
+        extractor.with_options(max_num_keypoints=-2)
+    assert isinstance(extractor.config, ExtractorConfig)

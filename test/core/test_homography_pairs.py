@@ -1,0 +1,172 @@
+"""Training pairs: exact geometry, exact masks, the same for the same seed."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from kpfeat_core.data.homography_pairs import (
+    PairConfig,
+    make_pairs,
+    render_views,
+    sample_view_homographies,
+)
+from kpfeat_core.data.image_folder import find_images, load_bank, read_kinds, split_images
+from kpfeat_core.data.photometric import PhotometricConfig, augment
+from kpfeat_core.errors import DataError
+from kpfeat_core.geometry import inside, pixel_grid, warp_points
+
+CALM = PhotometricConfig(
+    brightness=0, contrast=0, gamma=0, saturation=0, tint=0, gray_share=0,
+    shade_share=0, blur_share=0, noise_share=0,
+)  # fmt: skip
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three photographs of different sizes, one broken file, and a manifest."""
+    rng = np.random.default_rng(0)
+    for name, size in (('a.png', (300, 400)), ('b.png', (260, 200)), ('sub/c.png', (90, 120))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        image = cv2.resize(rng.integers(0, 255, (20, 20, 3), np.uint8), size[::-1])
+        cv2.imwrite(str(tmp_path / name), image)
+    (tmp_path / 'broken.jpg').write_bytes(b'not an image')
+    (tmp_path / 'manifest.csv').write_text('file,kind\na.png,photo\nb.png,texture\n')
+    return tmp_path
+
+
+@pytest.fixture
+def bank(folder):
+    return load_bank(find_images(folder), 256, progress=False)
+
+
+def test_photographs_are_shrunk_kept_and_broken_files_left_out(folder, capsys) -> None:
+    bank = load_bank(find_images(folder), 256, progress=False)
+    assert bank.names == ('a.png', 'b.png', 'c.png')
+    assert bank.sizes.tolist() == [[256, 192], [197, 256], [120, 90]]
+    assert 'left out 1' in capsys.readouterr().out
+
+
+def test_kinds_in_the_manifest_weigh_how_often_a_photograph_is_drawn(folder) -> None:
+    bank = load_bank(
+        find_images(folder), 64, read_kinds(folder), {'photo': 3.0, 'texture': 0.0}, False
+    )
+    assert bank.probabilities.tolist() == pytest.approx([0.75, 0.0, 0.25])
+
+
+def test_folders_without_images_are_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match='no folder'):
+        find_images(tmp_path / 'none')
+    with pytest.raises(DataError, match='no images'):
+        find_images(tmp_path)
+
+
+def test_quarters_of_a_photograph_are_on_one_side_of_the_split(tmp_path) -> None:
+    paths = [tmp_path / f'p{i}{end}.jpg' for i in range(60) for end in ('', '_q0', '_q3')]
+    training, validation = split_images(paths, 0.3)
+    assert training and validation and len(training) + len(validation) == len(paths)
+    sides = [{p.stem.split('_')[0] for p in side} for side in (training, validation)]
+    assert not sides[0] & sides[1]
+
+
+def test_the_same_seed_gives_the_same_pairs_and_another_does_not(bank) -> None:
+    first, again, other = (
+        make_pairs(bank, 4, PairConfig(view_size=64), PhotometricConfig(), seeded(s))
+        for s in (1, 1, 2)
+    )
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.H_0to1, again.H_0to1)
+    assert not torch.equal(first.images, other.images)
+
+
+def test_the_homography_takes_what_is_seen_in_view_0_to_view_1(bank) -> None:
+    # A photograph whose red is x and whose green is y says where every view pixel comes from.
+    side = bank.levels[0].shape[-1]
+    ramp = torch.zeros(1, 3, side, side)
+    ramp[0, 0] = torch.arange(side) / side
+    ramp[0, 1] = (torch.arange(side) / side)[:, None]
+    sizes = torch.tensor([[float(side), float(side)]])
+    config = PairConfig(view_size=96)
+    for seed in range(20):
+        homographies = sample_view_homographies(sizes, config, seeded(seed))
+        H_0to1 = torch.linalg.inv(homographies[1]) @ homographies[0]
+        grid = pixel_grid(96, 96)[None]
+        seen = [warp_points(grid, h) for h in homographies]
+        there = warp_points(grid, H_0to1)
+        common = inside(there, 96, 96)
+        again = warp_points(there, homographies[1])
+        assert (again - seen[0])[common].abs().max() < 0.05
+    assert common.any()
+
+
+def test_a_photographed_dot_lands_where_the_homography_says_to_a_twentieth_pixel(tmp_path) -> None:
+    side, dot = 401, (190.0, 215.0)
+    y, x = np.mgrid[:side, :side]
+    image = 255 * np.exp(-((x - dot[0]) ** 2 + (y - dot[1]) ** 2) / (2 * 6.0**2))
+    cv2.imwrite(str(tmp_path / 'dot.png'), image.astype(np.uint8))
+    bank = load_bank([tmp_path / 'dot.png'], 480, progress=False)
+    config = PairConfig(view_size=200, perspective=0, max_tilt=1.0)  # keeps the dot symmetric
+    grid, seen = pixel_grid(200, 200), 0
+    for seed in range(12):
+        homographies = sample_view_homographies(bank.sizes, config, seeded(seed))
+        H_0to1 = torch.linalg.inv(homographies[1]) @ homographies[0]
+        centres = []
+        for homography in homographies:
+            view, _ = render_views(bank, torch.tensor([0]), homography, 200)
+            weights = (view[0, 0] - 0.02).clamp(min=0).flatten()
+            border = torch.ones(200, 200, dtype=torch.bool)
+            border[2:-2, 2:-2] = False
+            whole = weights.sum() > 0 and weights[border.flatten()].sum() == 0
+            centres.append((weights[:, None] * grid).sum(0) / weights.sum() if whole else None)
+        if centres[0] is None or centres[1] is None:
+            continue
+        seen += 1
+        expected = warp_points(centres[0][None, None], H_0to1)[0, 0]
+        assert (expected - centres[1]).norm() < 0.05
+    assert seen >= 3
+
+
+def test_masks_are_true_exactly_where_the_photograph_is_seen(bank) -> None:
+    pairs = make_pairs(bank, 6, PairConfig(view_size=64, coverage_max=1.5), CALM, seeded())
+    assert not pairs.valid.all() and pairs.valid.any()
+    homography = torch.tensor([[[1.0, 0, -10.0], [0, 1.0, 0], [0, 0, 1.0]]])
+    _, valid = render_views(bank, torch.tensor([0]), homography, 64)
+    assert torch.equal(valid[0], (torch.arange(64) >= 10).expand(64, 64))
+
+
+def test_pixels_outside_the_photograph_mirror_it(bank) -> None:
+    homography = torch.tensor([[[1.0, 0, -10.0], [0, 1.0, 0], [0, 0, 1.0]]])
+    view, _ = render_views(bank, torch.tensor([0]), homography, 64)
+    torch.testing.assert_close(view[..., 5], view[..., 15], atol=1e-4, rtol=0)
+
+
+def test_photometric_changes_stay_in_range_and_differ_between_images() -> None:
+    images = torch.rand(1, 3, 32, 32).repeat(5, 1, 1, 1)
+    changed = augment(images, PhotometricConfig(), seeded())
+    assert changed.min() >= 0 and changed.max() <= 1
+    assert torch.isfinite(changed).all()
+    assert len({float(image.sum()) for image in changed}) == 5
+
+
+def test_no_photometric_change_leaves_the_image(bank) -> None:
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(augment(images, CALM, seeded()), images, atol=1e-5, rtol=0)
+
+
+def test_blur_does_not_shift_the_image() -> None:
+    images = torch.zeros(40, 3, 33, 33)
+    images[:, :, 16, 16] = 1
+    blurred = augment(
+        images,
+        PhotometricConfig(**(CALM.__dict__ | {'blur_share': 1.0, 'gamma': 0.0})),
+        seeded(),
+    )
+    grid = pixel_grid(33, 33)
+    weights = blurred[:, 0].flatten(1)
+    centres = weights @ grid / weights.sum(1, keepdim=True)
+    assert (centres - 16).abs().max() < 1e-3
+    assert blurred.amax((1, 2, 3)).min() < 0.5

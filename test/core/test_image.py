@@ -1,0 +1,96 @@
+"""Reading, converting and resizing images; bad ones get a sentence."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from kpfeat_core.errors import ImageError
+from kpfeat_core.image import (
+    image_to_tensor,
+    pad_to_stride,
+    read_image,
+    rescale_points,
+    resize,
+    scaled_size,
+    write_image,
+)
+
+
+def test_a_written_image_is_read_back_as_rgb(tmp_path) -> None:
+    image = np.zeros((5, 7, 3), np.uint8)
+    image[2, 3] = (250, 10, 20)
+    write_image(tmp_path / 'new' / 'ä.png', image)
+    np.testing.assert_array_equal(read_image(tmp_path / 'new' / 'ä.png'), image)
+
+
+def test_missing_broken_and_empty_files_are_told_apart(tmp_path) -> None:
+    with pytest.raises(ImageError, match='there is no file'):
+        read_image(tmp_path / 'none.png')
+    (tmp_path / 'text.png').write_text('hello')
+    (tmp_path / 'empty.png').touch()
+    for name in ('text.png', 'empty.png'):
+        with pytest.raises(ImageError, match=name):
+            read_image(tmp_path / name)
+
+
+def test_an_unknown_ending_is_an_error(tmp_path) -> None:
+    with pytest.raises(ImageError, match='ending'):
+        write_image(tmp_path / 'picture.xyz', np.zeros((2, 2, 3), np.uint8))
+
+
+def test_uint8_and_float_gray_and_colour_become_the_same_tensor() -> None:
+    gray = np.random.default_rng(0).integers(0, 255, (6, 8), np.uint8)
+    expected = image_to_tensor(gray)
+    assert expected.shape == (1, 3, 6, 8)
+    for same in (np.repeat(gray[..., None], 3, 2), gray / 255, torch.from_numpy(gray)):
+        torch.testing.assert_close(image_to_tensor(same), expected)
+
+
+def test_rgb_becomes_gray_like_opencv_does() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
+    expected = torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)) / 255
+    assert (image_to_tensor(image, 1)[0, 0] - expected).abs().max() < 1 / 255
+
+
+@pytest.mark.parametrize(
+    'image, reason',
+    [
+        (np.zeros((4, 4, 2), np.uint8), 'shape'),
+        (np.zeros((2, 4, 4, 3), np.uint8), 'shape'),
+        (np.zeros((4, 4), np.int32), 'type'),
+        (np.zeros((0, 4), np.uint8), 'empty'),
+        (np.full((4, 4), np.nan), 'NaN'),
+        (np.full((4, 4), np.inf), 'infinite'),
+        (np.full((4, 4), 255.0), 'divide'),
+        (torch.zeros(2, 5, 4, 4), 'shape'),
+        (torch.zeros(4, 4, dtype=torch.int64), 'type'),
+    ],
+)
+def test_unusable_images_are_refused_with_the_reason(image, reason) -> None:
+    with pytest.raises(ImageError, match=reason):
+        image_to_tensor(image)
+
+
+def test_padding_goes_right_and_down() -> None:
+    padded = pad_to_stride(torch.ones(1, 1, 5, 8), 8)
+    assert padded.shape == (1, 1, 8, 8)
+    assert padded[0, 0, :5].eq(1).all() and padded[0, 0, 5:].eq(0).all()
+
+
+def test_long_side_is_scaled_in_both_orientations() -> None:
+    assert scaled_size(480, 640, 320) == (240, 320)
+    assert scaled_size(640, 480, 320) == (320, 240)
+    assert scaled_size(640, 480, -1) == (640, 480)
+
+
+def test_points_follow_a_resized_image_without_a_half_pixel_drift() -> None:
+    image = torch.zeros(1, 1, 240, 320)
+    y, x = torch.meshgrid(torch.arange(240.0), torch.arange(320.0), indexing='ij')
+    image[0, 0] = (-((x - 101.3) ** 2 + (y - 77.7) ** 2) / 50).exp()
+    for size in ((120, 160), (180, 240), (480, 640)):
+        small = resize(image, size)[0, 0]
+        rows, columns = torch.arange(float(size[0])), torch.arange(float(size[1]))
+        found = torch.stack([(small.sum(0) * columns).sum(), (small.sum(1) * rows).sum()])
+        found = rescale_points(found / small.sum(), size, (240, 320))
+        assert (found - torch.tensor([101.3, 77.7])).abs().max() < 0.01

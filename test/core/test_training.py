@@ -1,0 +1,206 @@
+"""The training loop: it learns, resumes exactly, and refuses what cannot work."""
+
+import csv
+import json
+import subprocess
+import sys
+import textwrap
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from kpfeat_core.data.homography_pairs import PairConfig, make_pairs
+from kpfeat_core.data.image_folder import find_images, load_bank
+from kpfeat_core.data.photometric import PhotometricConfig
+from kpfeat_core.errors import ConfigError, DataError
+from kpfeat_core.registry import build_extractor, create_extractor
+from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
+from kpfeat_core.training.config import TrainConfig
+from kpfeat_core.training.engine import learning_rate, parse_kind_weights
+
+SMALL = {
+    'view_size': 64, 'batch_size': 2, 'detected': 20, 'random': 20, 'bank_side': 128,
+    'validation_share': 0.4, 'validation_pairs': 2, 'validate_every': 3, 'log_every': 1,
+    'threads': 1, 'device': 'cpu', 'warmup_steps': 2, 'seed': 5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('photographs')
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        coarse = rng.integers(0, 255, (16, 20, 3), np.uint8)
+        image = cv2.resize(coarse, (160, 128), interpolation=cv2.INTER_NEAREST)
+        cv2.imwrite(str(folder / f'{i}.png'), image)
+    return folder
+
+
+def run(photographs, out, **options):
+    pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
+    from kpfeat_core.training import train
+
+    return train('alike-t', photographs, out, **SMALL | options)
+
+
+def rows(path):
+    with open(path, newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_writes_logs_curves_and_weights_that_load(photographs, tmp_path) -> None:
+    weights = run(photographs, tmp_path, steps=6)
+    assert [int(row['step']) for row in rows(tmp_path / 'log.csv')] == [1, 2, 3, 4, 5, 6]
+    assert [int(row['step']) for row in rows(tmp_path / 'validation.csv')] == [3, 6]
+    extractor = create_extractor('alike-t', weights=str(weights))
+    assert extractor.extract(np.zeros((64, 64), np.uint8)).descriptor_dim == 64
+
+
+def test_an_interrupted_run_resumes_to_the_weights_of_an_unbroken_one(
+    photographs, tmp_path, monkeypatch
+) -> None:
+    from kpfeat_core.training import engine
+
+    options = {'steps': 6, 'checkpoint_seconds': 1}
+    run(photographs, tmp_path / 'whole', **options)
+    original = engine._Run._train_step
+
+    def killed(self, bank):
+        if self.step == 4:
+            self.checkpoint()
+            raise KeyboardInterrupt
+        return original(self, bank)
+
+    monkeypatch.setattr(engine._Run, '_train_step', killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(photographs, tmp_path / 'broken', **options)
+    monkeypatch.setattr(engine._Run, '_train_step', original)
+    run(photographs, tmp_path / 'broken', **options)
+    states = [
+        torch.load(tmp_path / name / 'last.pt', weights_only=True) for name in ('whole', 'broken')
+    ]
+    for part in ('recipe', 'average'):
+        for key, value in states[0][part].items():
+            assert torch.equal(value, states[1][part][key]), key
+    assert states[0]['step'] == states[1]['step'] == 6
+
+
+def test_more_steps_go_on_from_before_the_decay(photographs, tmp_path, capsys) -> None:
+    run(photographs, tmp_path, steps=4)
+    capsys.readouterr()
+    run(photographs, tmp_path, steps=8)
+    assert 'resuming at step 3 of 8' in capsys.readouterr().out
+    assert torch.load(tmp_path / 'last.pt', weights_only=True)['step'] == 8
+
+
+def test_a_folder_with_another_run_is_not_overwritten(photographs, tmp_path) -> None:
+    run(photographs, tmp_path, steps=2)
+    before = (tmp_path / 'config.json').read_text()
+    with pytest.raises(ConfigError, match='learning_rate'):
+        run(photographs, tmp_path, steps=2, learning_rate=0.5)
+    assert (tmp_path / 'config.json').read_text() == before
+    assert json.loads(before)['seed'] == 5
+
+
+def test_unknown_models_options_and_folders_are_refused(photographs, tmp_path) -> None:
+    from kpfeat_core.training import train
+
+    with pytest.raises(ConfigError, match='no recipe'):
+        train('alike-x', photographs, tmp_path)
+    with pytest.raises(ConfigError, match='unknown training option'):
+        train('alike-t', photographs, tmp_path, learning_rat=1)
+    with pytest.raises(DataError, match='no folder'):
+        run(tmp_path / 'none', tmp_path / 'out')
+    with pytest.raises(ConfigError, match='kind_weights'):
+        parse_kind_weights('photo:2')
+
+
+def test_the_rate_warms_up_stays_and_falls_to_nothing() -> None:
+    config = TrainConfig(steps=100, warmup_steps=10, decay_share=0.2, learning_rate=1.0)
+    assert learning_rate(0, config) == pytest.approx(0.1)
+    assert learning_rate(50, config) == 1.0
+    assert learning_rate(90, config) == pytest.approx(0.5)
+    assert learning_rate(99, config) == pytest.approx(0.05)
+
+
+@pytest.fixture(scope='module')
+def pairs(photographs):
+    bank = load_bank(find_images(photographs), 128, progress=False)
+    return make_pairs(
+        bank,
+        2,
+        PairConfig(view_size=64),
+        PhotometricConfig(),
+        torch.Generator().manual_seed(0),
+    )
+
+
+@pytest.mark.parametrize('stride', [1, 4])
+def test_a_few_steps_on_one_pair_lower_the_loss(pairs, stride) -> None:
+    torch.manual_seed(0)
+    recipe = AlikeRecipe(
+        build_extractor('alike-t'), AlikeLossConfig(detected=20, random=20, stride=stride)
+    )
+    optimizer = torch.optim.Adam(recipe.parameters(), 3e-3)
+    totals = []
+    for _ in range(25):
+        loss = recipe(pairs, torch.Generator().manual_seed(0))['total']
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        totals.append(float(loss.detach()))
+    assert all(np.isfinite(totals))
+    assert totals[-1] < 0.8 * totals[0]
+
+
+def test_fewer_pixels_estimate_the_same_nre(pairs) -> None:
+    torch.manual_seed(0)
+    extractor = build_extractor('alike-t')
+    values = []
+    for stride in (1, 2, 4):
+        recipe = AlikeRecipe(extractor, AlikeLossConfig(detected=20, random=20, stride=stride))
+        draws = [
+            recipe(pairs, torch.Generator().manual_seed(0))['nre'].item() for _ in range(3)
+        ]
+        values.append(np.mean(draws))
+    assert values[1] == pytest.approx(values[0], rel=0.05)
+    assert values[2] == pytest.approx(values[0], rel=0.1)
+
+
+def test_pairs_without_common_pixels_give_finite_losses(pairs) -> None:
+    from dataclasses import replace
+
+    far = torch.eye(3).repeat(2, 1, 1)
+    far[:, 0, 2] = 1e4
+    blind = replace(pairs, H_0to1=far, valid=torch.zeros_like(pairs.valid))
+    recipe = AlikeRecipe(build_extractor('alike-t'), AlikeLossConfig(detected=20, random=20))
+    parts = recipe(blind, torch.Generator().manual_seed(0))
+    parts['total'].backward()
+    assert all(torch.isfinite(value) for value in parts.values())
+    assert all(
+        torch.isfinite(p.grad).all() for p in recipe.parameters() if p.grad is not None
+    )
+
+
+def test_a_large_pair_with_many_points_trains_in_two_gigabytes() -> None:
+    # 800 points and all 480 x 480 pixels: 737 MB for one similarity map if it were ever whole
+    script = textwrap.dedent("""
+        import resource, torch
+        from kpfeat_core.data.homography_pairs import PairBatch
+        from kpfeat_core.registry import build_extractor
+        from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
+        torch.set_num_threads(2)
+        config = AlikeLossConfig(detected=400, random=400, stride=1)
+        recipe = AlikeRecipe(build_extractor('alike-t'), config)
+        images = torch.rand(2, 1, 3, 480, 480)
+        seen = torch.ones(2, 1, 480, 480, dtype=torch.bool)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        recipe(PairBatch(images, torch.eye(3)[None], seen), torch.Generator())['total'].backward()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """)
+    done = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout.split()[-1]) * 1024 < 2e9
