@@ -1,0 +1,99 @@
+"""Images in, features out: `ros2 run kpfeat extractor_node`."""
+
+import sys
+from typing import Any
+
+from kpfeat.msg import Features
+from kpfeat_core.registry import extractor_names
+from sensor_msgs.msg import CompressedImage, Image
+
+from .conversions import fill_features, image_to_array
+from .descriptors import DescriptorType
+from .loading import load_extractor
+from .node import KpfeatNode, run
+from .options import ExtractorNodeOptions
+from .worker import Worker
+
+
+class ExtractorNode(KpfeatNode):
+    """
+    Publishes `features` of what arrives on `image`, with the image's own header.
+
+    The newest image wins: while one is at work, later ones replace each other, and are counted as
+    dropped. Nothing is computed while nobody listens to `features`.
+    """
+
+    def __init__(self, name: str = 'extractor', **options: Any) -> None:
+        super().__init__(name, **options)
+        self.start()
+
+    def configure(self) -> None:
+        """Declare parameters, load the network and run it once."""
+        super().configure()
+        self.options = self.parameters.declare(
+            ExtractorNodeOptions, self._use_options, {'model': extractor_names()}
+        )
+        self.extractor = load_extractor(self.options)
+        self._use_config(self.parameters.declare(self.extractor.config_class, self._use_config))
+        self.get_logger().info(f'{self.options.model} is ready on {self.extractor.device}')
+
+    def activate(self) -> None:
+        """Start the worker, then listen."""
+        super().activate()
+        stages = [('decode', self._decode), ('extract', self._extract), ('publish', self._publish)]
+        self.publisher = self.publish_on(Features, 'features')
+        self.worker = Worker(stages, self.statistics, self.on_error)
+        self.worker.start()
+        self.listen_to_images(self.options.image_transport, self.on_image)
+
+    def deactivate(self) -> None:
+        """Stop listening and working."""
+        if hasattr(self, 'worker'):
+            self.worker.stop()
+        super().deactivate()
+
+    def cleanup(self) -> None:
+        """Free the network."""
+        super().cleanup()
+        self.extractor = None
+
+    def _use_options(self, options: ExtractorNodeOptions) -> None:
+        self.options = options
+
+    def _use_config(self, config: Any) -> None:
+        self.extractor = self.extractor.with_options(**vars(config))
+
+    def on_image(self, message: Image | CompressedImage) -> None:
+        """Hand the image to the worker, if anybody wants features."""
+        self.statistics.count('received')
+        if self.publisher.get_subscription_count():
+            self.worker.submit(message)
+        else:
+            self.statistics.count('idle')
+
+    def _decode(self, message: Any) -> Any:
+        return message.header, image_to_array(message)
+
+    def _extract(self, item: Any) -> Any:
+        header, image = item
+        return header, self.extractor.extract(image)
+
+    def _publish(self, item: Any) -> None:
+        header, features = item
+        kind = DescriptorType[self.options.descriptor_type.upper()]
+        message = fill_features(Features(), features, header, self.options.model, kind)
+        self.publisher.publish(message)
+        self.note_age(header)
+
+    def settings(self) -> dict[str, str]:
+        """Add the model and where it runs."""
+        return {'model': self.options.model, 'device': str(self.extractor.device)}
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is interrupted; gives the exit code."""
+    return run([ExtractorNode], args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

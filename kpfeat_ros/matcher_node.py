@@ -1,0 +1,107 @@
+"""Features in, matches with the frame before or with a reference out: `matcher_node`."""
+
+import sys
+from typing import Any
+
+from kpfeat.msg import Features, Matches
+from kpfeat_core.config import MatcherConfig
+from kpfeat_core.matchers.pair import match_pair
+from kpfeat_core.registry import create_matcher
+from std_srvs.srv import Trigger
+
+from .conversions import fill_matches
+from .frames import FramePairs, message_to_frame
+from .node import KpfeatNode, run
+from .options import MatcherNodeOptions
+from .worker import Worker
+
+
+class MatcherNode(KpfeatNode):
+    """
+    Publishes `matches` of consecutive frames, or with a reference (`~/set_reference`).
+
+    While nobody listens to `matches` nothing is matched, and the newest frame is still known.
+    """
+
+    def __init__(self, name: str = 'matcher', **options: Any) -> None:
+        super().__init__(name, **options)
+        self.start()
+
+    def configure(self) -> None:
+        """Declare parameters and make the matcher."""
+        super().configure()
+        self.options = self.parameters.declare(MatcherNodeOptions, self._use_options)
+        self._use_config(self.parameters.declare(MatcherConfig, self._use_config))
+
+    def activate(self) -> None:
+        """Start the worker, then listen."""
+        super().activate()
+        stages = [
+            ('decode', message_to_frame),
+            ('pair', self._pair),
+            ('match', self._match),
+            ('publish', self._publish),
+        ]
+        self.pairs = FramePairs(self.options.mode)
+        self.publisher = self.publish_on(Matches, 'matches')
+        self.worker = Worker(stages, self.statistics, self.on_error)
+        self.worker.start()
+        self.offer(Trigger, '~/set_reference', self.on_set_reference)
+        self.input_topic = self.resolve_topic_name('features')
+        self.listen_to(Features, 'features', self.on_features)
+
+    def deactivate(self) -> None:
+        """Stop listening and working."""
+        if hasattr(self, 'worker'):
+            self.worker.stop()
+        super().deactivate()
+
+    def _use_options(self, options: MatcherNodeOptions) -> None:
+        self.options = options
+        self.pairs.set_mode(options.mode)
+
+    def _use_config(self, config: MatcherConfig) -> None:
+        self.matcher = create_matcher(**vars(config))
+
+    def on_features(self, message: Features) -> None:
+        """Hand the frame to the worker."""
+        self.statistics.count('received')
+        self.worker.submit(message)
+
+    def on_set_reference(self, _: Any, response: Trigger.Response) -> Trigger.Response:
+        """Make the newest frame the reference."""
+        if self.options.mode != 'reference':
+            response.message = "mode is consecutive; set parameter 'mode' to reference first"
+            return response
+        frame = self.pairs.set_reference()
+        response.success = frame is not None
+        response.message = f"no frame on '{self.input_topic}' so far"
+        if frame is not None:
+            count = frame.features.count()
+            response.message = f'the newest frame, of {count} keypoints, is the reference'
+        return response
+
+    def _pair(self, frame: Any) -> Any:
+        pair = self.pairs.push(frame)
+        if self.publisher.get_subscription_count():
+            return pair
+        self.statistics.count('idle')
+        return None
+
+    def _match(self, frames: Any) -> Any:
+        frame0, frame1 = frames
+        return frame0, frame1, match_pair(self.matcher, frame0.features, frame1.features)
+
+    def _publish(self, item: Any) -> None:
+        frame0, frame1, pair = item
+        self.publisher.publish(fill_matches(Matches(), pair, frame0.header, frame1.header))
+        self.note_age(frame1.header)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is interrupted; gives the exit code."""
+    return run([MatcherNode], args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""
+The parameter file, written from the dataclasses: `python -m kpfeat_ros.parameter_file`.
+
+config/kpfeat.yaml is its output; a test keeps the two in step.
+"""
+
+from dataclasses import Field, fields
+import json
+import textwrap
+
+from kpfeat_core.config import DEFAULT_MODEL, ExtractorConfig, MatcherConfig
+from kpfeat_core.registry import extractor_config_class
+
+from .options import ExtractorNodeOptions, MatcherNodeOptions, OverlayNodeOptions
+
+HEAD = """\
+# Parameters of the nodes, each with its default. Written by
+#   python -m kpfeat_ros.parameter_file > config/kpfeat.yaml
+# Copy it, keep the lines that you change, and pass it as params_file. Parameters marked live can
+# be changed while the node runs, with `ros2 param set`.
+"""
+WIDTH = 99
+
+
+def node_classes() -> dict[str, list[type]]:
+    """Return the dataclasses behind the parameters of each node, for the default model."""
+    return {
+        'extractor': [ExtractorNodeOptions, extractor_config_class(DEFAULT_MODEL)],
+        'matcher': [MatcherNodeOptions, MatcherConfig],
+        'overlay': [OverlayNodeOptions],
+    }
+
+
+def parameter_file() -> str:
+    """Return the parameter file with all nodes, parameters, descriptions and defaults."""
+    lines = [HEAD.rstrip()]
+    for node, classes in node_classes().items():
+        lines += ['', f'/**/{node}:', '  ros__parameters:']
+        for cls in classes:
+            # models differ in their defaults: a value set here would be set for all of them
+            of_model = issubclass(cls, ExtractorConfig)
+            if of_model:
+                lines += ['', f'    # Options of the model; the values shown are {DEFAULT_MODEL}\'s.']
+            for field in fields(cls):
+                lines += _comment(field)
+                lines.append(
+                    f'    {"# " if of_model else ""}{field.name}: {json.dumps(field.default)}'
+                )
+    return '\n'.join(lines) + '\n'
+
+
+def _comment(field: Field) -> list[str]:
+    record = field.metadata
+    words = record['help']
+    if record['choices']:
+        words += f' ({", ".join(record["choices"])})'
+    bounds = [
+        f'{word} {record[key]}'
+        for word, key in (('at least', 'low'), ('at most', 'high'))
+        if record[key] is not None
+    ]
+    text = '; '.join([words, *bounds, *(['live'] if record['live'] else [])])
+    return textwrap.wrap(text, WIDTH, initial_indent='    # ', subsequent_indent='    # ')
+
+
+if __name__ == '__main__':
+    print(parameter_file(), end='')

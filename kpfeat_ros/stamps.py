@@ -1,0 +1,50 @@
+"""Messages by the stamp of their image, so that a picture finds its features; free of ROS."""
+
+from collections import OrderedDict
+from typing import Any
+
+
+def stamp_ns(header: Any) -> int:
+    """Return the stamp of a header as whole nanoseconds: exact, and usable as a key."""
+    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+
+
+class StampBuffer:
+    """
+    The latest `size` messages by stamp, oldest forgotten first, besides one that is pinned.
+
+    A second message of the same stamp replaces the first. Stamps may jump back, as when a bag
+    starts again: age is the order of arrival.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._items: OrderedDict[int, Any] = OrderedDict()
+        self._pinned: tuple[int, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, stamp: int, item: Any) -> None:
+        """Keep an item; forgets the oldest where there are too many."""
+        self._items.pop(stamp, None)
+        self._items[stamp] = item
+        while len(self._items) > self._size:
+            self._items.popitem(last=False)
+
+    def get(self, stamp: int) -> Any | None:
+        """Return the item of exactly this stamp; None if it never came or is forgotten."""
+        if self._pinned is not None and self._pinned[0] == stamp:
+            return self._pinned[1]
+        return self._items.get(stamp)
+
+    def pin(self, stamp: int) -> None:
+        """Keep the item of this stamp until another is pinned, such as a reference image."""
+        item = self.get(stamp)
+        if item is not None:
+            self._pinned = (stamp, item)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._items.clear()
+        self._pinned = None

@@ -1,0 +1,193 @@
+"""Every encoding of `encodings.py` on pictures small enough to check by hand."""
+
+import cv2
+import numpy as np
+import pytest
+
+from kpfeat_core.errors import ImageError
+from kpfeat_ros.encodings import BadImage, decode_file, decode_pixels, ENCODINGS
+
+# two rows of three pixels: red, green, blue; black, gray, white
+RGB = np.array(
+    [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [128, 128, 128], [255, 255, 255]]],
+    np.uint8,
+)
+GRAY = np.array([[0, 1, 2], [128, 254, 255]], np.uint8)
+ORDER = {'rgb': [0, 1, 2], 'bgr': [2, 1, 0], 'rgba': [0, 1, 2, 3], 'bgra': [2, 1, 0, 3]}
+NAMES = {'8UC3': 'bgr8', '8UC4': 'bgra8', '8UC1': 'mono8', '16UC3': 'bgr16', '16UC1': 'mono16'}
+
+
+def decode(pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False) -> np.ndarray:
+    """Lay pixels out as a message does, with padding bytes of 0xAA after each row, and decode."""
+    stored = pixels.astype(pixels.dtype.newbyteorder('>' if big else '<'))
+    rows = np.ascontiguousarray(stored).reshape(len(pixels), -1).view(np.uint8)
+    step = rows.shape[1] + padding
+    data = np.pad(rows, ((0, 0), (0, padding)), constant_values=0xAA).tobytes()
+    return decode_pixels(data, encoding, pixels.shape[1], len(pixels), step, big)
+
+
+@pytest.mark.parametrize('padding', [0, 1, 5])
+@pytest.mark.parametrize('name', ['rgb8', 'bgr8', 'rgba8', 'bgra8', '8UC3', '8UC4'])
+def test_8_bit_colour_becomes_rgb_whatever_the_order_alpha_and_padding(name, padding) -> None:
+    with_alpha = np.dstack([RGB, np.full(RGB.shape[:2], 7, np.uint8)])
+    stored = with_alpha[..., ORDER[NAMES.get(name, name)[:-1]]]
+    image = decode(stored, name, padding)
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, RGB)
+
+
+@pytest.mark.parametrize('big', [False, True])
+@pytest.mark.parametrize('padding', [0, 1, 4])
+@pytest.mark.parametrize('name', ['rgb16', 'bgr16', 'rgba16', 'bgra16', '16UC3'])
+def test_16_bit_colour_respects_endianness_and_step(name, padding, big) -> None:
+    wide = RGB.astype(np.uint16) * 257
+    with_alpha = np.dstack([wide, np.full(RGB.shape[:2], 9, np.uint16)])
+    image = decode(with_alpha[..., ORDER[NAMES.get(name, name)[:-2]]], name, padding, big)
+    assert image.dtype == np.float32
+    assert np.allclose(image, RGB / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['mono8', '8UC1'])
+def test_gray_stays_gray(name) -> None:
+    assert np.array_equal(decode(GRAY, name, padding=3), GRAY)
+
+
+@pytest.mark.parametrize('big', [False, True])
+@pytest.mark.parametrize('name', ['mono16', '16UC1'])
+def test_16_bit_gray_keeps_all_its_levels(name, big) -> None:
+    stored = np.array([[0, 1, 256], [257, 32768, 65535]], np.uint16)
+    image = decode(stored, name, padding=1, big=big)
+    assert np.array_equal(np.rint(image * 65535).astype(np.uint16), stored)
+
+
+@pytest.mark.parametrize('big', [False, True])
+def test_float_images_pass_and_three_channels_are_blue_first(big) -> None:
+    gray = np.array([[0.0, 0.25], [0.5, 1.0]], np.float32)
+    assert np.array_equal(decode(gray, '32FC1', 3, big), gray)
+    bgr = np.ascontiguousarray(RGB[..., ::-1] / np.float32(255))
+    assert np.allclose(decode(bgr, '32FC3', 2, big), RGB / 255)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_float_image_with_a_value_that_is_not_finite_is_refused(value) -> None:
+    gray = np.full((4, 4), 0.5, np.float32)
+    gray[2, 3] = value
+    with pytest.raises(BadImage, match='NaN or infinite') as error:
+        decode(gray, '32FC1')
+    assert error.value.kind == 'not_finite'
+
+
+def test_float_image_beyond_one_is_refused_and_not_guessed() -> None:
+    with pytest.raises(BadImage, match='from 0 to 255, expected 0 to 1') as error:
+        decode(np.array([[0, 255]], np.float32), '32FC1')
+    assert error.value.kind == 'range'
+
+
+BAYER = {'rggb': 'RG/GB', 'bggr': 'BG/GR', 'gbrg': 'GB/RG', 'grbg': 'GR/BG'}
+
+
+@pytest.mark.parametrize('bits', [8, 16])
+@pytest.mark.parametrize('pattern', BAYER)
+def test_bayer_pattern_starts_at_the_first_pixel(pattern, bits) -> None:
+    colour = {'R': 200, 'G': 100, 'B': 40}  # one flat colour: demosaicing must give it back
+    cell = np.array([[colour[c] for c in row] for row in BAYER[pattern].split('/')])
+    mosaic = np.tile(cell, (5, 6)).astype(np.uint8)
+    stored = mosaic if bits == 8 else mosaic.astype(np.uint16) * 257
+    image = decode(stored, f'bayer_{pattern}{bits}', padding=2)
+    unit = image / 255 if bits == 8 else image
+    assert image.shape == (10, 12, 3)
+    assert np.allclose(unit[2:-2, 2:-2], np.array([200, 100, 40]) / 255, atol=1e-2)
+
+
+# BT.601 video range: Y 16..235, chroma around 128
+YUV = {'white': (235, 128, 128), 'red': (81, 90, 240), 'blue': (41, 240, 110)}
+COLOURS = {'white': (255, 255, 255), 'red': (255, 0, 0), 'blue': (0, 0, 255)}
+
+
+@pytest.mark.parametrize('colour', YUV)
+@pytest.mark.parametrize('name', ['yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv', 'nv21', 'nv24'])
+def test_yuv_formats_give_the_right_colours_with_padding(name, colour) -> None:
+    y, u, v = YUV[colour]
+    width, height, padding = 6, 4, 3
+    luma = [[y] * width + [0] * padding] * height
+    packed = {'uyvy': [u, y, v, y], 'yuyv': [y, u, y, v]}
+    packed |= {'yuv422': packed['uyvy'], 'yuv422_yuy2': packed['yuyv']}
+    if name in packed:
+        rows = [packed[name] * (width // 2) + [0] * padding] * height
+    elif name == 'nv21':
+        rows = luma + [[v, u] * (width // 2) + [0] * padding] * (height // 2)
+    else:  # nv24: each row of chroma is as long as two of luma, padding at its end
+        rows = luma + [[u, v] * width + [0] * (2 * padding)] * height
+    data = bytes(value for row in rows for value in row)
+    image = decode_pixels(data, name, width, height, len(rows[0]))
+    assert image.shape == (height, width, 3)
+    assert np.abs(image.astype(int) - COLOURS[colour]).max() <= 3
+
+
+def test_each_pixel_of_nv24_has_its_own_colour() -> None:
+    y, u, v = np.array([YUV['red'], YUV['blue'], YUV['white']]).T
+    data = bytes([*y, *np.column_stack([u, v]).ravel()])
+    image = decode_pixels(data, 'nv24', 3, 1, 3)
+    assert np.abs(image[0].astype(int) - [COLOURS[c] for c in ('red', 'blue', 'white')]).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ('width', 'height', 'step', 'size', 'kind'),
+    [
+        (0, 0, 0, 0, 'empty'),
+        (4, 0, 12, 0, 'empty'),
+        (4, 2, 11, 24, 'step'),
+        (4, 2, 0, 24, 'step'),
+        (4, 2, 12, 23, 'short_data'),
+        (4, 2, 13, 24, 'short_data'),
+        (4, 2, 12, 0, 'short_data'),
+        (2**31, 2**31, 2**32 - 1, 24, 'step'),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_by_kind(width, height, step, size, kind) -> None:
+    with pytest.raises(BadImage) as error:
+        decode_pixels(bytes(size), 'rgb8', width, height, step)
+    assert error.value.kind == kind
+    assert isinstance(error.value, ImageError)
+    assert 'expected' in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['yuyv', 'nv21', 'bayer_rggb8'])
+def test_odd_width_of_a_subsampled_format_is_refused(name) -> None:
+    with pytest.raises(BadImage, match='even sides') as error:
+        decode_pixels(bytes(1000), name, 5, 4, 10)
+    assert error.value.kind == 'size'
+
+
+def test_no_bytes_of_any_encoding_crash_the_decoder() -> None:
+    random = np.random.default_rng(0)
+    for name in ENCODINGS:
+        for _ in range(20):
+            width, height, step, size = random.integers(0, 40, 4)
+            try:
+                image = decode_pixels(random.bytes(size * 40), name, width, height, step)
+            except BadImage:
+                continue
+            assert image.shape[:2] == (height, width)
+
+
+@pytest.mark.parametrize('ending', ['.png', '.jpg'])
+def test_compressed_colour_and_gray_decode(ending) -> None:
+    flat = np.full((40, 48, 3), (200, 100, 40), np.uint8)
+    data = cv2.imencode(ending, flat[..., ::-1])[1].tobytes()
+    assert np.abs(decode_file(data).astype(int) - flat).max() <= 2
+    gray = cv2.imencode(ending, flat[..., 0])[1].tobytes()
+    assert decode_file(gray).shape == (40, 48)
+
+
+def test_16_bit_png_keeps_its_depth() -> None:
+    stored = np.array([[0, 300], [40000, 65535]], np.uint16)
+    image = decode_file(cv2.imencode('.png', stored)[1].tobytes())
+    assert np.array_equal(np.rint(image * 65535).astype(np.uint16), stored)
+
+
+@pytest.mark.parametrize('data', [b'', b'not a picture', b'\xff\xd8\xff\xe0 cut'])
+def test_broken_compressed_data_is_refused(data) -> None:
+    with pytest.raises(BadImage, match='cannot be decoded') as error:
+        decode_file(data, 'jpeg')
+    assert error.value.kind == 'compressed'
