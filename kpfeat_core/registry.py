@@ -81,9 +81,11 @@ def check_device(device: torch.device | str) -> torch.device:
     try:
         target = torch.device(device)
     except RuntimeError:
-        raise ConfigError(
-            f"device is '{device}', expected cpu, cuda, cuda:N, mps or auto"
-        ) from None
+        target = None
+    if target is None or target.type not in ('cpu', 'cuda', 'mps'):
+        raise ConfigError(f"device is '{device}', expected cpu, cuda, cuda:N, mps or auto")
+    if target.type == 'mps' and not torch.backends.mps.is_available():
+        raise ConfigError("device 'mps' is not there: it needs a Mac; use cpu, cuda or auto")
     if target.type == 'cuda':
         count = torch.cuda.device_count()
         if (target.index or 0) >= count:

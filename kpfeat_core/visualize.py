@@ -21,8 +21,8 @@ def draw_features(image: np.ndarray, features: Features, b: int = 0) -> np.ndarr
     """
     Draw the keypoints of image b over its picture, red the strongest, blue the weakest.
 
-    image: (H, W), (H, W, 1) or (H, W, 3) RGB; uint8, uint16, or float in 0..1. A circle shows
-    the described region where features have scales, a tick the direction where they have
+    image: (H, W), (H, W, 1) or (H, W, 3) RGB; uint8, uint16, or float in 0..1. Circles grow
+    with the scale where features have scales; a tick shows the direction where they have
     orientations. Gives (H, W, 3) uint8; raises ImageError.
     """
     canvas = to_rgb8(image)
@@ -30,7 +30,8 @@ def draw_features(image: np.ndarray, features: Features, b: int = 0) -> np.ndarr
     points = arrays['keypoints']
     colours = _colours(_rank(arrays['keypoint_scores']))
     radius = _radius(canvas)
-    radii = np.full(len(points), radius) if 'scales' not in arrays else radius * arrays['scales']
+    scales = arrays.get('scales', np.ones(len(points)))
+    radii = radius * scales / max(scales.min(initial=np.inf), 1e-6)
     angles = arrays.get('orientations')
     for k in np.argsort(arrays['keypoint_scores'], kind='stable'):  # the best on top
         if not _drawable(points[k]):
@@ -38,7 +39,7 @@ def draw_features(image: np.ndarray, features: Features, b: int = 0) -> np.ndarr
         _circle(canvas, points[k], radii[k], OUTLINE, 3)
         _circle(canvas, points[k], radii[k], colours[k], 1)
         if angles is not None:
-            tip = points[k] + 2 * radii[k] * np.array([np.cos(angles[k]), np.sin(angles[k])])
+            tip = points[k] + 2.5 * radii[k] * np.array([np.cos(angles[k]), np.sin(angles[k])])
             _line(canvas, points[k], tip, colours[k])
     return canvas
 

@@ -45,7 +45,8 @@ class MutualNearestNeighbour:
         descriptors0, valid0 = _usable(features0)
         descriptors1, valid1 = _usable(features1)
         if 0 in (*valid0.shape, valid1.shape[1]):
-            return Matches(torch.full_like(valid0, -1, dtype=torch.int64), valid0.float())
+            nothing = torch.zeros_like(valid0, dtype=torch.float32)
+            return Matches(nothing.long() - 1, nothing)
         with_second = self.config.ratio_threshold < 1
         rows, columns = _search(descriptors0, descriptors1, valid0, valid1, with_second)
         matched = valid0 & self._accepts(rows)

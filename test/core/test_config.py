@@ -1,0 +1,74 @@
+"""Options: declared once, checked everywhere."""
+
+from dataclasses import dataclass, fields
+
+import pytest
+
+from kpfeat_core.config import (
+    ExtractorConfig,
+    MatcherConfig,
+    check_config,
+    make_config,
+    option,
+    parse_options,
+)
+from kpfeat_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One option of each kind."""
+
+    count: int = option(3, 'how many', low=1, high=9, live=True)
+    share: float = option(0.5, 'how much', low=0.0, high=1.0)
+    flag: bool = option(True, 'whether')
+    mode: str = option('fast', 'which way', choices=('fast', 'exact'))
+
+
+def test_every_mistake_is_reported_at_once():
+    with pytest.raises(ConfigError) as caught:
+        check_config(Sample(count=10, share=float('nan'), mode='slow'))
+    text = str(caught.value)
+    assert 'count is 10, expected at most 9' in text
+    assert 'share is nan, expected a finite number' in text
+    assert "mode is 'slow', expected one of fast, exact" in text
+
+
+@pytest.mark.parametrize(
+    'options', [{'count': 1.0}, {'count': True}, {'flag': 1}, {'mode': 3}, {'share': 'x'}]
+)
+def test_a_value_of_another_type_is_refused(options):
+    with pytest.raises(ConfigError, match=f'{next(iter(options))} is .*, expected'):
+        make_config(Sample, options)
+
+
+def test_a_whole_number_is_good_enough_for_a_float():
+    assert make_config(Sample, {'share': 1}).share == 1
+
+
+def test_a_misspelt_option_gets_the_nearest_name():
+    with pytest.raises(ConfigError, match="unknown option 'coutn'; did you mean 'count'?"):
+        make_config(Sample, {'coutn': 2})
+
+
+def test_an_unknown_option_gets_all_names():
+    with pytest.raises(ConfigError, match="'xyz'; Sample has: count, share, flag, mode"):
+        make_config(Sample, {'xyz': 2})
+
+
+def test_words_become_typed_options():
+    words = ['count=7', 'share=.25', 'flag=no', 'mode=a=b']
+    expected = {'count': 7, 'share': 0.25, 'flag': False, 'mode': 'a=b'}
+    assert parse_options(words, Sample) == expected
+
+
+@pytest.mark.parametrize('word', ['count', 'count=x', 'count=1.5', 'flag=maybe'])
+def test_words_that_cannot_be_read_are_refused_with_what_was_expected(word):
+    with pytest.raises(ConfigError, match='expected'):
+        parse_options([word], Sample)
+
+
+@pytest.mark.parametrize('cls', [ExtractorConfig, MatcherConfig])
+def test_every_default_is_valid_and_every_option_explains_itself(cls):
+    check_config(cls())
+    assert all(record.metadata['help'] for record in fields(cls))

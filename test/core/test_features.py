@@ -1,0 +1,98 @@
+"""The two types that flow through everything."""
+
+import numpy as np
+import pytest
+import torch
+
+from kpfeat_core.errors import ShapeError
+from kpfeat_core.features import Features, Matches
+
+
+def arrays_of(count, seed=0, **extra):
+    """Return what one image gives: `count` keypoints with descriptors of 4 numbers."""
+    rng = np.random.default_rng(seed)
+    arrays = {
+        'keypoints': rng.uniform(0, 100, (count, 2)),
+        'keypoint_scores': rng.uniform(0, 1, count),
+        'descriptors': rng.normal(size=(count, 4)),
+        'image_size': np.array([160, 120]),
+    }
+    arrays = {k: v.astype(np.float32) for k, v in arrays.items()}
+    return arrays | {k: np.full(count, v, np.float32) for k, v in extra.items()}
+
+
+def features_of(*counts, **extra):
+    """Return a padded batch with so many keypoints in each image."""
+    return Features.cat([Features.from_numpy(arrays_of(n, n, **extra)) for n in counts])
+
+
+def test_arrays_survive_the_way_through_features():
+    arrays = arrays_of(5, scales=2.0, orientations=0.5)
+    back = Features.from_numpy(arrays).numpy()
+    assert set(back) == set(arrays)
+    assert all(np.array_equal(back[name], arrays[name]) for name in arrays)
+
+
+def test_joining_pads_at_the_end_and_the_mask_says_so():
+    features = features_of(2, 5, 0)
+    assert features.keypoints.shape == (3, 5, 2)
+    assert features.mask.tolist() == [[True] * 2 + [False] * 3, [True] * 5, [False] * 5]
+    assert [features.count(b) for b in range(3)] == [2, 5, 0]
+    assert not features.keypoints[0, 2:].any() and not features.descriptors[0, 2:].any()
+
+
+def test_one_image_comes_out_of_a_batch_without_padding():
+    features = features_of(2, 5)
+    one = features.select(0)
+    assert one.mask.tolist() == [[True, True]]
+    assert np.array_equal(features.numpy(0)['descriptors'], arrays_of(2, 2)['descriptors'])
+    assert one.image_size.tolist() == [[160.0, 120.0]]
+
+
+def test_scales_are_given_only_where_there_are_any():
+    assert 'scales' not in features_of(3).numpy()
+    assert features_of(3, scales=1.5).numpy()['scales'].tolist() == [1.5] * 3
+
+
+def test_moving_to_another_device_moves_every_tensor():
+    moved = features_of(3, scales=1.0).to('meta')
+    assert moved.device.type == 'meta'
+    assert moved.scales.device.type == moved.mask.device.type == 'meta'
+    assert moved.orientations is None
+
+
+def test_descriptors_stored_the_hloc_way_are_refused_with_the_remedy():
+    arrays = arrays_of(5)
+    arrays['descriptors'] = arrays['descriptors'].T
+    with pytest.raises(ShapeError, match='hloc files hold .* transpose'):
+        Features.from_numpy(arrays)
+
+
+def test_arrays_that_do_not_fit_the_mask_are_named():
+    arrays = arrays_of(5)
+    arrays['keypoint_scores'] = arrays['keypoint_scores'][:4]
+    with pytest.raises(ShapeError, match=r'keypoint_scores has shape \(1, 4\)'):
+        Features.from_numpy(arrays)
+
+
+def test_missing_arrays_are_named():
+    arrays = arrays_of(5)
+    del arrays['descriptors'], arrays['image_size']
+    with pytest.raises(ShapeError, match='lack descriptors, image_size'):
+        Features.from_numpy(arrays)
+
+
+def test_joining_nothing_is_refused():
+    with pytest.raises(ShapeError, match='at least one'):
+        Features.cat([])
+
+
+def test_pairs_are_index_into_image_0_and_index_into_image_1():
+    matches = Matches(torch.tensor([[-1, 4, -1, 0]]), torch.tensor([[0.0, 0.9, 0.0, 0.7]]))
+    assert matches.pairs().tolist() == [[1, 4], [3, 0]]
+    assert matches.scores().tolist() == pytest.approx([0.9, 0.7])
+
+
+def test_features_cannot_be_changed_in_place():
+    with pytest.raises(AttributeError):
+        features_of(2).mask = None

@@ -1,0 +1,101 @@
+"""Which images are meant, and files that appear whole or not at all."""
+
+import h5py
+import numpy as np
+import pytest
+
+from kpfeat_core.errors import DataError
+from kpfeat_core.io import HlocWriter, expand_images, read_npz, replacing, write_npz
+
+ARRAYS = {
+    'keypoints': np.array([[1.5, 2], [3, 4], [5, 6]], np.float32),
+    'keypoint_scores': np.array([0.9, 0.5, 0.1], np.float32),
+    'descriptors': np.arange(12, dtype=np.float32).reshape(3, 4),
+    'image_size': np.array([64, 48], np.float32),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a folder with images of the same name in two subfolders (empty files will do)."""
+    for name in ('a/1.png', 'b/1.png', 'b/2.jpg', 'b/notes.txt'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def names(found):
+    """Return the names under which results are stored."""
+    return [item.name.as_posix() for item in found]
+
+
+def test_a_folder_gives_its_images_with_their_paths_below_it(folder):
+    assert names(expand_images([str(folder)])) == ['a/1.png', 'b/1.png', 'b/2.jpg']
+
+
+def test_files_and_patterns_give_bare_names(folder):
+    assert names(expand_images([f'{folder}/b/2.jpg', f'{folder}/a/*.png'])) == ['2.jpg', '1.png']
+
+
+def test_the_same_file_named_twice_counts_once(folder):
+    assert names(expand_images([f'{folder}/a/1.png', f'{folder}/a/../a/1.png'])) == ['1.png']
+
+
+def test_two_images_of_one_name_are_refused_with_both_paths(folder):
+    with pytest.raises(DataError, match="a/1.png' and '.*b/1.png' would both be stored"):
+        expand_images([f'{folder}/*/1.png'])
+
+
+def test_endings_count_unless_results_are_stored_by_stem(folder):
+    (folder / 'a/1.jpg').touch()
+    assert len(expand_images([f'{folder}/a'])) == 2
+    with pytest.raises(DataError, match="stored as '1'"):
+        expand_images([f'{folder}/a'], by_stem=True)
+
+
+@pytest.mark.parametrize('word', ['nothing.png', '*.gif', 'b/nowhere/'])
+def test_a_word_that_finds_nothing_is_an_error(folder, word):
+    with pytest.raises(DataError, match='no file, no folder, and no pattern'):
+        expand_images([f'{folder}/{word}'])
+
+
+def test_features_survive_the_way_through_npz(tmp_path):
+    write_npz(tmp_path / 'new/frame.0001.npz', ARRAYS)
+    back = read_npz(tmp_path / 'new/frame.0001.npz')
+    assert set(back) == set(ARRAYS)
+    assert all(np.array_equal(back[name], ARRAYS[name]) for name in ARRAYS)
+
+
+def test_a_file_that_is_no_npz_is_refused(tmp_path):
+    (tmp_path / 'x.npz').write_text('hello')
+    with pytest.raises(DataError, match="features from '.*x.npz'"):
+        read_npz(tmp_path / 'x.npz')
+
+
+def test_after_an_error_the_old_file_is_as_it_was_and_nothing_lies_around(tmp_path):
+    (tmp_path / 'x.txt').write_text('old')
+    with pytest.raises(RuntimeError), replacing(tmp_path / 'x.txt') as temporary:
+        temporary.write_text('half')
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ['x.txt']
+    assert (tmp_path / 'x.txt').read_text() == 'old'
+
+
+def test_the_hloc_file_has_one_group_an_image_with_descriptors_in_columns(tmp_path):
+    with HlocWriter(tmp_path / 'features.h5') as writer:
+        writer.add('query/1.png', ARRAYS)
+        assert not (tmp_path / 'features.h5').exists()
+    with h5py.File(tmp_path / 'features.h5') as file:
+        group = file['query/1.png']
+        assert sorted(group) == ['descriptors', 'image_size', 'keypoints', 'scores']
+        assert np.array_equal(group['descriptors'], ARRAYS['descriptors'].T)
+        assert np.array_equal(group['keypoints'], ARRAYS['keypoints'])
+        assert np.array_equal(group['scores'], ARRAYS['keypoint_scores'])
+        assert group['keypoints'].attrs['uncertainty'] == 1.0
+
+
+def test_an_hloc_file_that_was_not_finished_does_not_appear(tmp_path):
+    with pytest.raises(RuntimeError), HlocWriter(tmp_path / 'features.h5') as writer:
+        writer.add('1.png', ARRAYS)
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,144 @@
+"""Pictures: sizes, places and colours."""
+
+import numpy as np
+import pytest
+
+from kpfeat_core.errors import ImageError, ShapeError
+from kpfeat_core.features import Features
+from kpfeat_core.visualize import (
+    CORRECT,
+    GAP,
+    WRONG,
+    draw_features,
+    draw_matches,
+    side_by_side,
+    to_rgb8,
+)
+
+
+def features_at(points, scores, **extra):
+    """Return features of a 80x60 image."""
+    count = len(points)
+    arrays = {
+        'keypoints': np.asarray(points, np.float32),
+        'keypoint_scores': np.asarray(scores, np.float32),
+        'descriptors': np.ones((count, 2), np.float32),
+        'image_size': np.array([80, 60], np.float32),
+    }
+    return Features.from_numpy(arrays | {k: np.asarray(v, np.float32) for k, v in extra.items()})
+
+
+def gray(height=60, width=80, value=128):
+    """Return a flat gray image."""
+    return np.full((height, width), value, np.uint8)
+
+
+def changed(picture, background=128):
+    """Return which pixels were drawn on."""
+    return (picture != background).any(2)
+
+
+def test_a_keypoint_is_drawn_at_x_y_and_nowhere_else():
+    picture = draw_features(gray(), features_at([[60, 20]], [1.0]))
+    y, x = np.nonzero(changed(picture))
+    assert picture.shape == (60, 80, 3) and picture.dtype == np.uint8
+    assert abs(x.mean() - 60) < 0.1 and abs(y.mean() - 20) < 0.1
+    assert np.hypot(x - 60, y - 20).max() < 8
+
+
+def test_sub_pixel_positions_move_the_drawing():
+    a = draw_features(gray(), features_at([[40.0, 30]], [1.0])).astype(int)
+    b = draw_features(gray(), features_at([[40.5, 30]], [1.0])).astype(int)
+    assert not np.array_equal(a, b)
+
+
+def test_the_strongest_is_red_and_the_weakest_blue():
+    picture = draw_features(gray(), features_at([[20, 30], [60, 30]], [0.1, 0.2])).astype(int)
+    weak, strong = picture[:, :40], picture[:, 40:]
+    assert (weak[..., 2] - weak[..., 0]).max() > 100
+    assert (strong[..., 0] - strong[..., 2]).max() > 100
+    assert (strong[..., 2] - strong[..., 0]).max() < 50
+
+
+def test_a_larger_scale_gives_a_larger_circle():
+    features = features_at([[15, 30], [55, 30]], [1.0, 1.0], scales=[2.0, 6.0])
+    drawn = changed(draw_features(gray(), features))
+    small, large = np.nonzero(drawn[:, :30])[0], np.nonzero(drawn[:, 30:])[0]
+    assert np.ptp(large) > 1.5 * np.ptp(small)
+
+
+def test_an_orientation_of_a_quarter_turn_points_down_the_image():
+    features = features_at([[40, 30]], [1.0], orientations=[np.pi / 2])
+    y, x = np.nonzero(changed(draw_features(gray(), features)))
+    assert y.max() - 30 > 30 - y.min()
+    assert abs((x.max() - 40) - (40 - x.min())) <= 1
+
+
+def test_the_image_given_is_not_drawn_on():
+    image = np.full((60, 80, 3), 128, np.uint8)
+    draw_features(image, features_at([[40, 30]], [1.0]))
+    draw_matches(image, image, [[1, 1]], [[9, 9]])
+    assert (image == 128).all()
+
+
+def test_no_keypoints_and_no_matches_give_the_plain_picture():
+    empty = np.zeros((0, 2))
+    assert not changed(draw_features(gray(), features_at(empty, []))).any()
+    assert draw_matches(gray(), gray(), empty, empty).shape == (60, 160 + GAP, 3)
+
+
+def test_images_of_different_sizes_and_types_stand_side_by_side():
+    left = np.full((40, 50, 3), 0.5)
+    right = np.full((90, 30), 40000, np.uint16)
+    picture, offset = side_by_side(left, right)
+    assert picture.shape == (90, 50 + GAP + 30, 3)
+    assert offset == 50 + GAP
+    assert (picture[:40, :50] == 128).all()
+    assert (picture[:, offset:] == 40000 >> 8).all()
+    assert not picture[40:, :50].any()
+
+
+def test_correct_matches_are_green_and_wrong_ones_red():
+    points0, points1 = [[10, 10], [10, 50]], [[70, 10], [70, 50]]
+    picture = draw_matches(gray(), gray(), points0, points1, correct=[True, False])
+    assert tuple(picture[10, 10]) == CORRECT
+    assert tuple(picture[10, 80 + GAP + 70]) == CORRECT
+    assert tuple(picture[50, 10]) == WRONG
+    assert changed(picture)[:, 40].sum() > 0
+
+
+def test_one_truth_value_stands_for_all_matches():
+    picture = draw_matches(gray(), gray(), [[10, 10], [10, 50]], [[70, 10], [70, 50]], True)
+    assert tuple(picture[50, 10]) == CORRECT
+
+
+def test_a_limit_keeps_the_matches_with_the_best_scores():
+    points = [[10, 10], [10, 30], [10, 50]]
+    picture = draw_matches(gray(), gray(), points, points, scores=[0.1, 0.9, 0.5], limit=2)
+    drawn = changed(picture)[:, 10]
+    assert not drawn[10] and drawn[30] and drawn[50]
+
+
+def test_points_that_are_not_finite_are_left_out():
+    picture = draw_matches(
+        gray(), gray(), [[np.nan, 1], [20, 30]], [[5, 5], [np.inf, 30]], scores=[1, 1]
+    )
+    assert not changed(picture)[:, :80].any()
+
+
+def test_points_and_values_that_do_not_fit_are_refused():
+    with pytest.raises(ShapeError, match='2 points0 beside 1 points1'):
+        draw_matches(gray(), gray(), np.zeros((2, 2)), np.zeros((1, 2)))
+    with pytest.raises(ShapeError, match=r'scores has shape \(3,\), expected \(2,\)'):
+        draw_matches(gray(), gray(), np.zeros((2, 2)), np.zeros((2, 2)), scores=[1, 2, 3])
+
+
+@pytest.mark.parametrize('image', [np.zeros((4, 5, 2)), np.zeros((0, 5)), np.zeros(7)])
+def test_what_is_no_image_is_refused_with_its_shape(image):
+    with pytest.raises(ImageError, match='image has shape'):
+        to_rgb8(image)
+
+
+def test_an_image_of_whole_numbers_beyond_16_bits_is_refused():
+    with pytest.raises(ImageError, match='type int64'):
+        to_rgb8(np.zeros((4, 5), np.int64))

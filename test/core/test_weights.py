@@ -1,0 +1,263 @@
+"""Weight files: found, read, written, imported and verified."""
+
+import json
+import zipfile
+
+import pytest
+from safetensors.torch import load_file, save_file
+import torch
+
+from kpfeat_core import weights
+from kpfeat_core.errors import WeightsError
+from kpfeat_core.manifest import verify_bundled, verify_file, write_manifest
+from kpfeat_core.registry import build_extractor, create_extractor
+from kpfeat_core.weights import (
+    find_weights,
+    import_checkpoint,
+    load_weights,
+    read_weights,
+    save_weights,
+)
+
+MODEL = 'alike-t'
+
+
+@pytest.fixture
+def model():
+    """Return an extractor with random weights and lived-in batch statistics."""
+    torch.manual_seed(0)
+    extractor = build_extractor(MODEL).train()
+    extractor(torch.rand(2, 3, 64, 64))
+    return extractor.eval()
+
+
+@pytest.fixture
+def file(model, tmp_path):
+    """Return a weight file of that extractor."""
+    save_weights(model, tmp_path / f'{MODEL}.safetensors', {'licence': 'Apache-2.0'})
+    return tmp_path / f'{MODEL}.safetensors'
+
+
+@pytest.fixture
+def empty_places(monkeypatch, tmp_path):
+    """Take away the bundled weights and the environment variable."""
+    monkeypatch.delenv(weights.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(weights, 'BUNDLED', tmp_path / 'bundled')
+    (tmp_path / 'bundled').mkdir()
+    return tmp_path
+
+
+def assert_same(module, other):
+    """Check that two modules have the same weights."""
+    state, expected = module.state_dict(), other.state_dict()
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+def test_an_explicit_file_or_folder_is_taken_before_all_else(empty_places, file):
+    assert find_weights(MODEL, file) == file
+    assert find_weights(MODEL, str(file.parent)) == file
+
+
+def test_an_explicit_file_that_is_missing_is_an_error_even_if_others_exist(empty_places, file):
+    (weights.BUNDLED / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(WeightsError, match='no weight file .*/nowhere'):
+        find_weights(MODEL, empty_places / 'nowhere')
+
+
+def test_the_environment_comes_before_the_bundled_weights(empty_places, file, monkeypatch):
+    bundled = weights.BUNDLED / file.name
+    bundled.write_bytes(file.read_bytes())
+    assert find_weights(MODEL) == bundled
+    monkeypatch.setenv('KPFEAT_WEIGHTS', str(file.parent))
+    assert find_weights(MODEL) == file
+    monkeypatch.setenv('KPFEAT_WEIGHTS', str(file))
+    assert find_weights(MODEL) == file
+
+
+def test_a_model_that_the_environment_lacks_comes_from_the_bundled(
+    empty_places, file, monkeypatch
+):
+    bundled = weights.BUNDLED / file.name
+    bundled.write_bytes(file.read_bytes())
+    (empty_places / 'other').mkdir()
+    monkeypatch.setenv('KPFEAT_WEIGHTS', str(empty_places / 'other'))
+    assert find_weights(MODEL) == bundled
+
+
+def test_an_environment_that_points_nowhere_is_an_error(empty_places, monkeypatch):
+    monkeypatch.setenv('KPFEAT_WEIGHTS', '/no/such/folder')
+    with pytest.raises(WeightsError, match="KPFEAT_WEIGHTS is '/no/such/folder'"):
+        find_weights(MODEL)
+
+
+def test_nothing_found_names_every_place_and_the_remedies(empty_places, monkeypatch):
+    monkeypatch.setenv('KPFEAT_WEIGHTS', str(empty_places))
+    with pytest.raises(WeightsError) as caught:
+        find_weights(MODEL)
+    text = str(caught.value)
+    assert f'{empty_places}/{MODEL}.safetensors' in text
+    assert f'{weights.BUNDLED}/{MODEL}.safetensors' in text
+    assert 'kpfeat weights import' in text and 'kpfeat train' in text
+
+
+def test_weights_survive_the_way_through_a_file(model, file):
+    fresh = build_extractor(MODEL)
+    metadata = load_weights(fresh, file)
+    assert_same(fresh, model)
+    assert metadata['model'] == MODEL
+    assert metadata['licence'] == 'Apache-2.0'
+
+
+def test_half_precision_halves_the_file_and_loads_as_single(model, file, tmp_path):
+    half = tmp_path / 'half.safetensors'
+    save_weights(model, half, dtype=torch.float16)
+    stored = load_file(half)
+    assert stored['block4.conv1.weight'].dtype == torch.float16
+    assert stored['block4.bn1.running_var'].dtype == torch.float32
+    assert half.stat().st_size < 0.6 * file.stat().st_size
+    fresh = build_extractor(MODEL)
+    load_weights(fresh, half)
+    assert fresh.block4.conv1.weight.dtype == torch.float32
+    assert torch.allclose(fresh.block4.conv1.weight, model.block4.conv1.weight, atol=1e-3)
+
+
+def test_weights_of_another_model_are_refused_by_name(file):
+    with pytest.raises(WeightsError, match='weights of model alike-t, expected model alike-n'):
+        load_weights(build_extractor('alike-n'), file)
+
+
+def test_without_a_name_the_shapes_tell_and_the_fitting_model_is_named(model, tmp_path):
+    save_file(model.state_dict(), tmp_path / 'anonymous.safetensors')
+    with pytest.raises(WeightsError) as caught:
+        load_weights(build_extractor('alike-n'), tmp_path / 'anonymous.safetensors')
+    assert 'block1.conv1.weight (8, 3, 3, 3) instead of (16, 3, 3, 3)' in str(caught.value)
+    assert 'It fits alike-t' in str(caught.value)
+
+
+def test_missing_and_unknown_tensors_are_named(model, tmp_path):
+    state = model.state_dict()
+    del state['conv1.weight']
+    state['extra'] = torch.zeros(2)
+    save_file(state, tmp_path / 'odd.safetensors')
+    with pytest.raises(WeightsError, match='lacks conv1.weight; it has unknown extra'):
+        load_weights(build_extractor(MODEL), tmp_path / 'odd.safetensors')
+
+
+def test_a_file_that_is_cut_off_is_refused(file):
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match='not a complete safetensors file'):
+        load_weights(build_extractor(MODEL), file)
+
+
+def test_a_checkpoint_is_not_taken_for_a_weight_file(model, tmp_path):
+    torch.save(model.state_dict(), tmp_path / 'model.pth')
+    with pytest.raises(WeightsError, match='kpfeat weights import'):
+        load_weights(build_extractor(MODEL), tmp_path / 'model.pth')
+
+
+def test_nan_is_refused_when_read_and_when_written(model, file, tmp_path):
+    state = load_file(file)
+    state['conv2.weight'][0] = torch.nan
+    save_file(state, file)
+    with pytest.raises(WeightsError, match='conv2.weight hold NaN'):
+        load_weights(build_extractor(MODEL), file)
+    model.conv2.weight.data[0] = torch.inf
+    with pytest.raises(WeightsError, match='conv2.weight hold NaN or infinite'):
+        save_weights(model, tmp_path / 'new.safetensors')
+    assert not (tmp_path / 'new.safetensors').exists()
+
+
+def test_a_file_of_a_newer_format_asks_for_an_update(model, tmp_path):
+    save_weights(model, tmp_path / 'new.safetensors', {'format_version': 99})
+    with pytest.raises(WeightsError, match='format version 99.*update kpfeat'):
+        load_weights(build_extractor(MODEL), tmp_path / 'new.safetensors')
+
+
+@pytest.mark.parametrize('wrap', ['bare', 'state_dict', 'model', 'model_state_dict'])
+@pytest.mark.parametrize('prefix', ['', 'module.', 'module._orig_mod.'])
+def test_checkpoints_of_common_layouts_are_imported(model, tmp_path, wrap, prefix):
+    state = {prefix + key: value for key, value in model.state_dict().items()}
+    content = state if wrap == 'bare' else {wrap: state, 'epoch': 7, 'optimizer': {'lr': 0.1}}
+    torch.save(content, tmp_path / 'checkpoint.pth')
+    import_checkpoint(tmp_path / 'checkpoint.pth', MODEL, tmp_path / 'out.safetensors')
+    fresh = build_extractor(MODEL)
+    metadata = load_weights(fresh, tmp_path / 'out.safetensors')
+    assert_same(fresh, model)
+    assert metadata['imported_from'] == 'checkpoint.pth'
+    assert metadata['imported_sha256'] == weights.sha256(tmp_path / 'checkpoint.pth')
+
+
+def test_batch_counters_that_old_checkpoints_lack_are_no_reason_to_refuse(model, tmp_path):
+    state = {k: v for k, v in model.state_dict().items() if 'num_batches' not in k}
+    torch.save(state, tmp_path / 'old.pth')
+    import_checkpoint(tmp_path / 'old.pth', MODEL, tmp_path / 'out.safetensors')
+    assert verify_file(tmp_path / 'out.safetensors').problem == ''
+
+
+def test_a_checkpoint_with_code_inside_is_not_run(tmp_path):
+    torch.save({'state_dict': zipfile.ZipInfo('x')}, tmp_path / 'code.pth')
+    with pytest.raises(WeightsError, match='Python objects, which are not run'):
+        import_checkpoint(tmp_path / 'code.pth', MODEL, tmp_path / 'out.safetensors')
+    assert not (tmp_path / 'out.safetensors').exists()
+
+
+@pytest.mark.parametrize('content', [b'', b'PK\x03\x04 nothing', b'hello, this is a text file'])
+def test_a_file_that_is_no_checkpoint_is_refused_in_words(tmp_path, content):
+    (tmp_path / 'x.pth').write_bytes(content)
+    with pytest.raises(WeightsError, match="x.pth'"):
+        import_checkpoint(tmp_path / 'x.pth', MODEL, tmp_path / 'out.safetensors')
+
+
+def test_a_checkpoint_without_a_state_dict_names_what_it_holds(tmp_path):
+    torch.save({'epoch': 3, 'loss': 0.1}, tmp_path / 'x.pth')
+    with pytest.raises(WeightsError, match='no state dict.*found epoch, loss'):
+        import_checkpoint(tmp_path / 'x.pth', MODEL, tmp_path / 'out.safetensors')
+
+
+@pytest.mark.parametrize('letter', 'tsnl')
+def test_published_checkpoints_are_imported_under_their_own_name_only(
+    reference, tmp_path, letter
+):
+    checkpoint = reference / f'weights/alike/alike-{letter}.pth'
+    out = import_checkpoint(checkpoint, f'alike-{letter}', tmp_path / 'out.safetensors')
+    create_extractor(f'alike-{letter}', str(out))
+    other = 'alike-l' if letter != 'l' else 'alike-t'
+    with pytest.raises(WeightsError, match=f'It fits alike-{letter}$'):
+        import_checkpoint(checkpoint, other, tmp_path / 'other.safetensors')
+
+
+def test_a_complete_folder_verifies(file):
+    file.with_suffix('.md').write_text('# Model card\n')
+    record = write_manifest(file.parent)[file.name]
+    assert record['licence'] == 'Apache-2.0'
+    assert record['size'] == file.stat().st_size
+    assert [verdict.problem for verdict in verify_bundled(file.parent)] == ['']
+
+
+def test_verifying_finds_changed_missing_unlisted_and_undocumented_files(model, file):
+    write_manifest(file.parent)
+    assert 'model card' in verify_bundled(file.parent)[0].problem
+    save_weights(model, file, {'licence': 'Apache-2.0', 'note': 'changed'})
+    assert 'SHA-256' in verify_bundled(file.parent)[0].problem
+    save_weights(model, file.with_name('zz.safetensors'))
+    assert 'not in manifest' in verify_bundled(file.parent)[1].problem
+    file.unlink()
+    assert 'no weight file' in verify_bundled(file.parent)[0].problem
+
+
+def test_a_damaged_manifest_is_named(file):
+    (file.parent / 'manifest.json').write_text('{')
+    with pytest.raises(WeightsError, match="manifest.json' is damaged"):
+        verify_bundled(file.parent)
+
+
+def test_the_weights_that_come_with_the_package_are_as_the_manifest_says():
+    problems = {v.path.name: v.problem for v in verify_bundled() if v.problem}
+    assert not problems
+
+
+def test_metadata_is_text_and_readable_without_loading(file):
+    tensors, metadata = read_weights(file)
+    assert metadata['format_version'] == '1'
+    assert len(tensors) == len(build_extractor(MODEL).state_dict())
+    assert json.dumps(metadata)
