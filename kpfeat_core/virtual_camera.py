@@ -1,0 +1,149 @@
+"""
+A camera that glides over a photograph, so that the true homography between frames is known.
+
+What it sees depends on the time stamp alone: whoever has the stamps of two frames can compute the
+exact homography between them, whatever happened to the frames on their way.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.linalg import inv
+import torch
+
+from .config import check_config, option
+from .errors import ConfigError, ImageError
+from .evaluation.metrics import match_errors
+from .image import read_image
+from .shapes import Float
+
+PHOTOGRAPH = Path(__file__).with_name('assets') / 'circuit.jpg'
+FOCAL_SHARE = 0.9  # focal length by the frame's long side, which then spans 58 degrees
+FOOTPRINT_SHARE = 0.76  # of a side of the photograph, what the frames need for turning and zooming
+CHECKED_TIMES = 720  # points of the loop at which footprints are measured
+MARGIN_PX = 1.0  # from the photograph's outer pixel centres, for what lies between those times
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How the camera moves in one loop; every part of it repeats without a jump."""
+
+    loop_s: float = option(10.0, 'seconds until the camera is where it was', low=0.1)
+    roll_deg: float = option(25.0, 'largest turn about the optical axis', low=0.0, high=180.0)
+    tilt_deg: float = option(15.0, 'largest tilt of the optical axis', low=0.0, high=30.0)
+    zoom: float = option(1.25, 'distance changes between 1/zoom and zoom times', low=1.0, high=4.0)
+
+
+class VirtualCamera:
+    """
+    A pinhole camera before a photograph on a wall: it pans, zooms, rolls and tilts.
+
+    photograph (H, W, 3) uint8 RGB, the bundled one by default; of any size, and always filling
+    the frame: the camera keeps the distance that this takes. size: width and height of frames.
+    Points are (x, y) pixels, the centre of the top-left pixel is (0, 0). Stamps are integer
+    nanoseconds. Raises ConfigError and ImageError.
+    """
+
+    def __init__(
+        self,
+        photograph: np.ndarray | None = None,
+        size: tuple[int, int] = (640, 480),
+        motion: Motion = Motion(),
+    ) -> None:
+        check_config(motion)
+        if min(size) < 32:
+            raise ConfigError(f'size is {size[0]}x{size[1]}, expected at least 32x32')
+        self.photograph = read_image(PHOTOGRAPH) if photograph is None else photograph
+        if min(self.photograph.shape[:2]) < 32:
+            height, width = self.photograph.shape[:2]
+            raise ImageError(f'photograph is {width}x{height}, expected at least 32x32 pixels')
+        self.size, self.motion = size, motion
+        self._loop_ns = round(motion.loop_s * 1e9)
+        self._place()
+
+    def frame(self, stamp_ns: int) -> np.ndarray:
+        """Render what the camera sees at a time, (height, width, 3) uint8 RGB."""
+        # at twice the size and averaged: edges stay free of aliasing
+        twice = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1.0]])
+        large = cv2.warpPerspective(
+            self.photograph,
+            twice @ inv(self.to_photograph(stamp_ns)),
+            (2 * self.size[0], 2 * self.size[1]),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,  # for the outermost half pixel
+        )
+        return cv2.resize(large, self.size, interpolation=cv2.INTER_AREA)
+
+    def to_photograph(self, stamp_ns: int) -> Float[np.ndarray, '3 3']:
+        """Return the homography from pixels of the frame to pixels of the photograph."""
+        phase = self._phase(stamp_ns)
+        distance = self._distance * self._zoom(phase)
+        x, y = self._centre + self._room * [np.sin(phase), np.sin(2 * phase)]
+        plane = np.array([[distance, 0, x], [0, distance, y], [0, 0, 1]])
+        return plane @ self._view(phase)
+
+    def homography(self, stamp0_ns: int, stamp1_ns: int) -> Float[np.ndarray, '3 3']:
+        """Return the true homography, H_0to1, between the frames of two times."""
+        H_0to1 = inv(self.to_photograph(stamp1_ns)) @ self.to_photograph(stamp0_ns)
+        return H_0to1 / H_0to1[2, 2]
+
+    def errors(
+        self,
+        points0: Float[np.ndarray, 'k 2'],
+        points1: Float[np.ndarray, 'k 2'],
+        stamp0_ns: int,
+        stamp1_ns: int,
+    ) -> Float[np.ndarray, ' k']:
+        """Return how far each match is from the truth, in pixels of frame 1."""
+        truth = torch.from_numpy(self.homography(stamp0_ns, stamp1_ns))
+        return match_errors(torch.as_tensor(points0), torch.as_tensor(points1), truth).numpy()
+
+    def corners(self, stamp_ns: int) -> Float[np.ndarray, '4 2']:
+        """Return where the outer corners of the frame lie in the photograph, in its pixels."""
+        return _project(self.to_photograph(stamp_ns), self._frame_corners())
+
+    def _phase(self, stamp_ns: int) -> float:
+        # whole nanoseconds first: a float cannot tell today's milliseconds apart
+        return 2 * np.pi * (stamp_ns % self._loop_ns) / self._loop_ns
+
+    def _zoom(self, phase: float) -> float:
+        return self.motion.zoom ** np.sin(phase + 1.0)
+
+    def _view(self, phase: float) -> Float[np.ndarray, '3 3']:
+        """Take pixels to a wall at distance 1, where the middle of the frame is at (0, 0)."""
+        width, height = self.size
+        focal = FOCAL_SHARE * max(self.size)
+        camera = [[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]]
+        roll = np.radians(self.motion.roll_deg) * np.sin(phase + 2.0)
+        tilt = np.radians(self.motion.tilt_deg) * np.array([np.cos(phase), np.sin(3 * phase)])
+        turned = cv2.Rodrigues(np.array([*tilt, 0.0]))[0] @ cv2.Rodrigues(np.array([0, 0, roll]))[0]
+        x, y, depth = turned[:, 2]  # where the optical axis points
+        return np.array([[1, 0, -x / depth], [0, 1, -y / depth], [0, 0, 1]]) @ turned @ inv(camera)
+
+    def _frame_corners(self) -> Float[np.ndarray, '4 2']:
+        right, bottom = self.size[0] - 0.5, self.size[1] - 0.5
+        return np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
+
+    def _place(self) -> None:
+        """
+        Choose the distance and the room to pan, so that no frame leaves the photograph.
+
+        The frame's corners, seen from any place at distance 1, span a box; at distance d the box
+        is d times as large, and the camera may be where the box lies in the photograph.
+        """
+        phases = np.linspace(0, 2 * np.pi, CHECKED_TIMES, endpoint=False)
+        boxes = np.concatenate(
+            [self._zoom(p) * _project(self._view(p), self._frame_corners()) for p in phases]
+        )
+        low, high = boxes.min(0), boxes.max(0)
+        last = np.array(self.photograph.shape[1::-1]) - 1 - MARGIN_PX
+        self._distance = float((FOOTPRINT_SHARE * (last - MARGIN_PX) / (high - low)).min())
+        first, last = MARGIN_PX - self._distance * low, last - self._distance * high
+        self._centre, self._room = (first + last) / 2, (last - first) / 2
+
+
+def _project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    moved = np.column_stack([points, np.ones(len(points))]) @ matrix.T
+    return moved[:, :2] / moved[:, 2:]
