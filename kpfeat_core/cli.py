@@ -72,12 +72,13 @@ for _name, _module, _context in (
 app.add_typer(weights.app, name='weights')
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         from . import __version__
 
         typer.echo(f'kpfeat {__version__}')
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -32,6 +32,7 @@ def draw_features(image: np.ndarray, features: Features, b: int = 0) -> np.ndarr
     radius = _radius(canvas)
     scales = arrays.get('scales', np.ones(len(points)))
     radii = radius * scales / max(scales.min(initial=np.inf), 1e-6)
+    radii = radii.tolist()
     angles = arrays.get('orientations')
     for k in np.argsort(arrays['keypoint_scores'], kind='stable'):  # the best on top
         if not _drawable(points[k]):

@@ -1,7 +1,7 @@
 """`kpfeat match`: match two images, verify the matches, draw them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from .common import (
     examples,
     load_extractor,
 )
+
+if TYPE_CHECKING:
+    from ..matchers.pair import PairMatches
 
 EPILOG = examples(
     'kpfeat match a.jpg b.jpg --out matches.png',
@@ -44,7 +47,7 @@ def match(
 ) -> None:
     """Match two images, count the matches that agree with one geometry, and draw them."""
     from ..image import read_image
-    from ..matchers import find_geometry
+    from ..matchers.pair import match_pair
     from ..registry import create_matcher
 
     if out is not None:
@@ -53,19 +56,12 @@ def match(
     images = [read_image(image0), read_image(image1)]
     extractor = load_extractor(model, weights, device, extraction, settings)
     features0, features1 = (extractor.extract(image) for image in images)
-    matches = matcher.match(features0, features1)
-    pairs = matches.pairs().cpu().numpy()
-    points0 = features0.numpy()['keypoints'][pairs[:, 0]]
-    points1 = features1.numpy()['keypoints'][pairs[:, 1]]
-    config = matcher.config
-    _, inliers = find_geometry(points0, points1, config.geometry, config.ransac_threshold_px)
+    pair = match_pair(matcher, features0, features1)
     typer.echo(f'{image0}: {features0.count()} keypoints')
     typer.echo(f'{image1}: {features1.count()} keypoints')
-    typer.echo(_summary(len(pairs), int(inliers.sum()), config))
+    typer.echo(_summary(pair, matcher.config.ransac_threshold_px))
     if out is not None:
-        verified = None if config.geometry == 'none' else inliers
-        scores = matches.scores().cpu().numpy()
-        _draw(out, images, points0, points1, verified, scores)
+        _draw(out, images, pair)
 
 
 def _check_ending(out: Path) -> None:
@@ -75,22 +71,25 @@ def _check_ending(out: Path) -> None:
         raise ImageError(f"--out is '{out}', expected a picture name such as matches.png")
 
 
-def _summary(matches: int, inliers: int, config: MatcherConfig) -> str:
-    if config.geometry == 'none':
-        return f'{matches} matches'
-    share = f' ({100 * inliers / matches:.0f} %)' if matches else ''
+def _summary(pair: 'PairMatches', threshold_px: float) -> str:
+    if pair.geometry == 'none':
+        return f'{len(pair)} matches'
+    inliers = int(pair.inliers.sum())
+    share = f' ({100 * inliers / len(pair):.0f} %)' if len(pair) else ''
     return (
-        f'{matches} matches, {inliers} inliers{share} of a {config.geometry} within '
-        f'{config.ransac_threshold_px:g} px'
+        f'{len(pair)} matches, {inliers} inliers{share} of a {pair.geometry} within '
+        f'{threshold_px:g} px'
     )
 
 
-def _draw(out: Path, images: list, points0: Any, points1: Any, verified: Any, scores: Any) -> None:
+def _draw(out: Path, images: list, pair: 'PairMatches') -> None:
     from ..image import write_image
     from ..io import replacing
     from ..visualize import draw_matches
 
-    picture = draw_matches(*images, points0, points1, correct=verified, scores=scores)
+    verified = None if pair.geometry == 'none' else pair.inliers
+    points = (pair.keypoints0, pair.keypoints1)
+    picture = draw_matches(*images, *points, correct=verified, scores=pair.scores)
     with replacing(out) as temporary:
         write_image(temporary, picture)
     typer.echo(f'wrote {out}')

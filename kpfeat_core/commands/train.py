@@ -19,9 +19,9 @@ EPILOG = examples(
 )
 
 
-def _list_options(wanted: bool) -> None:
+def _list_options(wanted: bool) -> bool:
     if not wanted:
-        return
+        return wanted
     from rich.console import Console
     from rich.table import Table
 

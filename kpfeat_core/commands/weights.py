@@ -32,7 +32,8 @@ def list_weights() -> None:
     from ..registry import extractor_names
     from ..weights import candidate_weights
 
-    table = Table('model', 'weights', 'licence', 'file', box=None, pad_edge=False)
+    table = Table('model', 'weights', 'licence', box=None, pad_edge=False)
+    table.add_column('file', overflow='fold')
     for name in extractor_names():
         label = f'{name} (default)' if name == DEFAULT_MODEL else name
         place = next((p for p in candidate_weights(name) if p[1].is_file()), None)
@@ -44,7 +45,10 @@ def list_weights() -> None:
         wrong = 'broken' if verdict.problem else f'of {verdict.model}'
         state = place[0] if fits else f'{place[0]}: {wrong}'
         table.add_row(label, state, verdict.licence if fits else '', str(place[1]))
-    Console(soft_wrap=True).print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 1000  # whole paths for grep and scripts
+    console.print(table)
 
 
 @app.command('import', epilog=IMPORT_EPILOG)

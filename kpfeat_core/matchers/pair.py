@@ -46,6 +46,4 @@ def match_pair(
     threshold_px = matcher.config.ransac_threshold_px
     matrix, inliers = find_geometry(keypoints0, keypoints1, kind, threshold_px)
     scores = matches.scores().cpu().numpy()
-    return PairMatches(
-        index0, index1, scores, keypoints0, keypoints1, inliers, kind, matrix
-    )
+    return PairMatches(index0, index1, scores, keypoints0, keypoints1, inliers, kind, matrix)

@@ -215,9 +215,7 @@ def test_a_checkpoint_without_a_state_dict_names_what_it_holds(tmp_path):
 
 
 @pytest.mark.parametrize('letter', 'tsnl')
-def test_published_checkpoints_are_imported_under_their_own_name_only(
-    reference, tmp_path, letter
-):
+def test_published_checkpoints_are_imported_under_their_own_name_only(reference, tmp_path, letter):
     checkpoint = reference / f'weights/alike/alike-{letter}.pth'
     out = import_checkpoint(checkpoint, f'alike-{letter}', tmp_path / 'out.safetensors')
     create_extractor(f'alike-{letter}', str(out))
