@@ -53,6 +53,9 @@ class AlikeSize:
     single_head: bool = True
 
 
+# Rows of the full-resolution level that go through its 1x1 convolutions at once on a CPU.
+STRIP_ROWS = 32
+
 SIZES = {
     'alike-t': AlikeSize((8, 16, 32, 64), 64),
     'alike-s': AlikeSize((8, 16, 48, 96), 96),
@@ -74,9 +77,20 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, h, w) to (B, outputs, h, w)."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return F.relu(y if self.downsample is None else y + self.downsample(x))
+        y = F.relu(_normalized_conv(x, self.conv1, self.bn1), inplace=True)
+        y = _normalized_conv(y, self.conv2, self.bn2)
+        if self.downsample is not None:
+            y += self.downsample(x)
+        return F.relu(y, inplace=True)
+
+
+def _normalized_conv(x: Tensor, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> Tensor:
+    """Convolve and normalise; in evaluation the fixed statistics move into the kernel."""
+    if bn.training:
+        return bn(conv(x))
+    scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
+    bias = bn.bias - bn.running_mean * scale
+    return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, padding=conv.padding)
 
 
 class Alike(Extractor):
@@ -117,18 +131,33 @@ class Alike(Extractor):
         x2 = self.block2(F.max_pool2d(x1, 2))
         x3 = self.block3(F.max_pool2d(x2, 4))
         x4 = self.block4(F.max_pool2d(x3, 4))
-        low = [F.relu(conv(x)) for conv, x in ((self.conv2, x2), (self.conv3, x3), (self.conv4, x4))]
-        levels = [F.relu(self.conv1(x1)), *low]
-        score = torch.sigmoid(self._score_logits(levels)[:, 0])
+        low = [self.conv2(x2), self.conv3(x3), self.conv4(x4)]
+        low = [F.relu(level, inplace=True) for level in low]
+        score = torch.sigmoid(self._score_logits(x1, low)[:, 0])
         return DenseMaps(score, (x1, *low))
 
-    def _score_logits(self, levels: list[Tensor]) -> Float[Tensor, 'b 1 h w']:
+    def _score_logits(self, x1: Tensor, low: list[Tensor]) -> Float[Tensor, 'b 1 h w']:
         """Apply the head's score row to the four levels, each at its own resolution."""
         row = self.convhead2.weight[-1:]
-        if self.convhead1 is None:
-            return _upsampled_sum(levels, row.chunk(4, dim=1))
-        hidden = F.relu(_upsampled_sum(levels, self.convhead1.weight.chunk(4, dim=1)))
-        return F.conv2d(hidden, row)
+        head = row if self.convhead1 is None else self.convhead1.weight
+        first, *others = head.chunk(4, dim=1)
+        full = self._first_level(x1, first)
+        for level, weight in zip(low, others, strict=True):
+            part = F.conv2d(level, weight)
+            full += F.interpolate(part, full.shape[-2:], mode='bilinear', align_corners=True)
+        return full if self.convhead1 is None else F.conv2d(F.relu(full, inplace=True), row)
+
+    def _first_level(self, x1: Tensor, weight: Tensor) -> Float[Tensor, 'b c h w']:
+        """
+        Apply conv1, ReLU and the head's share to the level that has full resolution.
+
+        On a CPU without gradients this goes in strips of rows that stay in the cache.
+        """
+        strips = [x1]
+        if x1.device.type == 'cpu' and not torch.is_grad_enabled():
+            strips = x1.split(STRIP_ROWS, dim=2)
+        done = [F.conv2d(F.relu(self.conv1(strip), inplace=True), weight) for strip in strips]
+        return done[0] if len(done) == 1 else torch.cat(done, dim=2)
 
     def detect(self, score_map: Float[Tensor, 'b h w']) -> Keypoints:
         """
@@ -187,17 +216,6 @@ class Alike(Extractor):
         grid = pixel_grid(height, width, self.device, maps.score_map.dtype)
         grid = grid.expand(len(maps.score_map), -1, -1)
         return self.describe_pixels(maps, grid).mT.unflatten(2, (height, width))
-
-
-def _upsampled_sum(levels: list[Tensor], weights: tuple[Tensor, ...]) -> Tensor:
-    """Apply one 1x1 convolution to levels joined at full resolution, without joining them."""
-    full = F.conv2d(levels[0], weights[0])
-    for level, weight in zip(levels[1:], weights[1:], strict=True):
-        low = F.conv2d(level, weight)
-        full = full + F.interpolate(
-            low, full.shape[-2:], mode='bilinear', align_corners=True
-        )
-    return full
 
 
 def _create(name: str, **options: Any) -> Alike:

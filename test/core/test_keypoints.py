@@ -1,11 +1,13 @@
 """Score maps become keypoints."""
 
+import pytest
 import torch
 
 from kpfeat_core.describe import bilinear_neighbours
 from kpfeat_core.keypoints import (
     clear_borders,
     gather_windows,
+    max_filter,
     refine_soft_argmax,
     select_best,
     suppress_non_maxima,
@@ -38,6 +40,16 @@ def test_suppression_with_enough_rounds_is_greedy_suppression() -> None:
     rows, columns = torch.nonzero(kept[0], as_tuple=True)
     found = set(zip(columns.tolist(), rows.tolist(), strict=True))
     assert found == greedy(score_map[0], 2)
+
+
+@pytest.mark.parametrize('radius', [1, 2, 3, 4, 9])
+def test_running_maxima_equal_max_pooling(radius: int) -> None:
+    maps = torch.randn(2, 7, 12)
+    pooled = torch.nn.functional.max_pool2d(maps, 2 * radius + 1, 1, radius)
+    assert torch.equal(max_filter(maps, radius), pooled)
+    marks = maps > 1
+    pooled = torch.nn.functional.max_pool2d(marks.float(), 2 * radius + 1, 1, radius) > 0
+    assert torch.equal(max_filter(marks, radius), pooled)
 
 
 def test_radius_zero_keeps_everything() -> None:
