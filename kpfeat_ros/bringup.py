@@ -141,13 +141,14 @@ def run_composed(plans: Sequence[NodePlan], ros_arguments: Sequence[str] = ()) -
     """Run all nodes in this process until SIGINT; gives the exit code."""
     from .node import run  # needs rclpy
 
-    return run([_maker(plan) for plan in plans], list(ros_arguments))
+    return run([_maker(plan, ros_arguments) for plan in plans], list(ros_arguments))
 
 
-def _maker(plan: NodePlan) -> Callable[[], Any]:
+def _maker(plan: NodePlan, ros_arguments: Sequence[str]) -> Callable[[], Any]:
     module = importlib.import_module(plan.module)
     cls = getattr(module, f'{plan.name.capitalize()}Node')
-    return lambda: cls(cli_args=plan.ros_arguments())
+    # a node's own arguments win over those of its process: what was typed comes last in both
+    return lambda: cls(cli_args=[*plan.ros_arguments(), *ros_arguments])
 
 
 def run_processes(commands: Sequence[Sequence[str]]) -> int:

@@ -1,0 +1,81 @@
+"""
+Images without a camera: a virtual one, a folder or a video, on `camera/image_raw`.
+
+The virtual camera moves as a function of the stamp alone, so that the stamps of two images give
+the true homography between them: `VirtualCamera(size=...).homography(stamp0_ns, stamp1_ns)`.
+"""
+
+from dataclasses import dataclass
+import sys
+from typing import Any
+
+from kpfeat_core.config import option
+from kpfeat_core.errors import ImageError
+from kpfeat_core.image_sources import create_source, SourceConfig
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from .conversions import fill_image
+from .node import KpfeatNode, run
+
+TOPIC = 'camera/image_raw'
+
+
+@dataclass(frozen=True)
+class CameraNodeOptions:
+    """What the camera node writes into headers."""
+
+    frame_id: str = option('camera_optical_frame', 'frame of the images')
+
+
+class CameraNode(KpfeatNode):
+    """
+    Publishes the images of a source regularly, stamped with the time at which they are taken.
+
+    An image that cannot be read is counted, logged once and passed over.
+    """
+
+    def __init__(self, name: str = 'camera', **options: Any) -> None:
+        super().__init__(name, **options)
+        self.start()
+
+    def configure(self) -> None:
+        """Declare parameters and open the source."""
+        super().configure()
+        self.options = self.parameters.declare(CameraNodeOptions)
+        self.source = create_source(self.parameters.declare(SourceConfig))
+        self.input_topic = self.source.name
+
+    def activate(self) -> None:
+        """Start sending."""
+        super().activate()
+        self.publisher = self.publish_on(Image, TOPIC)
+        self.poll(1 / self.source.rate_hz, self._send)
+        self.get_logger().info(
+            f"{self.source.name}: {self.source.rate_hz:g} Hz on '{self.publisher.topic_name}'"
+        )
+
+    def _send(self) -> None:
+        now = self.get_clock().now()
+        self.statistics.count('received')
+        try:
+            picture = self.source.next(now.nanoseconds)
+        except ImageError as error:
+            self.on_error('image', error, self.statistics.fail('image'))
+            return
+        if picture is None:
+            self.get_logger().info('the last image was sent')
+            self.deactivate()
+            return
+        header = Header(stamp=now.to_msg(), frame_id=self.options.frame_id)
+        self.publisher.publish(fill_image(Image(), picture, header))
+        self.statistics.count('processed')
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is interrupted; gives the exit code."""
+    return run([CameraNode], args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""The extractor node over real DDS: images in, features out."""
+
+import array
+import threading
+
+import cv2
+import numpy as np
+import pytest
+
+from kpfeat_ros.conversions import image_to_array, message_to_features
+
+BAD = {
+    'encoding': {'encoding': 'hologram'},
+    'short_data': {'data': array.array('B', bytes(10))},
+    'empty': {'width': 0, 'height': 0, 'step': 0, 'data': array.array('B')},
+    'not_finite': {
+        'encoding': '32FC1',
+        'step': 160,
+        'data': array.array('B', np.full((40, 40), np.nan, np.float32).tobytes()),
+    },
+    'step': {'step': 3},
+}
+
+
+@pytest.fixture
+def start(ros, weights_file):
+    """Start an extractor node that somebody listens to; gives node, camera and features."""
+    from kpfeat.msg import Features
+
+    from kpfeat_ros.extractor_node import ExtractorNode
+
+    def started(**parameters):
+        node = ros.start(ExtractorNode, weights=weights_file, device='cpu', **parameters)
+        features = ros.listen(Features, 'features')
+        ros.until(node.publisher.get_subscription_count, 'a listener')
+        if parameters.get('image_transport') == 'compressed':
+            from sensor_msgs.msg import CompressedImage
+
+            return node, ros.camera('image/compressed', CompressedImage), features
+        return node, ros.camera(), features
+
+    return started
+
+
+def test_features_have_the_stamp_and_frame_of_their_image(ros, start, photo) -> None:
+    _, camera, features = start()
+    image = ros.image(photo)
+    camera.publish(image)
+    ros.until(lambda: features, 'features')
+    assert features[0].header == image.header
+    assert (features[0].width, features[0].height) == (128, 96)
+    assert features[0].model == 'alike-t'
+
+
+def test_features_equal_those_of_extract_on_the_same_image(ros, start, photo) -> None:
+    node, camera, features = start(max_num_keypoints=50)
+    camera.publish(ros.image(photo))
+    ros.until(lambda: features, 'features')
+    expected = node.extractor.extract(photo).numpy()
+    found = message_to_features(features[0]).numpy()
+    assert len(found['keypoints']) == 50
+    for name, value in expected.items():
+        assert np.array_equal(found[name], value), name
+
+
+@pytest.mark.parametrize('kind', BAD)
+def test_bad_image_is_counted_logged_once_and_survived(ros, start, photo, kind) -> None:
+    node, camera, features = start()
+    errors = ros.logged()
+    for _ in range(3):
+        before = node.statistics.total('failed')
+        camera.publish(ros.image(**BAD[kind]))
+        ros.until(lambda: node.statistics.total('failed') > before, 'the failure')
+    camera.publish(ros.image(photo))
+    ros.until(lambda: features, 'features of the good image after the bad ones')
+    ros.until(lambda: errors, 'the log')
+    ros.spin(0.2)
+    assert node.statistics.total(f'failed.{kind}') == 3
+    assert len([text for text in errors if text.startswith(f'{kind}: ')]) == 1
+    assert len(features) == 1
+
+
+def test_resolution_and_encoding_may_change_in_mid_stream(ros, start, photo) -> None:
+    _, camera, features = start()
+    pictures = [photo, photo[:64, :80], photo[..., 0], np.tile(photo, (2, 2, 1)), photo]
+    for count, picture in enumerate(pictures, 1):
+        camera.publish(ros.image(np.ascontiguousarray(picture)))
+        ros.until(lambda: len(features) == count, f'features of image {count}')  # noqa: B023
+    sizes = [(message.width, message.height) for message in features]
+    assert sizes == [(128, 96), (80, 64), (128, 96), (256, 192), (128, 96)]
+
+
+def test_newest_image_wins_and_dropped_ones_are_counted(ros, start, photo) -> None:
+    node, camera, features = start()
+    gate, extractor = threading.Event(), node.extractor
+
+    class Slow:
+        device = 'cpu'
+
+        def extract(self, image):
+            gate.wait()
+            return extractor.extract(image)
+
+    node.extractor = Slow()
+    images = [ros.image(photo) for _ in range(5)]
+    for count, image in enumerate(images, 1):
+        camera.publish(image)
+        ros.until(lambda: node.statistics.total('received') == count, 'arrival')  # noqa: B023
+        if count == 1:  # at work, not waiting
+            ros.until(lambda: not node.worker._waiting, 'the first image to be taken up')
+    gate.set()
+    ros.until(lambda: len(features) == 2, 'features of the first and the last image')
+    assert [message.header for message in features] == [images[0].header, images[4].header]
+    assert node.statistics.total('dropped') == 3
+
+
+def test_nothing_is_computed_while_nobody_listens(ros, weights_file, photo) -> None:
+    from kpfeat_ros.extractor_node import ExtractorNode
+
+    node = ros.start(ExtractorNode, weights=weights_file)
+    ros.camera().publish(ros.image(photo))
+    ros.until(lambda: node.statistics.total('idle') == 1, 'the image')
+    assert node.statistics.total('processed') == 0
+
+
+def test_compressed_images_are_read_below_the_topic_of_the_images(ros, start, photo) -> None:
+    from sensor_msgs.msg import CompressedImage
+
+    node, camera, features = start(image_transport='compressed')
+    data = array.array('B', cv2.imencode('.png', photo[..., ::-1])[1].tobytes())
+    image = CompressedImage(header=ros.image().header, format='rgb8; png compressed', data=data)
+    camera.publish(image)
+    ros.until(lambda: features, 'features')
+    expected = node.extractor.extract(image_to_array(image))
+    assert np.array_equal(image_to_array(image), photo)
+    assert len(features[0].scores) == expected.count()
+
+
+@pytest.mark.parametrize(('kind', 'size'), [('float16', 2), ('int8', 1)])
+def test_descriptors_can_be_sent_smaller(ros, start, photo, kind, size) -> None:
+    _, camera, features = start(descriptor_type=kind)
+    camera.publish(ros.image(photo))
+    ros.until(lambda: features, 'features')
+    count, dim = len(features[0].scores), features[0].descriptor_size
+    assert len(features[0].descriptors) == count * dim * size
+    lengths = message_to_features(features[0]).descriptors.norm(dim=2)
+    assert (lengths - 1).abs().max() < 0.02
+
+
+def test_diagnostics_tell_counts_stages_and_what_is_wrong(ros, start, photo) -> None:
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+
+    _, camera, features = start()
+    statuses = ros.listen(DiagnosticArray, '/diagnostics')
+
+    def last(word: str):
+        found = [m.status[0] for m in statuses if word in m.status[0].message]
+        return found[-1] if found else None
+
+    idle = ros.until(lambda: last("nothing received on '/image'"), 'diagnostics without images')
+    assert idle.level == DiagnosticStatus.WARN
+    camera.publish(ros.image(photo))
+    working = ros.until(lambda: last(' Hz'), 'diagnostics after an image')
+    values = {pair.key: pair.value for pair in working.values}
+    assert working.name == 'kpfeat: /extractor'
+    assert (values['received'], values['processed'], values['model']) == ('1', '1', 'alike-t')
+    assert {'decode_ms', 'extract_ms', 'publish_ms'} <= values.keys()
+    camera.publish(ros.image(encoding='hologram'))
+    failing = ros.until(lambda: last('1 encoding'), 'diagnostics after a bad image')
+    assert failing.level == DiagnosticStatus.WARN
+
+
+def test_node_survives_a_failure_that_is_our_own_and_logs_where(ros, start, photo) -> None:
+    node, camera, _ = start()
+    errors = ros.logged()
+    node.extractor = None
+    camera.publish(ros.image(photo))
+    ros.until(lambda: node.statistics.total('failed.AttributeError'), 'the failure')
+    ros.until(lambda: any('Traceback' in text for text in errors), 'a traceback in the log')
+
+
+def test_node_can_be_deactivated_and_activated_again(ros, start, photo) -> None:
+    node, camera, features = start()
+    node.deactivate()
+    ros.until(lambda: not camera.get_subscription_count(), 'unsubscribing')
+    node.activate()
+    ros.until(camera.get_subscription_count, 'subscribing again')
+    ros.until(node.publisher.get_subscription_count, 'a listener')
+    camera.publish(ros.image(photo))
+    ros.until(lambda: features, 'features')
+
+
+def test_unknown_model_is_refused_with_the_names_of_the_others(ros) -> None:
+    from kpfeat_core.errors import ConfigError
+    from kpfeat_ros.extractor_node import ExtractorNode
+
+    with pytest.raises(ConfigError, match="no model 'sift'.*alike-t"):
+        ros.start(ExtractorNode, model='sift')
+
+
+def test_missing_weights_are_refused_with_the_file_looked_for(ros) -> None:
+    from kpfeat_core.errors import WeightsError
+    from kpfeat_ros.extractor_node import ExtractorNode
+
+    with pytest.raises(WeightsError, match='/no/such/file'):
+        ros.start(ExtractorNode, weights='/no/such/file')

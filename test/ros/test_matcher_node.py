@@ -1,0 +1,160 @@
+"""The matcher node over real DDS: features in, matches out."""
+
+import numpy as np
+import pytest
+import torch
+
+from kpfeat_core.features import Features
+from kpfeat_core.matchers.pair import match_pair
+from kpfeat_ros.conversions import fill_features, message_to_matches
+
+
+def shifted(count: int = 60, shift: float = 0.0) -> Features:
+    """Return features of a flat scene, seen after a move by `shift` pixels to the right."""
+    random = torch.Generator().manual_seed(0)
+    keypoints = 20 + 500 * torch.rand(count, 2, generator=random)
+    descriptors = torch.nn.functional.normalize(torch.randn(count, 32, generator=random), dim=1)
+    order = torch.randperm(count, generator=random) if shift else torch.arange(count)
+    arrays = {
+        'keypoints': (keypoints + torch.tensor([shift, 0.0]))[order].numpy(),
+        'keypoint_scores': np.linspace(1, 0.1, count, dtype=np.float32),
+        'descriptors': descriptors[order].numpy(),
+        'image_size': np.array([640, 480], np.float32),
+    }
+    return Features.from_numpy(arrays)
+
+
+class Rig:
+    """A matcher node, a publisher of features, and the matches that came."""
+
+    def __init__(self, ros, *arguments: str, listen: bool = True, **parameters) -> None:
+        from kpfeat.msg import Features as FeaturesMessage
+        from kpfeat.msg import Matches
+
+        from kpfeat_ros.matcher_node import MatcherNode
+
+        self.ros, self.message = ros, FeaturesMessage
+        self.node = ros.start(MatcherNode, *arguments, **parameters)
+        self.publisher = ros.probe.create_publisher(FeaturesMessage, 'features', 10)
+        ros.until(self.publisher.get_subscription_count, 'the matcher')
+        self.matches = ros.listen(Matches, 'matches') if listen else []
+        if listen:
+            ros.until(self.node.publisher.get_subscription_count, 'a listener')
+
+    def send(self, features: Features, model: str = 'alike-t'):
+        """Publish a frame, wait until the node is through with it, and return its header."""
+        header = self.ros.image().header
+        statistics = self.node.statistics
+
+        def through() -> int:
+            return sum(statistics.total(name) for name in ('processed', 'skipped', 'failed'))
+
+        before = through()
+        self.publisher.publish(fill_features(self.message(), features, header, model))
+        self.ros.until(lambda: through() > before, 'the frame')
+        return header
+
+    def wait(self, count: int) -> None:
+        self.ros.until(lambda: len(self.matches) == count, f'{count} matches messages')
+
+
+def test_consecutive_frames_are_matched_and_verified(ros) -> None:
+    rig = Rig(ros)
+    headers = [rig.send(shifted(shift=shift)) for shift in (0.0, 7.0)]
+    rig.wait(1)
+    message = rig.matches[0]
+    pair = message_to_matches(message)
+    assert [message.header0, message.header1] == headers
+    assert len(pair) == 60
+    assert pair.inliers.all()
+    assert np.allclose(pair.keypoints1 - pair.keypoints0, [7, 0], atol=1e-3)
+    assert np.allclose(pair.matrix, [[1, 0, 7], [0, 1, 0], [0, 0, 1]], atol=1e-2)
+
+
+def test_matches_equal_those_of_match_pair(ros) -> None:
+    rig = Rig(ros, geometry='none', ratio_threshold=0.9)
+    frames = [shifted(), shifted(50, shift=7.0)]
+    for frame in frames:
+        rig.send(frame)
+    rig.wait(1)
+    expected = match_pair(rig.node.matcher, *frames)
+    found = message_to_matches(rig.matches[0])
+    for name in ('indices0', 'indices1', 'scores', 'keypoints0', 'keypoints1'):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    assert found.matrix is None
+
+
+def test_first_frame_is_the_reference_until_the_service_sets_another(ros) -> None:
+    from std_srvs.srv import Trigger
+
+    rig = Rig(ros, mode='reference')
+    early = ros.call(Trigger, '/matcher/set_reference')
+    assert (early.success, early.message) == (False, "no frame on '/features' so far")
+    headers = [rig.send(shifted(shift=shift)) for shift in (0.0, 3.0, 6.0)]
+    done = ros.call(Trigger, '/matcher/set_reference')
+    assert (done.success, done.message) == (True, 'the newest frame, of 60 keypoints, is the reference')
+    headers.append(rig.send(shifted(shift=9.0)))
+    rig.wait(3)
+    assert [message.header0 for message in rig.matches] == [headers[0], headers[0], headers[2]]
+
+
+def test_reference_cannot_be_set_in_consecutive_mode_and_the_reason_is_given(ros) -> None:
+    from std_srvs.srv import Trigger
+
+    rig = Rig(ros)
+    response = ros.call(Trigger, '/matcher/set_reference')
+    assert not response.success
+    assert 'mode is consecutive' in response.message
+    assert rig.matches == []
+
+
+def test_frames_of_different_models_are_not_matched(ros) -> None:
+    rig = Rig(ros)
+    rig.send(shifted(), model='alike-t')
+    rig.send(shifted(shift=3.0), model='superpoint')
+    rig.send(shifted(shift=6.0), model='superpoint')
+    rig.wait(1)
+    assert np.allclose(message_to_matches(rig.matches[0]).matrix[0, 2], 3, atol=1e-2)
+
+
+def test_frames_without_keypoints_give_matches_without_entries(ros) -> None:
+    rig = Rig(ros)
+    rig.send(shifted(0))
+    rig.send(shifted(10))
+    rig.wait(1)
+    assert len(rig.matches[0].scores) == 0
+    assert not any(rig.matches[0].matrix)
+
+
+def test_malformed_features_are_counted_logged_once_and_survived(ros) -> None:
+    rig = Rig(ros)
+    errors = ros.logged()
+    good = fill_features(rig.message(), shifted(), ros.image().header, 'alike-t')
+    for count in (1, 2):
+        bad = fill_features(rig.message(), shifted(), ros.image().header, 'alike-t')
+        bad.descriptors = bad.descriptors[:-1]
+        rig.publisher.publish(bad)
+        ros.until(lambda: rig.node.statistics.total('failed') == count, 'failure')  # noqa: B023
+    rig.publisher.publish(good)
+    rig.send(shifted(shift=2.0))
+    ros.until(lambda: rig.matches, 'matches after the bad frames')
+    ros.until(lambda: errors, 'the log')
+    assert len([text for text in errors if 'descriptors hold' in text]) == 1
+
+
+def test_nothing_is_matched_while_nobody_listens(ros) -> None:
+    rig = Rig(ros, listen=False)
+    rig.send(shifted())
+    rig.send(shifted(shift=2.0))
+    assert rig.node.statistics.total('processed') == 0
+    assert 'match' not in rig.node.statistics.report().durations_ms
+
+
+@pytest.mark.parametrize('namespace', ['', 'robot'])
+def test_topics_follow_namespace_and_remapping(ros, namespace) -> None:
+    from kpfeat_ros.matcher_node import MatcherNode
+
+    arguments = ['-r', f'__ns:=/{namespace}'] if namespace else []
+    node = ros.start(MatcherNode, *arguments, '-r', 'matches:=/elsewhere')
+    assert node.input_topic == ('/robot/features' if namespace else '/features')
+    ros.until(lambda: ros.probe.count_publishers('/elsewhere'), 'the remapped topic')
