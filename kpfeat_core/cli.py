@@ -11,7 +11,6 @@ from .commands.common import prose
 from .errors import KpfeatError
 
 # typer brings click's exceptions along under a name that depends on its release
-UsageError = typer.BadParameter.__mro__[1]
 ClickException = typer.BadParameter.__mro__[2]
 USER_ERROR = 2
 
@@ -48,7 +47,8 @@ def _usage_error(error: Any) -> int:
         typer.echo(error.format_message(), err=True)
         return USER_ERROR
     hint = f' See `{context.command_path} --help`.' if context else ''
-    return _fail(f'{error.format_message().rstrip(".")}.{hint}')
+    text = error.format_message().rstrip()
+    return _fail(f'{text}{"" if text[-1:] in ".?!" else "."}{hint}')
 
 
 app = typer.Typer(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, fields
 import functools
 import inspect
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
@@ -95,7 +95,7 @@ def _parameter(record: Field, group: str, flag: str) -> inspect.Parameter:
         record.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[kind | None, option],
+        annotation=Annotated[Optional[kind], option],  # noqa: UP045 - typer 0.9 knows no `|`
     )
 
 

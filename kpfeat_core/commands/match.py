@@ -1,7 +1,7 @@
 """`kpfeat match`: match two images, verify the matches, draw them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -35,7 +35,8 @@ def match(
     image0: Annotated[Path, typer.Argument(metavar='A', help='First image.')],
     image1: Annotated[Path, typer.Argument(metavar='B', help='Second image.')],
     out: Annotated[
-        Path | None, typer.Option('--out', '-o', help='Picture to write, such as matches.png.')
+        Optional[Path],  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
+        typer.Option('--out', '-o', help='Picture to write, such as matches.png.'),
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
     weights: WeightsOption = '',
@@ -76,10 +77,8 @@ def _summary(pair: 'PairMatches', threshold_px: float) -> str:
         return f'{len(pair)} matches'
     inliers = int(pair.inliers.sum())
     share = f' ({100 * inliers / len(pair):.0f} %)' if len(pair) else ''
-    return (
-        f'{len(pair)} matches, {inliers} inliers{share} of a {pair.geometry} within '
-        f'{threshold_px:g} px'
-    )
+    kind = 'fundamental matrix' if pair.geometry == 'fundamental' else pair.geometry
+    return f'{len(pair)} matches, {inliers} inliers{share} of a {kind} within {threshold_px:g} px'
 
 
 def _draw(out: Path, images: list, pair: 'PairMatches') -> None:

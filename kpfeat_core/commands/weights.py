@@ -1,7 +1,7 @@
 """`kpfeat weights`: list, import and verify weight files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -72,8 +72,9 @@ def import_weights(
 @app.command('verify', epilog=VERIFY_EPILOG)
 def verify_weights(
     files: Annotated[
-        list[Path], typer.Argument(help='Weight files; none checks the bundled ones.')
-    ] = [],  # noqa: B006 - typer copies it
+        Optional[list[Path]],  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
+        typer.Argument(help='Weight files; none checks the bundled ones.'),
+    ] = None,
 ) -> None:
     """
     Check that weight files are complete, finite and fit their model.

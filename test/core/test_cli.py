@@ -268,6 +268,22 @@ def test_train_refuses_what_it_does_not_know_before_it_starts(tmp_path):
     assert_one_error(run(*words, '--steps', 0), 'steps is 0')
 
 
+def test_train_writes_weights_that_extract_takes(photos, tmp_path):
+    pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
+    for index in range(12):
+        noise = np.random.default_rng(index).integers(0, 255, (20, 20, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f'{index}.png'), cv2.resize(noise, (96, 96)))
+    words = ('--data', tmp_path, '--out', tmp_path / 'run', '--steps', 2, '--batch-size', 1)
+    sizes = ('--set', 'view_size=64', '--set', 'detected=20', '--set', 'random=10')
+    share = ('--validation-share', '0.3', '--validation-pairs', 1, '--device', 'cpu')
+    result = run('train', 'alike-t', *words, *sizes, *share)
+    assert result.exit_code == 0, result.output
+    weights = tmp_path / 'run/alike-t.safetensors'
+    assert run('weights', 'verify', weights).exit_code == 0
+    result = run('extract', photos / 'a.png', '-w', weights, '-o', tmp_path / 'out')
+    assert result.exit_code == 0
+
+
 def test_train_lists_the_options_of_pairs_and_losses():
     result = run('train', '--list-options')
     assert result.exit_code == 0
