@@ -1,6 +1,6 @@
 """The training loop, from a folder of photographs to a weight file, for every system."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import csv
 from dataclasses import asdict, dataclass, fields
 import json
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from ..config import make_config
 from ..data.homography_pairs import PairBatch, PairConfig, make_pairs
@@ -23,6 +23,7 @@ from ..registry import build_extractor, check_device
 from ..weights import save_weights
 from .alike import AlikeLossConfig, AlikeRecipe
 from .config import TrainConfig
+from .pictures import plot_curves, write_pairs
 from .validation import validate
 
 RECIPES = {f'alike-{size}': AlikeRecipe for size in 'tsnl'}
@@ -64,7 +65,8 @@ def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path
     """
     Train a model on the photographs below a folder; returns the weight file.
 
-    out receives `config.json`, `log.csv`, `validation.csv`, `last.pt` (resumes by itself when the
+    out receives `pairs.jpg` (look at it before training for hours), `config.json`, `log.csv`,
+    `validation.csv`, `curves.png`, `last.pt` (resumes by itself when the
     same command runs again), `before_decay.pt` (to go on with more steps) and the weights,
     `<model>.safetensors`, of the average with the best validation.
 
@@ -124,6 +126,16 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.learning_rate * min(warm, left, 1.0)
 
 
+def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Average weights exponentially, over a short past at first: random ones fade quickly."""
+
+    def update(average: Tensor, current: Tensor, count: Tensor) -> Tensor:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        return torch.lerp(current, average, now) if average.is_floating_point() else current
+
+    return update
+
+
 class _Run:
     """The state of one training run and its folder."""
 
@@ -140,7 +152,7 @@ class _Run:
         self.fabric = _fabric(self.config)
         extractor = build_extractor(model)
         self.average = AveragedModel(
-            extractor, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema), use_buffers=True
+            extractor, avg_fn=moving_average(self.config.ema), use_buffers=True
         ).to(self.fabric.device)
         # three times faster on a CPU, and what tensor cores want
         recipe = RECIPES[model](extractor, options.loss).to(memory_format=torch.channels_last)
@@ -209,6 +221,7 @@ class _Run:
         config = self.config
         training = training.to(self.fabric.device)
         fixed = self._validation_pairs(validation)
+        write_pairs(fixed, self.out / 'pairs.jpg')
         self.console.print(
             f'{self.model}: {len(training)} photographs, {len(validation)} for validation, '
             f'{config.steps} steps of {config.batch_size} pairs on {self.fabric.device}'
@@ -320,6 +333,8 @@ class _Run:
             writer.writerow(row)
 
     def finish(self) -> Path:
-        """Say where the weights are."""
+        """Plot the curves and say where the weights are."""
+        if (self.out / 'validation.csv').exists() and (self.out / 'log.csv').exists():
+            plot_curves(self.out, self.out / 'curves.png')
         self.console.print(f'weights: {self.weight_file}')
         return self.weight_file

@@ -54,6 +54,8 @@ def test_a_run_writes_logs_curves_and_weights_that_load(photographs, tmp_path) -
     weights = run(photographs, tmp_path, steps=6)
     assert [int(row['step']) for row in rows(tmp_path / 'log.csv')] == [1, 2, 3, 4, 5, 6]
     assert [int(row['step']) for row in rows(tmp_path / 'validation.csv')] == [3, 6]
+    for name in ('pairs.jpg', 'curves.png'):
+        assert cv2.imread(str(tmp_path / name)) is not None
     extractor = create_extractor('alike-t', weights=str(weights))
     assert extractor.extract(np.zeros((64, 64), np.uint8)).descriptor_dim == 64
 

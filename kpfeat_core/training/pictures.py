@@ -1,0 +1,61 @@
+"""Pictures of a run: its pairs, to be looked at before anything is trained, and its curves."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.homography_pairs import PairBatch
+from ..geometry import inside, pixel_grid, warp_points
+from ..image import write_image
+from ..visualize import draw_matches
+
+
+def draw_pairs(pairs: PairBatch, rows: int = 3, columns: int = 2) -> np.ndarray:
+    """Draw pairs with true correspondences of a coarse grid; grey is outside the photograph."""
+    side = pairs.images.shape[-1]
+    step = side // 6
+    grid = pixel_grid(5, 5) * step + step
+    tiles = []
+    for b in range(min(rows * columns, len(pairs.H_0to1))):
+        shown = torch.where(pairs.valid[:, b, None], pairs.images[:, b], 0.5).cpu()
+        views = (shown.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
+        there = warp_points(grid[None], pairs.H_0to1[b : b + 1].cpu())[0]
+        kept = inside(there, side, side)
+        scores = np.linspace(0, 1, int(kept.sum()))
+        tiles.append(draw_matches(*views, grid[kept].numpy(), there[kept].numpy(), scores=scores))
+    full = len(tiles) // columns * columns
+    lines = [np.hstack(tiles[i : i + columns]) for i in range(0, full, columns)]
+    return np.vstack(lines) if lines else tiles[0]
+
+
+def write_pairs(pairs: PairBatch, path: Path) -> None:
+    """Write `draw_pairs` to a file."""
+    write_image(path, draw_pairs(pairs))
+
+
+def plot_curves(folder: Path, path: Path) -> None:
+    """Plot losses and validation of a run's CSV files side by side."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
+    wanted = {
+        'log.csv': ('nre', 'reprojection', 'peak', 'reliability'),
+        'validation.csv': ('mma1', 'mma3', 'repeatability'),
+    }
+    for axis, (name, columns) in zip(axes, wanted.items(), strict=True):
+        with open(folder / name, newline='') as file:
+            rows = list(csv.DictReader(file))
+        steps = [int(row['step']) for row in rows]
+        for column in columns:
+            axis.plot(steps, [float(row[column]) for row in rows], label=column)
+        axis.set(xlabel='step', title=name.removesuffix('.csv'), ylim=(0, None))
+        axis.legend()
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
