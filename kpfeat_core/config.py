@@ -15,7 +15,7 @@ DEFAULT_MODEL = 'alike-t'
 
 def option(
     default: Any,
-    help: str,  # noqa: A002 - the word that argparse, typer and ROS users know
+    help: str,
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[str] | None = None,

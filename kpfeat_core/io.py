@@ -105,8 +105,8 @@ class HlocWriter:
             import h5py
         except ImportError:
             raise DataError(
-                'the h5 format needs h5py, which is not installed; pip install h5py, or use the '
-                'npz format'
+                "the h5 format needs h5py, which is not installed; pip install 'kpfeat[h5]', or "
+                'use the npz format'
             ) from None
         self._replacing = replacing(path)
         self._file: Any = h5py.File(self._replacing.__enter__(), 'w')

@@ -1,11 +1,11 @@
 """Extractors and matchers by name; tests, `--help` and error texts all iterate over these."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 import torch
 
-from .config import DEFAULT_MODEL, MatcherConfig, make_config
+from .config import DEFAULT_MODEL, make_config, MatcherConfig
 from .errors import ConfigError
 
 if TYPE_CHECKING:

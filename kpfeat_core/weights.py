@@ -7,10 +7,10 @@ from pathlib import Path
 import pickle
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 from .errors import WeightsError
 from .io import replacing
@@ -73,7 +73,8 @@ def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"there is no weight file '{path}'")
     try:
         with safe_open(path, 'pt') as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+            names = file.keys()  # the file itself is not iterable in every release
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"'{path}' is not a complete safetensors file ({error}); copy it again, or convert "

@@ -11,17 +11,17 @@ import typer
 
 from ..config import DEFAULT_MODEL, ExtractorConfig
 from ..errors import DataError, ImageError
-from ..io import HlocWriter, NamedImage, expand_images, write_npz
+from ..io import expand_images, HlocWriter, NamedImage, write_npz
 from .common import (
-    DeviceOption,
-    ModelOption,
-    SetOption,
-    WeightsOption,
     configured,
+    DeviceOption,
     examples,
     load_extractor,
+    ModelOption,
+    SetOption,
     tell,
     track,
+    WeightsOption,
 )
 
 SOME_FAILED = 3
@@ -55,7 +55,7 @@ def extract(
     ],
     model: ModelOption = DEFAULT_MODEL,
     weights: WeightsOption = '',
-    format: Annotated[  # noqa: A002 - the flag's name
+    format: Annotated[
         Format,
         typer.Option(
             '--format', help='npz: <stem>.npz for each image; h5: one file in the layout of hloc.'

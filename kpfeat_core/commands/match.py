@@ -1,20 +1,20 @@
 """`kpfeat match`: match two images, verify the matches, draw them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Any, Optional, TYPE_CHECKING
 
 import typer
 
 from ..config import DEFAULT_MODEL, ExtractorConfig, MatcherConfig
 from ..errors import ImageError
 from .common import (
+    configured,
     DeviceOption,
+    examples,
+    load_extractor,
     ModelOption,
     SetOption,
     WeightsOption,
-    configured,
-    examples,
-    load_extractor,
 )
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """`kpfeat weights`: list, import and verify weight files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional, TYPE_CHECKING
 
 import typer
 

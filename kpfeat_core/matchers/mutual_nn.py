@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import MatcherConfig, make_config
+from ..config import make_config, MatcherConfig
 from ..errors import ShapeError
 from ..features import Features, Matches
 from ..shapes import Bool, Float

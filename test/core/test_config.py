@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 import pytest
 
 from kpfeat_core.config import (
-    ExtractorConfig,
-    MatcherConfig,
     check_config,
+    ExtractorConfig,
     make_config,
+    MatcherConfig,
     option,
     parse_options,
 )

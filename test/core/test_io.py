@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kpfeat_core.errors import DataError
-from kpfeat_core.io import HlocWriter, expand_images, read_npz, replacing, write_npz
+from kpfeat_core.io import expand_images, HlocWriter, read_npz, replacing, write_npz
 
 ARRAYS = {
     'keypoints': np.array([[1.5, 2], [3, 4], [5, 6]], np.float32),

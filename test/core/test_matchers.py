@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kpfeat_core.config import MatcherConfig
 from kpfeat_core.errors import ConfigError, ShapeError
 from kpfeat_core.features import Features
-from kpfeat_core.matchers import MutualNearestNeighbour, mutual_nn
+from kpfeat_core.matchers import mutual_nn, MutualNearestNeighbour
 from kpfeat_core.registry import create_matcher
 
 

@@ -5,14 +5,14 @@ import torch
 
 from kpfeat_core.errors import ConfigError, WeightsError
 from kpfeat_core.registry import (
-    DEFAULT_MODEL,
-    EXTRACTORS,
     build_extractor,
     check_device,
     create_extractor,
     create_matcher,
+    DEFAULT_MODEL,
     extractor_config_class,
     extractor_names,
+    EXTRACTORS,
     register,
 )
 from kpfeat_core.weights import save_weights

@@ -7,12 +7,12 @@ from kpfeat_core.errors import ImageError, ShapeError
 from kpfeat_core.features import Features
 from kpfeat_core.visualize import (
     CORRECT,
-    GAP,
-    WRONG,
     draw_features,
     draw_matches,
+    GAP,
     side_by_side,
     to_rgb8,
+    WRONG,
 )
 
 
