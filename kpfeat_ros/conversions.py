@@ -9,14 +9,13 @@ import array
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from kpfeat_core.errors import ShapeError
 from kpfeat_core.features import Features
 from kpfeat_core.matchers.pair import PairMatches
 
 from .descriptors import DescriptorType, pack_descriptors, unpack_descriptors
-from .encodings import BadImage, decode_file, decode_pixels, ENCODINGS
+from .encodings import BadImageError, decode_file, decode_pixels, ENCODINGS
 
 Message = TypeVar('Message')
 
@@ -28,7 +27,7 @@ def image_to_array(message: Any) -> np.ndarray:
     """
     Return gray (H, W) or RGB (H, W, 3) pixels of an Image or CompressedImage message.
 
-    uint8, or float32 in 0..1 for 16-bit and float images. Raises BadImage, an ImageError.
+    uint8, or float32 in 0..1 for 16-bit and float images. Raises BadImageError, an ImageError.
     """
     if hasattr(message, 'format'):
         return decode_file(message.data, message.format or 'compressed')
@@ -48,7 +47,7 @@ def _decode_with_cv_bridge(message: Any) -> np.ndarray:
     try:
         from cv_bridge import CvBridge, CvBridgeError
     except ImportError as error:
-        raise BadImage(
+        raise BadImageError(
             'encoding',
             f"encoding '{message.encoding}' is not one that kpfeat decodes itself "
             f'({", ".join(ENCODINGS)}), and the ROS package cv_bridge is not installed: '
@@ -57,7 +56,7 @@ def _decode_with_cv_bridge(message: Any) -> np.ndarray:
     try:
         return CvBridge().imgmsg_to_cv2(message, desired_encoding='rgb8')
     except CvBridgeError as error:
-        raise BadImage(
+        raise BadImageError(
             'encoding', f"cv_bridge cannot decode encoding '{message.encoding}': {error}"
         ) from error
 
@@ -79,7 +78,8 @@ def fill_image(message: Message, pixels: np.ndarray, header: Any) -> Message:
     gray = pixels.ndim == 2
     if pixels.dtype != np.uint8 or not (gray or (pixels.ndim == 3 and pixels.shape[2] == 3)):
         raise ShapeError(
-            f'picture is {pixels.dtype} of shape {pixels.shape}, expected uint8 (H, W) or (H, W, 3)'
+            f'picture is {pixels.dtype} of shape {pixels.shape}, expected uint8 (H, W) or '
+            '(H, W, 3)'
         )
     message.header = header
     message.height, message.width = pixels.shape[:2]
@@ -128,7 +128,9 @@ def message_to_features(message: Any) -> Features:
     for name, expected in sizes.items():
         found = len(getattr(message, name))
         if found != expected and (found or name == 'keypoints'):
-            raise ShapeError(f'{name} holds {found} numbers, expected {expected} for {count} scores')
+            raise ShapeError(
+                f'{name} holds {found} numbers, expected {expected} for {count} scores'
+            )
     arrays = {
         'keypoints': keypoints.reshape(count, 2),
         'keypoint_scores': np.asarray(message.scores, np.float32),

@@ -16,7 +16,7 @@ from kpfeat_core.errors import ImageError
 FLOAT_SLACK = 1e-3  # resampling and compression overshoot 0..1 by this much, no more
 
 
-class BadImage(ImageError):
+class BadImageError(ImageError):
     """An image message that cannot be decoded; `kind` is what statistics count it under."""
 
     def __init__(self, kind: str, sentence: str) -> None:
@@ -101,7 +101,7 @@ def decode_pixels(
 
     data: `height` rows of `step` bytes; in nv21 and nv24 the rows of chroma follow them.
 
-    Raises BadImage; encoding must be one of ENCODINGS.
+    Raises BadImageError; encoding must be one of ENCODINGS.
     """
     layout = ENCODINGS[encoding]
     planes = _rows(data, layout, encoding, width, height, step)
@@ -123,13 +123,13 @@ def _rows(
 ) -> np.ndarray:
     """Check the sizes that a message claims and return its rows (R, bytes) without padding."""
     if width < 1 or height < 1:
-        raise BadImage('empty', f'image is {width}x{height}, expected at least one pixel')
+        raise BadImageError('empty', f'image is {width}x{height}, expected at least one pixel')
     odd = [side for side, value in (('w', width), ('h', height)) if value % 2]
     if set(odd) & set(layout.even):
-        raise BadImage('size', f'{encoding} image is {width}x{height}, expected even sides')
+        raise BadImageError('size', f'{encoding} image is {width}x{height}, expected even sides')
     row_bytes = width * layout.channels * np.dtype(layout.dtype).itemsize
     if step < row_bytes:
-        raise BadImage(
+        raise BadImageError(
             'step',
             f'step is {step} bytes, expected at least {row_bytes} for {width} pixels of '
             f'{encoding}; the driver fills in a wrong step, width or encoding',
@@ -138,7 +138,7 @@ def _rows(
     first, total = height * step, (height + chroma_rows * steps) * step
     view = memoryview(data)
     if view.nbytes < total:
-        raise BadImage(
+        raise BadImageError(
             'short_data',
             f'image holds {view.nbytes} bytes, expected {total} for {width}x{height} {encoding} '
             f'with a step of {step}; the driver sends incomplete images',
@@ -154,13 +154,13 @@ def _rows(
 def _check_floats(pixels: np.ndarray, name: str) -> None:
     low, high = float(pixels.min()), float(pixels.max())  # one NaN makes both NaN
     if not np.isfinite(low) or not np.isfinite(high):
-        raise BadImage(
+        raise BadImageError(
             'not_finite',
             f'{name} image holds NaN or infinite values, expected finite ones from 0 to 1; '
             'depth images are no input for features',
         )
     if low < -FLOAT_SLACK or high > 1 + FLOAT_SLACK:
-        raise BadImage(
+        raise BadImageError(
             'range',
             f'{name} image has values from {low:g} to {high:g}, expected 0 to 1; divide by the '
             'largest value that the camera can give',
@@ -180,15 +180,17 @@ def decode_file(data: bytes | np.ndarray, name: str = 'compressed') -> np.ndarra
     """
     Return gray (H, W) or RGB (H, W, 3) pixels of JPEG, PNG or any file that OpenCV reads.
 
-    Raises BadImage. A rotation noted by the camera (EXIF) is ignored, as camera_info does.
+    Raises BadImageError. A rotation noted by the camera (EXIF) is ignored, as camera_info does.
     """
     flat = np.frombuffer(memoryview(data), np.uint8) if memoryview(data).nbytes else None
     try:
         pixels = None if flat is None else cv2.imdecode(flat, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:  # such as a claimed size beyond OpenCV's limit
-        raise BadImage('compressed', f"'{name}' image cannot be decoded: {error.err}") from error
+        raise BadImageError(
+            'compressed', f"'{name}' image cannot be decoded: {error.err}"
+        ) from error
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
-        raise BadImage(
+        raise BadImageError(
             'compressed',
             f"'{name}' image of {memoryview(data).nbytes} bytes cannot be decoded, expected "
             'JPEG or PNG of 8 or 16 bits; other transports must be republished as raw',

@@ -3,9 +3,10 @@
 import sys
 from typing import Any
 
+from sensor_msgs.msg import CompressedImage, Image
+
 from kpfeat.msg import Features
 from kpfeat_core.registry import extractor_names
-from sensor_msgs.msg import CompressedImage, Image
 
 from .conversions import fill_features, image_to_array
 from .descriptors import DescriptorType

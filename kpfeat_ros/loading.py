@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from kpfeat_core.registry import create_extractor
 import numpy as np
+
+from kpfeat_core.registry import create_extractor
 
 from .options import ExtractorNodeOptions
 

@@ -3,11 +3,12 @@
 import sys
 from typing import Any
 
+from std_srvs.srv import Trigger
+
 from kpfeat.msg import Features, Matches
 from kpfeat_core.config import MatcherConfig
 from kpfeat_core.matchers.pair import match_pair
 from kpfeat_core.registry import create_matcher
-from std_srvs.srv import Trigger
 
 from .conversions import fill_matches
 from .frames import FramePairs, message_to_frame

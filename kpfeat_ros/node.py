@@ -6,7 +6,6 @@ import traceback
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from kpfeat_core.errors import KpfeatError
 import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -19,6 +18,8 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
+
+from kpfeat_core.errors import KpfeatError
 
 from .parameters import NodeParameters
 from .stamps import stamp_ns
@@ -90,7 +91,10 @@ class KpfeatNode(Node):
     def publish_on(self, kind: type, topic: str) -> Any:
         """Create a reliable publisher, with QoS overrides, that deactivate destroys."""
         publisher = self.create_publisher(
-            kind, topic, RELIABLE, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+            kind,
+            topic,
+            RELIABLE,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self._endpoints[publisher] = self.destroy_publisher
         return publisher

@@ -3,8 +3,9 @@
 import sys
 from typing import Any
 
-from kpfeat.msg import Features, Matches
 from sensor_msgs.msg import Image
+
+from kpfeat.msg import Features, Matches
 
 from .conversions import fill_image
 from .node import KpfeatNode, run

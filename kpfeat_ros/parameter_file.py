@@ -40,7 +40,10 @@ def parameter_file() -> str:
             # models differ in their defaults: a value set here would be set for all of them
             of_model = issubclass(cls, ExtractorConfig)
             if of_model:
-                lines += ['', f'    # Options of the model; the values shown are {DEFAULT_MODEL}\'s.']
+                lines += [
+                    '',
+                    f"    # Options of the model; the values shown are {DEFAULT_MODEL}'s.",
+                ]
             for field in fields(cls):
                 lines += _comment(field)
                 lines.append(

@@ -5,8 +5,6 @@ from dataclasses import dataclass, Field, fields, replace
 import sys
 from typing import Any, TypeVar
 
-from kpfeat_core.config import check_config
-from kpfeat_core.errors import ConfigError, KpfeatError
 from rcl_interfaces.msg import (
     FloatingPointRange,
     IntegerRange,
@@ -17,12 +15,15 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from kpfeat_core.config import check_config
+from kpfeat_core.errors import ConfigError, KpfeatError
+
 Config = TypeVar('Config')
 LARGEST_INT = 2**31 - 1  # shown by `ros2 param describe` where an option has no upper bound
 
 
 def describe(field: Field, choices: Sequence[str] | None = None) -> ParameterDescriptor:
-    """Return the descriptor of one option: its sentence, its range or choices, its read-only flag."""
+    """Return the descriptor of an option: its sentence, range or choices, and read-only flag."""
     record = field.metadata
     choices = choices or record['choices']
     descriptor = ParameterDescriptor(
@@ -119,7 +120,7 @@ class NodeParameters:
     def _apply(self, wanted: list[Any]) -> None:
         """Apply all changed groups; where one fails, the ones before go back."""
         done: list[tuple[_Group, Any]] = []
-        for group, config in zip(self._groups, wanted):
+        for group, config in zip(self._groups, wanted, strict=True):
             if config == group.config:
                 continue
             try:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from kpfeat_core.visualize import draw_features, draw_matches
 import numpy as np
+
+from kpfeat_core.visualize import draw_features, draw_matches
 
 from .conversions import image_to_array, message_to_features, message_to_matches
 

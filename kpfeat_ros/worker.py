@@ -20,9 +20,9 @@ class Worker:
     """
     Passes the newest item through stages, each timed by its name, in a thread of its own.
 
-    A stage receives what the one before returned; None before the last one ends the item as skipped.
-    An exception ends it as failed, is counted by kind, and is passed on to `on_error(kind, error,
-    first)`; the worker goes on with the next item whatever happened.
+    A stage receives what the one before returned; None ends the item as skipped, except from the
+    last. An exception ends it as failed, is counted by kind, and is passed on to
+    `on_error(kind, error, first)`; the worker goes on with the next item whatever happened.
     """
 
     def __init__(self, stages: Sequence[Stage], statistics: Statistics, on_error: OnError) -> None:
@@ -79,7 +79,7 @@ class Worker:
             start = time.perf_counter()
             try:
                 item = stage(item)
-            except Exception as error:  # noqa: BLE001 - one bad image must not end the node
+            except Exception as error:
                 if not self._stopping:
                     kind = getattr(error, 'kind', type(error).__name__)
                     self._on_error(kind, error, self._statistics.fail(kind))

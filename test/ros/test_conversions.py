@@ -17,7 +17,7 @@ from kpfeat_core.features import Features
 from kpfeat_core.matchers.pair import PairMatches
 from kpfeat_ros import conversions
 from kpfeat_ros.descriptors import DescriptorType
-from kpfeat_ros.encodings import BadImage
+from kpfeat_ros.encodings import BadImageError
 
 MSG_FOLDER = Path(__file__).parents[2] / 'msg'
 HEADER = SimpleNamespace(stamp=SimpleNamespace(sec=7, nanosec=5), frame_id='camera_optical')
@@ -48,7 +48,9 @@ def header_for(make) -> object:
     return header
 
 
-def some_features(count: int = 5, dim: int = 16, padding: int = 0, extra: bool = False) -> Features:
+def some_features(
+    count: int = 5, dim: int = 16, padding: int = 0, extra: bool = False
+) -> Features:
     random = torch.Generator().manual_seed(count)
     descriptors = torch.randn(1, count, dim, generator=random)
     arrays = {
@@ -118,7 +120,11 @@ def test_image_b_of_a_batch_is_the_one_published() -> None:
 @BOTH
 @pytest.mark.parametrize(
     ('kind', 'row', 'tolerance'),
-    [(DescriptorType.FLOAT32, 64, 0), (DescriptorType.FLOAT16, 32, 5e-4), (DescriptorType.INT8, 16, 4e-3)],
+    [
+        (DescriptorType.FLOAT32, 64, 0),
+        (DescriptorType.FLOAT16, 32, 5e-4),
+        (DescriptorType.INT8, 16, 4e-3),
+    ],
 )
 def test_smaller_descriptor_types_lose_no_more_than_they_must(make, kind, row, tolerance) -> None:
     features = some_features(50)
@@ -207,7 +213,9 @@ def image(encoding: str) -> SimpleNamespace:
 
 def test_unknown_encoding_names_itself_and_the_package_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, 'cv_bridge', None)
-    with pytest.raises(BadImage, match="encoding '64FC1'.*cv_bridge is not installed") as error:
+    with pytest.raises(
+        BadImageError, match="encoding '64FC1'.*cv_bridge is not installed"
+    ) as error:
         conversions.image_to_array(image('64FC1'))
     assert error.value.kind == 'encoding'
 
@@ -241,7 +249,12 @@ def test_decoding_agrees_with_cv_bridge(name) -> None:
 
 def test_sequences_are_array_array_the_fast_way_into_a_message() -> None:
     message = conversions.fill_features(plain('Features'), some_features(), HEADER)
-    for name, typecode in {'keypoints': 'f', 'scores': 'f', 'scales': 'f', 'descriptors': 'B'}.items():
+    for name, typecode in {
+        'keypoints': 'f',
+        'scores': 'f',
+        'scales': 'f',
+        'descriptors': 'B',
+    }.items():
         assert isinstance(getattr(message, name), array.array)
         assert getattr(message, name).typecode == typecode
 
@@ -260,5 +273,7 @@ def test_constants_of_the_messages_and_of_python_agree() -> None:
 
 def test_conversions_import_no_ros() -> None:
     code = 'import sys, kpfeat_ros.conversions; print([m for m in sys.modules if "rclpy" in m])'
-    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == '[]'

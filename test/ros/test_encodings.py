@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kpfeat_core.errors import ImageError
-from kpfeat_ros.encodings import BadImage, decode_file, decode_pixels, ENCODINGS
+from kpfeat_ros.encodings import BadImageError, decode_file, decode_pixels, ENCODINGS
 
 # two rows of three pixels: red, green, blue; black, gray, white
 RGB = np.array(
@@ -72,13 +72,13 @@ def test_float_images_pass_and_three_channels_are_blue_first(big) -> None:
 def test_float_image_with_a_value_that_is_not_finite_is_refused(value) -> None:
     gray = np.full((4, 4), 0.5, np.float32)
     gray[2, 3] = value
-    with pytest.raises(BadImage, match='NaN or infinite') as error:
+    with pytest.raises(BadImageError, match='NaN or infinite') as error:
         decode(gray, '32FC1')
     assert error.value.kind == 'not_finite'
 
 
 def test_float_image_beyond_one_is_refused_and_not_guessed() -> None:
-    with pytest.raises(BadImage, match='from 0 to 255, expected 0 to 1') as error:
+    with pytest.raises(BadImageError, match='from 0 to 255, expected 0 to 1') as error:
         decode(np.array([[0, 255]], np.float32), '32FC1')
     assert error.value.kind == 'range'
 
@@ -145,7 +145,7 @@ def test_each_pixel_of_nv24_has_its_own_colour() -> None:
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_by_kind(width, height, step, size, kind) -> None:
-    with pytest.raises(BadImage) as error:
+    with pytest.raises(BadImageError) as error:
         decode_pixels(bytes(size), 'rgb8', width, height, step)
     assert error.value.kind == kind
     assert isinstance(error.value, ImageError)
@@ -154,7 +154,7 @@ def test_sizes_that_do_not_fit_are_refused_by_kind(width, height, step, size, ki
 
 @pytest.mark.parametrize('name', ['yuyv', 'nv21', 'bayer_rggb8'])
 def test_odd_width_of_a_subsampled_format_is_refused(name) -> None:
-    with pytest.raises(BadImage, match='even sides') as error:
+    with pytest.raises(BadImageError, match='even sides') as error:
         decode_pixels(bytes(1000), name, 5, 4, 10)
     assert error.value.kind == 'size'
 
@@ -166,7 +166,7 @@ def test_no_bytes_of_any_encoding_crash_the_decoder() -> None:
             width, height, step, size = random.integers(0, 40, 4)
             try:
                 image = decode_pixels(random.bytes(size * 40), name, width, height, step)
-            except BadImage:
+            except BadImageError:
                 continue
             assert image.shape[:2] == (height, width)
 
@@ -188,6 +188,6 @@ def test_16_bit_png_keeps_its_depth() -> None:
 
 @pytest.mark.parametrize('data', [b'', b'not a picture', b'\xff\xd8\xff\xe0 cut'])
 def test_broken_compressed_data_is_refused(data) -> None:
-    with pytest.raises(BadImage, match='cannot be decoded') as error:
+    with pytest.raises(BadImageError, match='cannot be decoded') as error:
         decode_file(data, 'jpeg')
     assert error.value.kind == 'compressed'

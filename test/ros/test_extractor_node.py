@@ -26,7 +26,6 @@ BAD = {
 def start(ros, weights_file):
     """Start an extractor node that somebody listens to; gives node, camera and features."""
     from kpfeat.msg import Features
-
     from kpfeat_ros.extractor_node import ExtractorNode
 
     def started(**parameters):
@@ -67,10 +66,9 @@ def test_features_equal_those_of_extract_on_the_same_image(ros, start, photo) ->
 def test_bad_image_is_counted_logged_once_and_survived(ros, start, photo, kind) -> None:
     node, camera, features = start()
     errors = ros.logged()
-    for _ in range(3):
-        before = node.statistics.total('failed')
+    for count in (1, 2, 3):
         camera.publish(ros.image(**BAD[kind]))
-        ros.until(lambda: node.statistics.total('failed') > before, 'the failure')
+        ros.until(lambda: node.statistics.total('failed') == count, 'failure')  # noqa: B023
     camera.publish(ros.image(photo))
     ros.until(lambda: features, 'features of the good image after the bad ones')
     ros.until(lambda: errors, 'the log')

@@ -30,7 +30,6 @@ class Rig:
     def __init__(self, ros, *arguments: str, listen: bool = True, **parameters) -> None:
         from kpfeat.msg import Features as FeaturesMessage
         from kpfeat.msg import Matches
-
         from kpfeat_ros.matcher_node import MatcherNode
 
         self.ros, self.message = ros, FeaturesMessage
@@ -92,7 +91,10 @@ def test_first_frame_is_the_reference_until_the_service_sets_another(ros) -> Non
     assert (early.success, early.message) == (False, "no frame on '/features' so far")
     headers = [rig.send(shifted(shift=shift)) for shift in (0.0, 3.0, 6.0)]
     done = ros.call(Trigger, '/matcher/set_reference')
-    assert (done.success, done.message) == (True, 'the newest frame, of 60 keypoints, is the reference')
+    assert (done.success, done.message) == (
+        True,
+        'the newest frame, of 60 keypoints, is the reference',
+    )
     headers.append(rig.send(shifted(shift=9.0)))
     rig.wait(3)
     assert [message.header0 for message in rig.matches] == [headers[0], headers[0], headers[2]]

@@ -30,10 +30,10 @@ class Rig:
     """An overlay node with everything that it listens to."""
 
     def __init__(self, ros, *topics: str, **parameters) -> None:
-        from kpfeat.msg import Features as FeaturesMessage
-        from kpfeat.msg import Matches
         from sensor_msgs.msg import Image
 
+        from kpfeat.msg import Features as FeaturesMessage
+        from kpfeat.msg import Matches
         from kpfeat_ros.overlay_node import OverlayNode
 
         self.ros = ros

@@ -37,7 +37,11 @@ def describe(ros, node: str, *names: str):
 
 
 def test_every_option_is_a_described_parameter(ros, extractor) -> None:
-    names = {f.name: f for c in (ExtractorNodeOptions, type(extractor.extractor.config)) for f in fields(c)}
+    names = {
+        f.name: f
+        for c in (ExtractorNodeOptions, type(extractor.extractor.config))
+        for f in fields(c)
+    }
     for descriptor in describe(ros, 'extractor', *names):
         record = names[descriptor.name].metadata
         assert descriptor.description.startswith(record['help'])
@@ -74,14 +78,18 @@ def test_live_parameter_changes_the_extractor_at_once(ros, extractor) -> None:
         ('device', 'cuda', 'read-only'),
     ],
 )
-def test_value_that_is_not_allowed_is_refused_with_a_reason(ros, extractor, name, value, reason) -> None:
+def test_value_that_is_not_allowed_is_refused_with_a_reason(
+    ros, extractor, name, value, reason
+) -> None:
     before = extractor.extractor.config, extractor.options, extractor.get_parameter(name).value
     result = set_values(ros, 'extractor', **{name: value})
     assert not result.successful
     assert result.reason
     assert reason in result.reason
     assert before == (
-        extractor.extractor.config, extractor.options, extractor.get_parameter(name).value
+        extractor.extractor.config,
+        extractor.options,
+        extractor.get_parameter(name).value,
     )
 
 
@@ -140,7 +148,9 @@ def test_matcher_follows_its_parameters(ros) -> None:
         ('descriptor_type', 'float8', 'expected one of float32'),
     ],
 )
-def test_value_that_is_not_allowed_at_start_is_one_sentence(ros, weights_file, name, value, reason) -> None:
+def test_value_that_is_not_allowed_at_start_is_one_sentence(
+    ros, weights_file, name, value, reason
+) -> None:
     from kpfeat_ros.extractor_node import ExtractorNode
 
     with pytest.raises(ConfigError, match=reason):

@@ -43,4 +43,6 @@ def test_durations_are_shown_as_median_and_largest_in_milliseconds() -> None:
 def test_names_never_counted_are_zero_and_the_main_ones_always_shown() -> None:
     statistics = Statistics()
     assert statistics.total('anything') == 0
-    assert {'received', 'processed', 'dropped', 'failed'} <= dict(statistics.report().values()).keys()
+    assert {'received', 'processed', 'dropped', 'failed'} <= dict(
+        statistics.report().values()
+    ).keys()

@@ -1,0 +1,235 @@
+"""What a launch file decides, without `launch`; and real processes started and stopped."""
+
+from dataclasses import fields
+import importlib.util
+import os
+from pathlib import Path
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kpfeat_core.errors import ConfigError
+from kpfeat_ros import bringup
+from kpfeat_ros.bringup import LaunchOptions, NodePlan
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_S = 60.0
+
+
+def test_plan_is_extractor_matcher_and_overlay() -> None:
+    plans = bringup.plan_nodes(LaunchOptions())
+    assert [plan.executable for plan in plans] == [
+        'extractor_node',
+        'matcher_node',
+        'overlay_node',
+    ]
+    for plan in plans:
+        assert importlib.util.find_spec(plan.module) is not None
+
+
+def test_only_what_was_chosen_overrides_the_parameter_file() -> None:
+    plans = bringup.plan_nodes(LaunchOptions())
+    assert [plan.parameters for plan in plans] == [{}, {}, {}]
+    assert [plan.remappings for plan in plans] == [{}, {}, {}]
+    chosen = bringup.plan_nodes(LaunchOptions(model='alike-n', device='cpu'))
+    assert chosen[0].parameters == {'model': 'alike-n', 'device': 'cpu'}
+    assert chosen[1].parameters == {}
+
+
+def test_image_topic_is_remapped_for_the_nodes_that_see_images() -> None:
+    plans = bringup.plan_nodes(LaunchOptions(image='/camera/image_raw'))
+    remapped = {plan.name: plan.remappings for plan in plans}
+    image = {'image': '/camera/image_raw'}
+    assert remapped == {'extractor': image, 'matcher': {}, 'overlay': image}
+
+
+def test_ros_arguments_come_with_the_most_specific_last() -> None:
+    plan = NodePlan('extractor', {'model': 'alike-t'}, {'image': '/c'}, 'p.yaml', '/robot/')
+    assert ' '.join(plan.ros_arguments()) == (
+        '--ros-args -r __node:=extractor -r __ns:=/robot --params-file p.yaml '
+        '-p model:=alike-t -r image:=/c'
+    )
+    assert plan.command(['-p', 'x:=1'])[-2:] == ['-p', 'x:=1']
+
+
+def test_missing_parameter_file_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="no parameter file '/no/such.yaml'"):
+        bringup.plan_nodes(LaunchOptions(params_file='/no/such.yaml'))
+
+
+def test_installed_parameter_file_comes_before_that_of_the_source_tree(
+    tmp_path, monkeypatch
+) -> None:
+    installed = tmp_path / 'share/kpfeat/config/kpfeat.yaml'
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    monkeypatch.setenv('AMENT_PREFIX_PATH', f'/nowhere{os.pathsep}{tmp_path}')
+    assert bringup.find_params_file() == str(installed)
+    monkeypatch.setenv('AMENT_PREFIX_PATH', '')
+    assert bringup.find_params_file() == str(ROOT / 'config/kpfeat.yaml')
+
+
+def test_launch_arguments_become_the_same_options() -> None:
+    texts = {name: default for name, default, _ in bringup.launch_arguments()}
+    assert bringup.options_from_texts(texts) == LaunchOptions()
+    assert bringup.options_from_texts(texts | {'composed': 'True'}).composed
+    with pytest.raises(ConfigError, match="composed is 'perhaps'"):
+        bringup.options_from_texts(texts | {'composed': 'perhaps'})
+    assert all(description for _, _, description in bringup.launch_arguments())
+
+
+def test_composed_command_repeats_what_was_chosen() -> None:
+    options = LaunchOptions(model='alike-n', image='/c', params_file='p.yaml', composed=True)
+    command = bringup.composed_command(options)
+    assert command[:3] == [sys.executable, '-m', 'kpfeat_ros.bringup']
+    assert bringup.parse_arguments(command[3:]) == (options, [])
+
+
+def test_command_line_is_split_at_ros_args() -> None:
+    options, ros = bringup.parse_arguments(
+        ['--model', 'alike-s', '--composed', '--ros-args', '-p', 'nms_radius:=4']
+    )
+    assert options == LaunchOptions(model='alike-s', composed=True)
+    assert ros == ['--ros-args', '-p', 'nms_radius:=4']
+
+
+def test_importing_bringup_is_quick_enough_for_a_launch_file() -> None:
+    code = 'import sys, kpfeat_ros.bringup; print({"torch", "rclpy", "cv2"} & set(sys.modules))'
+    found = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == 'set()'
+
+
+def test_launch_file_holds_no_defaults_of_its_own() -> None:
+    source = (ROOT / 'launch/kpfeat.launch.py').read_text()
+    names = '|'.join(field.name for field in fields(LaunchOptions))
+    assert not re.search(rf"'({names})'", source)
+
+
+def test_launch_file_describes_its_arguments() -> None:
+    pytest.importorskip('launch_ros', reason='launch and launch_ros are not installed')
+    path = ROOT / 'launch/kpfeat.launch.py'
+    spec = importlib.util.spec_from_file_location('kpfeat_launch', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    description = module.generate_launch_description()
+    names = [argument.name for argument in description.get_launch_arguments()]
+    assert names == [field.name for field in fields(LaunchOptions)]
+
+
+POLITE = [
+    sys.executable,
+    '-c',
+    'import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pass',
+]
+
+
+def test_end_of_one_process_stops_the_others_and_its_code_is_returned() -> None:
+    assert bringup.run_processes([[sys.executable, '-c', 'exit(3)'], POLITE]) == 3
+
+
+def test_process_that_ignores_the_interrupt_is_killed(monkeypatch) -> None:
+    monkeypatch.setattr(bringup, 'STOP_TIMEOUT_S', 0.2)
+    code = (
+        'import signal, time; signal.signal(2, signal.SIG_IGN)\n'
+        'print(1, flush=True); time.sleep(60)'
+    )
+    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b'1\n'
+    assert bringup.stop_processes([process]) == [-signal.SIGKILL]
+    process.stdout.close()
+
+
+class Running:
+    """A command in a process, with what it prints."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.log = log
+        with log.open('w') as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+    def end(self, number: int = signal.SIGINT) -> tuple[int, str]:
+        """Send a signal; gives the exit code and all that was printed."""
+        self.process.send_signal(number)
+        code = self.process.wait(WAIT_S)
+        return code, self.log.read_text()
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def run(tmp_path, request):
+    def running(*arguments: str) -> Running:
+        started = Running([sys.executable, '-m', *arguments], tmp_path / 'log.txt')
+        request.addfinalizer(started.kill)
+        return started
+
+    return running
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_node_of_its_own_process_ends_cleanly_when_interrupted(
+    ros, run, weights_file, number
+) -> None:
+    arguments = ['--ros-args', '-p', 'model:=alike-t', '-p', f'weights:={weights_file}']
+    node = run('kpfeat_ros.extractor_node', *arguments, '-r', 'image:=/camera/image_raw')
+    ros.until(lambda: ros.probe.count_subscribers('/camera/image_raw'), 'the node')
+    code, log = node.end(number)
+    assert code == 0
+    assert 'alike-t is ready on' in log
+    assert 'Traceback' not in log
+
+
+@pytest.mark.parametrize('mode', [['--composed'], []])
+def test_all_three_nodes_turn_images_into_pictures(ros, run, weights_file, photo, mode) -> None:
+    from sensor_msgs.msg import Image
+
+    options = ['--image', '/camera/image_raw', '--namespace', 'robot', *mode]
+    nodes = run('kpfeat_ros.bringup', *options, '--ros-args', '-p', f'weights:={weights_file}')
+    keypoints = ros.listen(Image, '/robot/image_keypoints')
+    matches = ros.listen(Image, '/robot/image_matches')
+    camera = ros.camera('/camera/image_raw')
+    ros.until(lambda: camera.get_subscription_count() == 2, 'extractor and overlay')
+    ros.until(lambda: ros.probe.count_subscribers('/robot/matches'), 'the overlay')
+    last = [0.0]
+
+    def shown() -> bool:
+        if time.monotonic() - last[0] > 0.2:  # a camera of 5 Hz
+            camera.publish(ros.image(photo))
+            last[0] = time.monotonic()
+        return bool(keypoints and matches)
+
+    ros.until(shown, 'pictures of keypoints and matches')
+    assert keypoints[0].width == 128
+    code, log = nodes.end()
+    assert code == 0
+    assert 'Traceback' not in log
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (['kpfeat_ros.extractor_node', '--ros-args', '-p', 'model:=sift'], "no model 'sift'"),
+        (['kpfeat_ros.extractor_node', '--ros-args', '-p', 'weights:=/none'], '/none'),
+        (['kpfeat_ros.matcher_node', '--ros-args', '--params-file', '/none'], 'params file'),
+        (['kpfeat_ros.bringup', '--params-file', '/none'], "no parameter file '/none'"),
+    ],
+)
+def test_mistake_of_the_user_is_one_sentence_and_exit_code_2(
+    ros, run, arguments, sentence
+) -> None:
+    node = run(*arguments)
+    code = node.process.wait(WAIT_S)
+    log = node.log.read_text()
+    assert code == 2
+    assert len(re.findall('^error: ', log, re.MULTILINE)) == 1
+    assert sentence in log
+    assert 'Traceback' not in log
