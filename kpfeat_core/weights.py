@@ -18,6 +18,7 @@ from .io import replacing
 FORMAT_VERSION = 1
 ENVIRONMENT = 'KPFEAT_WEIGHTS'
 BUNDLED = Path(__file__).with_suffix('')  # kpfeat_core/weights/, beside this file
+OWN_NOTES = ('format', 'format_version', 'model')
 # Where training programs put the state dict, and what they prefix its names with.
 CONTAINERS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights', 'params')
 PREFIXES = ('module.', '_orig_mod.', 'model.', 'net.')
@@ -207,7 +208,8 @@ def import_checkpoint(
     from .registry import build_extractor
 
     extractor = build_extractor(model)
-    state = _strip_prefixes(_state_dict(_read_checkpoint(Path(checkpoint)), checkpoint))
+    content, noted = _read_checkpoint(Path(checkpoint))
+    state = _strip_prefixes(_state_dict(content, checkpoint))
     state = extractor.convert_state_dict(state)
     for name, value in extractor.state_dict().items():
         if name.endswith('num_batches_tracked'):  # a counter that old releases of torch lacked
@@ -215,17 +217,19 @@ def import_checkpoint(
     check_state(extractor, state, str(checkpoint))
     extractor.load_state_dict(state)
     origin = {'imported_from': Path(checkpoint).name, 'imported_sha256': sha256(checkpoint)}
-    save_weights(extractor, out, origin | dict(metadata or {}))
+    save_weights(extractor, out, noted | origin | dict(metadata or {}))
     return Path(out)
 
 
-def _read_checkpoint(path: Path) -> Any:
+def _read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
+    """Return what a checkpoint holds, and the notes of a weight file of ours."""
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint '{path}'")
     if path.suffix == '.safetensors':
-        return read_weights(path)[0]
+        tensors, noted = read_weights(path)
+        return tensors, {k: v for k, v in noted.items() if k not in OWN_NOTES}
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
+        return torch.load(path, map_location='cpu', weights_only=True), {}
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"'{path}' is not a checkpoint of tensors alone: it is damaged, or it holds Python "

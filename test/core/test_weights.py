@@ -187,6 +187,14 @@ def test_checkpoints_of_common_layouts_are_imported(model, tmp_path, wrap, prefi
     assert metadata['imported_sha256'] == weights.sha256(tmp_path / 'checkpoint.pth')
 
 
+def test_importing_a_weight_file_keeps_its_notes_and_adds_to_them(model, tmp_path):
+    save_weights(model, tmp_path / 'run.safetensors', {'steps': 7, 'licence': 'none'})
+    out = tmp_path / 'out.safetensors'
+    import_checkpoint(tmp_path / 'run.safetensors', MODEL, out, {'licence': 'Apache-2.0'})
+    metadata = load_weights(build_extractor(MODEL), out)
+    assert (metadata['steps'], metadata['licence']) == ('7', 'Apache-2.0')
+
+
 def test_batch_counters_that_old_checkpoints_lack_are_no_reason_to_refuse(model, tmp_path):
     state = {k: v for k, v in model.state_dict().items() if 'num_batches' not in k}
     torch.save(state, tmp_path / 'old.pth')
