@@ -3,10 +3,6 @@
 import json
 import zipfile
 
-import pytest
-from safetensors.torch import load_file, save_file
-import torch
-
 from kpfeat_core import weights
 from kpfeat_core.errors import WeightsError
 from kpfeat_core.manifest import verify_bundled, verify_file, write_manifest
@@ -18,6 +14,9 @@ from kpfeat_core.weights import (
     read_weights,
     save_weights,
 )
+import pytest
+from safetensors.torch import load_file, save_file
+import torch
 
 MODEL = 'alike-t'
 
