@@ -1,0 +1,46 @@
+# The commands of this folder. Each makes what it needs itself: see `make help`.
+
+PYTHON ?= $(firstword $(wildcard $(foreach name,python3 python3.11 python3.12 python3.13 python3.10,\
+  $(addsuffix /$(name),$(subst :, ,$(PATH))))))
+ARGS ?=
+
+BOOTSTRAP = $(if $(PYTHON),,$(error Python 3 is missing: apt-get install python3))$(PYTHON) scripts/bootstrap.py
+JAZZY = $(BOOTSTRAP) run jazzy --
+KILTED = $(BOOTSTRAP) run kilted --
+
+.PHONY: help demo test test-jazzy test-kilted build shell lint format clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+demo:  ## run the nodes on a moving camera; make demo ARGS="--images DIR" for your own
+	@$(JAZZY) python -m kpfeat_ros.demo $(ARGS)
+
+test: test-jazzy test-kilted  ## run every test on ROS 2 Jazzy, then those of the nodes on Kilted
+
+test-jazzy:  ## run every test on Jazzy; make test-jazzy ARGS="-k words" for some
+	@echo 'kpfeat: tests on ROS 2 Jazzy'
+	@$(JAZZY) python -m pytest $(ARGS)
+
+test-kilted:  ## run the tests of the nodes on Kilted
+	@echo 'kpfeat: tests of the nodes on ROS 2 Kilted'
+	@$(KILTED) python -m pytest test/ros $(ARGS)
+
+build:  ## only make the environment (.venv) and compile the messages (install)
+	@$(BOOTSTRAP) prepare jazzy
+
+shell:  ## open a shell in which kpfeat, rclpy and the messages are there
+	@$(JAZZY) $(or $(SHELL_PROGRAM),bash)
+
+lint:  ## check style
+	@$(JAZZY) ruff check .
+	@$(JAZZY) ruff format --check .
+
+format:  ## put into the house form
+	@$(JAZZY) ruff check --fix .
+	@$(JAZZY) ruff format .
+
+clean:  ## remove what was made: environments, compiled messages, results of the demo
+	rm -rf .venv .venv-kilted .venv.lock .venv.log .venv-kilted.log build build-kilted \
+	  install install-kilted log demo kpfeat.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

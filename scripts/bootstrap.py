@@ -1,0 +1,261 @@
+"""
+Make what kpfeat needs to run from its own folder, then run a command in it.
+
+    python3 scripts/bootstrap.py prepare jazzy
+    python3 scripts/bootstrap.py run jazzy -- python -m pytest
+
+An environment is a virtual environment with ROS 2 and PyTorch as wheels, and the messages compiled
+with colcon. Each step leaves a stamp, so that it is done again only when what it was made from has
+changed, and is finished when it was interrupted. Standard library only, Python 3.8 or newer.
+"""
+
+import argparse
+from collections.abc import Iterator
+import contextlib
+from dataclasses import dataclass
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
+
+from machine import (
+    check_machine,
+    choose_python,
+    find_pythons,
+    install_system_packages,
+    missing_tools,
+    probe,
+)
+from progress import run_logged, say, StepError
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS_INSTALLED = ('kpfeat_core', 'kpfeat_ros', 'launch', 'config', 'rviz')
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the environment of one ROS distribution lies."""
+
+    distribution: str
+    root: Path = ROOT
+
+    @property
+    def suffix(self) -> str:
+        """Return what is added to the folders' names: nothing for the default distribution."""
+        return '' if self.distribution == 'jazzy' else f'-{self.distribution}'
+
+    @property
+    def venv(self) -> Path:
+        return self.root / f'.venv{self.suffix}'
+
+    @property
+    def build(self) -> Path:
+        return self.root / f'build{self.suffix}'
+
+    @property
+    def install(self) -> Path:
+        return self.root / f'install{self.suffix}'
+
+    @property
+    def python(self) -> Path:
+        return self.venv / 'bin' / 'python'
+
+    @property
+    def ros_requirements(self) -> 'list[Path]':
+        """Return the lists of ROS packages to install."""
+        folder = self.root / 'requirements'
+        return [folder / f'ros-{kind}-{self.distribution}.txt' for kind in ('run', 'build')]
+
+    @property
+    def requirements(self) -> 'list[Path]':
+        """Return all lists of packages to install."""
+        folder = self.root / 'requirements'
+        lists = [folder / f'{name}.txt' for name in ('core', 'train', 'dev')]
+        return [*lists, *self.ros_requirements]
+
+    @property
+    def constraints(self) -> Path:
+        return self.root / 'requirements' / 'constraints.txt'
+
+
+def digest(files: 'list[Path]', *words: str) -> str:
+    """Hash the content of files, with their names, and words."""
+    total = hashlib.sha256()
+    for file in sorted(files):
+        total.update(f'\0{file.name}\0'.encode() + file.read_bytes())
+    total.update('\0'.join(words).encode())
+    return total.hexdigest()
+
+
+def is_current(stamp: Path, key: str) -> bool:
+    """Say whether a step was finished from the same inputs."""
+    return stamp.is_file() and stamp.read_text() == key
+
+
+def mend_paths(venv: Path, include: str, numpy_include: str) -> int:
+    """
+    Write this machine's header folders into the CMake files of the wheels.
+
+    They name those of the machine that built the wheels. Returns the number of files changed.
+    """
+    changed = 0
+    for file in venv.glob('share/**/*.cmake'):
+        text = file.read_text()
+        mended = re.sub(r'/opt/python/[^/;"]+/lib/[^/;"]+/[^;"]*?/include', numpy_include, text)
+        mended = re.sub(r'/opt/python/[^/;"]+/include/python[0-9.]+', include, mended)
+        if mended != text:
+            file.write_text(mended)
+            changed += 1
+    return changed
+
+
+def is_whole(place: Place) -> bool:
+    """Say whether the virtual environment runs, and stands where it was made."""
+    pip = place.venv / 'bin' / 'pip'
+    stands = pip.is_file() and str(place.python) in pip.read_text()
+    return stands and probe(str(place.python)) is not None
+
+
+def make_environment(place: Place) -> None:
+    """Create the virtual environment and install everything, unless that is current."""
+    inputs = [*place.requirements, place.constraints, place.root / 'pyproject.toml']
+    key = digest([*inputs, Path(__file__)])
+    stamp = place.venv / 'kpfeat.stamp'
+    whole = is_whole(place)
+    if whole and is_current(stamp, key):
+        return
+    check_machine()
+    log = place.root / f'.venv{place.suffix}.log'
+    log.unlink(missing_ok=True)
+    python = choose_python(find_pythons())
+    install_system_packages([*missing_tools(), *python.missing_packages], log)
+    if not whole:
+        command = [python.path, '-m', 'venv', '--clear', str(place.venv)]
+        run_logged(f'creating {place.venv.name} with {python.path}', command, log)
+    pip = [str(place.python), '-m', 'pip', '--no-input', '--disable-pip-version-check', 'install']
+    lists = [word for file in place.requirements for word in ('-r', str(file))]
+    run_logged(
+        f'installing ROS 2 {place.distribution.capitalize()}, PyTorch and the rest',
+        [*pip, '-c', str(place.constraints), *lists],
+        log,
+    )
+    headers = 'import numpy, sysconfig; print(sysconfig.get_path("include")); '
+    headers += 'print(numpy.get_include())'
+    answer = subprocess.run([place.python, '-c', headers], stdout=subprocess.PIPE, check=True)
+    mend_paths(place.venv, *answer.stdout.decode().splitlines())
+    own = ['--no-deps', '--no-build-isolation', '--editable', str(place.root)]
+    run_logged('installing the command kpfeat', [*pip, *own], log)
+    stamp.write_text(key)
+
+
+def environment_variables(place: Place, before: 'dict[str, str]') -> 'dict[str, str]':
+    """
+    Return the variables to run with, as if install/setup.bash had been sourced.
+
+    Those of another ROS installation are left out, for its packages do not fit these.
+    """
+    foreign = ('AMENT_', 'CMAKE_PREFIX', 'COLCON_', 'PYTHONHOME', 'PYTHONPATH', 'RMW_')
+    foreign += ('ROS_DISTRO', 'ROS_VERSION', 'ROS_PYTHON_VERSION', 'LD_LIBRARY_PATH')
+    variables = {k: v for k, v in before.items() if not k.startswith(foreign)}
+    package = place.install / 'kpfeat'
+    modules = [str(folder) for folder in package.glob('lib/python3*/site-packages')]
+    variables.update(
+        AMENT_PREFIX_PATH=f'{package}:{place.venv}',
+        CMAKE_PREFIX_PATH=str(place.venv),
+        LD_LIBRARY_PATH=str(package / 'lib'),
+        PATH=f'{place.venv / "bin"}:{before.get("PATH", os.defpath)}',
+        PYTHONPATH=':'.join([str(place.root), *modules]),
+        ROS_DISTRO=place.distribution,
+        VIRTUAL_ENV=str(place.venv),
+    )
+    return variables
+
+
+def build_messages(place: Place) -> None:
+    """Compile the messages with colcon, and link the Python files, unless that is current."""
+    environment = digest(place.ros_requirements, str(place.python), os.path.realpath(place.python))
+    key = digest(*build_inputs(place.root), environment)
+    stamp = place.install / 'kpfeat.stamp'
+    if is_current(stamp, key):
+        return
+    made_with = place.build / 'environment.stamp'
+    if not is_current(made_with, environment):  # CMake remembers the paths of the old one
+        shutil.rmtree(place.build, ignore_errors=True)
+        shutil.rmtree(place.install, ignore_errors=True)
+    place.build.mkdir(exist_ok=True)
+    made_with.write_text(environment)
+    log = place.build / 'colcon.log'
+    log.unlink(missing_ok=True)
+    variables = environment_variables(place, dict(os.environ))
+    variables['AMENT_PREFIX_PATH'] = str(place.venv)
+    command = [str(place.venv / 'bin' / 'colcon'), '--log-base', str(place.build / 'log')]
+    command += ['build', '--symlink-install', '--event-handlers', 'console_direct+']
+    command += ['--base-paths', str(place.root), '--packages-select', 'kpfeat']
+    command += ['--build-base', str(place.build), '--install-base', str(place.install)]
+    command += ['--cmake-args', f'-DPython3_EXECUTABLE={place.python}']
+    title = f'compiling the messages for ROS 2 {place.distribution.capitalize()}'
+    run_logged(title, command, log, variables)
+    stamp.write_text(key)
+
+
+def build_inputs(root: Path) -> 'tuple[list[Path], str]':
+    """Return the files that the build depends on, and the names of those it only links."""
+    sources = [root / 'CMakeLists.txt', root / 'package.xml', *(root / 'scripts').glob('*.in')]
+    sources += [*root.glob('msg/*.msg'), *root.glob('srv/*.srv')]
+    linked = [path for name in FOLDERS_INSTALLED for path in (root / name).rglob('*')]
+    names = sorted(str(p.relative_to(root)) for p in linked if '__pycache__' not in p.parts)
+    return sources, '\n'.join(names)
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator:
+    """Let one run at a time prepare a folder."""
+    with (root / '.venv.lock').open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say('waiting: another run prepares this folder')
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def prepare(place: Place) -> None:
+    """Bring environment and messages up to date; does nothing where they are."""
+    with locked(place.root):
+        make_environment(place)
+        build_messages(place)
+
+
+def main(arguments: 'list[str]') -> int:
+    """Prepare, and run a command if one is given; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument('verb', choices=['prepare', 'run'])
+    parser.add_argument('distribution', choices=['jazzy', 'kilted'])
+    parser.add_argument('command', nargs=argparse.REMAINDER, help='after --, for run')
+    options = parser.parse_args(arguments)
+    command = [word for i, word in enumerate(options.command) if i or word != '--']
+    if (options.verb == 'run') != bool(command):
+        parser.error('run needs a command after --, and prepare takes none')
+    place = Place(options.distribution)
+    try:
+        prepare(place)
+    except StepError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('stopped; the same command goes on from here', file=sys.stderr)
+        return 130
+    if not command:
+        return 0
+    variables = environment_variables(place, dict(os.environ))
+    os.chdir(place.root)
+    sys.stdout.flush()
+    os.execvpe(command[0], command, variables)
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
