@@ -25,7 +25,7 @@ def _list_options(wanted: bool) -> bool:
     from rich.console import Console
     from rich.table import Table
 
-    from ..training.engine import OPTION_CLASSES
+    from ..training.options import OPTION_CLASSES
 
     table = Table('KEY', 'default', 'what it is', box=None, pad_edge=False)
     for cls in OPTION_CLASSES:
@@ -72,7 +72,7 @@ def train(
     The weights appear as <model>.safetensors in the folder of the run.
     """
     from ..training import train as run_training
-    from ..training.engine import OPTION_CLASSES
+    from ..training.options import OPTION_CLASSES
 
     options = {**training, **parse_options(settings, *OPTION_CLASSES)}
     run_training(model, data, out, **options)

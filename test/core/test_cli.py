@@ -7,11 +7,6 @@ import sys
 
 import cv2
 import h5py
-import numpy as np
-import pytest
-import torch
-from typer.testing import CliRunner
-
 import kpfeat_core
 from kpfeat_core.cli import app
 from kpfeat_core.features import Features
@@ -19,6 +14,10 @@ from kpfeat_core.image import read_image
 from kpfeat_core.io import read_npz
 from kpfeat_core.registry import build_extractor, create_extractor
 from kpfeat_core.weights import save_weights
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
 
 ROOT = Path(kpfeat_core.__file__).parents[1]
 VERBS = ('extract', 'match', 'train', 'demo', 'weights list', 'weights import', 'weights verify')

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, fields
 
-import pytest
-
 from kpfeat_core.config import (
     check_config,
     ExtractorConfig,
@@ -13,6 +11,7 @@ from kpfeat_core.config import (
     parse_options,
 )
 from kpfeat_core.errors import ConfigError
+import pytest
 
 
 @dataclass(frozen=True)

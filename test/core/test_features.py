@@ -1,11 +1,10 @@
 """The two types that flow through everything."""
 
+from kpfeat_core.errors import ShapeError
+from kpfeat_core.features import Features, Matches
 import numpy as np
 import pytest
 import torch
-
-from kpfeat_core.errors import ShapeError
-from kpfeat_core.features import Features, Matches
 
 
 def arrays_of(count, seed=0, **extra):

@@ -1,11 +1,10 @@
 """Which images are meant, and files that appear whole or not at all."""
 
 import h5py
-import numpy as np
-import pytest
-
 from kpfeat_core.errors import DataError
 from kpfeat_core.io import expand_images, HlocWriter, read_npz, replacing, write_npz
+import numpy as np
+import pytest
 
 ARRAYS = {
     'keypoints': np.array([[1.5, 2], [3, 4], [5, 6]], np.float32),

@@ -1,15 +1,14 @@
 """Mutual nearest neighbours on descriptors small enough to match by hand."""
 
-import pytest
-import torch
-import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from kpfeat_core.config import MatcherConfig
 from kpfeat_core.errors import ConfigError, ShapeError
 from kpfeat_core.features import Features
 from kpfeat_core.matchers import mutual_nn, MutualNearestNeighbour
 from kpfeat_core.registry import create_matcher
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def features_of(descriptors, mask=None):

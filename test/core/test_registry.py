@@ -1,8 +1,5 @@
 """Extractors and matchers by name."""
 
-import pytest
-import torch
-
 from kpfeat_core.errors import ConfigError, WeightsError
 from kpfeat_core.registry import (
     build_extractor,
@@ -16,6 +13,8 @@ from kpfeat_core.registry import (
     register,
 )
 from kpfeat_core.weights import save_weights
+import pytest
+import torch
 
 
 def test_the_default_model_is_registered():

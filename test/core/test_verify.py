@@ -1,12 +1,11 @@
 """Geometric verification on scenes whose truth is known."""
 
 import cv2
+from kpfeat_core.errors import ConfigError, ShapeError
+from kpfeat_core.matchers import find_geometry
 import numpy as np
 import pytest
 import torch
-
-from kpfeat_core.errors import ConfigError, ShapeError
-from kpfeat_core.matchers import find_geometry
 
 HOMOGRAPHY = np.array([[0.9, 0.1, 20.0], [-0.1, 1.1, 5.0], [1e-4, 2e-4, 1.0]])
 CORNERS = np.array([[0.0, 0], [639, 0], [639, 479], [0, 479]])

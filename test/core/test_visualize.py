@@ -1,8 +1,5 @@
 """Pictures: sizes, places and colours."""
 
-import numpy as np
-import pytest
-
 from kpfeat_core.errors import ImageError, ShapeError
 from kpfeat_core.features import Features
 from kpfeat_core.visualize import (
@@ -14,6 +11,8 @@ from kpfeat_core.visualize import (
     to_rgb8,
     WRONG,
 )
+import numpy as np
+import pytest
 
 
 def features_at(points, scores, **extra):
