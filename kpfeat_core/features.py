@@ -104,9 +104,7 @@ class Features:
             if any(value is None for value in values):
                 return None
             if name != 'image_size':
-                values = [
-                    F.pad(v, (0, 0) * (v.ndim - 2) + (0, most - v.shape[1])) for v in values
-                ]
+                values = [F.pad(v, (0, 0) * (v.ndim - 2) + (0, most - v.shape[1])) for v in values]
             return torch.cat(values)
 
         return Features(**{f.name: joined(f.name) for f in fields(Features)})

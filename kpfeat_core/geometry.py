@@ -59,11 +59,7 @@ def warp_image(
     return sample(image, points, padding).mT.reshape(len(image), -1, *size)
 
 
-def inside(
-    points: Float[Tensor, '... 2'], height: int, width: int, margin: float = 0.0
-) -> Tensor:
+def inside(points: Float[Tensor, '... 2'], height: int, width: int, margin: float = 0.0) -> Tensor:
     """Tell which points lie in the image, at least `margin` pixels from its outer centres."""
     x, y = points.unbind(-1)
-    return (
-        (x >= margin) & (x <= width - 1 - margin) & (y >= margin) & (y <= height - 1 - margin)
-    )
+    return (x >= margin) & (x <= width - 1 - margin) & (y >= margin) & (y <= height - 1 - margin)

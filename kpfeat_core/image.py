@@ -122,6 +122,22 @@ def resize(image: Float[Tensor, 'b c h w'], size: tuple[int, int]) -> Float[Tens
     return F.interpolate(image, size, mode='bilinear', align_corners=False, antialias=True)
 
 
+def upsample_rows(
+    maps: Float[Tensor, 'b c h w'], size: tuple[int, int], rows: slice
+) -> Float[Tensor, 'b c r w2']:
+    """Return some rows of the maps upsampled to (height, width), bilinear, corners aligned."""
+    count = rows.stop - rows.start
+    if count < size[0]:
+        last = maps.shape[2] - 1
+        y = torch.arange(rows.start, rows.stop, device=maps.device) * (last / max(size[0] - 1, 1))
+        low = y.long().clamp(max=max(last - 1, 0))
+        share = (y - low).to(maps.dtype)[:, None, None]
+        lines = maps.permute(0, 2, 3, 1)  # keeps channels last where they are
+        lines = torch.lerp(lines[:, low], lines[:, (low + 1).clamp(max=last)], share)
+        maps = lines.permute(0, 3, 1, 2)
+    return F.interpolate(maps, (count, size[1]), mode='bilinear', align_corners=True)
+
+
 def rescale_points(
     points: Float[Tensor, '... 2'], from_size: Sequence[int], to_size: Sequence[int]
 ) -> Float[Tensor, '... 2']:

@@ -40,9 +40,7 @@ class ImageBank:
     def to(self, device: torch.device | str) -> 'ImageBank':
         """Move all photographs to a device."""
         levels = tuple(level.to(device) for level in self.levels)
-        return ImageBank(
-            levels, self.sizes.to(device), self.probabilities.to(device), self.names
-        )
+        return ImageBank(levels, self.sizes.to(device), self.probabilities.to(device), self.names)
 
 
 def find_images(folder: Path | str) -> list[Path]:
@@ -52,7 +50,9 @@ def find_images(folder: Path | str) -> list[Path]:
         raise DataError(f"there is no folder '{folder}'; expected one with photographs")
     paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ENDINGS)
     if not paths:
-        raise DataError(f"'{folder}' holds no images; expected files ending in {', '.join(ENDINGS)}")
+        raise DataError(
+            f"'{folder}' holds no images; expected files ending in {', '.join(ENDINGS)}"
+        )
     return paths
 
 
@@ -110,7 +110,10 @@ def load_bank(
     with ThreadPoolExecutor(4) as pool:
         images = pool.map(load, paths)
         for path, image in track(
-            zip(paths, images, strict=True), 'reading photographs', len(paths), disable=not progress
+            zip(paths, images, strict=True),
+            'reading photographs',
+            len(paths),
+            disable=not progress,
         ):
             if image is None or min(image.shape[:2]) < 32:
                 broken.append(path)

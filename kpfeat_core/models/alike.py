@@ -17,15 +17,16 @@ import functools
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 import torch.nn.functional as F
 
 from ..config import ExtractorConfig, make_config, option
 from ..describe import bilinear_neighbours
 from ..geometry import pixel_grid, sample
+from ..image import upsample_rows
 from ..keypoints import (
-    Keypoints,
     clear_borders,
+    Keypoints,
     refine_soft_argmax,
     select_best,
     suppress_non_maxima,
@@ -53,8 +54,8 @@ class AlikeSize:
     single_head: bool = True
 
 
-# Rows of the full-resolution level that go through its 1x1 convolutions at once on a CPU.
-STRIP_ROWS = 32
+# Floats of the widest full-resolution layer that are in work at once on a CPU: 2 MB.
+STRIP_ELEMENTS = 1 << 19
 
 SIZES = {
     'alike-t': AlikeSize((8, 16, 32, 64), 64),
@@ -137,27 +138,29 @@ class Alike(Extractor):
         return DenseMaps(score, (x1, *low))
 
     def _score_logits(self, x1: Tensor, low: list[Tensor]) -> Float[Tensor, 'b 1 h w']:
-        """Apply the head's score row to the four levels, each at its own resolution."""
-        row = self.convhead2.weight[-1:]
-        head = row if self.convhead1 is None else self.convhead1.weight
-        first, *others = head.chunk(4, dim=1)
-        full = self._first_level(x1, first)
-        for level, weight in zip(low, others, strict=True):
-            part = F.conv2d(level, weight)
-            full += F.interpolate(part, full.shape[-2:], mode='bilinear', align_corners=True)
-        return full if self.convhead1 is None else F.conv2d(F.relu(full, inplace=True), row)
-
-    def _first_level(self, x1: Tensor, weight: Tensor) -> Float[Tensor, 'b c h w']:
         """
-        Apply conv1, ReLU and the head's share to the level that has full resolution.
+        Apply the head's score row to the four levels, each at its own resolution.
 
         On a CPU without gradients this goes in strips of rows that stay in the cache.
         """
-        strips = [x1]
+        head = self.convhead2.weight[-1:] if self.convhead1 is None else self.convhead1.weight
+        first, *others = head.chunk(4, dim=1)
+        parts = [F.conv2d(x, weight) for x, weight in zip(low, others, strict=True)]
+        size = x1.shape[-2:]
+        step = size[0]
         if x1.device.type == 'cpu' and not torch.is_grad_enabled():
-            strips = x1.split(STRIP_ROWS, dim=2)
-        done = [F.conv2d(F.relu(self.conv1(strip), inplace=True), weight) for strip in strips]
-        return done[0] if len(done) == 1 else torch.cat(done, dim=2)
+            widest = max(self.conv1.out_channels, len(head))
+            step = max(1, STRIP_ELEMENTS // (widest * size[1]))
+        strips = []
+        for start in range(0, size[0], step):
+            rows = slice(start, min(start + step, size[0]))
+            full = F.conv2d(F.relu(self.conv1(x1[:, :, rows]), inplace=True), first)
+            for part in parts:
+                full += upsample_rows(part, size, rows)
+            if self.convhead1 is not None:
+                full = F.conv2d(F.relu(full, inplace=True), self.convhead2.weight[-1:])
+            strips.append(full)
+        return torch.cat(strips, dim=2)
 
     def detect(self, score_map: Float[Tensor, 'b h w']) -> Keypoints:
         """

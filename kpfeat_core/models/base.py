@@ -6,20 +6,20 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 from ..config import ExtractorConfig, make_config
 from ..errors import ImageError
 from ..features import Features
 from ..image import (
-    ImageLike,
     image_to_tensor,
+    ImageLike,
     pad_to_stride,
     rescale_points,
     resize,
     scaled_size,
 )
-from ..keypoints import Keypoints, clear_borders, select_best, suppress_non_maxima
+from ..keypoints import clear_borders, Keypoints, select_best, suppress_non_maxima
 from ..shapes import Float
 
 PYRAMID_STEP = 2**-0.5

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 from ..config import option
 from ..data.homography_pairs import PairBatch
@@ -138,9 +138,7 @@ class AlikeRecipe(nn.Module):
         warped = [v.warped[:, :n] for v, n in zip(views, count, strict=True)]
         valid = [v.valid[:, :n] for v, n in zip(views, count, strict=True)]
         scores = [v.scores[:, :n] for v, n in zip(views, count, strict=True)]
-        matches = losses.true_correspondences(
-            *keypoints, *warped, *valid, self.config.match_px
-        )
+        matches = losses.true_correspondences(*keypoints, *warped, *valid, self.config.match_px)
         reprojection = losses.reprojection_loss(*keypoints, *warped, matches, *scores)
         peaks = [
             losses.dispersity_peak_loss(v.dispersity, s, v.detected)
@@ -173,9 +171,7 @@ class AlikeRecipe(nn.Module):
             log_sum = log_sum + 2 * torch.tensor(float(config.stride)).log().to(log_sum)
             exact = torch.where(here.valid, log_probability, -torch.inf)
             log_sum = torch.logaddexp(log_sum, exact)
-        nre = losses.neural_reprojection_terms(
-            log_probability, log_sum, here.valid, here.outside
-        )
+        nre = losses.neural_reprojection_terms(log_probability, log_sum, here.valid, here.outside)
         reliability = losses.match_probability(
             similarity.detach(), weights, config.reliability_temperature
         )

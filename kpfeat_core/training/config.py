@@ -18,9 +18,7 @@ class TrainConfig:
     ema: float = option(0.999, 'decay of the average of weights that is validated and kept', 0, 1)
     clip_norm: float = option(1.0, 'largest norm of the gradient', low=0.0)
     seed: int = option(0, 'every random draw follows from this and the step', low=0)
-    precision: str = option(
-        '32-true', 'arithmetic', choices=('32-true', 'bf16-mixed', '16-mixed')
-    )
+    precision: str = option('32-true', 'arithmetic', choices=('32-true', 'bf16-mixed', '16-mixed'))
     device: str = option('auto', 'cpu, cuda or auto')
     threads: int = option(-1, 'CPU threads; -1 takes all', low=-1)
     bank_side: int = option(480, 'photographs are kept with this long side in memory', low=64)

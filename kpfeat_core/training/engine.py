@@ -1,8 +1,6 @@
 """The training loop, from a folder of photographs to a weight file, for every system."""
 
 from collections.abc import Callable, Iterator, Mapping
-import csv
-from dataclasses import asdict, dataclass, fields
 import json
 from pathlib import Path
 import time
@@ -14,51 +12,21 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from ..config import make_config
-from ..data.homography_pairs import PairBatch, PairConfig, make_pairs
-from ..data.image_folder import ImageBank, find_images, load_bank, read_kinds, split_images
-from ..data.photometric import PhotometricConfig
+from ..data.homography_pairs import make_pairs, PairBatch
+from ..data.image_folder import find_images, ImageBank, load_bank, read_kinds, split_images
 from ..errors import ConfigError, DataError, KpfeatError
 from ..registry import build_extractor, check_device
 from ..weights import save_weights
-from .alike import AlikeLossConfig, AlikeRecipe
+from .alike import AlikeRecipe
 from .config import TrainConfig
+from .curves import append_row, drop_rows_after, LOG, VALIDATION
+from .options import Options, parse_kind_weights
 from .pictures import plot_curves, write_pairs
 from .validation import validate
 
 RECIPES = {f'alike-{size}': AlikeRecipe for size in 'tsnl'}
-OPTION_CLASSES = (TrainConfig, PairConfig, PhotometricConfig, AlikeLossConfig)
 FREE_TO_CHANGE = {'steps', 'decay_share', 'device', 'threads', 'precision'}
 LAST, BEFORE_DECAY = 'last.pt', 'before_decay.pt'
-
-
-@dataclass(frozen=True)
-class Options:
-    """All options of a run, one dataclass for each part."""
-
-    train: TrainConfig
-    pairs: PairConfig
-    photometric: PhotometricConfig
-    loss: AlikeLossConfig
-
-    @staticmethod
-    def build(values: Mapping[str, Any]) -> 'Options':
-        """Distribute flat options to their parts; raises ConfigError for unknown ones."""
-        known = {f.name for cls in OPTION_CLASSES for f in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(
-                f"unknown training option '{unknown[0]}'; there are: {', '.join(sorted(known))}"
-            )
-        parts = []
-        for cls in OPTION_CLASSES:
-            names = {f.name for f in fields(cls)}
-            parts.append(make_config(cls, {k: v for k, v in values.items() if k in names}))
-        return Options(*parts)
-
-    def flat(self) -> dict[str, Any]:
-        """Return all options by name."""
-        return {k: v for part in vars(self).values() for k, v in asdict(part).items()}
 
 
 def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path:
@@ -84,9 +52,7 @@ def _fabric(config: TrainConfig) -> Any:
     try:
         from lightning_fabric import Fabric
     except ImportError:
-        raise KpfeatError(
-            "training needs Lightning Fabric: pip install 'kpfeat[train]'"
-        ) from None
+        raise KpfeatError("training needs Lightning Fabric: pip install 'kpfeat[train]'") from None
     device = check_device(config.device)
     return Fabric(accelerator=device.type, devices=1, precision=config.precision)
 
@@ -106,17 +72,6 @@ def _load_photographs(folder: Path, config: TrainConfig) -> tuple[ImageBank, Ima
     return tuple(
         load_bank(paths, config.bank_side, kinds, weights) for paths in (training, validation)
     )
-
-
-def parse_kind_weights(text: str) -> dict[str, float]:
-    """Read 'photograph=2,texture=1'; raises ConfigError."""
-    try:
-        pairs = (part.split('=') for part in text.split(',') if part)
-        return {kind: float(weight) for kind, weight in pairs}
-    except ValueError:
-        raise ConfigError(
-            f"kind_weights is '{text}', expected something like photograph=2,texture=1"
-        ) from None
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -196,6 +151,8 @@ class _Run:
         self.optimizer.load_state_dict(state['optimizer'])
         self.average.load_state_dict(state['average'])
         self.step, self.seconds, self.best = state['step'], state['seconds'], state['best']
+        for name in (LOG, VALIDATION):
+            drop_rows_after(self.out / name, self.step)
         self.console.print(f'resuming at step {self.step} of {self.config.steps}')
 
     def _decay_start(self) -> int:
@@ -239,7 +196,7 @@ class _Run:
             begun = now
             if self.step % config.log_every == 0:
                 means = {name: float(value) / config.log_every for name, value in sums.items()}
-                self._write('log.csv', means)
+                self._write(LOG, means)
                 sums = {}
             if self.step % config.validate_every == 0 or self.step == config.steps:
                 self._validate(fixed)
@@ -266,9 +223,7 @@ class _Run:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(
-                self.model, total=self.config.steps, completed=self.step
-            )
+            task = progress.add_task(self.model, total=self.config.steps, completed=self.step)
             while self.step < self.config.steps:
                 yield self.step
                 progress.update(task, completed=self.step)
@@ -297,7 +252,7 @@ class _Run:
 
     def _validate(self, pairs: PairBatch) -> None:
         numbers = validate(self.average.module, pairs)
-        self._write('validation.csv', numbers)
+        self._write(VALIDATION, numbers)
         text = '  '.join(f'{k} {v:.3f}' for k, v in numbers.items())
         self.console.print(f'step {self.step}  {self.seconds / 60:.0f} min  {text}')
         score = numbers['mma3'] * numbers['repeatability']
@@ -321,20 +276,11 @@ class _Run:
         return self.out / f'{self.model}.safetensors'
 
     def _write(self, name: str, numbers: Mapping[str, float]) -> None:
-        """Append a row to a CSV file of the run."""
-        path = self.out / name
-        row = {'step': self.step, 'seconds': round(self.seconds, 1)}
-        row |= {key: round(value, 5) for key, value in numbers.items()}
-        is_new = not path.exists()
-        with open(path, 'a', newline='') as file:
-            writer = csv.DictWriter(file, row)
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
+        append_row(self.out / name, {'step': self.step, 'seconds': self.seconds, **numbers})
 
     def finish(self) -> Path:
         """Plot the curves and say where the weights are."""
-        if (self.out / 'validation.csv').exists() and (self.out / 'log.csv').exists():
+        if (self.out / LOG).exists() and (self.out / VALIDATION).exists():
             plot_curves(self.out, self.out / 'curves.png')
         self.console.print(f'weights: {self.weight_file}')
         return self.weight_file

@@ -1,6 +1,5 @@
 """Pictures of a run: its pairs, to be looked at before anything is trained, and its curves."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from ..data.homography_pairs import PairBatch
 from ..geometry import inside, pixel_grid, warp_points
 from ..image import write_image
 from ..visualize import draw_matches
+from .curves import LOG, read_rows, VALIDATION
 
 
 def draw_pairs(pairs: PairBatch, rows: int = 3, columns: int = 2) -> np.ndarray:
@@ -44,15 +44,14 @@ def plot_curves(folder: Path, path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
     wanted = {
-        'log.csv': ('nre', 'reprojection', 'peak', 'reliability'),
-        'validation.csv': ('mma1', 'mma3', 'repeatability'),
+        LOG: ('nre', 'reprojection', 'peak', 'reliability'),
+        VALIDATION: ('mma1', 'mma3', 'repeatability'),
     }
     for axis, (name, columns) in zip(axes, wanted.items(), strict=True):
-        with open(folder / name, newline='') as file:
-            rows = list(csv.DictReader(file))
-        steps = [int(row['step']) for row in rows]
+        rows = read_rows(folder / name)
+        steps = [row['step'] for row in rows]
         for column in columns:
-            axis.plot(steps, [float(row[column]) for row in rows], label=column)
+            axis.plot(steps, [row[column] for row in rows], label=column)
         axis.set(xlabel='step', title=name.removesuffix('.csv'), ylim=(0, None))
         axis.legend()
         axis.grid(alpha=0.3)

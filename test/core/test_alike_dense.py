@@ -3,11 +3,10 @@
 import importlib.util
 from pathlib import Path
 
-import pytest
-import torch
-
 from kpfeat_core.image import image_to_tensor
 from kpfeat_core.registry import build_extractor
+import pytest
+import torch
 
 DENSE = Path(__file__).resolve().parents[2] / 'benchmarks/dense_alike.py'
 
@@ -59,3 +58,17 @@ def test_fast_extraction_equals_the_dense_one(dense_alike, model, size):
         ours, theirs = getattr(fast, name)[0], getattr(dense, name)[0][nearest]
         assert (ours - theirs).abs().max() < 1e-4, name
     assert fast.keypoint_scores.std() > 1e-3  # else there would be nothing to get wrong
+
+
+@pytest.mark.parametrize('model', ['alike-t', 'alike-l'])
+def test_working_in_strips_changes_nothing(monkeypatch, model):
+    torch.manual_seed(0)
+    extractor = varied(build_extractor(model))
+    image = torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        whole = extractor(image).score_map
+        monkeypatch.setattr('kpfeat_core.models.alike.STRIP_ELEMENTS', 1)  # one row at a time
+        rows = extractor(image).score_map
+    trained = extractor(image).score_map.detach()  # with gradients, never in strips
+    assert (whole - rows).abs().max() < 1e-5
+    assert (whole - trained).abs().max() < 1e-5

@@ -1,10 +1,9 @@
 """Parity with the official ALIKE code on its published checkpoints."""
 
+from kpfeat_core.registry import build_extractor
 import numpy as np
 import pytest
 import torch
-
-from kpfeat_core.registry import build_extractor
 
 
 @pytest.fixture(params=['t', 's', 'n', 'l'])

@@ -1,13 +1,12 @@
 """ALIKE's losses against the official code's numbers, and their behaviour at the edges."""
 
-import numpy as np
-import pytest
-import torch
-
 from kpfeat_core.describe import bilinear_neighbours
 from kpfeat_core.geometry import inside, sample, warp_points
 from kpfeat_core.losses import alike as losses
 from kpfeat_core.registry import build_extractor
+import numpy as np
+import pytest
+import torch
 
 HEIGHT, WIDTH = 240, 320
 
@@ -166,9 +165,7 @@ def test_points_behind_the_camera_neither_match_nor_spoil_the_gradient():
     scores = torch.ones(1, 2)
     matches = losses.true_correspondences(keypoints, keypoints, warped, warped, valid, valid)
     assert matches.tolist() == [[0, -1]]
-    loss = losses.reprojection_loss(
-        keypoints, keypoints, warped, warped, matches, scores, scores
-    )
+    loss = losses.reprojection_loss(keypoints, keypoints, warped, warped, matches, scores, scores)
     loss.sum().backward()
     assert torch.isfinite(keypoints.grad).all()
 

@@ -2,11 +2,10 @@
 
 import math
 
+from kpfeat_core.evaluation import metrics
 import numpy as np
 import pytest
 import torch
-
-from kpfeat_core.evaluation import metrics
 
 IDENTITY = torch.eye(3, dtype=torch.float64)
 MOVED = torch.tensor([[1.0, 0, 10], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)

@@ -1,22 +1,21 @@
 """The protocol end to end, on sequences made here and with an extractor that knows the truth."""
 
 import cv2
+from kpfeat_core.errors import ConfigError, DataError
+from kpfeat_core.evaluation import (
+    balanced_subset,
+    evaluate,
+    OpencvExtractor,
+    planar_pairs,
+    PlanarPair,
+    PlanarProtocol,
+)
+from kpfeat_core.evaluation.planar import resized_pixels
+from kpfeat_core.features import Features
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
-from kpfeat_core.errors import ConfigError, DataError
-from kpfeat_core.evaluation import (
-    OpencvExtractor,
-    PlanarPair,
-    PlanarProtocol,
-    balanced_subset,
-    evaluate,
-    planar_pairs,
-)
-from kpfeat_core.evaluation.planar import resized_pixels
-from kpfeat_core.features import Features
 
 
 @pytest.fixture(scope='module')
@@ -177,7 +176,10 @@ def test_opencv_features_match_a_shifted_picture(sequences, name):
 def test_pairs_of_a_folder_are_listed_in_order_with_their_homographies(sequences):
     pairs = planar_pairs(sequences)
     assert [pair.name for pair in pairs] == [
-        'i_same/1-2', 'i_same/1-10', 'v_shift/1-2', 'v_shift/1-10',
+        'i_same/1-2',
+        'i_same/1-10',
+        'v_shift/1-2',
+        'v_shift/1-10',
     ]
     assert pairs[2].H_0to1[:2, 2].tolist() == [-12, -8]
 

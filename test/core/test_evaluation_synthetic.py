@@ -1,12 +1,11 @@
 """Synthetic pairs: the truth is the truth, and the same every time."""
 
 import cv2
+from kpfeat_core.errors import DataError
+from kpfeat_core.evaluation import find_photographs, Level, LEVELS, SyntheticPairs
+from kpfeat_core.evaluation.synthetic import render_pair
 import numpy as np
 import pytest
-
-from kpfeat_core.errors import DataError
-from kpfeat_core.evaluation import LEVELS, Level, SyntheticPairs, find_photographs
-from kpfeat_core.evaluation.synthetic import render_pair
 
 CLEAN = Level('clean', 40, 1.4, 0.4, light=0.0, blur_px=0.0, noise=0.0, jpeg=95)
 

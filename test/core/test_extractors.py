@@ -1,12 +1,11 @@
 """What every extractor in the registry promises, whatever its weights."""
 
-import numpy as np
-import pytest
-import torch
-
 from kpfeat_core.config import ExtractorConfig
 from kpfeat_core.errors import ConfigError, ImageError
 from kpfeat_core.registry import build_extractor, extractor_names
+import numpy as np
+import pytest
+import torch
 
 
 @pytest.fixture(params=extractor_names())

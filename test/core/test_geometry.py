@@ -1,8 +1,7 @@
 """Homographies, warps and sampling agree on one pixel convention."""
 
-import torch
-
 from kpfeat_core.geometry import inside, pixel_grid, sample, warp_image, warp_points
+import torch
 
 
 def blob(height: int, width: int, x: float, y: float, sigma: float = 2.0) -> torch.Tensor:

@@ -1,20 +1,19 @@
 """Training pairs: exact geometry, exact masks, the same for the same seed."""
 
 import cv2
-import numpy as np
-import pytest
-import torch
-
 from kpfeat_core.data.homography_pairs import (
-    PairConfig,
     make_pairs,
+    PairConfig,
     render_views,
     sample_view_homographies,
 )
 from kpfeat_core.data.image_folder import find_images, load_bank, read_kinds, split_images
-from kpfeat_core.data.photometric import PhotometricConfig, augment
+from kpfeat_core.data.photometric import augment, PhotometricConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.geometry import inside, pixel_grid, warp_points
+import numpy as np
+import pytest
+import torch
 
 CALM = PhotometricConfig(
     brightness=0, contrast=0, gamma=0, saturation=0, tint=0, gray_share=0,

@@ -1,10 +1,6 @@
 """Reading, converting and resizing images; bad ones get a sentence."""
 
 import cv2
-import numpy as np
-import pytest
-import torch
-
 from kpfeat_core.errors import ImageError
 from kpfeat_core.image import (
     image_to_tensor,
@@ -13,8 +9,12 @@ from kpfeat_core.image import (
     rescale_points,
     resize,
     scaled_size,
+    upsample_rows,
     write_image,
 )
+import numpy as np
+import pytest
+import torch
 
 
 def test_a_written_image_is_read_back_as_rgb(tmp_path) -> None:
@@ -100,3 +100,13 @@ def test_an_array_keeps_a_layout_that_convolutions_have_a_fast_path_for() -> Non
     tensor = image_to_tensor(np.zeros((40, 60, 3), np.uint8))
     height, width = 40, 60
     assert tensor.stride() == (height * width * 3, 1, width * 3, 3)
+
+
+def test_some_rows_of_an_upsampled_map_equal_those_of_the_whole() -> None:
+    maps = torch.rand(2, 3, 5, 7)
+    whole = torch.nn.functional.interpolate(maps, (33, 20), mode='bilinear', align_corners=True)
+    for rows in (slice(0, 8), slice(8, 9), slice(25, 33), slice(0, 33)):
+        found = upsample_rows(maps, (33, 20), rows)
+        torch.testing.assert_close(found, whole[:, :, rows], atol=1e-6, rtol=0)
+    single = upsample_rows(maps[:, :, :1], (33, 20), slice(3, 6))
+    torch.testing.assert_close(single[:, :, :1], single[:, :, 1:2])

@@ -5,13 +5,12 @@ import subprocess
 import sys
 
 import cv2
-import numpy as np
-import pytest
-
 from kpfeat_core.errors import ConfigError, DataError, ImageError
 from kpfeat_core.film import Film
 from kpfeat_core.image import write_image
 from kpfeat_core.image_sources import create_source, fit, parse_size, SourceConfig
+import numpy as np
+import pytest
 
 
 def flat(value: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -90,7 +89,7 @@ def test_broken_video_makes_no_noise_on_stderr(tmp_path) -> None:
     (tmp_path / 'film.mp4').write_bytes(b'not a video')
     program = (
         'from kpfeat_core.image_sources import *\n'
-        f"try: VideoSource({str(tmp_path / 'film.mp4')!r}, None, True)\n"
+        f'try: VideoSource({str(tmp_path / "film.mp4")!r}, None, True)\n'
         'except DataError: pass'
     )
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
@@ -120,7 +119,9 @@ def test_larger_images_are_reduced_to_fit_and_smaller_ones_kept() -> None:
     assert fit(flat(0, 600, 400), None).shape == (600, 400, 3)
 
 
-@pytest.mark.parametrize('text', ['640', '640x', 'x480', '640x480x3', '-1x480', 'big', '8x8', '٣x٤'])
+@pytest.mark.parametrize(
+    'text', ['640', '640x', 'x480', '640x480x3', '-1x480', 'big', '8x8', '٣x٤']
+)
 def test_size_that_is_none_is_refused(text) -> None:
     with pytest.raises(ConfigError, match='size is'):
         parse_size(text)
@@ -156,5 +157,8 @@ def test_film_takes_pictures_of_other_sizes_and_odd_ones(tmp_path) -> None:
 
 
 def test_film_that_cannot_be_written_says_so(tmp_path) -> None:
-    with pytest.raises(DataError, match='cannot write the video'), Film(tmp_path / 'a', 1.0) as film:
+    with (
+        pytest.raises(DataError, match='cannot write the video'),
+        Film(tmp_path / 'a', 1.0) as film,
+    ):
         film.add(0, flat(1))

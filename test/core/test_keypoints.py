@@ -1,8 +1,5 @@
 """Score maps become keypoints."""
 
-import pytest
-import torch
-
 from kpfeat_core.describe import bilinear_neighbours
 from kpfeat_core.keypoints import (
     clear_borders,
@@ -12,6 +9,8 @@ from kpfeat_core.keypoints import (
     select_best,
     suppress_non_maxima,
 )
+import pytest
+import torch
 
 
 def greedy(score_map: torch.Tensor, radius: int) -> set[tuple[int, int]]:

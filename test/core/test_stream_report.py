@@ -1,11 +1,10 @@
 """What is printed about a run is what was put in."""
 
-import numpy as np
-import pytest
-
 from kpfeat_core.matchers.pair import PairMatches
 from kpfeat_core.stream_report import StreamReport
 from kpfeat_core.virtual_camera import VirtualCamera
+import numpy as np
+import pytest
 
 SECOND = 1_000_000_000
 

@@ -7,18 +7,18 @@ import sys
 import textwrap
 
 import cv2
-import numpy as np
-import pytest
-import torch
-
-from kpfeat_core.data.homography_pairs import PairConfig, make_pairs
+from kpfeat_core.data.homography_pairs import make_pairs, PairConfig
 from kpfeat_core.data.image_folder import find_images, load_bank
 from kpfeat_core.data.photometric import PhotometricConfig
 from kpfeat_core.errors import ConfigError, DataError
 from kpfeat_core.registry import build_extractor, create_extractor
 from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
 from kpfeat_core.training.config import TrainConfig
-from kpfeat_core.training.engine import learning_rate, parse_kind_weights
+from kpfeat_core.training.engine import learning_rate
+from kpfeat_core.training.options import parse_kind_weights
+import numpy as np
+import pytest
+import torch
 
 SMALL = {
     'view_size': 64, 'batch_size': 2, 'detected': 20, 'random': 20, 'bank_side': 128,
@@ -87,6 +87,10 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_unbroken_one(
         for key, value in states[0][part].items():
             assert torch.equal(value, states[1][part][key]), key
     assert states[0]['step'] == states[1]['step'] == 6
+    logs = [rows(tmp_path / name / 'log.csv') for name in ('whole', 'broken')]
+    for row in (row for log in logs for row in log):
+        del row['seconds']
+    assert logs[0] == logs[1]
 
 
 def test_more_steps_go_on_from_before_the_decay(photographs, tmp_path, capsys) -> None:
@@ -163,9 +167,7 @@ def test_fewer_pixels_estimate_the_same_nre(pairs) -> None:
     values = []
     for stride in (1, 2, 4):
         recipe = AlikeRecipe(extractor, AlikeLossConfig(detected=20, random=20, stride=stride))
-        draws = [
-            recipe(pairs, torch.Generator().manual_seed(0))['nre'].item() for _ in range(3)
-        ]
+        draws = [recipe(pairs, torch.Generator().manual_seed(0))['nre'].item() for _ in range(3)]
         values.append(np.mean(draws))
     assert values[1] == pytest.approx(values[0], rel=0.05)
     assert values[2] == pytest.approx(values[0], rel=0.1)
@@ -181,9 +183,7 @@ def test_pairs_without_common_pixels_give_finite_losses(pairs) -> None:
     parts = recipe(blind, torch.Generator().manual_seed(0))
     parts['total'].backward()
     assert all(torch.isfinite(value) for value in parts.values())
-    assert all(
-        torch.isfinite(p.grad).all() for p in recipe.parameters() if p.grad is not None
-    )
+    assert all(torch.isfinite(p.grad).all() for p in recipe.parameters() if p.grad is not None)
 
 
 def test_a_large_pair_with_many_points_trains_in_two_gigabytes() -> None:

@@ -1,11 +1,10 @@
 """The virtual camera: its truth is exact, its frames are filled, and stamps alone decide."""
 
 import cv2
-import numpy as np
-import pytest
-
 from kpfeat_core.errors import ConfigError, ImageError
 from kpfeat_core.virtual_camera import Motion, VirtualCamera
+import numpy as np
+import pytest
 
 SIZE = (320, 240)
 STAMPS = [int(t * 1e9) for t in np.linspace(0, 10, 12, endpoint=False)]
@@ -96,7 +95,9 @@ def test_half_turns_and_strong_tilt_still_lie_in_the_photograph() -> None:
 
 def test_same_stamp_gives_the_same_frame_in_another_camera() -> None:
     stamp = 1_763_700_000_123_456_789
-    assert np.array_equal(VirtualCamera(size=SIZE).frame(stamp), VirtualCamera(size=SIZE).frame(stamp))
+    assert np.array_equal(
+        VirtualCamera(size=SIZE).frame(stamp), VirtualCamera(size=SIZE).frame(stamp)
+    )
 
 
 def test_motion_repeats_exactly_after_a_loop_at_todays_stamps() -> None:

@@ -1,0 +1,33 @@
+"""The CSV files of a run."""
+
+from collections.abc import Mapping
+import csv
+from pathlib import Path
+
+LOG, VALIDATION = 'log.csv', 'validation.csv'
+
+
+def append_row(path: Path, numbers: Mapping[str, float]) -> None:
+    """Add a row, and the header to a new file."""
+    is_new = not path.exists()
+    with open(path, 'a', newline='') as file:
+        writer = csv.DictWriter(file, numbers)
+        if is_new:
+            writer.writeheader()
+        writer.writerow({key: round(value, 5) for key, value in numbers.items()})
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """Read all rows as numbers."""
+    with open(path, newline='') as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Forget what a run logged after the checkpoint that it goes on from."""
+    if not path.exists():
+        return
+    kept = [row for row in read_rows(path) if row['step'] <= step]
+    path.unlink()
+    for row in kept:
+        append_row(path, row | {'step': int(row['step'])})

@@ -1,0 +1,54 @@
+"""All options of a run together: one flat set of names, one dataclass for each part."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ..config import make_config
+from ..data.homography_pairs import PairConfig
+from ..data.photometric import PhotometricConfig
+from ..errors import ConfigError
+from .alike import AlikeLossConfig
+from .config import TrainConfig
+
+OPTION_CLASSES = (TrainConfig, PairConfig, PhotometricConfig, AlikeLossConfig)
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options of a run, one dataclass for each part."""
+
+    train: TrainConfig
+    pairs: PairConfig
+    photometric: PhotometricConfig
+    loss: AlikeLossConfig
+
+    @staticmethod
+    def build(values: Mapping[str, Any]) -> 'Options':
+        """Distribute flat options to their parts; raises ConfigError for unknown ones."""
+        known = {f.name for cls in OPTION_CLASSES for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(
+                f"unknown training option '{unknown[0]}'; there are: {', '.join(sorted(known))}"
+            )
+        parts = []
+        for cls in OPTION_CLASSES:
+            names = {f.name for f in fields(cls)}
+            parts.append(make_config(cls, {k: v for k, v in values.items() if k in names}))
+        return Options(*parts)
+
+    def flat(self) -> dict[str, Any]:
+        """Return all options by name."""
+        return {k: v for part in vars(self).values() for k, v in asdict(part).items()}
+
+
+def parse_kind_weights(text: str) -> dict[str, float]:
+    """Read 'photograph=2,texture=1'; raises ConfigError."""
+    try:
+        pairs = (part.split('=') for part in text.split(',') if part)
+        return {kind: float(weight) for kind, weight in pairs}
+    except ValueError:
+        raise ConfigError(
+            f"kind_weights is '{text}', expected something like photograph=2,texture=1"
+        ) from None
