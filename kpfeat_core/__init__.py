@@ -25,7 +25,7 @@ _PLACES = {
     'draw_matches': 'visualize',
 }
 
-__all__ = sorted([*_PLACES, '__version__'])
+__all__ = list(_PLACES)
 
 
 def __getattr__(name: str) -> Any:

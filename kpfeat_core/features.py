@@ -23,7 +23,8 @@ class Features:
     descriptors (B, N, D): unit length; 0 where padded.
     mask (B, N): true for real keypoints; padding always comes last.
     image_size (B, 2): width, height of the source image in pixels.
-    scales (B, N): size of the region that was described, in pixels; None where there is none.
+    scales (B, N): size of the described region relative to the model's own at full resolution,
+        which is 1; None where there is none.
     orientations (B, N): radians, from x towards y; None where there is none.
 
     Raises ShapeError if the arrays do not fit each other.

@@ -1,4 +1,4 @@
-"""Axis letters for annotations; plain Tensor where jaxtyping is not installed (robots need not)."""
+"""Axis letters for annotations; plain tensors where jaxtyping is not installed, as on robots."""
 
 try:
     from jaxtyping import Bool, Float, Int

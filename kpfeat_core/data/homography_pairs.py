@@ -25,7 +25,7 @@ class PairConfig:
     perspective: float = option(0.35, 'largest change of depth across a view', 0.0, 0.9)
     rotation_deg: float = option(30.0, 'standard deviation of in-plane rotation', 0.0, 180.0)
     any_rotation: float = option(
-        0.3, 'share of pairs with rotation from the full circle', 0.0, 1.0
+        0.3, 'share of pairs turned by any angle', 0.0, 1.0
     )
     shift: float = option(0.2, 'largest shift between views, as a share of a view', 0.0, 1.0)
 
@@ -95,7 +95,7 @@ def sample_view_homographies(
 def _view_homography(
     center: Tensor, scale: Tensor, angle: Tensor, config: PairConfig, generator: torch.Generator
 ) -> Tensor:
-    """Build view pixels -> photograph pixels: centre, perspective, tilt, rotate and scale, move."""
+    """Build view pixels -> photograph pixels: centre, lean, tilt, rotate and scale, move."""
     count, side = len(center), config.view_size
     zero = torch.zeros_like(scale)
     middle = (side - 1) / 2

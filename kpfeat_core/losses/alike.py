@@ -124,7 +124,7 @@ def log_partition(
     descriptors: Float[Tensor, 'b n d'],
     others: Float[Tensor, 'b p d'],
     temperature: float,
-    near: Bool[Tensor, 'b #n p'] | None = None,
+    near: Bool[Tensor, 'b _ p'] | None = None,
 ) -> Float[Tensor, 'b n']:
     """
     Return log of the sum of exp((cosine - 1) / T) over all pixels of the other view.

@@ -8,7 +8,7 @@ __all__ = ['TrainConfig', 'train']
 
 
 def __getattr__(name: str) -> Any:
-    """Import the engine, and torch with it, when it is first used: help texts need only options."""
+    """Import the engine, and torch with it, on first use: help texts need only options."""
     if name == 'train':
         from .engine import train
 
