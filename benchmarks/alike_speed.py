@@ -19,19 +19,18 @@ from typing import Annotated
 from common import provenance
 import cv2
 from dense_alike import extract_densely
-import numpy as np
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-import torch
-import typer
-
 from kpfeat_core.errors import KpfeatError, WeightsError
 from kpfeat_core.evaluation import OpencvExtractor
 from kpfeat_core.features import Features
 from kpfeat_core.image import image_to_tensor, read_image
 from kpfeat_core.models.base import Extractor
 from kpfeat_core.registry import build_extractor, create_extractor
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+import torch
+import typer
 
 TOLERANCE = 1e-4
 console = Console()

@@ -5,12 +5,11 @@ What the paper and the published code describe, written down plainly, as the yar
 speed and the output of `kpfeat_core.models.alike`. Zhao et al., ALIKE, IEEE TMM 2022, section 3.
 """
 
+from kpfeat_core.features import Features
+from kpfeat_core.models.alike import Alike, Block
 import torch
 from torch import Tensor
 import torch.nn.functional as F
-
-from kpfeat_core.features import Features
-from kpfeat_core.models.alike import Alike, Block
 
 RADIUS = 2  # of the soft window; the hard maxima use the configuration's nms_radius
 TEMPERATURE = 0.1
@@ -49,12 +48,11 @@ def dense_maps(net: Alike, image: Tensor) -> tuple[Tensor, Tensor]:
     x2 = run_block(net.block2, F.max_pool2d(x1, 2))
     x3 = run_block(net.block3, F.max_pool2d(x2, 4))
     x4 = run_block(net.block4, F.max_pool2d(x3, 4))
-    levels = [F.relu(F.conv2d(x, conv.weight)) for x, conv in (
-        (x1, net.conv1), (x2, net.conv2), (x3, net.conv3), (x4, net.conv4)
-    )]
-    joined = torch.cat([levels[0], *(upsample(x, factor) for x, factor in (
-        (levels[1], 2), (levels[2], 8), (levels[3], 32)
-    ))], dim=1)
+    first = F.relu(F.conv2d(x1, net.conv1.weight))
+    second = upsample(F.relu(F.conv2d(x2, net.conv2.weight)), 2)
+    third = upsample(F.relu(F.conv2d(x3, net.conv3.weight)), 8)
+    fourth = upsample(F.relu(F.conv2d(x4, net.conv4.weight)), 32)
+    joined = torch.cat([first, second, third, fourth], dim=1)
     if net.convhead1 is not None:
         joined = F.relu(F.conv2d(joined, net.convhead1.weight))
     out = F.conv2d(joined, net.convhead2.weight)

@@ -18,30 +18,29 @@ import tempfile
 import time
 from typing import Annotated
 
-from common import ROOT, provenance
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-import torch
-import typer
-
+from common import provenance, ROOT
 from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.evaluation import (
+    balanced_subset,
     BASELINES,
+    evaluate,
+    find_photographs,
     OpencvExtractor,
+    planar_pairs,
     PlanarPair,
     PlanarProtocol,
     PlanarResults,
     SyntheticPairs,
-    balanced_subset,
-    evaluate,
-    find_photographs,
-    planar_pairs,
 )
 from kpfeat_core.evaluation.metrics import bootstrap_ratio
 from kpfeat_core.evaluation.planar import FeatureSource
 from kpfeat_core.registry import create_extractor
 from kpfeat_core.weights import import_checkpoint
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+import torch
+import typer
 
 HEADLINES = ('MMA@3', 'HA@3')
 CHECKPOINTS = ('.pth', '.pt', '.tar', '.ckpt')

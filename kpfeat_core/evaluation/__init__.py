@@ -2,14 +2,14 @@
 
 from .baselines import BASELINES, OpencvExtractor
 from .planar import (
-    PlanarPair,
-    PlanarProtocol,
-    PlanarResults,
     balanced_subset,
     evaluate,
     planar_pairs,
+    PlanarPair,
+    PlanarProtocol,
+    PlanarResults,
 )
-from .synthetic import LEVELS, Level, SyntheticPairs, find_photographs
+from .synthetic import find_photographs, Level, LEVELS, SyntheticPairs
 
 __all__ = [
     'BASELINES',

@@ -104,9 +104,7 @@ def corner_error(
     if estimated is None:
         return float('inf')
     right, bottom = size0[0] - 1, size0[1] - 1
-    corners = torch.tensor(
-        [[0, 0], [right, 0], [right, bottom], [0, bottom]], dtype=torch.float64
-    )
+    corners = torch.tensor([[0, 0], [right, 0], [right, bottom], [0, bottom]], dtype=torch.float64)
     error = match_errors(corners, warp(corners, torch.from_numpy(np.asarray(estimated))), H_0to1)
     return float(error.mean())
 

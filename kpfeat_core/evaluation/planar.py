@@ -19,7 +19,7 @@ from ..config import MatcherConfig, option
 from ..errors import DataError
 from ..features import Features
 from ..image import image_to_tensor, read_image, resize, scaled_size
-from ..matchers import MutualNearestNeighbour, find_geometry
+from ..matchers import find_geometry, MutualNearestNeighbour
 from . import metrics
 
 ENDINGS = ('.ppm', '.png', '.jpg', '.jpeg')
@@ -116,8 +116,7 @@ class PlanarResults:
     def intervals(self, group: str | None = None) -> dict[str, tuple[float, float]]:
         """Return the bootstrapped 95 % interval of every mean."""
         return {
-            name: metrics.bootstrap_interval(values)
-            for name, values in self.values(group).items()
+            name: metrics.bootstrap_interval(values) for name, values in self.values(group).items()
         }
 
 
@@ -244,9 +243,7 @@ def _evaluate_pair(
     matched0, matched1 = points0[index0], points1[index1]
     errors = metrics.match_errors(matched0, matched1, truth)
     size0, size1 = features0.image_size[0].tolist(), features1.image_size[0].tolist()
-    estimated, _ = find_geometry(
-        matched0, matched1, 'homography', protocol.ransac_threshold_px
-    )
+    estimated, _ = find_geometry(matched0, matched1, 'homography', protocol.ransac_threshold_px)
     corner = metrics.corner_error(estimated, truth, size0)
     repeated = metrics.repeatability(
         points0, points1, truth, size0, size1, protocol.repeatability_px

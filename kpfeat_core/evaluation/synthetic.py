@@ -143,9 +143,7 @@ def _first_view(
     return _shift(x, y) @ np.diag([zoom, zoom, 1]) @ _shift(*-middle)
 
 
-def _relative_view(
-    size: tuple[int, int], level: Level, rng: np.random.Generator
-) -> np.ndarray:
+def _relative_view(size: tuple[int, int], level: Level, rng: np.random.Generator) -> np.ndarray:
     """Return the homography from view 0 to view 1, about the middle of the view."""
     angle = np.radians(rng.uniform(-1, 1) * level.rotation_deg)
     scale = level.scale ** rng.uniform(-1, 1)
@@ -160,9 +158,7 @@ def _relative_view(
     squeeze = np.diag([1 - 0.5 * abs(tilt[0]), 1 - 0.5 * abs(tilt[1]), 1])
     move = rng.uniform(-0.08, 0.08, 2) * np.array(size)
     x, y = (np.array(size) - 1) / 2
-    matrix = (
-        _shift(x + move[0], y + move[1]) @ similarity @ squeeze @ perspective @ _shift(-x, -y)
-    )
+    matrix = _shift(x + move[0], y + move[1]) @ similarity @ squeeze @ perspective @ _shift(-x, -y)
     return matrix / matrix[2, 2]
 
 
