@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 import platform
+import re
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ def provenance() -> dict:
     """Return commit, command, machine and versions, for a line of results."""
     return {
         'commit': commit(),
-        'command': ' '.join(['python', *sys.argv]),
+        'command': command(),
         'machine': f'{processor()}, {os.cpu_count()} cores',
         'load_average': [round(value, 2) for value in os.getloadavg()],
         'threads': torch.get_num_threads(),
@@ -26,6 +27,12 @@ def provenance() -> dict:
         'torch': torch.__version__,
         'opencv': cv2.__version__,
     }
+
+
+def command() -> str:
+    """Return the command line with files named without their folders, which differ everywhere."""
+    name, *words = [re.sub(r'[^\s=:,]*/', '', word) for word in sys.argv]
+    return ' '.join(['python', f'benchmarks/{name}', *words])
 
 
 def commit() -> str:

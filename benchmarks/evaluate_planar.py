@@ -52,7 +52,8 @@ class Entry:
     """One extractor of the comparison and how it was asked for."""
 
     label: str
-    text: str
+    model: str
+    weights: str
     extractor: FeatureSource
 
 
@@ -63,12 +64,13 @@ def parse_entry(text: str) -> Entry:
     if not equals:
         label = f'{name} ({Path(file).stem})' if file else name
     if name in BASELINES:
-        return Entry(label, text, OpencvExtractor(name))
+        return Entry(label, name, '', OpencvExtractor(name))
+    weights = Path(file).name or 'bundled'
     if Path(file).suffix not in CHECKPOINTS:
-        return Entry(label, text, create_extractor(name, file))
+        return Entry(label, name, weights, create_extractor(name, file))
     with tempfile.TemporaryDirectory() as folder:
-        weights = import_checkpoint(file, name, Path(folder) / 'imported.safetensors')
-        return Entry(label, text, create_extractor(name, str(weights)))
+        path = import_checkpoint(file, name, Path(folder) / 'imported.safetensors')
+        return Entry(label, name, weights, create_extractor(name, str(path)))
 
 
 def load_pairs(sets: str, shared: Path, count: int, limit: int) -> dict:
@@ -151,7 +153,8 @@ def record(data: str, entry: Entry, result: PlanarResults, wall: float) -> dict:
         'benchmark': 'planar',
         'data': data,
         'extractor': entry.label,
-        'asked_for': entry.text,
+        'model': entry.model,
+        'weights': entry.weights,
         'pairs': len(result.pairs),
         'protocol': asdict(result.protocol),
         'means': _rounded(result.means()),
