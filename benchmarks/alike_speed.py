@@ -54,9 +54,8 @@ def load_picture(path: Path | None, size: tuple[int, int]) -> np.ndarray:
 def load_extractor(model: str, weights: str, keypoints: int) -> tuple[Extractor, str]:
     """Return the extractor and a word for its weights; random ones where none are bundled."""
     try:
-        return create_extractor(model, weights, max_num_keypoints=keypoints), Path(
-            weights
-        ).name or 'bundled'
+        extractor = create_extractor(model, weights, max_num_keypoints=keypoints)
+        return extractor, Path(weights).name or 'bundled'
     except WeightsError:
         if weights:
             raise
