@@ -45,9 +45,10 @@ def probe(command: str) -> 'Python | None':
             [command, '-c', PROBE], capture_output=True, text=True, timeout=60, check=True
         )
         major, minor, venv, headers, path = done.stdout.strip().split(maxsplit=4)
+        version = int(major), int(minor)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-    return Python((int(major), int(minor)), venv == '1', headers == '1', path)
+    return Python(version, venv == '1', headers == '1', path)
 
 
 def choose_python(found: 'list[Python]') -> Python:

@@ -1,0 +1,104 @@
+"""Rules of the house that a machine can check."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+import re
+import subprocess
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROS = ('rclpy', 'kpfeat', 'kpfeat_ros', 'ament_index_python', 'launch', 'launch_ros', 'cv_bridge')
+ROS_MESSAGES = re.compile(r'\w+_msgs|\w+_srvs|\w+_interfaces')
+CORE = sorted((ROOT / 'kpfeat_core').rglob('*.py'))
+NODES = sorted((ROOT / 'kpfeat_ros').glob('*_node.py'))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Give every module that a file imports anywhere, relative ones in full."""
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = '.'.join([*base, *filter(None, [node.module])])
+            yield module
+            yield from (f'{module}.{alias.name}' for alias in node.names)
+
+
+def is_ros(module: str) -> bool:
+    top = module.split('.')[0]
+    return top in ROS or ROS_MESSAGES.fullmatch(top) is not None
+
+
+@pytest.mark.parametrize('path', CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_core_imports_no_ros(path) -> None:
+    wrong = {module for module in imports(path) if is_ros(module)}
+    if path.name == 'demo.py' and path.parent.name == 'commands':
+        # `kpfeat demo` is a door to the ROS demo: it opens it once it has seen that rclpy is there
+        wrong -= {'kpfeat_ros.demo', 'kpfeat_ros.demo.main'}
+    assert not wrong
+
+
+@pytest.mark.parametrize('path', NODES, ids=lambda p: p.name)
+def test_nodes_compute_nothing(path) -> None:
+    tops = {module.split('.')[0] for module in imports(path)}
+    assert not tops & {'torch', 'numpy', 'cv2', 'scipy'}
+
+
+@pytest.mark.parametrize('folder', ['losses', 'models', 'matchers', 'data'])
+def test_training_stands_on_the_rest_and_not_the_rest_on_it(folder) -> None:
+    for path in (ROOT / 'kpfeat_core' / folder).rglob('*.py'):
+        wrong = {m for m in imports(path) if m.startswith('kpfeat_core.training')}
+        assert not wrong, path
+
+
+def test_imports_are_found_however_they_are_written(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(f'{__name__}.ROOT', tmp_path)
+    path = tmp_path / 'kpfeat_core' / 'models' / 'a.py'
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        'def f():\n    import rclpy.node\nfrom ..training import engine\nfrom . import base\n'
+        'from sensor_msgs.msg import Image\n'
+    )
+    found = set(imports(path))
+    assert {'rclpy.node', 'kpfeat_core.training', 'kpfeat_core.models.base'} <= found
+    assert {module for module in found if is_ros(module)} == {
+        'rclpy.node',
+        'sensor_msgs.msg',
+        'sensor_msgs.msg.Image',
+    }
+
+
+@pytest.mark.parametrize('path', sorted(ROOT.glob('msg/*.msg')), ids=lambda p: p.name)
+def test_every_field_of_a_message_is_explained(path) -> None:
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith('#'), 'a message starts with what it is'
+    for line in filter(None, map(str.strip, lines)):
+        if not line.startswith('#'):
+            assert re.search(r'  # \w.{3,}', line), f'say shape and unit after: {line}'
+
+
+def test_every_message_is_compiled() -> None:
+    text = (ROOT / 'CMakeLists.txt').read_text()
+    for path in [*ROOT.glob('msg/*.msg'), *ROOT.glob('srv/*.srv')]:
+        assert f'{path.parent.name}/{path.name}' in text
+
+
+def test_every_node_can_be_run_by_name() -> None:
+    assert NODES
+    for path in NODES:
+        functions = {n.name for n in ast.parse(path.read_text()).body if hasattr(n, 'name')}
+        assert 'main' in functions, f'`ros2 run kpfeat {path.stem}` calls main() of {path.name}'
+
+
+def test_no_file_names_a_package_index() -> None:
+    hosts = ('pypi' + '.org', 'files.python' + 'hosted', 'download.' + 'pytorch', 'index' + '-url')
+    done = subprocess.run(
+        ['git', 'grep', '-lIE', '|'.join(map(re.escape, hosts))], cwd=ROOT, capture_output=True
+    )
+    if done.returncode > 1:
+        pytest.skip('this is no git checkout')
+    assert done.stdout.decode().split() == []
