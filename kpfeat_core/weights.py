@@ -8,7 +8,7 @@ import pickle
 from typing import Any
 
 from safetensors import safe_open, SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 import torch
 from torch import nn, Tensor
 
@@ -119,7 +119,8 @@ def save_weights(
     texts = {'format': 'kpfeat', 'format_version': FORMAT_VERSION, 'model': _name(module)}
     texts |= metadata or {}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {key: str(value) for key, value in texts.items()})
+        # not save_file, whose files only their owner may read
+        temporary.write_bytes(save(tensors, {key: str(value) for key, value in texts.items()}))
 
 
 def check_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -1,6 +1,7 @@
 """Weight files: found, read, written, imported and verified."""
 
 import json
+import os
 import zipfile
 
 from kpfeat_core import weights
@@ -266,3 +267,12 @@ def test_metadata_is_text_and_readable_without_loading(file):
     assert metadata['format_version'] == '1'
     assert len(tensors) == len(build_extractor(MODEL).state_dict())
     assert json.dumps(metadata)
+
+
+def test_saved_weights_may_be_read_by_everybody_whom_the_umask_lets(tmp_path) -> None:
+    before = os.umask(0o022)
+    try:
+        save_weights(build_extractor('alike-t'), tmp_path / 'a.safetensors')
+    finally:
+        os.umask(before)
+    assert (tmp_path / 'a.safetensors').stat().st_mode & 0o777 == 0o644
