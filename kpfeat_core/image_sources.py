@@ -47,7 +47,7 @@ class ImageSource(Protocol):
     rate_hz: float
 
     def next(self, stamp_ns: int) -> np.ndarray | None:
-        """Return the image for a time; None after the last one. Raises ImageError for a bad one."""
+        """Return the image for a time, None after the last; a bad one raises ImageError."""
 
 
 def create_source(config: SourceConfig) -> ImageSource:

@@ -55,18 +55,27 @@ class StreamReport:
         """Return the share of all matches within 3 pixels of the truth; 0 without matches."""
         return sum(self.true_matches) / max(1, sum(self.matches))
 
-    def rows(self, received: int, dropped: int) -> list[tuple[str, str]]:
-        """Return names and values to be shown; received, dropped: images at the extractor."""
+    def rows(self, sent: int, received: int, dropped: int) -> list[tuple[str, str]]:
+        """
+        Return names and values to be shown.
+
+        sent: images of the camera. received, dropped: images at the extractor, and those of them
+        that a newer one replaced.
+        """
         median, high = self.latency_ms()
         inlier_share = sum(self.inliers) / max(1, sum(self.matches))
         rows = [
             ('pairs matched', f'{len(self.matches)}'),
             ('rate', f'{self.rate_hz():.1f} Hz'),
-            ('latency, image stamp to matches', f'median {median:.0f} ms, 95 % below {high:.0f} ms'),
+            (
+                'latency, image stamp to matches',
+                f'median {median:.0f} ms, 95 % below {high:.0f} ms',
+            ),
             ('keypoints of an image', f'{np.mean(self.keypoints or [0]):.0f}'),
             ('matches of a pair', f'{np.mean(self.matches):.0f}'),
             ('inliers of a pair', f'{np.mean(self.inliers):.0f} ({inlier_share:.1%})'),
-            ('images dropped for newer ones', f'{dropped} of {received}'),
+            ('images dropped for newer ones', f'{dropped} of {sent}'),
+            ('images that never reached the extractor', f'{max(0, sent - received)} of {sent}'),
         ]
         if self.camera is not None:
             what = f'matches within {TRUE_WITHIN_PX:g} px of the truth'

@@ -21,7 +21,7 @@ from .shapes import Float
 
 PHOTOGRAPH = Path(__file__).with_name('assets') / 'circuit.jpg'
 FOCAL_SHARE = 0.9  # focal length by the frame's long side, which then spans 58 degrees
-FOOTPRINT_SHARE = 0.76  # of a side of the photograph, what the frames need for turning and zooming
+FOOTPRINT_SHARE = 0.8  # of a side of the photograph, what the frames need for turning and zooming
 CHECKED_TIMES = 720  # points of the loop at which footprints are measured
 MARGIN_PX = 1.0  # from the photograph's outer pixel centres, for what lies between those times
 
@@ -31,9 +31,9 @@ class Motion:
     """How the camera moves in one loop; every part of it repeats without a jump."""
 
     loop_s: float = option(10.0, 'seconds until the camera is where it was', low=0.1)
-    roll_deg: float = option(25.0, 'largest turn about the optical axis', low=0.0, high=180.0)
-    tilt_deg: float = option(15.0, 'largest tilt of the optical axis', low=0.0, high=30.0)
-    zoom: float = option(1.25, 'distance changes between 1/zoom and zoom times', low=1.0, high=4.0)
+    roll_deg: float = option(22.0, 'largest turn about the optical axis', low=0.0, high=180.0)
+    tilt_deg: float = option(12.0, 'largest tilt of the optical axis', low=0.0, high=30.0)
+    zoom: float = option(1.2, 'distance changes between 1/zoom and zoom times', low=1.0, high=4.0)
 
 
 class VirtualCamera:
@@ -118,7 +118,9 @@ class VirtualCamera:
         camera = [[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]]
         roll = np.radians(self.motion.roll_deg) * np.sin(phase + 2.0)
         tilt = np.radians(self.motion.tilt_deg) * np.array([np.cos(phase), np.sin(3 * phase)])
-        turned = cv2.Rodrigues(np.array([*tilt, 0.0]))[0] @ cv2.Rodrigues(np.array([0, 0, roll]))[0]
+        turned = (
+            cv2.Rodrigues(np.array([*tilt, 0.0]))[0] @ cv2.Rodrigues(np.array([0, 0, roll]))[0]
+        )
         x, y, depth = turned[:, 2]  # where the optical axis points
         return np.array([[1, 0, -x / depth], [0, 1, -y / depth], [0, 0, 1]]) @ turned @ inv(camera)
 

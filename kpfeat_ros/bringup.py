@@ -96,9 +96,14 @@ def find_params_file(given: str = '') -> str:
         if not Path(given).is_file():
             raise ConfigError(f"there is no parameter file '{given}'")
         return given
+    return find_config('kpfeat.yaml')
+
+
+def find_config(name: str) -> str:
+    """Return a file of config/, installed or in the source tree; empty where there is none."""
     folders = [Path(prefix, 'share/kpfeat') for prefix in _prefixes()]
     folders.append(Path(__file__).resolve().parents[1])
-    files = [folder / 'config/kpfeat.yaml' for folder in folders]
+    files = [folder / 'config' / name for folder in folders]
     return next((str(file) for file in files if file.is_file()), '')
 
 

@@ -23,16 +23,18 @@ TOPIC = 'camera/image_raw'
 
 @dataclass(frozen=True)
 class CameraNodeOptions:
-    """What the camera node writes into headers."""
+    """What the camera node sends, whatever its source."""
 
     frame_id: str = option('camera_optical_frame', 'frame of the images')
+    sending: bool = option(True, 'send images; false pauses', live=True)
 
 
 class CameraNode(KpfeatNode):
     """
     Publishes the images of a source regularly, stamped with the time at which they are taken.
 
-    An image that cannot be read is counted, logged once and passed over.
+    It waits for listeners, so that they get the first one too. An image that cannot be read is
+    counted, logged once and passed over.
     """
 
     def __init__(self, name: str = 'camera', **options: Any) -> None:
@@ -42,7 +44,7 @@ class CameraNode(KpfeatNode):
     def configure(self) -> None:
         """Declare parameters and open the source."""
         super().configure()
-        self.options = self.parameters.declare(CameraNodeOptions)
+        self.options = self.parameters.declare(CameraNodeOptions, self._use_options)
         self.source = create_source(self.parameters.declare(SourceConfig))
         self.input_topic = self.source.name
 
@@ -55,7 +57,12 @@ class CameraNode(KpfeatNode):
             f"{self.source.name}: {self.source.rate_hz:g} Hz on '{self.publisher.topic_name}'"
         )
 
+    def _use_options(self, options: CameraNodeOptions) -> None:
+        self.options = options
+
     def _send(self) -> None:
+        if not self.options.sending or not self.publisher.get_subscription_count():
+            return
         now = self.get_clock().now()
         self.statistics.count('received')
         try:

@@ -29,8 +29,8 @@ def test_share_of_truth_counts_matches_within_three_pixels(camera) -> None:
     shifts = np.array([[0, 0], [2.9, 0], [0, -3.1], [50, 0]])
     report.add_pair(pair(points0, truth + shifts, [1, 1, 1, 0]), 0, SECOND, SECOND)
     assert report.true_share() == pytest.approx(0.5)
-    assert ('matches within 3 px of the truth', '50.0%') in report.rows(1, 0)
-    assert ('inliers of a pair', '3 (75.0%)') in report.rows(1, 0)
+    assert ('matches within 3 px of the truth', '50.0%') in report.rows(1, 1, 0)
+    assert ('inliers of a pair', '3 (75.0%)') in report.rows(1, 1, 0)
 
 
 def test_rate_and_latency_come_from_arrivals() -> None:
@@ -45,7 +45,8 @@ def test_rate_and_latency_come_from_arrivals() -> None:
 def test_run_without_matches_has_a_report_too() -> None:
     report, empty = StreamReport(), np.zeros((0, 2))
     report.add_pair(pair(empty, empty, []), 0, 1, 2)
-    rows = dict(report.rows(received=5, dropped=2))
+    rows = dict(report.rows(sent=6, received=5, dropped=2))
     assert rows['matches of a pair'] == '0'
-    assert rows['images dropped for newer ones'] == '2 of 5'
+    assert rows['images dropped for newer ones'] == '2 of 6'
+    assert rows['images that never reached the extractor'] == '1 of 6'
     assert 'matches within 3 px of the truth' not in rows

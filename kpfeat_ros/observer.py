@@ -1,0 +1,116 @@
+"""A node that watches features, matches and pictures, and keeps what a report needs."""
+
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from kpfeat.msg import Features, Matches
+from kpfeat_core.film import Film
+from kpfeat_core.image import write_image
+from kpfeat_core.stream_report import StreamReport
+from rcl_interfaces.srv import SetParameters
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+
+from .conversions import image_to_array, message_to_matches
+from .node import RELIABLE
+from .stamps import stamp_ns
+from .stats import Statistics
+from .worker import Worker
+
+OUTPUTS = ('features', 'matches', 'image_keypoints', 'image_matches')
+
+
+class Observer(Node):
+    """
+    Fills a report, and writes the pictures of matches to a film in a thread of its own.
+
+    The film gets the newest picture when it is done with the one before, so that encoding does
+    not add to the latency that is measured here.
+    """
+
+    def __init__(self, report: StreamReport, film: Film, **options: Any) -> None:
+        super().__init__('observer', **options)
+        self.report = report
+        self.diagnostics: dict[str, dict[str, str]] = {}
+        self.pictures: dict[str, Image] = {}
+        self.problem: Exception | None = None
+        self._film = film
+        self._filming = Worker([('film', self._add_to_film)], Statistics(), self._on_error)
+        self._filming.start()
+        for kind, topic, callback in (
+            (Features, 'features', self._on_features),
+            (Matches, 'matches', self._on_matches),
+            (Image, 'image_keypoints', self._on_keypoints_picture),
+            (Image, 'image_matches', self._on_matches_picture),
+            (DiagnosticArray, '/diagnostics', self._on_diagnostics),
+        ):
+            self.create_subscription(kind, topic, callback, RELIABLE)
+        self._camera = self.create_client(SetParameters, 'camera/set_parameters')
+
+    def missing(self) -> list[str]:
+        """Return the topics that nobody publishes so far."""
+        return [topic for topic in OUTPUTS if not self.count_publishers(topic)]
+
+    def pause_camera(self) -> None:
+        """Ask the camera node to send no more images, so that all counts come to rest."""
+        paused = Parameter('sending', value=False).to_parameter_msg()
+        self._camera.call_async(SetParameters.Request(parameters=[paused]))
+
+    def number(self, node: str, name: str) -> float:
+        """Return a number of a node's latest diagnostics; 0 if it never said."""
+        return float(self.diagnostics.get(node, {}).get(name, 0))
+
+    def why_not_ready(self) -> str:
+        """Say which node has not come up."""
+        return f'nobody publishes {", ".join(self.missing())}'
+
+    def why_no_matches(self) -> str:
+        """Say what the nodes along the way report."""
+        said = [
+            f'the {node} says: {self.diagnostics.get(node, {}).get("says", "nothing")}'
+            for node in ('camera', 'extractor', 'matcher')
+        ]
+        return f'no matches; {"; ".join(said)}'
+
+    def write_pictures(self, folder: Path) -> list[Path]:
+        """Write the latest picture of each kind and finish the film; gives the files."""
+        self._filming.stop()
+        self._film.close()
+        files = []
+        for name, message in sorted(self.pictures.items()):
+            files.append(folder / f'{name}.png')
+            write_image(files[-1], image_to_array(message))
+        return [*files, self._film.path] if self._film.frames else files
+
+    def destroy_node(self) -> None:
+        """Stop filming and destroy."""
+        self._filming.stop()
+        super().destroy_node()
+
+    def _on_features(self, message: Features) -> None:
+        self.report.add_frame(len(message.scores))
+
+    def _on_matches(self, message: Matches) -> None:
+        now_ns = self.get_clock().now().nanoseconds
+        stamps = stamp_ns(message.header0), stamp_ns(message.header1)
+        self.report.add_pair(message_to_matches(message), *stamps, now_ns)
+
+    def _on_keypoints_picture(self, message: Image) -> None:
+        self.pictures['keypoints'] = message
+
+    def _on_matches_picture(self, message: Image) -> None:
+        self.pictures['matches'] = message
+        self._filming.submit(message)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {item.key: item.value for item in status.values}
+            self.diagnostics[status.name.rpartition('/')[2]] = {**values, 'says': status.message}
+
+    def _add_to_film(self, message: Image) -> None:
+        self._film.add(stamp_ns(message.header), image_to_array(message))
+
+    def _on_error(self, kind: str, error: Exception, first: bool) -> None:
+        self.problem = self.problem or error
