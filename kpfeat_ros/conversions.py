@@ -8,11 +8,10 @@ namespace in a test. Nothing here imports rclpy. Messages to be filled are passe
 import array
 from typing import Any, TypeVar
 
-import numpy as np
-
 from kpfeat_core.errors import ShapeError
 from kpfeat_core.features import Features
 from kpfeat_core.matchers.pair import PairMatches
+import numpy as np
 
 from .descriptors import DescriptorType, pack_descriptors, unpack_descriptors
 from .encodings import BadImageError, decode_file, decode_pixels, ENCODINGS

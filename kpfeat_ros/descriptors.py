@@ -2,9 +2,8 @@
 
 from enum import IntEnum
 
-import numpy as np
-
 from kpfeat_core.errors import ShapeError
+import numpy as np
 
 
 class DescriptorType(IntEnum):

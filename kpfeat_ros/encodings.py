@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
-import numpy as np
-
 from kpfeat_core.errors import ImageError
+import numpy as np
 
 FLOAT_SLACK = 1e-3  # resampling and compression overshoot 0..1 by this much, no more
 

@@ -1,12 +1,11 @@
-"""Images in, features out: `ros2 run kpfeat extractor_node`."""
+"""Images in, features out: `ros2 run kpfeat extractor_node --ros-args -r image:=TOPIC`."""
 
 import sys
 from typing import Any
 
-from sensor_msgs.msg import CompressedImage, Image
-
 from kpfeat.msg import Features
 from kpfeat_core.registry import extractor_names
+from sensor_msgs.msg import CompressedImage, Image
 
 from .conversions import fill_features, image_to_array
 from .descriptors import DescriptorType
@@ -93,7 +92,7 @@ class ExtractorNode(KpfeatNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; gives the exit code."""
-    return run([ExtractorNode], args)
+    return run([ExtractorNode], args, __doc__)
 
 
 if __name__ == '__main__':

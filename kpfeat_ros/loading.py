@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from kpfeat_core.registry import create_extractor
+import numpy as np
 
 from .options import ExtractorNodeOptions
 

@@ -1,14 +1,13 @@
-"""Features in, matches with the frame before or with a reference out: `matcher_node`."""
+"""Features in, matches with the frame before or a reference out: `matcher_node`."""
 
 import sys
 from typing import Any
-
-from std_srvs.srv import Trigger
 
 from kpfeat.msg import Features, Matches
 from kpfeat_core.config import MatcherConfig
 from kpfeat_core.matchers.pair import match_pair
 from kpfeat_core.registry import create_matcher
+from std_srvs.srv import Trigger
 
 from .conversions import fill_matches
 from .frames import FramePairs, message_to_frame
@@ -101,7 +100,7 @@ class MatcherNode(KpfeatNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; gives the exit code."""
-    return run([MatcherNode], args)
+    return run([MatcherNode], args, __doc__)
 
 
 if __name__ == '__main__':

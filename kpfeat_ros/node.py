@@ -6,6 +6,7 @@ import traceback
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from kpfeat_core.errors import ConfigError, KpfeatError
 import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -17,15 +18,20 @@ from rclpy.qos import (
     QoSReliabilityPolicy,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CompressedImage, Image
-
-from kpfeat_core.errors import KpfeatError
 
 from .parameters import NodeParameters
 from .stamps import stamp_ns
 from .stats import Report, Statistics
 
 DIAGNOSTICS_PERIOD_S = 1.0
+HELP = """
+
+All arguments are ROS arguments, after --ros-args:
+  -p NAME:=VALUE      set a parameter; config/kpfeat.yaml describes them all
+  -r FROM:=TO         rename a topic, such as image:=/camera/image_raw
+  --params-file FILE  read parameters from a file"""
 RELIABLE = QoSProfile(
     depth=5, history=HistoryPolicy.KEEP_LAST, reliability=QoSReliabilityPolicy.RELIABLE
 )
@@ -194,18 +200,28 @@ def judge(report: Report, topic: str) -> tuple[bytes, str]:
     return DiagnosticStatus.OK, f'{report.rates["processed"]:.1f} Hz'
 
 
-def run(makers: Sequence[Callable[[], KpfeatNode]], args: list[str] | None = None) -> int:
+def run(
+    makers: Sequence[Callable[[], KpfeatNode]], args: list[str] | None = None, about: str = ''
+) -> int:
     """
     Run nodes in this process until SIGINT or SIGTERM; gives the exit code.
 
-    A mistake of the user, such as an unknown model, is logged as one sentence and gives 2.
+    args: without the program's name; None takes those of the process. about: the text of --help.
+    A mistake of the user, such as an unknown model, is printed as one sentence and gives 2.
     """
-    nodes: list[KpfeatNode] = []
+    args = sys.argv[1:] if args is None else args
     try:
-        rclpy.init(args=args)
-    except RuntimeError as error:  # RCLError: such as a parameter file that is not there
+        others = remove_ros_args(args)
+        if {'-h', '--help'} & set(others):
+            print(about.strip() + HELP)
+            return 0
+        if others:
+            raise ConfigError(f"got '{others[0]}', expected --ros-args before all arguments")
+        rclpy.init(args=['kpfeat', *args])
+    except (KpfeatError, RuntimeError) as error:  # RCLError: a rule or a file that is not right
         print(f'error: {error}', file=sys.stderr)
         return 2
+    nodes: list[KpfeatNode] = []
     try:
         executor = SingleThreadedExecutor()
         for make in makers:

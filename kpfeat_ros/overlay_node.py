@@ -1,11 +1,10 @@
-"""Images, features and matches in, pictures out: `overlay_node`."""
+"""Images, features and matches in, pictures out: `ros2 run kpfeat overlay_node`."""
 
 import sys
 from typing import Any
 
-from sensor_msgs.msg import Image
-
 from kpfeat.msg import Features, Matches
+from sensor_msgs.msg import Image
 
 from .conversions import fill_image
 from .node import KpfeatNode, run
@@ -136,7 +135,7 @@ class OverlayNode(KpfeatNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; gives the exit code."""
-    return run([OverlayNode], args)
+    return run([OverlayNode], args, __doc__)
 
 
 if __name__ == '__main__':

@@ -5,6 +5,8 @@ from dataclasses import dataclass, Field, fields, replace
 import sys
 from typing import Any, TypeVar
 
+from kpfeat_core.config import check_config
+from kpfeat_core.errors import ConfigError, KpfeatError
 from rcl_interfaces.msg import (
     FloatingPointRange,
     IntegerRange,
@@ -14,9 +16,6 @@ from rcl_interfaces.msg import (
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-
-from kpfeat_core.config import check_config
-from kpfeat_core.errors import ConfigError, KpfeatError
 
 Config = TypeVar('Config')
 LARGEST_INT = 2**31 - 1  # shown by `ros2 param describe` where an option has no upper bound

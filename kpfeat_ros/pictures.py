@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-
 from kpfeat_core.visualize import draw_features, draw_matches
+import numpy as np
 
 from .conversions import image_to_array, message_to_features, message_to_matches
 

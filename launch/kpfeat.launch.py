@@ -6,11 +6,11 @@ Extractor, matcher and overlay node for one camera.
 What is started is decided in kpfeat_ros/bringup.py; `--show-args` lists the arguments.
 """
 
+from kpfeat_ros import bringup
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from kpfeat_ros import bringup
 from launch import LaunchDescription
 
 

@@ -30,10 +30,9 @@ def why_no_ros() -> str:
 @pytest.fixture(scope='session')
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return a file with weights of alike-t that nobody trained, the same in every run."""
-    import torch
-
     from kpfeat_core.registry import build_extractor
     from kpfeat_core.weights import save_weights
+    import torch
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights') / 'alike-t.safetensors'
@@ -110,10 +109,9 @@ class Ros:
 
     def image(self, pixels: np.ndarray | None = None, **fields: Any) -> Any:
         """Make an image message with a new stamp; fields replace what does not suit the test."""
+        from kpfeat_ros.conversions import fill_image
         from sensor_msgs.msg import Image
         from std_msgs.msg import Header
-
-        from kpfeat_ros.conversions import fill_image
 
         self.stamp += 1
         header = Header(frame_id='camera_optical')

@@ -10,11 +10,10 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 from kpfeat_core.errors import ConfigError
 from kpfeat_ros import bringup
 from kpfeat_ros.bringup import LaunchOptions, NodePlan
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 60.0
@@ -220,6 +219,8 @@ def test_all_three_nodes_turn_images_into_pictures(ros, run, weights_file, photo
         (['kpfeat_ros.extractor_node', '--ros-args', '-p', 'model:=sift'], "no model 'sift'"),
         (['kpfeat_ros.extractor_node', '--ros-args', '-p', 'weights:=/none'], '/none'),
         (['kpfeat_ros.matcher_node', '--ros-args', '--params-file', '/none'], 'params file'),
+        (['kpfeat_ros.matcher_node', '--ros-args', '-p', 'mode'], 'parameter override rule'),
+        (['kpfeat_ros.matcher_node', '-p', 'mode:=x'], 'expected --ros-args before'),
         (['kpfeat_ros.bringup', '--params-file', '/none'], "no parameter file '/none'"),
     ],
 )
@@ -233,3 +234,9 @@ def test_mistake_of_the_user_is_one_sentence_and_exit_code_2(
     assert len(re.findall('^error: ', log, re.MULTILINE)) == 1
     assert sentence in log
     assert 'Traceback' not in log
+
+
+def test_help_says_how_parameters_are_given(run) -> None:
+    node = run('kpfeat_ros.matcher_node', '--help')
+    assert node.process.wait(WAIT_S) == 0
+    assert '-p NAME:=VALUE' in node.log.read_text()

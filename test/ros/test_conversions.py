@@ -8,16 +8,15 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import numpy as np
-import pytest
-import torch
-
 from kpfeat_core.errors import ShapeError
 from kpfeat_core.features import Features
 from kpfeat_core.matchers.pair import PairMatches
 from kpfeat_ros import conversions
 from kpfeat_ros.descriptors import DescriptorType
 from kpfeat_ros.encodings import BadImageError
+import numpy as np
+import pytest
+import torch
 
 MSG_FOLDER = Path(__file__).parents[2] / 'msg'
 HEADER = SimpleNamespace(stamp=SimpleNamespace(sec=7, nanosec=5), frame_id='camera_optical')

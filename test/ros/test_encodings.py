@@ -1,11 +1,10 @@
 """Every encoding of `encodings.py` on pictures small enough to check by hand."""
 
 import cv2
-import numpy as np
-import pytest
-
 from kpfeat_core.errors import ImageError
 from kpfeat_ros.encodings import BadImageError, decode_file, decode_pixels, ENCODINGS
+import numpy as np
+import pytest
 
 # two rows of three pixels: red, green, blue; black, gray, white
 RGB = np.array(

@@ -4,10 +4,9 @@ import array
 import threading
 
 import cv2
+from kpfeat_ros.conversions import image_to_array, message_to_features
 import numpy as np
 import pytest
-
-from kpfeat_ros.conversions import image_to_array, message_to_features
 
 BAD = {
     'encoding': {'encoding': 'hologram'},

@@ -1,12 +1,11 @@
 """The matcher node over real DDS: features in, matches out."""
 
-import numpy as np
-import pytest
-import torch
-
 from kpfeat_core.features import Features
 from kpfeat_core.matchers.pair import match_pair
 from kpfeat_ros.conversions import fill_features, message_to_matches
+import numpy as np
+import pytest
+import torch
 
 
 def shifted(count: int = 60, shift: float = 0.0) -> Features:

@@ -1,11 +1,10 @@
 """The overlay node over real DDS: pictures, and only for those who look."""
 
-import numpy as np
-import pytest
-
 from kpfeat_core.features import Features
 from kpfeat_core.matchers.pair import PairMatches
 from kpfeat_ros.conversions import fill_features, fill_matches, image_to_array
+import numpy as np
+import pytest
 
 GRAY = np.full((60, 80, 3), 90, np.uint8)
 
@@ -30,11 +29,10 @@ class Rig:
     """An overlay node with everything that it listens to."""
 
     def __init__(self, ros, *topics: str, **parameters) -> None:
-        from sensor_msgs.msg import Image
-
         from kpfeat.msg import Features as FeaturesMessage
         from kpfeat.msg import Matches
         from kpfeat_ros.overlay_node import OverlayNode
+        from sensor_msgs.msg import Image
 
         self.ros = ros
         self.kinds = {'image': Image, 'features': FeaturesMessage, 'matches': Matches}

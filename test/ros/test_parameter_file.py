@@ -3,9 +3,8 @@
 from dataclasses import fields
 from pathlib import Path
 
-import pytest
-
 from kpfeat_ros.parameter_file import node_classes, parameter_file
+import pytest
 
 FILE = Path(__file__).resolve().parents[2] / 'config/kpfeat.yaml'
 

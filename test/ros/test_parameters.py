@@ -2,11 +2,10 @@
 
 from dataclasses import fields
 
-import pytest
-
 from kpfeat_core.config import MatcherConfig
 from kpfeat_core.errors import ConfigError
 from kpfeat_ros.options import ExtractorNodeOptions
+import pytest
 
 
 @pytest.fixture
@@ -110,10 +109,9 @@ def test_changes_made_together_are_made_all_or_none(ros, extractor) -> None:
 
 
 def test_change_that_cannot_be_applied_leaves_everything_as_it_was(ros) -> None:
-    from rclpy.node import Node
-
     from kpfeat_ros.options import MatcherNodeOptions
     from kpfeat_ros.parameters import NodeParameters
+    from rclpy.node import Node
 
     node = ros.add(Node('subject'))
     parameters, applied = NodeParameters(node), []

@@ -2,11 +2,10 @@
 
 import threading
 
-import pytest
-
 from kpfeat_core.errors import ImageError
 from kpfeat_ros.stats import Statistics
 from kpfeat_ros.worker import Worker
+import pytest
 
 WAIT_S = 10.0
 
