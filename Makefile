@@ -42,5 +42,5 @@ format:  ## put into the house form
 
 clean:  ## remove what was made: environments, compiled messages, results of the demo
 	rm -rf .venv .venv-kilted .venv.lock .venv.log .venv-kilted.log build build-kilted \
-	  install install-kilted log demo kpfeat.egg-info .pytest_cache .ruff_cache
+	  install install-kilted log demo_output kpfeat.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
