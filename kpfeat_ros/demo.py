@@ -5,7 +5,7 @@ Camera, extractor, matcher and overlay as processes over DDS: what they reach, a
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 import json
 import os
@@ -120,7 +120,7 @@ def run_demo(options: DemoOptions, source_config: SourceConfig, console: Console
     out = Path(options.out)
     domain = options.domain_id if options.domain_id >= 0 else 1 + os.getpid() % 100
     environment = {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
-    os.environ.update(environment | large_images())
+    os.environ.update(environment | large_images(os.environ))
     settings = ' '.join(f'{name}={value}' for name, value in environment.items())
     console.print(f'{source.name} → {TOPIC} → extractor ({options.model}) → matcher → overlay')
     console.print(f'to watch it: {settings} rviz2', soft_wrap=True)
@@ -149,13 +149,14 @@ def _observer(report: Any, film: Any) -> 'Observer':
     return Observer(report, film)
 
 
-def large_images() -> dict[str, str]:
+def large_images(environment: Mapping[str, str]) -> dict[str, str]:
     """Return what lets Fast DDS carry whole images, unless the user has a setting of their own."""
     names = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
     file = find_config('fastdds_large_images.xml')
-    if not file or any(name in os.environ for name in names):
+    if not file or any(name in environment for name in names):
         return {}
-    return dict.fromkeys(names, file)
+    old = environment.get('ROS_DISTRO', 'jazzy') in ('humble', 'iron', 'jazzy')
+    return {names[0] if old else names[1]: file}
 
 
 def check_model(options: DemoOptions) -> None:

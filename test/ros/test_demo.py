@@ -10,7 +10,7 @@ import time
 import cv2
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.image import read_image, write_image
-from kpfeat_ros.demo import main, parse, plan_demo
+from kpfeat_ros.demo import large_images, main, parse, plan_demo
 import numpy as np
 import pytest
 
@@ -171,3 +171,14 @@ def test_names_that_look_like_numbers_reach_the_nodes_as_texts() -> None:
 def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match='domain_id is 1000'):
         parse(['--domain-id', '1000'])
+
+
+def test_fast_dds_gets_room_for_images_under_the_name_its_release_knows() -> None:
+    jazzy, kilted = (large_images({'ROS_DISTRO': name}) for name in ('jazzy', 'kilted'))
+    assert list(jazzy) == ['FASTRTPS_DEFAULT_PROFILES_FILE']
+    assert list(kilted) == ['FASTDDS_DEFAULT_PROFILES_FILE']
+    assert Path(*jazzy.values()).is_file()
+
+
+def test_settings_of_fast_dds_that_the_user_made_stay() -> None:
+    assert large_images({'FASTDDS_DEFAULT_PROFILES_FILE': 'mine.xml'}) == {}
