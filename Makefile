@@ -8,6 +8,7 @@ BOOTSTRAP = $(if $(PYTHON),,$(error Python 3 is missing: apt-get install python3
 JAZZY = $(BOOTSTRAP) run jazzy --
 KILTED = $(BOOTSTRAP) run kilted --
 
+.NOTPARALLEL:
 .PHONY: help demo test test-jazzy test-kilted build shell lint format clean
 
 help:  ## show this list

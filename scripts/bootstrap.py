@@ -65,6 +65,11 @@ class Place:
         return self.venv / 'bin' / 'python'
 
     @property
+    def stamp(self) -> Path:
+        """Return the file that is there once the virtual environment is finished."""
+        return self.venv / 'kpfeat.stamp'
+
+    @property
     def ros_requirements(self) -> 'list[Path]':
         """Return the lists of ROS packages to install."""
         folder = self.root / 'requirements'
@@ -114,28 +119,29 @@ def mend_paths(venv: Path, include: str, numpy_include: str) -> int:
 
 
 def is_whole(place: Place) -> bool:
-    """Say whether the virtual environment runs, and stands where it was made."""
+    """Say whether the virtual environment was finished, runs, and stands where it was made."""
     pip = place.venv / 'bin' / 'pip'
-    stands = pip.is_file() and str(place.python) in pip.read_text()
-    return stands and probe(str(place.python)) is not None
+    if not (place.stamp.is_file() and pip.is_file() and str(place.python) in pip.read_text()):
+        return False
+    return probe(str(place.python)) is not None
 
 
 def make_environment(place: Place) -> None:
     """Create the virtual environment and install everything, unless that is current."""
     inputs = [*place.requirements, place.constraints, place.root / 'pyproject.toml']
     key = digest([*inputs, Path(__file__)])
-    stamp = place.venv / 'kpfeat.stamp'
     whole = is_whole(place)
-    if whole and is_current(stamp, key):
+    if whole and is_current(place.stamp, key):
         return
     check_machine()
     log = place.root / f'.venv{place.suffix}.log'
     log.unlink(missing_ok=True)
     python = choose_python(find_pythons())
     install_system_packages([*missing_tools(), *python.missing_packages], log)
-    if not whole:
+    if not whole:  # half a package looks installed to pip, so an interrupted run starts afresh
         command = [python.path, '-m', 'venv', '--clear', str(place.venv)]
         run_logged(f'creating {place.venv.name} with {python.path}', command, log)
+    place.stamp.unlink(missing_ok=True)
     pip = [str(place.python), '-m', 'pip', '--no-input', '--disable-pip-version-check', 'install']
     lists = [word for file in place.requirements for word in ('-r', str(file))]
     run_logged(
@@ -149,7 +155,7 @@ def make_environment(place: Place) -> None:
     mend_paths(place.venv, *answer.stdout.decode().splitlines())
     own = ['--no-deps', '--no-build-isolation', '--editable', str(place.root)]
     run_logged('installing the command kpfeat', [*pip, *own], log)
-    stamp.write_text(key)
+    place.stamp.write_text(key)
 
 
 def environment_variables(place: Place, before: 'dict[str, str]') -> 'dict[str, str]':
@@ -250,6 +256,7 @@ def main(arguments: 'list[str]') -> int:
         print('stopped; the same command goes on from here', file=sys.stderr)
         return 130
     if not command:
+        say(f'ready: {place.venv.name} and {place.install.name}')
         return 0
     variables = environment_variables(place, dict(os.environ))
     os.chdir(place.root)

@@ -104,6 +104,19 @@ def test_a_stamp_counts_only_for_the_same_inputs(bootstrap, tmp_path) -> None:
     assert not bootstrap.is_current(stamp, bootstrap.digest([file]))
 
 
+def test_an_unfinished_or_moved_environment_is_not_whole(bootstrap, tmp_path) -> None:
+    place = bootstrap.Place('jazzy', tmp_path / 'here')
+    place.venv.joinpath('bin').mkdir(parents=True)
+    place.python.symlink_to(sys.executable)
+    pip = place.venv / 'bin' / 'pip'
+    pip.write_text(f'#!{place.python}')
+    assert not bootstrap.is_whole(place), 'no stamp: pip was interrupted'
+    place.stamp.touch()
+    assert bootstrap.is_whole(place)
+    (tmp_path / 'here').rename(tmp_path / 'there')
+    assert not bootstrap.is_whole(bootstrap.Place('jazzy', tmp_path / 'there'))
+
+
 def test_the_build_depends_on_messages_and_on_names_of_python_files(bootstrap, tmp_path) -> None:
     def key() -> str:
         return bootstrap.digest(*bootstrap.build_inputs(tmp_path))
