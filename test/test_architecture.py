@@ -102,3 +102,11 @@ def test_no_file_names_a_package_index() -> None:
     if done.returncode > 1:
         pytest.skip('this is no git checkout')
     assert done.stdout.decode().split() == []
+
+
+def test_the_ros_package_asks_for_every_ros_package_that_is_imported() -> None:
+    text = (ROOT / 'package.xml').read_text()
+    asked = set(re.findall(r'<(?:exec_)?depend>(\w+)</', text))
+    files = [*(ROOT / 'kpfeat_ros').rglob('*.py'), *(ROOT / 'launch').glob('*.py')]
+    used = {module.split('.')[0] for path in files for module in imports(path) if is_ros(module)}
+    assert sorted(used - asked - {'kpfeat', 'kpfeat_ros'}) == []

@@ -24,9 +24,7 @@ class PairConfig:
     max_tilt: float = option(1.6, 'largest foreshortening in one direction', low=1.0, high=4.0)
     perspective: float = option(0.35, 'largest change of depth across a view', 0.0, 0.9)
     rotation_deg: float = option(30.0, 'standard deviation of in-plane rotation', 0.0, 180.0)
-    any_rotation: float = option(
-        0.3, 'share of pairs turned by any angle', 0.0, 1.0
-    )
+    any_rotation: float = option(0.3, 'share of pairs turned by any angle', 0.0, 1.0)
     shift: float = option(0.2, 'largest shift between views, as a share of a view', 0.0, 1.0)
 
 
