@@ -59,8 +59,8 @@ class StreamReport:
         """
         Return names and values to be shown.
 
-        sent: images of the camera. received, dropped: images at the extractor, and those of them
-        that a newer one replaced.
+        sent: images of the camera. received: those that reached the extractor. dropped: those
+        that a newer one replaced, there or at the matcher.
         """
         median, high = self.latency_ms()
         inlier_share = sum(self.inliers) / max(1, sum(self.matches))

@@ -227,7 +227,8 @@ def show(
 ) -> None:
     """Print what was measured, and where pictures are."""
     sent = round(observer.number('camera', 'processed'))
-    received, dropped = (round(observer.number('extractor', n)) for n in ('received', 'dropped'))
+    received = round(observer.number('extractor', 'received'))
+    dropped = round(sum(observer.number(node, 'dropped') for node in ('extractor', 'matcher')))
     table = Table(title=f'kpfeat on {source.name}, {source.rate_hz:g} Hz', title_justify='left')
     table.add_column('measured over DDS')
     table.add_column('', justify='right')
