@@ -1,6 +1,7 @@
 """What all nodes share: parameters, statistics on /diagnostics, errors in the log, a clean end."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 import sys
 import traceback
 from typing import Any
@@ -20,6 +21,11 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CompressedImage, Image
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # ROS 2 Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 from .parameters import NodeParameters
 from .stamps import stamp_ns
@@ -109,13 +115,13 @@ class KpfeatNode(Node):
         self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile = RELIABLE
     ) -> Any:
         """Create a subscription, with QoS overrides, that deactivate destroys."""
-        subscription = self.create_subscription(
-            kind,
-            topic,
-            callback,
-            qos,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
+        overrides = QoSOverridingOptions.with_default_policies()
+        events = {'event_callbacks': SubscriptionEventCallbacks(message_lost=self._note_lost)}
+        create = partial(self.create_subscription, kind, topic, callback, qos)
+        try:
+            subscription = create(qos_overriding_options=overrides, **events)
+        except UnsupportedEventTypeError:  # this middleware does not tell what it loses
+            subscription = create(qos_overriding_options=overrides)
         self._endpoints[subscription] = self.destroy_subscription
         return subscription
 
@@ -140,6 +146,9 @@ class KpfeatNode(Node):
     def disconnect(self, endpoint: Any) -> None:
         """Destroy one publisher, subscription, service or timer made by the methods above."""
         self._endpoints.pop(endpoint)(endpoint)
+
+    def _note_lost(self, event: Any) -> None:
+        self.statistics.count('lost', event.total_count_change)
 
     def on_error(self, kind: str, error: Exception, first: bool) -> None:
         """Log the first failure of each kind; all of them are counted in diagnostics."""
@@ -194,6 +203,12 @@ def judge(report: Report, topic: str) -> tuple[bytes, str]:
             DiagnosticStatus.WARN,
             f"no image on '{topic}' has the stamp of the features or matches: listen to the same "
             'topic as the extractor, raise buffer_size, or set the reference again',
+        )
+    if report.rates.get('lost'):
+        return (
+            DiagnosticStatus.WARN,
+            f'{report.rates["lost"]:.1f} messages a second were lost on their way here: with Fast '
+            'DDS and large images, use config/fastdds_large_images.xml',
         )
     if report.rates.get('idle'):
         return DiagnosticStatus.OK, 'idle: nobody listens to the results'

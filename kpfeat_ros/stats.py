@@ -38,10 +38,10 @@ class Statistics:
         self._last = self._totals.copy()
         self._last_time = clock()
 
-    def count(self, name: str) -> int:
-        """Add one to a name and return its new total."""
+    def count(self, name: str, more: int = 1) -> int:
+        """Add one, or more, to a name and return its new total."""
         with self._lock:
-            self._totals[name] += 1
+            self._totals[name] += more
             return self._totals[name]
 
     def fail(self, kind: str) -> bool:
