@@ -7,6 +7,7 @@ Camera, extractor, matcher and overlay as processes over DDS: what they reach, a
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ import time
 from typing import Any, TYPE_CHECKING
 
 from kpfeat_core.config import check_config, DEFAULT_MODEL, option
-from kpfeat_core.errors import KpfeatError
+from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.image_sources import create_source, ImageSource, SourceConfig
 from rich.console import Console
 from rich.table import Table
@@ -110,6 +111,7 @@ def _as_yaml(values: dict[str, Any]) -> dict[str, str]:
 
 def run_demo(options: DemoOptions, source_config: SourceConfig, console: Console) -> None:
     """Start, measure, stop and print; raises KpfeatError."""
+    check_ros()
     from kpfeat_core.film import Film
     from kpfeat_core.stream_report import StreamReport
     import rclpy
@@ -157,6 +159,16 @@ def large_images(environment: Mapping[str, str]) -> dict[str, str]:
         return {}
     old = environment.get('ROS_DISTRO', 'jazzy') in ('humble', 'iron', 'jazzy')
     return {names[0] if old else names[1]: file}
+
+
+def check_ros() -> None:
+    """Raise ConfigError where ROS or the compiled messages are missing."""
+    for module in ('rclpy', 'kpfeat'):
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(
+                f"the Python module '{module}' is missing; run `make demo` in the repository, or "
+                'source a ROS 2 workspace in which kpfeat is built'
+            )
 
 
 def check_model(options: DemoOptions) -> None:

@@ -1,5 +1,6 @@
 """The demo as a user runs it: real processes over real DDS, and every way it can fail."""
 
+import importlib.util
 from pathlib import Path
 import re
 import signal
@@ -182,3 +183,14 @@ def test_fast_dds_gets_room_for_images_under_the_name_its_release_knows() -> Non
 
 def test_settings_of_fast_dds_that_the_user_made_stay() -> None:
     assert large_images({'FASTDDS_DEFAULT_PROFILES_FILE': 'mine.xml'}) == {}
+
+
+def test_missing_ros_is_said_in_words(monkeypatch, capsys) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, 'find_spec', lambda name: None if name == 'rclpy' else find(name)
+    )
+    assert main([]) == 2
+    assert (
+        "error: the Python module 'rclpy' is missing; run `make demo`" in capsys.readouterr().err
+    )
