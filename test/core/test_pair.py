@@ -10,7 +10,9 @@ import torch
 
 def features(order: list[int], shift: float = 0.0) -> Features:
     """Return points of a grid in this order, each with a descriptor of its own."""
-    keypoints = np.array([[10 * (k % 4), 10 * (k // 4) + k % 3] for k in order], np.float32)
+    keypoints = np.array(
+        [[10 * (k % 4), 10 * (k // 4) + k % 3] for k in order], np.float32
+    ).reshape(-1, 2)
     return Features.from_numpy(
         {
             'keypoints': keypoints + np.float32(shift),
