@@ -8,6 +8,9 @@ BOOTSTRAP = $(if $(PYTHON),,$(error Python 3 is missing: apt-get install python3
 JAZZY = $(BOOTSTRAP) run jazzy --
 KILTED = $(BOOTSTRAP) run kilted --
 
+# The tests' tensors are small: more threads would only wait for each other.
+TEST = env OMP_NUM_THREADS=1 python -m pytest
+
 .NOTPARALLEL:
 .PHONY: help demo test test-jazzy test-kilted build shell lint format clean
 
@@ -21,11 +24,11 @@ test: test-jazzy test-kilted  ## run every test on ROS 2 Jazzy, then those of th
 
 test-jazzy:  ## run every test on Jazzy; make test-jazzy ARGS="-k words" for some
 	@echo 'kpfeat: tests on ROS 2 Jazzy'
-	@$(JAZZY) python -m pytest $(ARGS)
+	@$(JAZZY) $(TEST) $(ARGS)
 
 test-kilted:  ## run the tests of the nodes on Kilted
 	@echo 'kpfeat: tests of the nodes on ROS 2 Kilted'
-	@$(KILTED) python -m pytest test/ros $(ARGS)
+	@$(KILTED) $(TEST) test/ros $(ARGS)
 
 build:  ## only make the environment (.venv) and compile the messages (install)
 	@$(BOOTSTRAP) prepare jazzy
