@@ -1,7 +1,9 @@
 """What all nodes share: parameters, statistics on /diagnostics, errors in the log, a clean end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+import signal
 import sys
 import traceback
 from typing import Any
@@ -152,7 +154,7 @@ class KpfeatNode(Node):
 
     def on_error(self, kind: str, error: Exception, first: bool) -> None:
         """Log the first failure of each kind; all of them are counted in diagnostics."""
-        if not first:
+        if not first or not self.context.ok():  # interrupted: nothing can be published any more
             return
         what = str(error)
         if not isinstance(error, KpfeatError):  # ours, not the user's: say where
@@ -225,28 +227,36 @@ def run(
     A mistake of the user, such as an unknown model, is printed as one sentence and gives 2.
     """
     args = sys.argv[1:] if args is None else args
-    try:
-        others = remove_ros_args(args)
-        if {'-h', '--help'} & set(others):
-            print(about.strip() + HELP)
-            return 0
-        if others:
-            raise ConfigError(f"got '{others[0]}', expected --ros-args before all arguments")
-        rclpy.init(args=['kpfeat', *args])
-    except (KpfeatError, RuntimeError) as error:  # RCLError: a rule or a file that is not right
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    with _interrupts_end_ros():
+        try:
+            others = remove_ros_args(args)
+            if {'-h', '--help'} & set(others):
+                print(about.strip() + HELP)
+                return 0
+            if others:
+                raise ConfigError(f"got '{others[0]}', expected --ros-args before all arguments")
+            rclpy.init(args=['kpfeat', *args])
+        except (KpfeatError, RuntimeError) as error:  # RCLError: a rule or a file is not right
+            print(f'error: {error}', file=sys.stderr)
+            return 2
+        return _spin(makers)
+
+
+def _spin(makers: Sequence[Callable[[], KpfeatNode]]) -> int:
     nodes: list[KpfeatNode] = []
     try:
         executor = SingleThreadedExecutor()
         for make in makers:
-            node = make()
-            nodes.append(node)
-            executor.add_node(node)
+            nodes.append(make())
+            executor.add_node(nodes[-1])
         executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
-    except (KpfeatError, ParameterException) as error:
+    except Exception as error:
+        if not rclpy.ok():  # interrupted while starting: whatever failed, failed because of that
+            return 0
+        if not isinstance(error, (KpfeatError, ParameterException)):
+            raise
         print(f'error: {error}', file=sys.stderr)
         return 2
     finally:
@@ -254,3 +264,17 @@ def run(
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+@contextmanager
+def _interrupts_end_ros() -> Iterator[None]:
+    """
+    Leave SIGINT to rclpy, which shuts ROS down.
+
+    Python would raise KeyboardInterrupt besides, anywhere: in mid-start or in mid-cleanup.
+    """
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -39,8 +39,9 @@ class Worker:
         if self._thread is None:
             self._stopping = False
             # daemon: a network in mid-inference must not hold up the end of the process
-            self._thread = threading.Thread(target=self._run, name='kpfeat-worker', daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name='kpfeat-worker', daemon=True)
+            thread.start()
+            self._thread = thread
 
     def submit(self, item: Any) -> None:
         """Hand over the newest item; never blocks."""

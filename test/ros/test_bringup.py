@@ -236,6 +236,43 @@ def test_mistake_of_the_user_is_one_sentence_and_exit_code_2(
     assert 'Traceback' not in log
 
 
+INTERRUPTED = """
+import os, signal, sys, time
+from kpfeat_ros.matcher_node import MatcherNode
+from kpfeat_ros.node import run
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.5)  # until the signal has ended ROS
+
+class Node(MatcherNode):
+    def configure(self):
+        if '{when}' == 'configure':
+            interrupt()
+        super().configure()
+
+    def activate(self):
+        super().activate()
+        if '{when}' == 'activate':
+            interrupt()
+
+def make():
+    if '{when}' == 'before':
+        interrupt()
+    return Node()
+
+sys.exit(run([make], []))
+"""
+
+
+@pytest.mark.parametrize('when', ['before', 'configure', 'activate'])
+def test_interrupt_while_a_node_is_starting_is_a_clean_end(ros, when) -> None:
+    code = INTERRUPTED.format(when=when)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert 'Traceback' not in done.stderr
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_says_how_parameters_are_given(run) -> None:
     node = run('kpfeat_ros.matcher_node', '--help')
     assert node.process.wait(WAIT_S) == 0
