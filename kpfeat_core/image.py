@@ -18,7 +18,12 @@ ImageLike = np.ndarray | Tensor
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """Read a file as (H, W, 3) uint8 RGB; raises ImageError."""
+    """
+    Read a file as (H, W, 3) uint8 RGB; raises ImageError.
+
+    The picture is turned upright where the file's EXIF data say so, as viewers show it. Gray is
+    repeated, transparency is dropped, 16 bits are reduced to the upper 8.
+    """
     path = Path(path)
     if not path.is_file():
         raise ImageError(f"there is no file '{path}'")
@@ -58,13 +63,22 @@ def image_to_tensor(image: ImageLike, channels: int = 3) -> Float[Tensor, 'b c h
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
             raise ImageError(f'image has shape {image.shape}, expected (H, W) or (H, W, 3) RGB')
         if image.dtype not in (np.uint8, np.float16, np.float32, np.float64):
-            raise ImageError(f'image has type {image.dtype}, expected uint8 or float')
-        tensor = torch.from_numpy(np.ascontiguousarray(image))
+            raise ImageError(
+                f'image has type {image.dtype}, expected uint8, or float in 0 to 1; divide it by '
+                'its full scale, 65535 for 16 bits'
+            )
+        # a copy of read-only arrays, such as a message's data, which torch warns about
+        array = np.require(image, requirements=('C', 'W'))
+        tensor = torch.from_numpy(array)
         # the batch axis comes first: added later, its stride would hide from the convolutions
         # that the channels already come last, and they would take a path 15 times slower
         tensor = tensor[None, None] if tensor.ndim == 2 else tensor[None].permute(0, 3, 1, 2)
-    else:
+    elif isinstance(image, Tensor):
         tensor = image[None] if image.ndim == 2 else image
+    else:
+        raise ImageError(
+            f'got {type(image).__name__}, expected an array or a tensor; `read_image` reads files'
+        )
     if tensor.ndim == 3:
         tensor = tensor[None]
     if tensor.ndim != 4 or tensor.shape[1] not in (1, 3):

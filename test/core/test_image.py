@@ -1,5 +1,7 @@
 """Reading, converting and resizing images; bad ones get a sentence."""
 
+import struct
+
 import cv2
 from kpfeat_core.errors import ImageError
 from kpfeat_core.image import (
@@ -59,6 +61,9 @@ def test_rgb_becomes_gray_like_opencv_does() -> None:
         (np.zeros((4, 4, 2), np.uint8), 'shape'),
         (np.zeros((2, 4, 4, 3), np.uint8), 'shape'),
         (np.zeros((4, 4), np.int32), 'type'),
+        (np.zeros((4, 4), np.uint16), '65535 for 16 bits'),
+        ('photo.jpg', 'got str, expected an array'),
+        (None, 'got NoneType'),
         (np.zeros((0, 4), np.uint8), 'empty'),
         (np.full((4, 4), np.nan), 'NaN'),
         (np.full((4, 4), np.inf), 'infinite'),
@@ -70,6 +75,43 @@ def test_rgb_becomes_gray_like_opencv_does() -> None:
 def test_unusable_images_are_refused_with_the_reason(image, reason) -> None:
     with pytest.raises(ImageError, match=reason):
         image_to_tensor(image)
+
+
+def test_a_read_only_array_is_taken_without_a_warning(recwarn) -> None:
+    image = np.frombuffer(bytes(range(48)), np.uint8).reshape(4, 4, 3)
+    assert image_to_tensor(image)[0, 1, 0, 0] == pytest.approx(1 / 255)
+    assert not recwarn.list
+
+
+def oriented_jpeg(path, image: np.ndarray, orientation: int) -> None:
+    """Write a JPEG whose EXIF data say how the picture has to be turned."""
+    write_image(path, image)
+    data = path.read_bytes()
+    entry = struct.pack('<HHII', 0x0112, 3, 1, orientation)
+    exif = b'Exif\0\0II*\0\x08\0\0\0' + struct.pack('<H', 1) + entry + bytes(4)
+    segment = b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif
+    path.write_bytes(data[:2] + segment + data[2:])
+
+
+def test_a_photograph_taken_upright_is_read_upright(tmp_path) -> None:
+    image = np.zeros((40, 64, 3), np.uint8)
+    image[:, :32] = 200
+    oriented_jpeg(tmp_path / 'a.jpg', image, 6)  # to be turned clockwise by a quarter
+    found = read_image(tmp_path / 'a.jpg')
+    assert found.shape == (64, 40, 3)
+    assert found[:30].min() > 150 and found[34:].max() < 50
+
+
+def test_gray_16_bit_and_transparent_files_become_rgb8(tmp_path) -> None:
+    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    colour = np.repeat(gray[..., None], 3, 2)
+    cv2.imwrite(str(tmp_path / 'gray.png'), gray)
+    cv2.imwrite(str(tmp_path / 'deep.png'), gray.astype(np.uint16) * 256 + 200)
+    cv2.imwrite(str(tmp_path / 'clear.png'), np.dstack([colour, np.zeros_like(gray)]))
+    for name in ('gray.png', 'deep.png', 'clear.png'):
+        found = read_image(tmp_path / name)
+        assert found.dtype == np.uint8 and found.shape == (16, 16, 3)
+        np.testing.assert_array_equal(found, colour)
 
 
 def test_padding_goes_right_and_down() -> None:
