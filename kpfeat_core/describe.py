@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .shapes import Float
+from .shapes import Float, Int
 
 
 def bilinear_neighbours(
@@ -23,3 +23,13 @@ def bilinear_neighbours(
     pixels = torch.minimum(low[..., None, :] + corners, last)
     weights = torch.where(corners > 0, fraction[..., None, :], 1 - fraction[..., None, :])
     return pixels, weights.prod(-1)
+
+
+def flat_index(pixels: Float[Tensor, '... 2'], width: int) -> Int[Tensor, '...']:
+    """
+    Return the position y * width + x of integer-valued (x, y) pixels in a flattened map.
+
+    Computed in integers: float32 cannot count the pixels of images beyond 2^24 (16.7 million).
+    """
+    x, y = pixels.long().unbind(-1)
+    return y * width + x

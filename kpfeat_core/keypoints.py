@@ -11,7 +11,7 @@ from .shapes import Bool, Float, Int
 
 class Keypoints(NamedTuple):
     """
-    Detected keypoints of a batch, padded; best first.
+    Detected keypoints of a batch, padded; by the score of their pixel, best first.
 
     keypoints (B, N, 2) pixels, keypoint_scores (B, N), mask (B, N) true for real ones;
     dispersity (B, N): mean squared spread of the score around a keypoint, for training.
@@ -99,6 +99,20 @@ def select_best(
     width = score_map.shape[-1]
     xy = torch.stack([index % width, index.div(width, rounding_mode='floor')], -1)
     return xy * mask[..., None], scores * mask, mask
+
+
+def best_first(found: Keypoints) -> Keypoints:
+    """Put the keypoints in the order of their scores, padding last; refinement changes scores."""
+    order = torch.where(found.mask, found.keypoint_scores, -torch.inf)
+    order = order.argsort(dim=1, descending=True, stable=True)
+
+    def pick(values: Tensor | None) -> Tensor | None:
+        if values is None:
+            return None
+        index = order if values.ndim == 2 else order[..., None].expand_as(values)
+        return values.gather(1, index)
+
+    return Keypoints(*map(pick, found))
 
 
 def gather_windows(

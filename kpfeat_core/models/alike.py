@@ -21,7 +21,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from ..config import ExtractorConfig, make_config, option
-from ..describe import bilinear_neighbours
+from ..describe import bilinear_neighbours, flat_index
 from ..geometry import pixel_grid, sample
 from ..image import upsample_rows
 from ..keypoints import (
@@ -50,7 +50,7 @@ class AlikeSize:
     """Channels of the four blocks, descriptor length, and whether the head is one layer."""
 
     channels: tuple[int, int, int, int]
-    dim: int
+    descriptor_dim: int
     single_head: bool = True
 
 
@@ -94,6 +94,11 @@ def _normalized_conv(x: Tensor, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> Tensor:
     return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, padding=conv.padding)
 
 
+def _mix(vectors: Float[Tensor, 'b n c'], weight: Tensor) -> Float[Tensor, 'b n d']:
+    """Apply a 1x1 convolution's weight (D, C, 1, 1) to vectors, in the type of the vectors."""
+    return F.linear(vectors, weight.flatten(1).to(vectors.dtype))
+
+
 class Alike(Extractor):
     """ALIKE in any of its four sizes; RGB in, stride 32 inside, any image size outside."""
 
@@ -107,9 +112,9 @@ class Alike(Extractor):
         super().__init__(config)
         self.name = name
         self.size = SIZES[name]
-        self.descriptor_dim = self.size.dim
+        self.descriptor_dim = dim = self.size.descriptor_dim
         c1, c2, c3, c4 = self.size.channels
-        quarter = self.size.dim // 4
+        quarter = dim // 4
         self.block1 = Block(3, c1, skip=False)
         self.block2 = Block(c1, c2, skip=True)
         self.block3 = Block(c2, c3, skip=True)
@@ -118,7 +123,6 @@ class Alike(Extractor):
         self.conv2 = nn.Conv2d(c2, quarter, 1, bias=False)
         self.conv3 = nn.Conv2d(c3, quarter, 1, bias=False)
         self.conv4 = nn.Conv2d(c4, quarter, 1, bias=False)
-        dim = self.size.dim
         self.convhead1 = None if self.size.single_head else nn.Conv2d(dim, dim, 1, bias=False)
         self.convhead2 = nn.Conv2d(dim, dim + 1, 1, bias=False)
 
@@ -197,21 +201,26 @@ class Alike(Extractor):
     def describe_pixels(
         self, maps: DenseMaps, pixels: Float[Tensor, 'b n 2']
     ) -> Float[Tensor, 'b n d']:
-        """Return the dense descriptor map's unit vectors at integer (x, y) pixels."""
+        """
+        Return the dense descriptor map's unit vectors at integer (x, y) pixels.
+
+        Computed in the type of `pixels`: half precision could not tell pixel 2049 from 2048.
+        """
         full, *low = maps.descriptor_maps
         height, width = full.shape[-2:]
-        index = (pixels[..., 1] * width + pixels[..., 0]).long()
+        index = flat_index(pixels, width)
         rows = full.permute(0, 2, 3, 1).flatten(1, 2)  # no copy where channels come last
         first = rows.gather(1, index[..., None].expand(-1, -1, full.shape[1]))
-        parts = [F.relu(F.linear(first, self.conv1.weight.flatten(1)))]
+        parts = [F.relu(_mix(first.to(pixels.dtype), self.conv1.weight))]
         size = pixels.new_tensor([width - 1, height - 1])
         for level in low:  # upsampling aligns the corner pixels of all levels
             last = pixels.new_tensor([level.shape[-1] - 1, level.shape[-2] - 1])
+            level = level.to(pixels.dtype)
             parts.append(sample(level, pixels * (last / size), padding='border'))
         joined = torch.cat(parts, -1)
         if self.convhead1 is not None:
-            joined = F.relu(F.linear(joined, self.convhead1.weight.flatten(1)))
-        return F.normalize(F.linear(joined, self.convhead2.weight[:-1].flatten(1)), dim=-1)
+            joined = F.relu(_mix(joined, self.convhead1.weight))
+        return F.normalize(_mix(joined, self.convhead2.weight[:-1]), dim=-1)
 
     def dense_descriptors(self, maps: DenseMaps) -> Float[Tensor, 'b d h w']:
         """Return the unit descriptors of all pixels; needs dim x H x W floats of memory."""

@@ -19,7 +19,13 @@ from ..image import (
     resize,
     scaled_size,
 )
-from ..keypoints import clear_borders, Keypoints, select_best, suppress_non_maxima
+from ..keypoints import (
+    best_first,
+    clear_borders,
+    Keypoints,
+    select_best,
+    suppress_non_maxima,
+)
 from ..shapes import Float
 
 PYRAMID_STEP = 2**-0.5
@@ -126,8 +132,7 @@ class Extractor(nn.Module):
                 f'{self.name} needs at least {self.min_side} pixels a side'
             )
         levels = [self._extract_level(image, level) for level in self._pyramid(size)]
-        features = levels[0] if len(levels) == 1 else self._merge(levels)
-        return features
+        return levels[0] if len(levels) == 1 else self._merge(levels)
 
     def _pyramid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """Return the (height, width) of each scale, the full one first."""
@@ -146,7 +151,10 @@ class Extractor(nn.Module):
         small = resize(image, size)
         small = pad_to_stride(small.to(next(self.parameters()).dtype), self.stride)
         maps = self(small.contiguous(memory_format=torch.channels_last))  # twice as fast on CPUs
-        found = self.detect(maps.score_map[:, : size[0], : size[1]])
+        score_map = maps.score_map[:, : size[0], : size[1]]
+        # half precision has no room for positions, whatever the network computes in
+        score_map = score_map.to(torch.promote_types(score_map.dtype, torch.float32))
+        found = best_first(self.detect(score_map))
         descriptors = self.describe(maps, found.keypoints).float()
         keypoints = rescale_points(found.keypoints.float(), size, source)
         shown = found.mask[..., None]

@@ -1,9 +1,11 @@
 """Score maps become keypoints."""
 
-from kpfeat_core.describe import bilinear_neighbours
+from kpfeat_core.describe import bilinear_neighbours, flat_index
 from kpfeat_core.keypoints import (
+    best_first,
     clear_borders,
     gather_windows,
+    Keypoints,
     max_filter,
     refine_soft_argmax,
     select_best,
@@ -66,6 +68,17 @@ def test_best_come_first_and_padding_last_in_a_batch_of_different_counts() -> No
     assert scores[1, 1] == 0
 
 
+def test_keypoints_are_put_in_order_with_all_that_belongs_to_them_and_padding_last() -> None:
+    scores = torch.tensor([[0.2, 0.9, 0.0, 0.5]])
+    keypoints = torch.tensor([[[1.0, 2], [3, 4], [0, 0], [5, 6]]])
+    mask = torch.tensor([[True, True, False, True]])
+    found = best_first(Keypoints(keypoints, scores, mask, 10 * scores))
+    assert found.keypoints[0].tolist() == [[3, 4], [5, 6], [1, 2], [0, 0]]
+    assert found.mask.tolist() == [[True, True, True, False]]
+    assert torch.equal(found.dispersity, 10 * found.keypoint_scores)
+    assert best_first(Keypoints(keypoints, -scores, mask)).mask[0, 3].item() is False
+
+
 def test_threshold_drops_scores_at_or_below_it() -> None:
     score_map = torch.tensor([[[0.25, 0.5], [0.75, 0.0]]])
     assert select_best(score_map, 0.5, -1)[1].tolist() == [[0.75]]
@@ -115,3 +128,8 @@ def test_bilinear_neighbours_blend_to_the_point_and_stay_inside() -> None:
     torch.testing.assert_close(blended[0, :3], points[0, :3])
     torch.testing.assert_close(blended[0, 3], torch.tensor([8.0, 0.0]))
     assert pixels.amin() >= 0 and (pixels <= torch.tensor([8, 5])).all()
+
+
+def test_pixels_of_images_beyond_16_megapixels_are_told_apart() -> None:
+    pixels = torch.tensor([[[5998.0, 3999.0], [5999.0, 3999.0]]])
+    assert flat_index(pixels, 6000).tolist() == [[23_999_998, 23_999_999]]
