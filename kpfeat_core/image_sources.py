@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -40,6 +40,7 @@ class SourceConfig:
     loop: bool = option(True, 'start images and videos again after the last one')
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Gives one image after the other, as (H, W, 3) uint8 RGB."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import time
-from typing import Protocol as Interface
+from typing import Protocol as Interface, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from . import metrics
 ENDINGS = ('.ppm', '.png', '.jpg', '.jpeg')
 
 
+@runtime_checkable
 class FeatureSource(Interface):
     """Anything with `extract`: our extractors and OpenCV's behind the same contract."""
 

@@ -60,6 +60,7 @@ def test_moving_to_another_device_moves_every_tensor():
     assert moved.orientations is None
 
 
+@pytest.mark.unchecked
 def test_descriptors_stored_the_hloc_way_are_refused_with_the_remedy():
     arrays = arrays_of(5)
     arrays['descriptors'] = arrays['descriptors'].T
@@ -67,6 +68,7 @@ def test_descriptors_stored_the_hloc_way_are_refused_with_the_remedy():
         Features.from_numpy(arrays)
 
 
+@pytest.mark.unchecked
 def test_arrays_that_do_not_fit_the_mask_are_named():
     arrays = arrays_of(5)
     arrays['keypoint_scores'] = arrays['keypoint_scores'][:4]
