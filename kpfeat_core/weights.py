@@ -222,6 +222,22 @@ def import_checkpoint(
     return Path(out)
 
 
+def load_checkpoint(path: Path | str, device: torch.device | str = 'cpu') -> Any:
+    """Read what `torch.save` wrote, without running any code in it; raises WeightsError."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except OSError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"'{path}' is not a checkpoint of tensors alone: it is damaged, or it holds Python "
+            'objects, which are not run. Save its state_dict() with the program that made it'
+        ) from error
+    except Exception as error:  # of any kind: they come from the bytes of a damaged file
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"'{path}' cannot be read as a checkpoint: {first}") from error
+
+
 def _read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
     """Return what a checkpoint holds, and the notes of a weight file of ours."""
     if not path.is_file():
@@ -229,16 +245,7 @@ def _read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
     if path.suffix == '.safetensors':
         tensors, noted = read_weights(path)
         return tensors, {k: v for k, v in noted.items() if k not in OWN_NOTES}
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True), {}
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"'{path}' is not a checkpoint of tensors alone: it is damaged, or it holds Python "
-            'objects, which are not run. Save its state_dict() with the program that made it'
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"'{path}' cannot be read as a checkpoint: {first}") from error
+    return load_checkpoint(path), {}
 
 
 def _state_dict(content: Any, source: Path | str) -> dict[str, Tensor]:

@@ -48,7 +48,8 @@ def find_images(folder: Path | str) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"there is no folder '{folder}'; expected one with photographs")
-    paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ENDINGS)
+    found = (p for p in folder.rglob('*') if p.suffix.lower() in ENDINGS)
+    paths = sorted(p for p in found if not p.is_dir())
     if not paths:
         raise DataError(
             f"'{folder}' holds no images; expected files ending in {', '.join(ENDINGS)}"
@@ -92,7 +93,8 @@ def load_bank(
     """
     Decode photographs into memory, shrunk (never enlarged) to a long side of `side` pixels.
 
-    Images that cannot be read are counted and left out. Raises DataError if none is left.
+    Images that cannot be read are counted and left out. Raises DataError if none is
+    left, or none that may be drawn.
     """
     full = np.zeros((len(paths), side, side, 3), np.uint8)
     half = np.zeros((len(paths), side // 2, side // 2, 3), np.uint8)
@@ -133,6 +135,8 @@ def load_bank(
         raise DataError(f'none of {len(paths)} images could be read')
     weights = [(kind_weights or {}).get((kinds or {}).get(p.name, ''), 1.0) for p in kept]
     probabilities = torch.tensor(weights, dtype=torch.float32)
+    if not probabilities.any():
+        raise DataError(f'all {len(kept)} images have weight 0; expected one kind that has more')
     levels = tuple(
         torch.from_numpy(level[: len(kept)]).permute(0, 3, 1, 2).contiguous()
         for level in (full, half)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import time
-from typing import Protocol as Interface, runtime_checkable
+from typing import Protocol as Interface
+from typing import runtime_checkable
 
 import numpy as np
 import torch

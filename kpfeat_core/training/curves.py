@@ -18,9 +18,10 @@ def append_row(path: Path, numbers: Mapping[str, float]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """Read all rows as numbers."""
+    """Read all rows as numbers, without a last one that was cut off."""
     with open(path, newline='') as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        rows = [row for row in csv.DictReader(file) if all(row.values())]
+    return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
 def drop_rows_after(path: Path, step: int) -> None:

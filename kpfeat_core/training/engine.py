@@ -1,6 +1,7 @@
 """The training loop, from a folder of photographs to a weight file, for every system."""
 
 from collections.abc import Callable, Iterator, Mapping
+import io
 import json
 from pathlib import Path
 import time
@@ -15,8 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 from ..data.homography_pairs import make_pairs, PairBatch
 from ..data.image_folder import find_images, ImageBank, load_bank, read_kinds, split_images
 from ..errors import ConfigError, DataError, KpfeatError
+from ..io import replacing
 from ..registry import build_extractor, check_device
-from ..weights import save_weights
+from ..weights import load_checkpoint, save_weights
 from .alike import AlikeRecipe
 from .config import TrainConfig
 from .curves import append_row, drop_rows_after, LOG, VALIDATION
@@ -42,7 +44,9 @@ def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path
     """
     if model not in RECIPES:
         raise ConfigError(f"'{model}' has no recipe; expected one of {', '.join(sorted(RECIPES))}")
-    run = _Run(model, Path(out), Options.build(options))
+    built = Options.build(options)
+    built.check_view_size(build_extractor(model).stride)
+    run = _Run(model, Path(out), built)
     training, validation = _load_photographs(Path(data), run.options.train)
     run.start(training, validation)
     return run.finish()
@@ -54,7 +58,8 @@ def _fabric(config: TrainConfig) -> Any:
     except ImportError:
         raise KpfeatError("training needs Lightning Fabric: pip install 'kpfeat[train]'") from None
     device = check_device(config.device)
-    return Fabric(accelerator=device.type, devices=1, precision=config.precision)
+    devices = 1 if device.index is None or device.type == 'cpu' else [device.index]
+    return Fabric(accelerator=device.type, devices=devices, precision=config.precision)
 
 
 def _load_photographs(folder: Path, config: TrainConfig) -> tuple[ImageBank, ImageBank]:
@@ -91,6 +96,15 @@ def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return update
 
 
+def _read_options(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(
+            f"'{path}' is damaged ({error}): restore it to resume, or choose another folder"
+        ) from error
+
+
 class _Run:
     """The state of one training run and its folder."""
 
@@ -122,7 +136,7 @@ class _Run:
         path = self.out / 'config.json'
         now = {'model': self.model} | self.options.flat()
         if path.exists() and (self.out / LAST).exists():
-            before = json.loads(path.read_text())
+            before = _read_options(path)
             changed = [
                 f'{k} {before.get(k)!r} -> {v!r}'
                 for k, v in now.items()
@@ -133,20 +147,19 @@ class _Run:
                     f"'{self.out}' holds a run with other options ({'; '.join(changed[:4])}): "
                     'choose another folder, or repeat its options to resume'
                 )
-        path.write_text(json.dumps(now, indent=1) + '\n')
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(now, indent=1) + '\n')
 
     def _resume(self) -> None:
         paths = [self.out / LAST, self.out / BEFORE_DECAY]
         found = [p for p in paths if p.exists()]
         if not found:
             return
-        state = torch.load(found[0], map_location=self.fabric.device, weights_only=True)
+        state = load_checkpoint(found[0], self.fabric.device)
         decaying = state['step'] > self._decay_start()
         if not decaying and state['decayed'] and (self.out / BEFORE_DECAY).exists():
             # a longer run: go on from where the rate had not fallen yet
-            state = torch.load(
-                self.out / BEFORE_DECAY, map_location=self.fabric.device, weights_only=True
-            )
+            state = load_checkpoint(self.out / BEFORE_DECAY, self.fabric.device)
         self.recipe.load_state_dict(state['recipe'])
         self.optimizer.load_state_dict(state['optimizer'])
         self.average.load_state_dict(state['average'])
@@ -169,9 +182,10 @@ class _Run:
             'best': self.best,
             'decayed': self.step > self._decay_start(),
         }
-        part = self.out / f'{name}.part'
-        torch.save(state, part)
-        part.replace(self.out / name)
+        buffer = io.BytesIO()  # torch's own writer reports a full disk as a mistake of ours
+        torch.save(state, buffer)
+        with replacing(self.out / name) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
 
     def start(self, training: ImageBank, validation: ImageBank) -> None:
         """Train until the last step."""

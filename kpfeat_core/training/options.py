@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+import math
 from typing import Any
 
 from ..config import make_config
@@ -38,6 +39,16 @@ class Options:
             parts.append(make_config(cls, {k: v for k, v in values.items() if k in names}))
         return Options(*parts)
 
+    def check_view_size(self, stride: int) -> None:
+        """Raise ConfigError if views do not suit a network of this stride, or the NRE's grid."""
+        side = self.pairs.view_size
+        if side % stride:
+            raise ConfigError(
+                f'view_size is {side}, expected a multiple of {stride}, the stride of the network'
+            )
+        if self.loss.stride > side:
+            raise ConfigError(f'stride is {self.loss.stride}, expected at most view_size, {side}')
+
     def flat(self) -> dict[str, Any]:
         """Return all options by name."""
         return {k: v for part in vars(self).values() for k, v in asdict(part).items()}
@@ -47,8 +58,11 @@ def parse_kind_weights(text: str) -> dict[str, float]:
     """Read 'photograph=2,texture=1'; raises ConfigError."""
     try:
         pairs = (part.split('=') for part in text.split(',') if part)
-        return {kind: float(weight) for kind, weight in pairs}
+        weights = {kind: float(weight) for kind, weight in pairs}
     except ValueError:
+        weights = {'': -1.0}
+    if not all(0 <= weight < math.inf for weight in weights.values()):
         raise ConfigError(
             f"kind_weights is '{text}', expected something like photograph=2,texture=1"
-        ) from None
+        )
+    return weights

@@ -57,6 +57,17 @@ def test_kinds_in_the_manifest_weigh_how_often_a_photograph_is_drawn(folder) -> 
     assert bank.probabilities.tolist() == pytest.approx([0.75, 0.0, 0.25])
 
 
+def test_kinds_that_leave_nothing_to_draw_are_refused(folder) -> None:
+    with pytest.raises(DataError, match='all 3 images have weight 0'):
+        load_bank(find_images(folder), 64, {}, {'': 0.0}, False)
+
+
+def test_a_folder_that_is_named_like_an_image_is_none(folder) -> None:
+    before = find_images(folder)
+    (folder / 'tiles.png').mkdir()
+    assert find_images(folder) == before
+
+
 def test_folders_without_images_are_refused(tmp_path) -> None:
     with pytest.raises(DataError, match='no folder'):
         find_images(tmp_path / 'none')

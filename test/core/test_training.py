@@ -10,7 +10,7 @@ import cv2
 from kpfeat_core.data.homography_pairs import make_pairs, PairConfig
 from kpfeat_core.data.image_folder import find_images, load_bank
 from kpfeat_core.data.photometric import PhotometricConfig
-from kpfeat_core.errors import ConfigError, DataError
+from kpfeat_core.errors import ConfigError, DataError, WeightsError
 from kpfeat_core.registry import build_extractor, create_extractor
 from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
 from kpfeat_core.training.config import TrainConfig
@@ -119,8 +119,30 @@ def test_unknown_models_options_and_folders_are_refused(photographs, tmp_path) -
         train('alike-t', photographs, tmp_path, learning_rat=1)
     with pytest.raises(DataError, match='no folder'):
         run(tmp_path / 'none', tmp_path / 'out')
-    with pytest.raises(ConfigError, match='kind_weights'):
-        parse_kind_weights('photo:2')
+    with pytest.raises(ConfigError, match='view_size is 70, expected a multiple of 32'):
+        run(photographs, tmp_path / 'odd', view_size=70)
+    with pytest.raises(ConfigError, match='stride is 65, expected at most view_size'):
+        run(photographs, tmp_path / 'odd', stride=65)
+    assert not (tmp_path / 'odd').exists()
+
+
+@pytest.mark.parametrize('text', ['photo:2', 'photo=x', 'photo=1=2', 'photo=-1', 'photo=nan'])
+def test_weights_of_kinds_that_cannot_be_are_refused(text) -> None:
+    assert parse_kind_weights('photo=2,texture=0') == {'photo': 2, 'texture': 0}
+    with pytest.raises(ConfigError, match=f"kind_weights is '{text}'"):
+        parse_kind_weights(text)
+
+
+def test_a_run_whose_files_are_damaged_says_which(photographs, tmp_path) -> None:
+    run(photographs, tmp_path, steps=2)
+    with open(tmp_path / 'log.csv', 'a') as file:
+        file.write('3,0.1')  # cut off, as after a power failure
+    run(photographs, tmp_path, steps=3)
+    assert [int(row['step']) for row in rows(tmp_path / 'log.csv')] == [1, 2, 3]
+    for name, error in (('last.pt', WeightsError), ('config.json', ConfigError)):
+        (tmp_path / name).write_text('broken')
+        with pytest.raises(error, match=f"{name}'"):
+            run(photographs, tmp_path, steps=4)
 
 
 def test_the_rate_warms_up_stays_and_falls_to_nothing() -> None:

@@ -209,7 +209,10 @@ def test_a_checkpoint_with_code_inside_is_not_run(tmp_path):
     assert not (tmp_path / 'out.safetensors').exists()
 
 
-@pytest.mark.parametrize('content', [b'', b'PK\x03\x04 nothing', b'hello, this is a text file'])
+@pytest.mark.parametrize(
+    'content',
+    [b'', b'PK\x03\x04 nothing', b'hello, this is a text file', b'broken\n', b'\x80\x02}.'],
+)
 def test_a_file_that_is_no_checkpoint_is_refused_in_words(tmp_path, content):
     (tmp_path / 'x.pth').write_bytes(content)
     with pytest.raises(WeightsError, match="x.pth'"):
