@@ -60,6 +60,18 @@ def test_fast_extraction_equals_the_dense_one(dense_alike, model, size):
     assert fast.keypoint_scores.std() > 1e-3  # else there would be nothing to get wrong
 
 
+def test_the_smallest_image_is_extracted_like_a_large_one(dense_alike):
+    torch.manual_seed(0)
+    extractor = varied(build_extractor('alike-t', max_num_keypoints=5))
+    image = picture(32, 32)
+    fast = extractor.extract(image)
+    dense = dense_alike.extract_densely(extractor, image_to_tensor(image))
+    nearest = torch.cdist(fast.keypoints[0], dense.keypoints[0]).argmin(1)
+    assert sorted(nearest.tolist()) == list(range(5))
+    assert (fast.keypoints[0] - dense.keypoints[0, nearest]).abs().max() < 1e-4
+    assert (fast.descriptors[0] - dense.descriptors[0, nearest]).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize('model', ['alike-t', 'alike-l'])
 def test_working_in_strips_changes_nothing(monkeypatch, model):
     torch.manual_seed(0)

@@ -1,26 +1,31 @@
-"""Parity with the official ALIKE code on its published checkpoints."""
+"""Parity with the official ALIKE code on its published checkpoints, imported as a user would."""
 
-from kpfeat_core.registry import build_extractor
+from kpfeat_core.cli import app
+from kpfeat_core.registry import create_extractor
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 
 @pytest.fixture(params=['t', 's', 'n', 'l'])
-def case(request, reference):
-    """Return (extractor with published weights, image, golden arrays) for one size."""
+def case(request, reference, tmp_path):
+    """Return (extractor with imported weights, image, golden arrays) for one size."""
     letter = request.param
-    extractor = build_extractor(
+    out = tmp_path / 'imported.safetensors'
+    words = ['weights', 'import', reference / f'weights/alike/alike-{letter}.pth']
+    words += ['--model', f'alike-{letter}', '--out', out]
+    assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
+    extractor = create_extractor(
         f'alike-{letter}',
+        str(out),
         detection_threshold=0.2,
         max_num_keypoints=5000,
         remove_borders=2,
         upstream_borders=True,
     )
-    state = torch.load(reference / f'weights/alike/alike-{letter}.pth', weights_only=True)
-    extractor.load_state_dict(extractor.convert_state_dict(state))
     image = np.load(reference / 'golden/image_synth_240x320.npz')['rgb']
-    return extractor.eval(), image, np.load(reference / f'golden/alike_{letter}.npz')
+    return extractor, image, np.load(reference / f'golden/alike_{letter}.npz')
 
 
 def assert_same_points(found, expected, tolerance=0.02):

@@ -1,0 +1,76 @@
+"""Positions through resizing, padding and scales, with a network that sees bright blobs."""
+
+from kpfeat_core.keypoints import Keypoints, refine_soft_argmax
+from kpfeat_core.models import DenseMaps, Extractor
+import numpy as np
+import pytest
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+
+class BlobExtractor(Extractor):
+    """Scores are the image itself; a descriptor tells how bright red, green and blue are."""
+
+    name, stride, channels, descriptor_dim = 'blobs', 32, 3, 3
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, image):
+        return DenseMaps(image.amax(1) * self.gain, (image,))
+
+    def detect(self, score_map):
+        found = super().detect(score_map)
+        keypoints, _ = refine_soft_argmax(score_map, found.keypoints.long(), 2, 0.02)
+        return Keypoints(keypoints, found.keypoint_scores, found.mask)
+
+    def describe(self, maps, keypoints):
+        x, y = keypoints.round().long().unbind(-1)
+        colours = maps.descriptor_maps[0][torch.arange(len(x))[:, None], :, y, x]
+        return F.normalize(colours, dim=-1)
+
+
+SPARSE = {'detection_threshold': 0.6, 'nms_radius': 15}
+# (x, y) of the blob in each channel
+BLOBS = {0: (61.3, 47.8), 1: (140.6, 90.2), 2: (207.1, 161.4)}
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    """Return (203, 251, 3) with a red, a green and a blue blob, wide enough to be shrunk."""
+    y, x = np.mgrid[:203, :251]
+    channels = [
+        np.exp(-((x - BLOBS[c][0]) ** 2 + (y - BLOBS[c][1]) ** 2) / (2 * 7.0**2)) for c in range(3)
+    ]
+    return np.stack(channels, -1).astype(np.float32)
+
+
+@pytest.mark.parametrize('resize', [-1, 251, 180, 96, 400])
+def test_blobs_are_found_where_they_are_whatever_the_image_is_resized_to(image, resize) -> None:
+    extractor = BlobExtractor().with_options(**SPARSE, resize=resize)
+    found = extractor.extract(image).numpy()
+    assert len(found['keypoints']) == 3
+    scale = max(1, 251 / resize) if resize > 0 else 1
+    for point, descriptor in zip(found['keypoints'], found['descriptors'], strict=True):
+        expected = BLOBS[int(descriptor.argmax())]
+        assert np.abs(point - expected).max() < 0.25 * scale
+
+
+def test_every_scale_finds_the_blobs_at_the_same_place_and_says_which_scale(image) -> None:
+    extractor = BlobExtractor().with_options(**SPARSE, multi_scale=True)
+    found = extractor.extract(image).numpy()
+    assert sorted({round(float(s), 1) for s in found['scales']}) == [1.0, 1.4, 2.0, 2.8]
+    assert len(found['keypoints']) == 3 * 4
+    for k, point in enumerate(found['keypoints']):
+        expected = BLOBS[int(found['descriptors'][k].argmax())]
+        assert np.abs(point - expected).max() < 0.25 * found['scales'][k]
+
+
+def test_nothing_is_found_in_the_padding(image) -> None:
+    bright = np.ones((70, 90), np.float32)  # padded to 96 x 96
+    found = BlobExtractor().with_options(nms_radius=0, max_num_keypoints=-1).extract(bright)
+    border = BlobExtractor().config.remove_borders
+    assert found.count() == (70 - 2 * border) * (90 - 2 * border)
+    assert found.keypoints[0].amax(0).tolist() == [90 - 1 - border, 70 - 1 - border]
