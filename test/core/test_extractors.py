@@ -59,6 +59,15 @@ def test_a_batch_tensor_equals_its_images_one_by_one(extractor) -> None:
             np.testing.assert_allclose(joined[name][nearest], alone[name], atol=1e-3)
 
 
+def test_padding_of_a_batch_is_zero_everywhere(extractor) -> None:
+    batch = torch.from_numpy(np.stack([picture(64, 96), np.zeros((64, 96, 3), np.uint8)]))
+    features = extractor.with_options(max_num_keypoints=-1).extract(batch.permute(0, 3, 1, 2))
+    padding = ~features.mask
+    assert features.count(0) != features.count(1) and padding.any()
+    for values in (features.keypoints, features.keypoint_scores, features.descriptors):
+        assert not values[padding].any()
+
+
 def test_gray_images_equal_their_gray_colour_images(extractor) -> None:
     gray = picture(64, 96)[..., 0]
     colour = np.repeat(gray[..., None], 3, 2)

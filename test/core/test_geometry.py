@@ -44,6 +44,12 @@ def test_a_warped_blob_lands_where_warp_points_says() -> None:
     assert (centroid(warped) - expected).norm() < 0.05
 
 
+def test_a_warped_image_is_black_beyond_the_horizon() -> None:
+    to_photograph = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [-0.1, 0, 1]]])  # horizon at x = 10
+    warped = warp_image(torch.ones(1, 1, 500, 500), torch.linalg.inv(to_photograph), (8, 20))
+    assert (warped[..., :8] > 0.999).all() and (warped[..., 10:] == 0).all()
+
+
 def test_sampling_at_integer_points_reads_the_pixel() -> None:
     maps = torch.arange(12.0).view(1, 1, 3, 4)
     read = sample(maps, torch.tensor([[[3.0, 2.0], [0.0, 1.0]]]))

@@ -10,7 +10,7 @@ from kpfeat_core.data.homography_pairs import (
 from kpfeat_core.data.image_folder import find_images, load_bank, read_kinds, split_images
 from kpfeat_core.data.photometric import augment, PhotometricConfig
 from kpfeat_core.errors import DataError
-from kpfeat_core.geometry import inside, pixel_grid, warp_points
+from kpfeat_core.geometry import inside, pixel_grid, sample, warp_points
 import numpy as np
 import pytest
 import torch
@@ -138,6 +138,27 @@ def test_a_photographed_dot_lands_where_the_homography_says_to_a_twentieth_pixel
         expected = warp_points(centres[0][None, None], H_0to1)[0, 0]
         assert (expected - centres[1]).norm() < 0.05
     assert seen >= 3
+
+
+def test_both_views_show_the_same_at_places_that_the_homography_joins(bank) -> None:
+    pairs = make_pairs(bank, 8, PairConfig(view_size=96, max_zoom=1.0), CALM, seeded(3))
+    grid = pixel_grid(96, 96).expand(8, -1, -1)
+    differences = []
+    for homography in (pairs.H_0to1, torch.linalg.inv(pairs.H_0to1)):
+        there = warp_points(grid, homography)
+        seen = pairs.valid[0].flatten(1) & inside(there, 96, 96)
+        views = pairs.images[0].flatten(2).mT, sample(pairs.images[1], there.nan_to_num())
+        differences.append((views[0] - views[1]).abs()[seen].mean())
+    assert differences[0] < 0.02 < 0.1 < differences[1]
+
+
+def test_the_last_pixels_of_a_shrunk_photograph_are_as_bright_as_the_others(tmp_path) -> None:
+    cv2.imwrite(str(tmp_path / 'white.png'), np.full((101, 151, 3), 255, np.uint8))
+    white = load_bank([tmp_path / 'white.png'], 256, progress=False)
+    halved = torch.diag(torch.tensor([2.0, 2.0, 1.0]))[None]
+    view, seen = render_views(white, torch.tensor([0]), halved, 96)
+    assert seen.sum() == 51 * 76
+    assert view[0, :, seen[0]].min() > 0.999
 
 
 def test_masks_are_true_exactly_where_the_photograph_is_seen(bank) -> None:

@@ -138,6 +138,13 @@ def test_points_follow_a_resized_image_without_a_half_pixel_drift() -> None:
         assert (found - torch.tensor([101.3, 77.7])).abs().max() < 0.01
 
 
+def test_fine_detail_is_averaged_and_not_skipped_where_an_image_shrinks() -> None:
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing='ij')
+    checks = ((x + y) % 2).float()[None, None]
+    small = resize(checks, (9, 9))[..., 1:-1, 1:-1]
+    assert (small - 0.5).abs().max() < 0.05
+
+
 def test_an_array_keeps_a_layout_that_convolutions_have_a_fast_path_for() -> None:
     tensor = image_to_tensor(np.zeros((40, 60, 3), np.uint8))
     height, width = 40, 60

@@ -121,9 +121,9 @@ def test_refinement_passes_gradients_to_the_score_map() -> None:
 
 
 def test_bilinear_neighbours_blend_to_the_point_and_stay_inside() -> None:
-    points = torch.tensor([[[1.25, 2.5], [8.0, 5.0], [0.0, 0.0], [99.0, -3.0]]])
+    points = torch.tensor([[[1.25, 2.5], [8.0, 5.0], [0.0, 0.0], [99.0, -3.0], [torch.nan] * 2]])
     pixels, weights = bilinear_neighbours(points, 6, 9)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(1, 4))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(1, 5))
     blended = (pixels * weights[..., None]).sum(2)
     torch.testing.assert_close(blended[0, :3], points[0, :3])
     torch.testing.assert_close(blended[0, 3], torch.tensor([8.0, 0.0]))

@@ -36,6 +36,13 @@ def test_indices_and_coordinates_of_a_match_belong_together() -> None:
     assert np.allclose(pair.keypoints1 - pair.keypoints0, 5)
 
 
+def test_image_of_a_batch_is_matched_with_its_partner_and_without_padding() -> None:
+    batch0 = Features.cat([features([0, 1, 2, 3, 4, 5]), features([7, 8])])
+    batch1 = Features.cat([features([0]), features([8, 7, 1])])
+    pair = match_pair(matcher(geometry='none'), batch0, batch1, 1)
+    assert (pair.indices0.tolist(), pair.indices1.tolist()) == ([0, 1], [1, 0])
+
+
 def test_wrong_match_is_no_inlier_and_the_homography_is_that_of_the_others() -> None:
     features0, features1 = features(list(range(12))), features(list(range(12)), 5.0)
     features1.keypoints[0, 3] += 40

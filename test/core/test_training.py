@@ -56,6 +56,14 @@ def test_a_run_writes_logs_curves_and_weights_that_load(photographs, tmp_path) -
     assert [int(row['step']) for row in rows(tmp_path / 'validation.csv')] == [3, 6]
     for name in ('pairs.jpg', 'curves.png'):
         assert cv2.imread(str(tmp_path / name)) is not None
+    state = torch.load(tmp_path / 'last.pt', weights_only=True)
+    rate = learning_rate(5, TrainConfig(**{k: SMALL[k] for k in ('warmup_steps',)}, steps=6))
+    assert state['optimizer']['param_groups'][0]['lr'] == rate > 0
+    torch.manual_seed(SMALL['seed'])
+    first = build_extractor('alike-t').state_dict()['conv1.weight']
+    learnt = state['recipe']['extractor.conv1.weight']
+    average = state['average']['module.conv1.weight']
+    assert 0 < (average - first).norm() < (learnt - first).norm()
     extractor = create_extractor('alike-t', weights=str(weights))
     assert extractor.extract(np.zeros((64, 64), np.uint8)).descriptor_dim == 64
 
