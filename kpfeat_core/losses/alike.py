@@ -129,9 +129,9 @@ def log_partition(
     """
     Return log of the sum of exp((cosine - 1) / T) over all pixels of the other view.
 
-    others: unit descriptors of those pixels; pixels with `near` true, of shape (B, N, P) or
-    (B, 1, P), are left out. The N x P
-    similarities are made in chunks and again in the backward pass, so memory stays bounded.
+    descriptors (B, N, D) and others (B, P, D), those of the pixels, have unit length. Pixels with
+    `near` (B, N, P) or (B, 1, P) true are left out. The N x P similarities are made in chunks and
+    again in the backward pass, so memory stays bounded.
     """
 
     def part(chunk: Tensor, hidden: Tensor | None) -> Tensor:

@@ -7,9 +7,12 @@ from ..data.homography_pairs import PairBatch
 from ..geometry import inside, warp_points
 from ..matchers import MutualNearestNeighbour
 from ..models.base import Extractor
+from ..shapes import Float
 
 
-def validate(extractor: Extractor, pairs: PairBatch, max_num_keypoints: int = 512) -> dict:
+def validate(
+    extractor: Extractor, pairs: PairBatch, max_num_keypoints: int = 512
+) -> dict[str, float]:
     """
     Return mean matching accuracy at 1 and 3 px, repeatability at 3 px, and counts.
 
@@ -36,7 +39,12 @@ def validate(extractor: Extractor, pairs: PairBatch, max_num_keypoints: int = 51
     }
 
 
-def _measure(extractor, matcher, images: Tensor, H_0to1: Tensor) -> Tensor:
+def _measure(
+    extractor: Extractor,
+    matcher: MutualNearestNeighbour,
+    images: Float[Tensor, '2 3 v v'],
+    H_0to1: Float[Tensor, '1 3 3'],
+) -> Float[Tensor, ' 5']:
     features = [extractor.extract(image) for image in images]
     index = matcher.match(*features).pairs()
     truth = warp_points(features[0].keypoints.cpu(), H_0to1.cpu())

@@ -158,6 +158,36 @@ def test_losses_of_no_keypoints_are_zero_and_not_nan():
     assert losses.reliability_terms(empty, empty, empty, nothing).shape == (1, 0)
 
 
+def test_partners_are_less_than_the_threshold_apart():
+    keypoints = torch.tensor([[[20.0, 20.0], [60.0, 60.0]]])
+    warped = keypoints + torch.tensor([[4.9, 0.0], [0.0, 5.1]])
+    valid = torch.ones(1, 2, dtype=torch.bool)
+    back = keypoints - torch.tensor([[4.9, 0.0], [0.0, 5.1]])
+    matches = losses.true_correspondences(keypoints, keypoints, warped, back, valid, valid)
+    assert matches.tolist() == [[0, -1]]
+
+
+def test_points_with_a_low_score_are_not_yet_keypoints():
+    keypoints = torch.tensor([[[20.0, 20.0], [60.0, 60.0]]])
+    matches, sure = torch.tensor([[0, 1]]), torch.tensor([[0.9, 0.9]])
+    warped = keypoints + torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    for scores in ((sure, torch.tensor([[0.9, 0.05]])), (torch.tensor([[0.9, 0.05]]), sure)):
+        loss = losses.reprojection_loss(keypoints, keypoints, warped, warped, matches, *scores)
+        assert loss == 0
+    mask = torch.tensor([[True, True]])
+    spread = torch.tensor([[0.25, 0.75]])
+    assert losses.dispersity_peak_loss(spread, torch.tensor([[0.9, 0.05]]), mask) == 0.25
+
+
+def test_reliability_teaches_scores_and_leaves_descriptors_alone():
+    reliability = torch.tensor([[0.3, 0.8]], requires_grad=True)
+    scores = torch.tensor([[0.5, 0.7]], requires_grad=True)
+    valid = torch.ones(1, 2, dtype=torch.bool)
+    terms = losses.reliability_terms(reliability, scores, scores, valid)
+    gradients = torch.autograd.grad(terms.sum(), (reliability, scores), allow_unused=True)
+    assert gradients[0] is None and gradients[1].abs().min() > 0
+
+
 def test_points_behind_the_camera_neither_match_nor_spoil_the_gradient():
     keypoints = torch.tensor([[[5.0, 5.0], [9.0, 9.0]]], requires_grad=True)
     warped = torch.tensor([[[5.5, 5.0], [torch.nan, torch.nan]]])

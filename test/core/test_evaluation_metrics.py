@@ -67,6 +67,14 @@ def test_repeatability_ignores_keypoints_that_the_other_image_does_not_show():
     assert found == (1.0, 0.0, 2)
 
 
+def test_repeatability_looks_at_the_size_of_the_image_where_a_point_falls():
+    points0 = torch.tensor([[20.0, 10.0], [70.0, 10.0]])  # image 1 is too narrow for the second
+    found = metrics.repeatability(points0, points0[:1], IDENTITY, SIZE, (50, 200))
+    assert found == (1.0, 0.0, 2)
+    found = metrics.repeatability(points0[:1], points0, IDENTITY, (50, 200), SIZE)
+    assert found == (1.0, 0.0, 2)
+
+
 def test_repeatability_counts_both_directions():
     points1 = GRID[:2]
     found = metrics.repeatability(GRID, points1, IDENTITY, SIZE, SIZE)

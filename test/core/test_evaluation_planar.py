@@ -95,6 +95,12 @@ def test_an_extractor_off_by_half_a_pixel_loses_half_a_pixel():
     assert result.corner_error == pytest.approx(0.5**0.5, abs=1e-2)
 
 
+def test_an_extractor_off_by_more_than_a_pixel_passes_from_three_pixels_on():
+    oracle = GridExtractor({100: POINTS, 101: POINTS + [1.5, 0]})
+    (result,) = evaluate(oracle, [blank_pair(np.eye(3))]).pairs
+    assert result.accuracy == result.homography == (0, 1, 1)
+
+
 def test_an_extractor_that_swaps_x_and_y_fails():
     oracle = GridExtractor({100: POINTS[:, ::-1].copy(), 101: POINTS})
     (result,) = evaluate(oracle, [blank_pair(np.eye(3))]).pairs
