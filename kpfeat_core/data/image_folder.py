@@ -75,11 +75,18 @@ def split_images(paths: Sequence[Path], share: float) -> tuple[list[Path], list[
 
 
 def read_kinds(folder: Path | str) -> dict[str, str]:
-    """Read `manifest.csv` (columns file, kind) in or above the folder; {} if there is none."""
+    """
+    Read `manifest.csv` (columns file, kind) in or above the folder.
+
+    Returns {} if there is none, or one of other columns, which then is not about kinds.
+    """
     for place in (Path(folder), Path(folder).parent):
         if (place / 'manifest.csv').is_file():
-            with open(place / 'manifest.csv', newline='') as file:
-                return {row['file']: row.get('kind', '') for row in csv.DictReader(file)}
+            text = (place / 'manifest.csv').read_text(encoding='utf-8', errors='replace')
+            rows = csv.DictReader(text.splitlines())
+            if not {'file', 'kind'} <= set(rows.fieldnames or ()):
+                return {}
+            return {row['file']: row['kind'] or '' for row in rows}
     return {}
 
 

@@ -7,18 +7,17 @@ its own changes of light, blur, noise and JPEG compression.
 """
 
 from collections.abc import Iterator, Sequence
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from ..data.image_folder import find_images, read_kinds
 from ..errors import DataError
 from ..image import read_image
 from .planar import PlanarPair
 
-IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.webp', '.bmp')
 LONG_SIDE = 480  # larger photographs are reduced to this
 VIEW_SHARE = 2 / 3  # sides of a view in shares of the photograph's
 
@@ -89,23 +88,8 @@ def find_photographs(folder: Path | str) -> list[Path]:
     A `manifest.csv` beside the images or above them with the columns file and kind restricts
     the list to kind `photo`.
     """
-    folder = Path(folder)
-    found = sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_ENDINGS)
-    if not found:
-        raise DataError(f"'{folder}' holds no images ending in {', '.join(IMAGE_ENDINGS)}")
-    for manifest in (folder / 'manifest.csv', folder.parent / 'manifest.csv'):
-        if manifest.is_file():
-            return _only_photographs(found, manifest)
-    return found
-
-
-def _only_photographs(found: list[Path], manifest: Path) -> list[Path]:
-    with manifest.open(newline='', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {'file', 'kind'} <= rows[0].keys():
-        return found
-    photographs = {row['file'] for row in rows if row['kind'] == 'photo'}
-    return [path for path in found if path.name in photographs] or found
+    found, kinds = find_images(folder), read_kinds(folder)
+    return [path for path in found if kinds.get(path.name) == 'photo'] or found
 
 
 def render_pair(path: Path, level: Level, rng: np.random.Generator) -> PlanarPair:

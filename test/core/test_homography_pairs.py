@@ -57,6 +57,13 @@ def test_kinds_in_the_manifest_weigh_how_often_a_photograph_is_drawn(folder) -> 
     assert bank.probabilities.tolist() == pytest.approx([0.75, 0.0, 0.25])
 
 
+@pytest.mark.parametrize('content', [b'', b'name,size\na.png,3\n', b'\xff\xfe\x00bytes'])
+def test_a_manifest_about_something_else_is_passed_over(folder, content) -> None:
+    assert read_kinds(folder / 'sub') == {'a.png': 'photo', 'b.png': 'texture'}
+    (folder / 'sub/manifest.csv').write_bytes(content)
+    assert read_kinds(folder / 'sub') == {}
+
+
 def test_kinds_that_leave_nothing_to_draw_are_refused(folder) -> None:
     with pytest.raises(DataError, match='all 3 images have weight 0'):
         load_bank(find_images(folder), 64, {}, {'': 0.0}, False)
