@@ -199,19 +199,21 @@ class _Run:
         )
         self.recipe.train()
         sums: dict[str, float] = {}
+        summed = 0  # fewer than log_every where a run resumed in between
         saved = begun = time.monotonic()
         for _ in self._steps():
             if self.step == self._decay_start():
                 self.checkpoint(BEFORE_DECAY)
+            summed += 1
             for name, value in self._train_step(training).items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
             now = time.monotonic()
             self.seconds += now - begun
             begun = now
             if self.step % config.log_every == 0:
-                means = {name: float(value) / config.log_every for name, value in sums.items()}
+                means = {name: float(value) / summed for name, value in sums.items()}
                 self._write(LOG, means)
-                sums = {}
+                sums, summed = {}, 0
             if self.step % config.validate_every == 0 or self.step == config.steps:
                 self._validate(fixed)
             if now - saved > config.checkpoint_seconds or self.step == config.steps:

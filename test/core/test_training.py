@@ -68,25 +68,43 @@ def test_a_run_writes_logs_curves_and_weights_that_load(photographs, tmp_path) -
     assert extractor.extract(np.zeros((64, 64), np.uint8)).descriptor_dim == 64
 
 
-def test_an_interrupted_run_resumes_to_the_weights_of_an_unbroken_one(
-    photographs, tmp_path, monkeypatch
-) -> None:
+def interrupt_at(step, monkeypatch):
+    """Stop runs right after a checkpoint at a step, as a kill would."""
     from kpfeat_core.training import engine
 
-    options = {'steps': 6, 'checkpoint_seconds': 1}
-    run(photographs, tmp_path / 'whole', **options)
     original = engine._Run._train_step
 
     def killed(self, bank):
-        if self.step == 4:
+        if self.step == step:
             self.checkpoint()
             raise KeyboardInterrupt
         return original(self, bank)
 
     monkeypatch.setattr(engine._Run, '_train_step', killed)
+
+
+def test_a_row_of_the_log_averages_the_steps_since_a_run_resumed(
+    photographs, tmp_path, monkeypatch
+) -> None:
+    run(photographs, tmp_path / 'whole', steps=4)
+    interrupt_at(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(photographs, tmp_path / 'broken', steps=4, log_every=2)
+    monkeypatch.undo()
+    run(photographs, tmp_path / 'broken', steps=4, log_every=2)
+    alone = rows(tmp_path / 'whole' / 'log.csv')[-1]
+    assert rows(tmp_path / 'broken' / 'log.csv')[-1]['nre'] == alone['nre']
+
+
+def test_an_interrupted_run_resumes_to_the_weights_of_an_unbroken_one(
+    photographs, tmp_path, monkeypatch
+) -> None:
+    options = {'steps': 6, 'checkpoint_seconds': 1}
+    run(photographs, tmp_path / 'whole', **options)
+    interrupt_at(4, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(photographs, tmp_path / 'broken', **options)
-    monkeypatch.setattr(engine._Run, '_train_step', original)
+    monkeypatch.undo()
     run(photographs, tmp_path / 'broken', **options)
     states = [
         torch.load(tmp_path / name / 'last.pt', weights_only=True) for name in ('whole', 'broken')
