@@ -46,7 +46,7 @@ def write_image(path: Path | str, image: np.ndarray) -> None:
         done = False
     if not done:
         raise ImageError(f"cannot write '{path}': use an ending such as .png or .jpg")
-    data.tofile(path)
+    path.write_bytes(data)  # unlike tofile, says why where it cannot
 
 
 def image_to_tensor(image: ImageLike, channels: int = 3) -> Float[Tensor, 'b c h w']:

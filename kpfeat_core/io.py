@@ -119,7 +119,13 @@ class HlocWriter:
         return self._replacing.__exit__(*error)
 
     def add(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Add the arrays of `Features.numpy` under an image name such as 'query/night/1.jpg'."""
+        """
+        Add the arrays of `Features.numpy` under an image name such as 'query/night/1.jpg'.
+
+        Raises DataError for a name that is not UTF-8.
+        """
+        if any('\ud800' <= letter <= '\udfff' for letter in name):
+            raise DataError(f'{name!a} cannot be a name in an HDF5 file; rename the image')
         group = self._file.create_group(name)
         group['keypoints'] = arrays['keypoints']
         group['keypoints'].attrs['uncertainty'] = KEYPOINT_UNCERTAINTY_PX

@@ -80,7 +80,7 @@ def extract(
         for item in track(found, len(found), 'extracting'):
             try:
                 keypoints += _extract_one(extractor, item, write)
-            except ImageError as error:
+            except (ImageError, DataError) as error:
                 problems.append(error)
                 if len(found) > 1:
                     tell(f'skipped: {error}')

@@ -93,6 +93,15 @@ def test_the_hloc_file_has_one_group_an_image_with_descriptors_in_columns(tmp_pa
         assert group['keypoints'].attrs['uncertainty'] == 1.0
 
 
+def test_a_name_that_hdf5_cannot_store_is_refused_and_the_others_are_kept(tmp_path):
+    with HlocWriter(tmp_path / 'features.h5') as writer:
+        with pytest.raises(DataError, match='cannot be a name in an HDF5 file'):
+            writer.add('\udcff.png', ARRAYS)  # how Python shows bytes that are not UTF-8
+        writer.add('größe 1.png', ARRAYS)
+    with h5py.File(tmp_path / 'features.h5') as file:
+        assert list(file) == ['größe 1.png']
+
+
 def test_an_hloc_file_that_was_not_finished_does_not_appear(tmp_path):
     with pytest.raises(RuntimeError), HlocWriter(tmp_path / 'features.h5') as writer:
         writer.add('1.png', ARRAYS)
