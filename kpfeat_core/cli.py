@@ -1,5 +1,6 @@
 """The `kpfeat` command."""
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -13,6 +14,10 @@ from .errors import KpfeatError
 # typer brings click's exceptions along under a name that depends on its release
 ClickException = typer.BadParameter.__mro__[2]
 USER_ERROR = 2
+
+# OpenMP reads this when torch is loaded, later. Threads that spin while they wait made a folder of
+# images take up to twenty times as long on cores that other programs use too.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 
 class Group(TyperGroup):
