@@ -11,6 +11,7 @@ from .errors import ConfigError
 T = TypeVar('T')
 
 DEFAULT_MODEL = 'alike-t'
+AUTO = 'auto'  # of an option that shapes a network: as the weights need it
 
 
 def option(

@@ -93,6 +93,18 @@ class Features:
         }
         return replace(one, **cut)
 
+    def first(self, counts: Int[Tensor, ' b']) -> 'Features':
+        """Keep at most the first counts[b] keypoints of image b; the others become padding."""
+        kept = self.mask & (torch.arange(self.mask.shape[1], device=self.device) < counts[:, None])
+
+        def clear(name: str) -> Tensor | None:
+            value = getattr(self, name)
+            if value is None or name == 'image_size':
+                return value
+            return value * (kept if value.ndim == 2 else kept[..., None])
+
+        return Features(**{f.name: clear(f.name) for f in fields(self)})
+
     @staticmethod
     def cat(items: Sequence['Features']) -> 'Features':
         """Join batches, padding each to the largest keypoint count."""

@@ -14,13 +14,15 @@ class Keypoints(NamedTuple):
     Detected keypoints of a batch, padded; by the score of their pixel, best first.
 
     keypoints (B, N, 2) pixels, keypoint_scores (B, N), mask (B, N) true for real ones;
-    dispersity (B, N): mean squared spread of the score around a keypoint, for training.
+    dispersity (B, N): mean squared spread of the score around a keypoint, for training;
+    orientations (B, N): radians from x towards y, where the detector gives them.
     """
 
     keypoints: Float[Tensor, 'b n 2']
     keypoint_scores: Float[Tensor, 'b n']
     mask: Bool[Tensor, 'b n']
     dispersity: Float[Tensor, 'b n'] | None = None
+    orientations: Float[Tensor, 'b n'] | None = None
 
 
 def max_filter(maps: Tensor, radius: int) -> Tensor:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from .errors import KpfeatError, WeightsError
 from .io import replacing
-from .registry import build_extractor
-from .weights import BUNDLED, load_weights, read_weights, sha256
+from .registry import build_network
+from .weights import BUNDLED, load_weights, read_structure, read_weights, sha256
 
 MANIFEST = 'manifest.json'
 
@@ -30,7 +30,7 @@ def verify_file(path: Path | str) -> Verdict:
         metadata = read_weights(path)[1]
         if 'model' not in metadata:
             raise WeightsError('it does not say which model it is for')
-        load_weights(build_extractor(metadata['model']), path)
+        load_weights(build_network(metadata['model'], **read_structure(path)), path)
     except KpfeatError as error:
         return Verdict(path, problem=str(error))
     return Verdict(path, metadata['model'], metadata.get('licence', ''), path.stat().st_size)

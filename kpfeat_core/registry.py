@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any, TYPE_CHECKING
 
 import torch
+from torch import nn
 
-from .config import DEFAULT_MODEL, make_config, MatcherConfig
+from .config import AUTO, DEFAULT_MODEL, make_config, MatcherConfig
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from .models.base import Extractor
 
 EXTRACTORS: dict[str, Callable[..., 'Extractor']] = {}
+COMPANIONS: dict[str, Callable[[], nn.Module]] = {}
 
 
 def register(name: str) -> Callable[[Callable], Callable]:
@@ -21,6 +23,16 @@ def register(name: str) -> Callable[[Callable], Callable]:
     def add(factory: Callable) -> Callable:
         if EXTRACTORS.setdefault(name, factory) is not factory:
             raise ValueError(f"extractor '{name}' is taken by {EXTRACTORS[name]!r}")
+        return factory
+
+    return add
+
+
+def register_companion(name: str) -> Callable[[Callable], Callable]:
+    """Add a network that is no extractor but has a weight file, such as a patch descriptor."""
+
+    def add(factory: Callable) -> Callable:
+        COMPANIONS[name] = factory
         return factory
 
     return add
@@ -47,6 +59,17 @@ def build_extractor(name: str, **options: Any) -> 'Extractor':
     return catalogue[name](**options)
 
 
+def network_names() -> list[str]:
+    """Return the names of everything that has a weight file, sorted."""
+    return sorted([*_catalogue(), *COMPANIONS])
+
+
+def build_network(name: str, **structure: str) -> nn.Module:
+    """Build an extractor or a companion with random weights; raises ConfigError."""
+    _catalogue()
+    return COMPANIONS[name]() if name in COMPANIONS else build_extractor(name, **structure)
+
+
 def extractor_config_class(name: str) -> type:
     """Return the dataclass with the options of an extractor."""
     return type(build_extractor(name).config)
@@ -66,11 +89,18 @@ def create_extractor(
 
     Raises ConfigError (unknown name, option or device) and WeightsError (none found, or broken).
     """
-    from .weights import find_weights, load_weights
+    from .weights import find_weights, load_weights, read_structure
 
     target = check_device(device)
-    extractor = build_extractor(name, **options)
-    load_weights(extractor, find_weights(name, weights))
+    extractor = build_extractor(name, **options)  # wrong names and options come first
+    path = find_weights(name, weights)
+    noted = read_structure(path)
+    if any(getattr(extractor.config, key, value) != value for key, value in noted.items()):
+        told = {key: value for key, value in options.items() if value != AUTO}
+        extractor = build_extractor(name, **noted | told)
+    load_weights(extractor, path)
+    for companion, (module, file) in extractor.companions().items():
+        load_weights(module, find_weights(companion, file))
     return extractor.to(target).eval()
 
 

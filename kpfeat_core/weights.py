@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import hashlib
+import json
 import os
 from pathlib import Path
 import pickle
@@ -18,7 +19,7 @@ from .io import replacing
 FORMAT_VERSION = 1
 ENVIRONMENT = 'KPFEAT_WEIGHTS'
 BUNDLED = Path(__file__).with_suffix('')  # kpfeat_core/weights/, beside this file
-OWN_NOTES = ('format', 'format_version', 'model')
+OWN_NOTES = ('format', 'format_version', 'model', 'structure')
 # Where training programs put the state dict, and what they prefix its names with.
 CONTAINERS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights', 'params')
 PREFIXES = ('module.', '_orig_mod.', 'model.', 'net.')
@@ -93,8 +94,28 @@ def load_weights(module: nn.Module, path: Path | str) -> dict[str, str]:
     tensors, metadata = read_weights(path)
     _check_metadata(module, metadata, path)
     check_state(module, tensors, str(path))
-    module.load_state_dict(tensors)
+    _network(module).load_state_dict(tensors)
     return metadata
+
+
+def read_structure(path: Path | str) -> dict[str, str]:
+    """Return the options that shape the network of a weight file, empty where it has none."""
+    return _parse_structure(read_weights(path)[1], path)
+
+
+def _parse_structure(metadata: Mapping[str, str], path: Path | str) -> dict[str, str]:
+    try:
+        structure = json.loads(metadata.get('structure', '{}'))
+    except ValueError:
+        structure = None
+    if not isinstance(structure, dict) or not all(isinstance(v, str) for v in structure.values()):
+        raise WeightsError(f"'{path}' has a damaged note of its structure; copy it again")
+    return structure
+
+
+def _network(module: nn.Module) -> nn.Module:
+    """Return the part of an extractor whose tensors its weight file holds."""
+    return getattr(module, 'network', module)
 
 
 def save_weights(
@@ -112,11 +133,14 @@ def save_weights(
     Raises WeightsError if a weight is not finite in that type.
     """
     tensors = {}
-    for name, value in module.state_dict().items():
+    for name, value in _network(module).state_dict().items():
         kind = dtype if value.is_floating_point() and value.ndim > 1 else value.dtype
         tensors[name] = value.detach().to('cpu', kind).clone().contiguous()
     _check_finite(tensors, str(path))
     texts = {'format': 'kpfeat', 'format_version': FORMAT_VERSION, 'model': _name(module)}
+    structure = {name: getattr(module.config, name) for name in getattr(module, 'structure', ())}
+    if structure:
+        texts['structure'] = json.dumps(structure)
     texts |= metadata or {}
     with replacing(path) as temporary:
         # not save_file, whose files only their owner may read
@@ -135,7 +159,7 @@ def check_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -
 
 def _differences(module: nn.Module, tensors: Mapping[str, Tensor]) -> str:
     """Say what is missing, left over or of another shape; '' where everything fits."""
-    expected = module.state_dict()
+    expected = _network(module).state_dict()
     shapes = [
         f'{key} {tuple(tensors[key].shape)} instead of {tuple(value.shape)}'
         for key, value in expected.items()
@@ -156,11 +180,9 @@ def _some(names: list[str], most: int = 3) -> str:
 
 def _fitting(tensors: Mapping[str, Tensor]) -> str:
     """Name the models that these tensors do fit, as a hint."""
-    from .registry import build_extractor, extractor_names
+    from .registry import build_network, network_names
 
-    names = [
-        name for name in extractor_names() if not _differences(build_extractor(name), tensors)
-    ]
+    names = [name for name in network_names() if not _differences(build_network(name), tensors)]
     return f'. It fits {" and ".join(names)}' if names else ''
 
 
@@ -177,6 +199,10 @@ def _check_metadata(module: nn.Module, metadata: Mapping[str, str], path: Path |
     model, name = metadata.get('model', ''), _name(module)
     if model and model != name:
         raise WeightsError(f"'{path}' holds weights of model {model}, expected model {name}")
+    for key, value in _parse_structure(metadata, path).items():
+        own = getattr(getattr(module, 'config', None), key, value)
+        if own != value:
+            raise WeightsError(f"'{path}' was made with {key}='{value}', expected {key}='{own}'")
     version = metadata.get('format_version', str(FORMAT_VERSION))
     if not version.isdigit() or int(version) > FORMAT_VERSION:
         raise WeightsError(
@@ -206,19 +232,21 @@ def import_checkpoint(
     checkpoint: .pth, .pt, .tar or .safetensors with a state dict, bare or inside a training
     checkpoint. It is read without running any code in it.
     """
-    from .registry import build_extractor
+    from .registry import build_network
 
-    extractor = build_extractor(model)
+    module = build_network(model)
     content, noted = _read_checkpoint(Path(checkpoint))
-    state = _strip_prefixes(_state_dict(content, checkpoint))
-    state = extractor.convert_state_dict(state)
-    for name, value in extractor.state_dict().items():
+    state, structure = _strip_prefixes(_state_dict(content, checkpoint)), {}
+    if hasattr(module, 'convert_checkpoint'):
+        state, structure = module.convert_checkpoint(state)
+        module = build_network(model, **structure)
+    for name, value in _network(module).state_dict().items():
         if name.endswith('num_batches_tracked'):  # a counter that old releases of torch lacked
             state.setdefault(name, value)
-    check_state(extractor, state, str(checkpoint))
-    extractor.load_state_dict(state)
+    check_state(module, state, str(checkpoint))
+    _network(module).load_state_dict(state)
     origin = {'imported_from': Path(checkpoint).name, 'imported_sha256': sha256(checkpoint)}
-    save_weights(extractor, out, noted | origin | dict(metadata or {}))
+    save_weights(module, out, noted | origin | dict(metadata or {}))
     return Path(out)
 
 

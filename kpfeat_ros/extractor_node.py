@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from kpfeat.msg import Features
-from kpfeat_core.registry import extractor_names
+from kpfeat_core.registry import extractor_config_class, extractor_names
 from sensor_msgs.msg import CompressedImage, Image
 
 from .conversions import fill_features, image_to_array
@@ -33,8 +33,10 @@ class ExtractorNode(KpfeatNode):
         self.options = self.parameters.declare(
             ExtractorNodeOptions, self._use_options, {'model': extractor_names()}
         )
-        self.extractor = load_extractor(self.options)
-        self._use_config(self.parameters.declare(self.extractor.config_class, self._use_config))
+        config = self.parameters.declare(
+            extractor_config_class(self.options.model), self._use_config
+        )
+        self.extractor = load_extractor(self.options, config)
         self.get_logger().info(f'{self.options.model} is ready on {self.extractor.device}')
 
     def activate(self) -> None:

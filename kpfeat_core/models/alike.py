@@ -34,6 +34,7 @@ from ..keypoints import (
 from ..registry import register
 from ..shapes import Float
 from .base import DenseMaps, Extractor
+from .layers import normalized_conv
 
 
 @dataclass(frozen=True)
@@ -78,20 +79,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, h, w) to (B, outputs, h, w)."""
-        y = F.relu(_normalized_conv(x, self.conv1, self.bn1), inplace=True)
-        y = _normalized_conv(y, self.conv2, self.bn2)
+        y = F.relu(normalized_conv(x, self.conv1, self.bn1), inplace=True)
+        y = normalized_conv(y, self.conv2, self.bn2)
         if self.downsample is not None:
             y += self.downsample(x)
         return F.relu(y, inplace=True)
-
-
-def _normalized_conv(x: Tensor, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> Tensor:
-    """Convolve and normalise; in evaluation the fixed statistics move into the kernel."""
-    if bn.training:
-        return bn(conv(x))
-    scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
-    bias = bn.bias - bn.running_mean * scale
-    return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, padding=conv.padding)
 
 
 def _mix(vectors: Float[Tensor, 'b n c'], weight: Tensor) -> Float[Tensor, 'b n d']:
@@ -166,14 +158,14 @@ class Alike(Extractor):
             strips.append(full)
         return torch.cat(strips, dim=2)
 
-    def detect(self, score_map: Float[Tensor, 'b h w']) -> Keypoints:
+    def detect(self, maps: DenseMaps) -> Keypoints:
         """
         Differentiable keypoint detection (DKD).
 
         The hard part (no gradient) takes maxima, the soft part refines them. Scores are read
         bilinearly at the refined positions. Equations 3 to 7 of the paper.
         """
-        config = self.config
+        config, score_map = self.config, maps.score_map
         before = config.remove_borders + int(config.upstream_borders)
         with torch.no_grad():
             peaks = suppress_non_maxima(score_map.detach(), config.nms_radius, self.nms_rounds)
@@ -190,7 +182,10 @@ class Alike(Extractor):
         return Keypoints(keypoints, scores, mask, dispersity)
 
     def describe(
-        self, maps: DenseMaps, keypoints: Float[Tensor, 'b n 2']
+        self,
+        maps: DenseMaps,
+        keypoints: Float[Tensor, 'b n 2'],
+        orientations: Float[Tensor, 'b n'] | None = None,
     ) -> Float[Tensor, 'b n d']:
         """Blend the unit descriptors of the four pixels around each keypoint; unit length."""
         pixels, weights = bilinear_neighbours(keypoints, *maps.descriptor_maps[0].shape[-2:])

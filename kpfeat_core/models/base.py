@@ -1,15 +1,15 @@
 """The extractor contract: `forward` to dense maps, `detect` keypoints, `describe` them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import nn, Tensor
 
-from ..config import ExtractorConfig, make_config
-from ..errors import ImageError
+from ..config import AUTO, ExtractorConfig, make_config
+from ..errors import ConfigError, ImageError
 from ..features import Features
 from ..image import (
     image_to_tensor,
@@ -27,33 +27,39 @@ from ..keypoints import (
     suppress_non_maxima,
 )
 from ..shapes import Float
-
-PYRAMID_STEP = 2**-0.5
-PYRAMID_LAST = 0.3  # smallest scale of the multi-scale option, as in ALIKE's published code
+from .pyramid import merge_levels, Pyramid
 
 
 @dataclass(frozen=True)
 class DenseMaps:
     """
-    What a network says about every pixel.
+    What a network says about every pixel, or about every cell of a coarser grid.
 
-    score_map (B, H, W) in [0, 1]; descriptor_maps are the network's own, read by `describe`.
+    score_map (B, H, W): how good a keypoint each would be, not negative.
+    descriptor_maps: the network's own, read by `describe`.
+    positions (B, H, W, 2): the (x, y) pixel that each score speaks of, for networks that predict
+        positions; None where it is the pixel itself.
     """
 
     score_map: Float[Tensor, 'b h w']
     descriptor_maps: tuple[Tensor, ...]
+    positions: Float[Tensor, 'b h w 2'] | None = None
 
 
 class Extractor(nn.Module):
     """
     Base of all extractors.
 
-    A subclass sets the class attributes, and defines `forward` and `describe`; `detect` where
-    its detector is not the usual one. `extract` is the fixed sequence and is not overridden.
+    A subclass sets the class attributes, and defines `forward` and `describe`; `prepare`, `crop`
+    and `detect` where its own are not the usual ones. `extract` is the fixed sequence and is not
+    overridden.
     """
 
     config_class: ClassVar[type] = ExtractorConfig
     min_side: ClassVar[int] = 32
+    # Options that shape the network, with what 'auto' means where no weights say otherwise.
+    structure: ClassVar[Mapping[str, str]] = {}
+    pyramid: ClassVar[Pyramid] = Pyramid()
     name: str
     stride: int
     channels: int
@@ -61,36 +67,79 @@ class Extractor(nn.Module):
 
     def __init__(self, config: ExtractorConfig | None = None) -> None:
         super().__init__()
-        self.config = config or self.config_class()
+        config = config or self.config_class()
+        chosen = {k: v for k, v in self.structure.items() if getattr(config, k) == AUTO}
+        self.config = replace(config, **chosen)
+
+    def prepare(self, image: Float[Tensor, 'b c h w']) -> Float[Tensor, 'b c h w']:
+        """Turn an image in 0..1, without padding, into the network's input; as it is by default."""
+        return image
 
     def forward(self, image: Float[Tensor, 'b c h w']) -> DenseMaps:
-        """Compute dense maps of an image whose sides divide by `stride`; differentiable."""
+        """Compute dense maps of a prepared image with sides divisible by `stride`."""
         raise NotImplementedError
 
-    def detect(self, score_map: Float[Tensor, 'b h w']) -> Keypoints:
+    def crop(self, maps: DenseMaps, size: tuple[int, int]) -> DenseMaps:
+        """Remove what lies outside the first (height, width) pixels, where the padding begins."""
+        return replace(maps, score_map=maps.score_map[:, : size[0], : size[1]])
+
+    def detect(self, maps: DenseMaps) -> Keypoints:
         """Select keypoints: non-maximum suppression, border, threshold, best N."""
         config = self.config
         with torch.no_grad():
-            peaks = suppress_non_maxima(score_map.detach(), config.nms_radius)
+            peaks = suppress_non_maxima(maps.score_map.detach(), config.nms_radius)
             peaks = clear_borders(peaks, config.remove_borders, config.remove_borders)
             xy, scores, mask = select_best(
                 peaks, config.detection_threshold, config.max_num_keypoints
             )
-        return Keypoints(xy.to(score_map.dtype), scores, mask)
+        return Keypoints(xy.to(maps.score_map.dtype), scores, mask)
 
     def describe(
-        self, maps: DenseMaps, keypoints: Float[Tensor, 'b n 2']
+        self,
+        maps: DenseMaps,
+        keypoints: Float[Tensor, 'b n 2'],
+        orientations: Float[Tensor, 'b n'] | None = None,
     ) -> Float[Tensor, 'b n d']:
-        """Read unit-length descriptors at (x, y) pixels of the maps."""
+        """
+        Read unit-length descriptors at (x, y) pixels of the maps.
+
+        orientations: radians, from `detect`, where it gives them.
+        """
         raise NotImplementedError
 
-    @classmethod
-    def convert_state_dict(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the tensors of a published checkpoint to ours; the same layout by default."""
-        return state
+    def convert_checkpoint(
+        self, state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """
+        Turn the state dict of a published checkpoint into (tensors of `network`, structure).
+
+        structure: options of `structure` that the tensors tell. By default nothing changes.
+        """
+        return state, {}
+
+    @property
+    def network(self) -> nn.Module:
+        """The module whose tensors the weight file of this model holds."""
+        return self
+
+    def companions(self) -> dict[str, tuple[nn.Module, str]]:
+        """Return networks with weight files of their own: name to (module, file given or '')."""
+        return {}
 
     def with_options(self, **options: Any) -> 'Extractor':
-        """Return an extractor that shares this network and differs in these options."""
+        """
+        Return an extractor that shares this network and differs in these options.
+
+        Raises ConfigError for unknown options, wrong values, and options that shape the network.
+        """
+        for name in self.structure:
+            value, own = options.get(name, AUTO), getattr(self.config, name)
+            if value not in (AUTO, own):
+                raise ConfigError(
+                    f"{name}='{value}' shapes the network, and this one was built with "
+                    f"{name}='{own}'; create another extractor"
+                )
+            options[name] = own
         other = copy.copy(self)
         other.config = make_config(type(self.config), asdict(self.config) | options)
         return other
@@ -131,58 +180,51 @@ class Extractor(nn.Module):
                 f'resize={self.config.resize} makes a {width}x{height} image {size[1]}x{size[0]}; '
                 f'{self.name} needs at least {self.min_side} pixels a side'
             )
-        levels = [self._extract_level(image, level) for level in self._pyramid(size)]
-        return levels[0] if len(levels) == 1 else self._merge(levels)
+        if not self.config.multi_scale:
+            return self._extract_level(image, size)
+        sizes = self.pyramid.sizes(size, self.min_side)
+        if not self.pyramid.budget or self.config.max_num_keypoints < 0:
+            levels = [self._extract_level(image, level) for level in sizes]
+        else:
+            levels = self._extract_shares(image, sizes)
+        return merge_levels(levels, self.config.max_num_keypoints)
 
-    def _pyramid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Return the (height, width) of each scale, the full one first."""
-        levels, scale = [size], PYRAMID_STEP
-        while self.config.multi_scale and scale >= PYRAMID_LAST:
-            level = (round(size[0] * scale), round(size[1] * scale))
-            if min(level) < self.min_side:
-                break
-            levels.append(level)
-            scale *= PYRAMID_STEP
+    def _extract_shares(
+        self, image: Float[Tensor, 'b c h w'], sizes: list[tuple[int, int]]
+    ) -> list[Features]:
+        """Extract a share of the keypoints on each level; what one leaves over goes to the next."""
+        levels = []
+        taken = torch.zeros(len(image), dtype=torch.long, device=image.device)
+        for upto, size in zip(
+            self.pyramid.shares(sizes, self.config.max_num_keypoints), sizes, strict=True
+        ):
+            allowed = upto - taken
+            limited = self.with_options(max_num_keypoints=int(allowed.max()))
+            found = limited._extract_level(image, size)
+            levels.append(found.first(allowed))
+            taken += levels[-1].mask.sum(1)
         return levels
 
     def _extract_level(self, image: Float[Tensor, 'b c h w'], size: tuple[int, int]) -> Features:
         """Extract at one scale; keypoints come back in pixels of the source image."""
         source = image.shape[-2:]
-        small = resize(image, size)
+        small = self.prepare(resize(image, size))
         small = pad_to_stride(small.to(next(self.parameters()).dtype), self.stride)
         maps = self(small.contiguous(memory_format=torch.channels_last))  # twice as fast on CPUs
-        score_map = maps.score_map[:, : size[0], : size[1]]
         # half precision has no room for positions, whatever the network computes in
-        score_map = score_map.to(torch.promote_types(score_map.dtype, torch.float32))
-        found = best_first(self.detect(score_map))
-        descriptors = self.describe(maps, found.keypoints).float()
+        exact = torch.promote_types(maps.score_map.dtype, torch.float32)
+        maps = self.crop(replace(maps, score_map=maps.score_map.to(exact)), size)
+        found = best_first(self.detect(maps))
+        descriptors = self.describe(maps, found.keypoints, found.orientations).float()
         keypoints = rescale_points(found.keypoints.float(), size, source)
         shown = found.mask[..., None]
-        scales = None
-        if self.config.multi_scale:
-            scales = found.mask * (source[1] / size[1])
+        orientations = found.orientations
         return Features(
             keypoints=keypoints * shown,
             keypoint_scores=found.keypoint_scores.float() * found.mask,
             descriptors=descriptors * shown,
             mask=found.mask,
             image_size=keypoints.new_tensor([source[1], source[0]]).expand(len(image), 2),
-            scales=scales,
+            scales=found.mask * (source[1] / size[1]) if self.config.multi_scale else None,
+            orientations=None if orientations is None else orientations.float() * found.mask,
         )
-
-    def _merge(self, levels: list[Features]) -> Features:
-        """Join the keypoints of all scales of the same images and keep the best."""
-        scores = torch.cat([level.keypoint_scores for level in levels], 1)
-        mask = torch.cat([level.mask for level in levels], 1)
-        count = int(mask.sum(1).max())
-        if self.config.max_num_keypoints >= 0:
-            count = min(count, self.config.max_num_keypoints)
-        best = torch.where(mask, scores, -1.0).topk(count, dim=1).indices
-
-        def pick(name: str) -> Tensor:
-            joined = torch.cat([getattr(level, name) for level in levels], 1)
-            index = best if joined.ndim == 2 else best[..., None].expand(-1, -1, joined.shape[2])
-            return joined.gather(1, index)
-
-        names = ('keypoints', 'keypoint_scores', 'descriptors', 'mask', 'scales')
-        return Features(image_size=levels[0].image_size, **{name: pick(name) for name in names})

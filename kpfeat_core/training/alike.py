@@ -104,7 +104,7 @@ class AlikeRecipe(nn.Module):
     ) -> _View:
         """Detect, add random points, describe, and find where everything lies in the other."""
         height, width = maps.score_map.shape[-2:]
-        found = self.extractor.detect(maps.score_map)
+        found = self.extractor.detect(maps)
         extra = torch.rand(
             (len(maps.score_map), self.config.random, 2),
             generator=generator,

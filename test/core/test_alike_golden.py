@@ -1,6 +1,7 @@
 """Parity with the official ALIKE code on its published checkpoints, imported as a user would."""
 
 from kpfeat_core.cli import app
+from kpfeat_core.models import DenseMaps
 from kpfeat_core.registry import create_extractor
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_keypoints_scores_and_descriptors_are_those_of_the_official_code(case):
 
 def test_dispersity_is_that_of_the_official_code(case):
     extractor, image, golden = case
-    keypoints = extractor.detect(torch.from_numpy(golden['score_map'])[None])
+    keypoints = extractor.detect(DenseMaps(torch.from_numpy(golden['score_map'])[None], ()))
     order = assert_same_points(keypoints.keypoints[0].numpy(), golden['kpts'])
     np.testing.assert_allclose(keypoints.dispersity[0][order], golden['dispersity'], atol=1e-4)
 

@@ -21,12 +21,12 @@ class BlobExtractor(Extractor):
     def forward(self, image):
         return DenseMaps(image.amax(1) * self.gain, (image,))
 
-    def detect(self, score_map):
-        found = super().detect(score_map)
-        keypoints, _ = refine_soft_argmax(score_map, found.keypoints.long(), 2, 0.02)
+    def detect(self, maps):
+        found = super().detect(maps)
+        keypoints, _ = refine_soft_argmax(maps.score_map, found.keypoints.long(), 2, 0.02)
         return Keypoints(keypoints, found.keypoint_scores, found.mask)
 
-    def describe(self, maps, keypoints):
+    def describe(self, maps, keypoints, orientations=None):
         x, y = keypoints.round().long().unbind(-1)
         colours = maps.descriptor_maps[0][torch.arange(len(x))[:, None], :, y, x]
         return F.normalize(colours, dim=-1)
