@@ -72,7 +72,7 @@ class Extractor(nn.Module):
         self.config = replace(config, **chosen)
 
     def prepare(self, image: Float[Tensor, 'b c h w']) -> Float[Tensor, 'b c h w']:
-        """Turn an image in 0..1, without padding, into the network's input; as it is by default."""
+        """Turn an unpadded image in 0..1 into the network's input; by default it is that."""
         return image
 
     def forward(self, image: Float[Tensor, 'b c h w']) -> DenseMaps:
@@ -192,7 +192,7 @@ class Extractor(nn.Module):
     def _extract_shares(
         self, image: Float[Tensor, 'b c h w'], sizes: list[tuple[int, int]]
     ) -> list[Features]:
-        """Extract a share of the keypoints on each level; what one leaves over goes to the next."""
+        """Extract a share of the keypoints on each level; the next gets what one leaves over."""
         levels = []
         taken = torch.zeros(len(image), dtype=torch.long, device=image.device)
         for upto, size in zip(
