@@ -67,7 +67,11 @@ def network_names() -> list[str]:
 def build_network(name: str, **structure: str) -> nn.Module:
     """Build an extractor or a companion with random weights; raises ConfigError."""
     _catalogue()
-    return COMPANIONS[name]() if name in COMPANIONS else build_extractor(name, **structure)
+    if name not in COMPANIONS:
+        return build_extractor(name, **structure)
+    if structure:
+        raise ConfigError(f"unknown option '{next(iter(structure))}'; {name} has none")
+    return COMPANIONS[name]()
 
 
 def extractor_config_class(name: str) -> type:

@@ -15,6 +15,7 @@ from torch import nn, Tensor
 
 from .errors import WeightsError
 from .io import replacing
+from .published import published_for
 
 FORMAT_VERSION = 1
 ENVIRONMENT = 'KPFEAT_WEIGHTS'
@@ -62,9 +63,21 @@ def find_weights(model: str, weights: Path | str = '') -> Path:
     looked = ', '.join(f"'{path}' ({source})" for source, path in places)
     unset = '' if len(places) > 1 else f'; {ENVIRONMENT} is not set'
     raise WeightsError(
-        f'no weights for model {model}: looked for {looked}{unset}. Train them with '
-        f'`kpfeat train {model}`, or convert a published checkpoint with `kpfeat weights import '
-        f'CHECKPOINT --model {model} --out FILE`, and pass that file as weights'
+        f'no weights for model {model}: none come with this kpfeat, and looked for {looked}'
+        f'{unset}. {_remedy(model)}'
+    )
+
+
+def _remedy(model: str) -> str:
+    """Say how a model without weights gets some."""
+    known = published_for(model)
+    if not known:
+        return f'Pass a weight file of yours, or make one with `kpfeat train`'
+    first = known[0]
+    return (
+        f'Convert a published checkpoint, such as {first.file} ({first.licence}) from '
+        f'{first.source}: `{first.command}`, and pass that file as weights; `kpfeat weights list` '
+        'shows all of them, and `kpfeat train` makes your own'
     )
 
 
@@ -225,21 +238,25 @@ def import_checkpoint(
     model: str,
     out: Path | str,
     metadata: Mapping[str, Any] | None = None,
+    structure: Mapping[str, str] | None = None,
 ) -> Path:
     """
     Convert a published checkpoint to a weight file of ours; raises WeightsError.
+
+    structure: options that shape the network, such as {'version': 'v1'}, for checkpoints whose
+    tensors do not tell them.
 
     checkpoint: .pth, .pt, .tar or .safetensors with a state dict, bare or inside a training
     checkpoint. It is read without running any code in it.
     """
     from .registry import build_network
 
-    module = build_network(model)
+    module = build_network(model, **structure or {})
     content, noted = _read_checkpoint(Path(checkpoint))
-    state, structure = _strip_prefixes(_state_dict(content, checkpoint)), {}
+    state = _strip_prefixes(_state_dict(content, checkpoint))
     if hasattr(module, 'convert_checkpoint'):
-        state, structure = module.convert_checkpoint(state)
-        module = build_network(model, **structure)
+        state, told = module.convert_checkpoint(state)
+        module = build_network(model, **{**(structure or {}), **told})
     for name, value in _network(module).state_dict().items():
         if name.endswith('num_batches_tracked'):  # a counter that old releases of torch lacked
             state.setdefault(name, value)

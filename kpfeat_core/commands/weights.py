@@ -9,11 +9,14 @@ from ..errors import WeightsError
 from .common import examples
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..manifest import Verdict
 
 LIST_EPILOG = examples('kpfeat weights list', 'KPFEAT_WEIGHTS=~/weights kpfeat weights list')
 IMPORT_EPILOG = examples(
     'kpfeat weights import alike-n.pth --model alike-n --out alike-n.safetensors',
+    'kpfeat weights import v4.ckpt --model kp2d --set version=v4 --out kp2d.safetensors',
     'kpfeat extract photo.jpg --model alike-n --weights alike-n.safetensors --out features/',
 )
 VERIFY_EPILOG = examples('kpfeat weights verify', 'kpfeat weights verify my.safetensors')
@@ -22,50 +25,108 @@ app = typer.Typer(help='List, import and verify weights.', no_args_is_help=True)
 
 
 @app.command('list', epilog=LIST_EPILOG)
-def list_weights() -> None:
-    """Show every model and where its weights are found."""
+def list_weights(
+    models: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
+        typer.Argument(help='Models to show; none shows all.'),
+    ] = None,
+) -> None:
+    """
+    Show every model, where its weights are found, and which published ones can be imported.
+
+    A model without weights needs a weight file of yours: import a checkpoint, or train it.
+    """
     from rich.console import Console
+
+    from ..registry import network_names
+
+    names = models or network_names()
+    unknown = [name for name in names if name not in network_names()]
+    if unknown:
+        raise WeightsError(
+            f"there is no model '{unknown[0]}'; expected one of {', '.join(network_names())}"
+        )
+    console = Console()
+    if not console.is_terminal:
+        console.width = 1000  # whole paths for grep and scripts
+    console.print(_found_table(names))
+    published = _published_table(names)
+    if published.row_count:
+        console.print('\nPublished checkpoints, to download from their authors:\n')
+        console.print(published)
+        typer.echo(
+            '\nConvert one with `kpfeat weights import FILE --model MODEL --out FILE.safetensors` '
+            'and use it with --weights, or put it into the folder $KPFEAT_WEIGHTS as '
+            'MODEL.safetensors.'
+        )
+
+
+def _found_table(names: list[str]) -> 'Table':
+    """Return one row for each model: where its weights are, and their licence."""
     from rich.table import Table
 
     from ..config import DEFAULT_MODEL
     from ..manifest import verify_file
-    from ..registry import extractor_names
     from ..weights import candidate_weights
 
     table = Table('model', 'weights', 'licence', box=None, pad_edge=False)
     table.add_column('file', overflow='fold')
-    for name in extractor_names():
+    for name in names:
         label = f'{name} (default)' if name == DEFAULT_MODEL else name
         place = next((p for p in candidate_weights(name) if p[1].is_file()), None)
         if place is None:
-            table.add_row(label, 'none', '', '')
+            table.add_row(label, 'no weights', '', '')
             continue
         verdict = verify_file(place[1])
         fits = not verdict.problem and verdict.model == name
         wrong = 'broken' if verdict.problem else f'of {verdict.model}'
         state = place[0] if fits else f'{place[0]}: {wrong}'
         table.add_row(label, state, verdict.licence if fits else '', str(place[1]))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 1000  # whole paths for grep and scripts
-    console.print(table)
+    return table
+
+
+def _published_table(names: list[str]) -> 'Table':
+    from rich.table import Table
+
+    from ..published import published_for
+
+    table = Table('model', 'file', 'licence', box=None, pad_edge=False)
+    table.add_column('from', overflow='fold')
+    table.add_column('options of the import')
+    for name in names:
+        for item in published_for(name):
+            chosen = f'--set {item.settings}' if item.settings else ''
+            table.add_row(name, item.file, item.licence, item.source, chosen)
+    return table
 
 
 @app.command('import', epilog=IMPORT_EPILOG)
 def import_weights(
-    checkpoint: Annotated[Path, typer.Argument(help='Published .pth, .pt, .tar or .safetensors.')],
+    checkpoint: Annotated[
+        Path, typer.Argument(help='Published .pth, .pt, .tar, .ckpt, .index or .safetensors.')
+    ],
     model: Annotated[str, typer.Option('--model', '-m', help='Model that it is for.')],
     out: Annotated[Path, typer.Option('--out', '-o', help='Weight file to write.')],
     licence: Annotated[str, typer.Option('--licence', help='Licence to note in the file.')] = '',
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045 - see above
+        typer.Option(
+            '--set',
+            metavar='KEY=VALUE',
+            help='Option that shapes the network, where the checkpoint does not tell it.',
+        ),
+    ] = None,
 ) -> None:
     """
     Convert a published checkpoint to a weight file.
 
     No code in the checkpoint is run.
     """
+    from ..config import parse_options
     from ..weights import import_checkpoint
 
-    import_checkpoint(checkpoint, model, out, {'licence': licence} if licence else None)
+    noted = {'licence': licence} if licence else None
+    import_checkpoint(checkpoint, model, out, noted, parse_options(settings or []))
     typer.echo(f'wrote {out}: weights of {model}')
 
 

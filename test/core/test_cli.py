@@ -253,6 +253,25 @@ def test_list_names_every_model_and_where_its_weights_come_from(weights):
     assert all(f'alike-{size}' in result.stdout for size in 'tsnl')
 
 
+def test_list_says_where_published_weights_come_from_and_under_which_licence():
+    lines = run('weights', 'list', 'alike-n').stdout.splitlines()
+    assert any(line.split() == ['alike-n', 'no', 'weights'] for line in lines)
+    assert any(
+        'alike-n.pth' in line and 'BSD-3-Clause' in line and 'https://' in line for line in lines
+    )
+    assert not any('alike-t' in line for line in lines)
+
+
+def test_list_of_an_unknown_model_is_one_sentence():
+    assert_one_error(run('weights', 'list', 'alike-z'), "'alike-z'")
+
+
+def test_import_refuses_an_option_that_the_model_lacks(tmp_path):
+    torch.save(build_extractor('alike-t').state_dict(), tmp_path / 'c.pth')
+    words = ('--model', 'alike-t', '--out', tmp_path / 'o.safetensors', '--set', 'version=v4')
+    assert_one_error(run('weights', 'import', tmp_path / 'c.pth', *words), "'version'")
+
+
 def test_verify_tells_good_from_bad_files(weights, tmp_path):
     (tmp_path / 'bad.safetensors').write_bytes(weights.read_bytes()[:-8])
     result = run('weights', 'verify', weights, tmp_path / 'bad.safetensors')
