@@ -16,6 +16,7 @@ from torch import nn, Tensor
 from .errors import WeightsError
 from .io import replacing
 from .published import published_for
+from .tf_checkpoint import find_tf_index, read_tf_checkpoint
 
 FORMAT_VERSION = 1
 ENVIRONMENT = 'KPFEAT_WEIGHTS'
@@ -72,7 +73,7 @@ def _remedy(model: str) -> str:
     """Say how a model without weights gets some."""
     known = published_for(model)
     if not known:
-        return f'Pass a weight file of yours, or make one with `kpfeat train`'
+        return 'Pass a weight file of yours, or make one with `kpfeat train`'
     first = known[0]
     return (
         f'Convert a published checkpoint, such as {first.file} ({first.licence}) from '
@@ -247,10 +248,12 @@ def import_checkpoint(
     tensors do not tell them.
 
     checkpoint: .pth, .pt, .tar or .safetensors with a state dict, bare or inside a training
-    checkpoint. It is read without running any code in it.
+    checkpoint; or TensorFlow's index/data pair, by one of its files or what their names begin
+    with. It is read without running any code in it.
     """
     from .registry import build_network
 
+    checkpoint = find_tf_index(checkpoint) or checkpoint
     module = build_network(model, **structure or {})
     content, noted = _read_checkpoint(Path(checkpoint))
     state = _strip_prefixes(_state_dict(content, checkpoint))
@@ -287,6 +290,8 @@ def _read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
     """Return what a checkpoint holds, and the notes of a weight file of ours."""
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint '{path}'")
+    if find_tf_index(path):
+        return {k: torch.from_numpy(v) for k, v in read_tf_checkpoint(path).items()}, {}
     if path.suffix == '.safetensors':
         tensors, noted = read_weights(path)
         return tensors, {k: v for k, v in noted.items() if k not in OWN_NOTES}
