@@ -130,7 +130,9 @@ class Alike(Extractor):
         x4 = self.block4(F.max_pool2d(x3, 4))
         low = [self.conv2(x2), self.conv3(x3), self.conv4(x4)]
         low = [F.relu(level, inplace=True) for level in low]
-        score = torch.sigmoid(self._score_logits(x1, low)[:, 0])
+        logits = self._score_logits(x1, low)[:, 0]
+        # half precision has too few steps near 1: neighbours would tie
+        score = torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         return DenseMaps(score, (x1, *low))
 
     def _score_logits(self, x1: Tensor, low: list[Tensor]) -> Float[Tensor, 'b 1 h w']:
