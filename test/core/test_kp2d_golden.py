@@ -1,0 +1,84 @@
+"""Parity with the official KP2D code: its networks with fixed weights, imported as users do."""
+
+from fill import fill, filled_state
+from kpfeat_core.cli import app
+from kpfeat_core.image import image_to_tensor
+from kpfeat_core.models.io_net import IoNet
+from kpfeat_core.registry import create_extractor
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+
+@pytest.fixture(scope='module')
+def golden(reference):
+    return np.load(reference / 'golden/kp2d_fill.npz')
+
+
+@pytest.fixture(scope='module')
+def image(reference):
+    return np.load(reference / 'golden/image_synth_240x320.npz')['rgb']
+
+
+def published(golden, version: str) -> dict:
+    """Return a checkpoint in the published layout, with the fixed weights."""
+    names, shapes = golden[f'{version}_keys'], golden[f'{version}_shapes']
+    tuples = [tuple(int(n) for n in text.strip('()').split(',') if n) for text in shapes]
+    state = filled_state(dict(zip(names.tolist(), tuples, strict=True)))
+    return {'state_dict': state, 'config': {}}
+
+
+@pytest.fixture(scope='module', params=['v0', 'v4'])
+def case(request, golden, tmp_path_factory):
+    """Return (version, extractor with imported weights), which keeps every cell."""
+    version = request.param
+    folder = tmp_path_factory.mktemp(version)
+    checkpoint, out = folder / f'{version}.ckpt', folder / 'imported.safetensors'
+    torch.save(published(golden, version), checkpoint)
+    words = ['weights', 'import', checkpoint, '--model', 'kp2d', '--out', out]
+    words += ['--set', f'version={version}']
+    assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
+    return version, create_extractor('kp2d', str(out), max_num_keypoints=-1)
+
+
+def test_scores_and_positions_are_those_of_the_official_code(case, golden, image):
+    version, extractor = case
+    with torch.no_grad():
+        maps = extractor(extractor.prepare(image_to_tensor(image)))
+    np.testing.assert_allclose(maps.score_map, golden[f'{version}_score'][0], atol=1e-5)
+    expected = golden[f'{version}_coord'][0].transpose(1, 2, 0)
+    np.testing.assert_allclose(maps.positions[0], expected, atol=1e-3)
+
+
+def test_descriptors_of_all_cells_are_those_of_the_official_code(case, golden, image):
+    version, extractor = case
+    with torch.no_grad():
+        maps = extractor(extractor.prepare(image_to_tensor(image)))
+        found = extractor.describe(maps, maps.positions.flatten(1, 2))
+    found = found.mT.view(256, 30, 40)[:, ::3, ::3]
+    np.testing.assert_allclose(found, golden[f'{version}_feat_s'], atol=1e-5)
+
+
+def test_extraction_gives_the_official_keypoint_of_every_cell_but_the_outermost(
+    case, golden, image
+):
+    version, extractor = case
+    found = extractor.extract(image).numpy()
+    inner = (slice(1, -1), slice(1, -1))
+    expected = golden[f'{version}_coord'][0].transpose(1, 2, 0)[inner].reshape(-1, 2)
+    scores = golden[f'{version}_score'][0, 0][inner].ravel()
+    assert len(found['keypoints']) == len(expected) == 28 * 38
+    distance = np.linalg.norm(expected[:, None] - found['keypoints'], axis=-1)
+    assert distance.min(1).max() < 1e-3
+    np.testing.assert_allclose(found['keypoint_scores'][distance.argmin(1)], scores, atol=1e-5)
+
+
+def test_io_net_gives_the_official_answers(golden):
+    network = IoNet().eval()
+    assert list(network.state_dict()) == golden['io_keys'].tolist()
+    fill(network)
+    matches = torch.from_numpy(golden['io_in'])[..., 0].mT
+    with torch.no_grad():
+        found = network(matches)
+    np.testing.assert_allclose(found, golden['io_out'][:, 0, :, 0], atol=1e-4)
