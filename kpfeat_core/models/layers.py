@@ -12,6 +12,12 @@ def normalized_conv(x: Tensor, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> Tensor:
     """
     if bn.training:
         return bn(conv(x))
+    kernel, bias = folded(conv, bn)
+    return F.conv2d(x, kernel, bias, conv.stride, conv.padding, conv.dilation)
+
+
+def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return (kernel, bias) of a convolution with the fixed statistics that follow it inside."""
     scale = (bn.running_var + bn.eps).rsqrt()
     if bn.weight is not None:
         scale = bn.weight * scale
@@ -20,5 +26,4 @@ def normalized_conv(x: Tensor, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> Tensor:
         bias = bias + conv.bias * scale
     if bn.bias is not None:
         bias = bias + bn.bias
-    kernel = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, kernel, bias, conv.stride, conv.padding, conv.dilation)
+    return conv.weight * scale[:, None, None, None], bias
