@@ -25,13 +25,21 @@ def _list_options(wanted: bool) -> bool:
     from rich.console import Console
     from rich.table import Table
 
-    from ..training.options import OPTION_CLASSES
+    from ..training.catalogue import RECIPES
+    from ..training.options import COMMON_CLASSES
 
+    parts = [(cls, 'every model', {}) for cls in COMMON_CLASSES]
+    for recipe in dict.fromkeys(RECIPES.values()):
+        models = ', '.join(name for name, own in RECIPES.items() if own is recipe)
+        parts.append((recipe.loss_class, models, recipe.defaults))
     table = Table('KEY', 'default', 'what it is', box=None, pad_edge=False)
-    for cls in OPTION_CLASSES:
+    for cls, models, changed in parts:
         table.add_section()
+        table.add_row(f'[bold]{models}[/bold]', '', '')
         for record in fields(cls):
             table.add_row(record.name, repr(record.default), record.metadata['help'])
+        for name, value in changed.items():
+            table.add_row(name, repr(value), 'default of an option above, for these models')
     Console().print(table)
     raise typer.Exit
 
@@ -72,7 +80,9 @@ def train(
     The weights appear as <model>.safetensors in the folder of the run.
     """
     from ..training import train as run_training
-    from ..training.options import OPTION_CLASSES
+    from ..training.catalogue import recipe_class
+    from ..training.options import COMMON_CLASSES
 
-    options = {**training, **parse_options(settings, *OPTION_CLASSES)}
+    classes = (*COMMON_CLASSES, recipe_class(model).loss_class)
+    options = {**training, **parse_options(settings, *classes)}
     run_training(model, data, out, **options)

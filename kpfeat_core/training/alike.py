@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 
 from ..config import option
 from ..data.homography_pairs import PairBatch
 from ..describe import bilinear_neighbours
+from ..errors import ConfigError
 from ..geometry import inside, pixel_grid, sample, warp_points
 from ..losses import alike as losses
 from ..models.alike import Alike
-from ..models.base import DenseMaps
+from ..models.base import DenseMaps, Extractor
+from .options import Options
+from .recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,22 @@ class _View:
     outside: Tensor
 
 
-class AlikeRecipe(nn.Module):
-    """The losses of a batch of pairs; `forward` is what the engine optimizes."""
+class AlikeRecipe(Recipe):
+    """The four losses on a batch of pairs."""
 
     loss_class = AlikeLossConfig
 
     def __init__(self, extractor: Alike, config: AlikeLossConfig) -> None:
-        super().__init__()
-        self.extractor = extractor.with_options(
-            max_num_keypoints=config.detected, detection_threshold=0.0
-        )
-        self.config = config
+        options = {'max_num_keypoints': config.detected, 'detection_threshold': 0.0}
+        super().__init__(extractor.with_options(**options), config)
+
+    @classmethod
+    def check(cls, options: Options, extractor: Extractor) -> None:
+        """Raise ConfigError if views do not suit the network, or the NRE's grid."""
+        super().check(options, extractor)
+        stride, side = options.loss.stride, options.pairs.view_size
+        if stride > side:
+            raise ConfigError(f'stride is {stride}, expected at most view_size, {side}')
 
     def forward(self, pairs: PairBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss `total` and its parts, averaged over the pairs."""

@@ -13,20 +13,16 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from ..data.homography_pairs import make_pairs, PairBatch
-from ..data.image_folder import find_images, ImageBank, load_bank, read_kinds, split_images
-from ..errors import ConfigError, DataError, KpfeatError
+from ..errors import ConfigError, KpfeatError
 from ..io import replacing
 from ..registry import build_extractor, check_device
 from ..weights import load_checkpoint, save_weights
-from .alike import AlikeRecipe
+from .catalogue import recipe_class
 from .config import TrainConfig
 from .curves import append_row, drop_rows_after, LOG, VALIDATION
-from .options import Options, parse_kind_weights
+from .options import Options
 from .pictures import plot_curves, write_pairs
-from .validation import validate
 
-RECIPES = {f'alike-{size}': AlikeRecipe for size in 'tsnl'}
 FREE_TO_CHANGE = {'steps', 'decay_share', 'device', 'threads', 'precision'}
 LAST, BEFORE_DECAY = 'last.pt', 'before_decay.pt'
 
@@ -42,13 +38,11 @@ def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path
 
     Raises ConfigError, DataError, and KpfeatError where Lightning Fabric is missing.
     """
-    if model not in RECIPES:
-        raise ConfigError(f"'{model}' has no recipe; expected one of {', '.join(sorted(RECIPES))}")
-    built = Options.build(options)
-    built.check_view_size(build_extractor(model).stride)
+    recipe = recipe_class(model)
+    built = Options.build({**recipe.defaults, **options}, recipe.loss_class)
+    recipe.check(built, build_extractor(model, **recipe.build_options))
     run = _Run(model, Path(out), built)
-    training, validation = _load_photographs(Path(data), run.options.train)
-    run.start(training, validation)
+    run.start(*recipe.load(Path(data), built))
     return run.finish()
 
 
@@ -60,23 +54,6 @@ def _fabric(config: TrainConfig) -> Any:
     device = check_device(config.device)
     devices = 1 if device.index is None or device.type == 'cpu' else [device.index]
     return Fabric(accelerator=device.type, devices=devices, precision=config.precision)
-
-
-def _load_photographs(folder: Path, config: TrainConfig) -> tuple[ImageBank, ImageBank]:
-    """Return the banks of training and validation photographs."""
-    training, validation = split_images(find_images(folder), config.validation_share)
-    if config.max_images >= 0:
-        training = training[: config.max_images]
-    if not training or not validation:
-        raise DataError(
-            f"'{folder}' gives {len(training)} images for training and {len(validation)} for "
-            f'validation (validation_share={config.validation_share}); both need one at least'
-        )
-    kinds = read_kinds(folder)
-    weights = parse_kind_weights(config.kind_weights)
-    return tuple(
-        load_bank(paths, config.bank_side, kinds, weights) for paths in (training, validation)
-    )
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -110,6 +87,7 @@ class _Run:
 
     def __init__(self, model: str, out: Path, options: Options) -> None:
         self.model, self.out, self.options = model, out, options
+        self.recipe_class = recipe_class(model)
         self.config = options.train
         self.step, self.seconds, self.best = 0, 0.0, -1.0
         self.console = Console()
@@ -119,12 +97,12 @@ class _Run:
             torch.set_num_threads(self.config.threads)
         torch.manual_seed(self.config.seed)
         self.fabric = _fabric(self.config)
-        extractor = build_extractor(model)
+        extractor = build_extractor(model, **self.recipe_class.build_options)
         self.average = AveragedModel(
             extractor, avg_fn=moving_average(self.config.ema), use_buffers=True
         ).to(self.fabric.device)
         # three times faster on a CPU, and what tensor cores want
-        recipe = RECIPES[model](extractor, options.loss).to(memory_format=torch.channels_last)
+        recipe = self.recipe_class(extractor, options.loss).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(
             recipe.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay
         )
@@ -187,11 +165,12 @@ class _Run:
         with replacing(self.out / name) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
-    def start(self, training: ImageBank, validation: ImageBank) -> None:
-        """Train until the last step."""
+    def start(self, training: Any, validation: Any) -> None:
+        """Train until the last step on the material that the recipe loaded."""
         config = self.config
         training = training.to(self.fabric.device)
-        fixed = self._validation_pairs(validation)
+        generator = torch.Generator().manual_seed(1)  # the same batch in every run
+        fixed = self._draw(validation, config.validation_pairs, generator)
         write_pairs(fixed, self.out / 'pairs.jpg')
         self.console.print(
             f'{self.model}: {len(training)} photographs, {len(validation)} for validation, '
@@ -220,15 +199,8 @@ class _Run:
                 self.checkpoint()
                 saved = now
 
-    def _validation_pairs(self, bank: ImageBank) -> PairBatch:
-        generator = torch.Generator().manual_seed(1)
-        return make_pairs(
-            bank,
-            self.config.validation_pairs,
-            self.options.pairs,
-            self.options.photometric,
-            generator,
-        )
+    def _draw(self, material: Any, count: int, generator: torch.Generator) -> Any:
+        return self.recipe_class.draw(material, count, self.options, generator)
 
     def _steps(self) -> Iterator[int]:
         """Count steps under a progress bar with the time left."""
@@ -244,18 +216,16 @@ class _Run:
                 yield self.step
                 progress.update(task, completed=self.step)
 
-    def _train_step(self, bank: ImageBank) -> dict[str, Tensor]:
+    def _train_step(self, training: Any) -> dict[str, Tensor]:
         config = self.config
         device = self.fabric.device
         # every draw follows from seed and step: a resumed run sees what an unbroken one would
         generator = torch.Generator(device).manual_seed(config.seed * 10**9 + self.step)
-        pairs = make_pairs(
-            bank, config.batch_size, self.options.pairs, self.options.photometric, generator
-        )
+        batch = self._draw(training, config.batch_size, generator)
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate(self.step, config)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = self.recipe(pairs, generator)
+        parts = self.recipe(batch, generator)
         self.fabric.backward(parts['total'])
         norm = self.fabric.clip_gradients(
             self.recipe, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
@@ -266,14 +236,13 @@ class _Run:
             self.average.update_parameters(self.recipe.module.extractor)
         return parts | {'gradient': norm, 'skipped': (~torch.isfinite(norm)).float()}
 
-    def _validate(self, pairs: PairBatch) -> None:
-        numbers = validate(self.average.module, pairs)
+    def _validate(self, batch: Any) -> None:
+        numbers = self.recipe_class.validate(self.average.module, batch)
         self._write(VALIDATION, numbers)
         text = '  '.join(f'{k} {v:.3f}' for k, v in numbers.items())
         self.console.print(f'step {self.step}  {self.seconds / 60:.0f} min  {text}')
-        score = numbers['mma3'] * numbers['repeatability']
-        if score > self.best:
-            self.best = score
+        if numbers['score'] > self.best:
+            self.best = numbers['score']
             self._save_weights(numbers)
 
     def _save_weights(self, numbers: Mapping[str, float]) -> None:

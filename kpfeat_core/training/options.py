@@ -9,10 +9,9 @@ from ..config import make_config
 from ..data.homography_pairs import PairConfig
 from ..data.photometric import PhotometricConfig
 from ..errors import ConfigError
-from .alike import AlikeLossConfig
 from .config import TrainConfig
 
-OPTION_CLASSES = (TrainConfig, PairConfig, PhotometricConfig, AlikeLossConfig)
+COMMON_CLASSES = (TrainConfig, PairConfig, PhotometricConfig)
 
 
 @dataclass(frozen=True)
@@ -22,32 +21,31 @@ class Options:
     train: TrainConfig
     pairs: PairConfig
     photometric: PhotometricConfig
-    loss: AlikeLossConfig
+    loss: Any
 
     @staticmethod
-    def build(values: Mapping[str, Any]) -> 'Options':
+    def build(values: Mapping[str, Any], loss_class: type) -> 'Options':
         """Distribute flat options to their parts; raises ConfigError for unknown ones."""
-        known = {f.name for cls in OPTION_CLASSES for f in fields(cls)}
+        classes = (*COMMON_CLASSES, loss_class)
+        known = {f.name for cls in classes for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(
                 f"unknown training option '{unknown[0]}'; there are: {', '.join(sorted(known))}"
             )
         parts = []
-        for cls in OPTION_CLASSES:
+        for cls in classes:
             names = {f.name for f in fields(cls)}
             parts.append(make_config(cls, {k: v for k, v in values.items() if k in names}))
         return Options(*parts)
 
     def check_view_size(self, stride: int) -> None:
-        """Raise ConfigError if views do not suit a network of this stride, or the NRE's grid."""
+        """Raise ConfigError if views do not suit a network of this stride."""
         side = self.pairs.view_size
         if side % stride:
             raise ConfigError(
                 f'view_size is {side}, expected a multiple of {stride}, the stride of the network'
             )
-        if self.loss.stride > side:
-            raise ConfigError(f'stride is {self.loss.stride}, expected at most view_size, {side}')
 
     def flat(self) -> dict[str, Any]:
         """Return all options by name."""

@@ -11,6 +11,12 @@ from ..image import write_image
 from ..visualize import draw_matches
 from .curves import LOG, read_rows, VALIDATION
 
+# What is no curve, or of another size than the others.
+NOT_PLOTTED = {
+    LOG: ('step', 'seconds', 'gradient', 'skipped', 'total'),
+    VALIDATION: ('step', 'seconds', 'matches', 'right', 'score'),
+}
+
 
 def draw_pairs(pairs: PairBatch, rows: int = 3, columns: int = 2) -> np.ndarray:
     """Draw pairs with true correspondences of a coarse grid; grey is outside the photograph."""
@@ -43,14 +49,10 @@ def plot_curves(folder: Path, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
-    wanted = {
-        LOG: ('nre', 'reprojection', 'peak', 'reliability'),
-        VALIDATION: ('mma1', 'mma3', 'repeatability'),
-    }
-    for axis, (name, columns) in zip(axes, wanted.items(), strict=True):
+    for axis, (name, left_out) in zip(axes, NOT_PLOTTED.items(), strict=True):
         rows = read_rows(folder / name)
         steps = [row['step'] for row in rows]
-        for column in columns:
+        for column in [key for key in rows[0] if key not in left_out]:
             axis.plot(steps, [row[column] for row in rows], label=column)
         axis.set(xlabel='step', title=name.removesuffix('.csv'), ylim=(0, None))
         axis.legend()

@@ -1,0 +1,14 @@
+"""The recipe of every model that can be trained."""
+
+from ..errors import ConfigError
+from .alike import AlikeRecipe
+from .recipe import Recipe
+
+RECIPES: dict[str, type[Recipe]] = {f'alike-{size}': AlikeRecipe for size in 'tsnl'}
+
+
+def recipe_class(model: str) -> type[Recipe]:
+    """Return the recipe of a model; raises ConfigError where there is none."""
+    if model not in RECIPES:
+        raise ConfigError(f"'{model}' has no recipe; expected one of {', '.join(sorted(RECIPES))}")
+    return RECIPES[model]

@@ -1,0 +1,62 @@
+"""What differs between the systems in a training run; the engine does the rest."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TYPE_CHECKING
+
+from torch import Generator, nn, Tensor
+
+from ..data.homography_pairs import make_pairs, PairBatch
+from ..data.image_folder import ImageBank
+from ..models.base import Extractor
+from .validation import validate
+
+if TYPE_CHECKING:
+    from .options import Options
+
+
+class Recipe(nn.Module):
+    """
+    The losses of one system: `forward` is what the engine optimizes.
+
+    A subclass sets `loss_class` and defines `forward`; the others where the usual is not right.
+    defaults: options of a run whose default differs. build_options: options of the extractor.
+    """
+
+    loss_class: ClassVar[type]
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    build_options: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, extractor: Extractor, config: Any) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.config = config
+
+    @classmethod
+    def check(cls, options: 'Options', extractor: Extractor) -> None:
+        """Raise ConfigError where options do not suit each other or the network."""
+        options.check_view_size(extractor.stride)
+
+    @classmethod
+    def load(cls, folder: Path, options: 'Options') -> tuple[Any, Any]:
+        """Return the material for training and for validation; raises DataError."""
+        from .photographs import load_photographs
+
+        return load_photographs(folder, options.train)
+
+    @classmethod
+    def draw(
+        cls, material: ImageBank, count: int, options: 'Options', generator: Generator
+    ) -> Any:
+        """Make a batch of `count` from the material; all that is random comes from generator."""
+        return make_pairs(material, count, options.pairs, options.photometric, generator)
+
+    def forward(self, batch: Any, generator: Generator) -> dict[str, Tensor]:
+        """Return the loss `total` and its parts, each averaged over the batch."""
+        raise NotImplementedError
+
+    @classmethod
+    def validate(cls, extractor: Extractor, batch: PairBatch) -> dict[str, float]:
+        """Measure what is to be improved; `score` says which weights are the best."""
+        numbers = validate(extractor, batch)
+        return numbers | {'score': numbers['mma3'] * numbers['repeatability']}
