@@ -71,6 +71,32 @@ def suppress_non_maxima(
     return score_map * kept
 
 
+def suppress_greedily(
+    score_map: Float[Tensor, 'b h w'], radius: int, threshold: float = 0.0
+) -> Float[Tensor, 'b h w']:
+    """
+    Keep the best pixel, zero all within `radius` of it (in x and in y), and so on with the rest.
+
+    Exact, also for equal scores: the first one in the order of rows counts as the best. Scores at
+    or below the threshold are zeroed. Instead of one pixel, each round takes all that are the
+    best of the windows around them: no other choice could have come before theirs.
+    """
+    flat = score_map.flatten()
+    index = (flat > threshold).nonzero().squeeze(1)
+    order = flat[index].argsort(descending=True, stable=True)
+    # float32 counts to 2^24 only
+    kind = torch.float32 if len(index) < 1 << 24 else torch.float64
+    ranks = torch.zeros_like(flat, dtype=kind)
+    ranks[index[order]] = torch.arange(len(index), 0, -1, dtype=kind, device=flat.device)
+    left = ranks.view_as(score_map)
+    kept = torch.zeros_like(left, dtype=torch.bool)
+    while left.any():
+        best = (left == max_filter(left, radius)) & (left > 0)
+        kept |= best
+        left = left * ~max_filter(best, radius)
+    return score_map * kept
+
+
 def clear_borders(
     score_map: Float[Tensor, 'b h w'], before: int, after: int
 ) -> Float[Tensor, 'b h w']:
@@ -135,15 +161,21 @@ def refine_soft_argmax(
     xy: Int[Tensor, 'b n 2'],
     radius: int = 2,
     temperature: float = 0.1,
+    logarithmic: bool = False,
 ) -> tuple[Float[Tensor, 'b n 2'], Float[Tensor, 'b n']]:
     """
-    Move keypoints to the softmax-weighted mean of the scores in their window.
+    Move keypoints to the mean of their window, weighted by the softmax of score / temperature.
+
+    logarithmic: of log(score) instead, which weighs pixels by score^(1 / temperature), for
+    probabilities: weak and strong keypoints then move alike.
 
     Returns keypoints (B, N, 2) and dispersity (B, N), the weighted mean squared distance to
     that mean in units of the radius. Differentiable in the score map. Only the N windows are
     read; the image is not unfolded. Source: ALIKE (Zhao et al. 2022), eq. 3 to 7.
     """
     windows = gather_windows(score_map, xy, radius)
+    if logarithmic:
+        windows = windows.clamp(min=torch.finfo(windows.dtype).tiny).log()
     peak = windows.detach().amax(-1, keepdim=True)
     weights = ((windows - peak) / temperature).softmax(-1)
     step = torch.arange(-radius, radius + 1, device=xy.device, dtype=windows.dtype)

@@ -131,6 +131,11 @@ def _check(features0: Features, features1: Features) -> None:
             f'{features0.batch_size} images cannot be matched to {features1.batch_size}; '
             'expected batches of the same size, matched pair by pair'
         )
+    if 0 in (features0.descriptor_dim, features1.descriptor_dim):
+        raise ShapeError(
+            'features have no descriptors, as those of a detector alone such as magicpoint; '
+            'extract both images with a model that describes its keypoints'
+        )
     if features0.descriptor_dim != features1.descriptor_dim:
         raise ShapeError(
             f'descriptors of {features0.descriptor_dim} numbers cannot be matched to descriptors '

@@ -30,8 +30,9 @@ def test_any_image_size_gives_unit_descriptors_at_points_inside(extractor, size)
     assert features.descriptor_dim == extractor.descriptor_dim
     points = features.keypoints[0]
     assert (points >= 0).all() and (points <= torch.tensor([size[1] - 1, size[0] - 1])).all()
-    norms = features.descriptors[0].norm(dim=-1)
-    torch.testing.assert_close(norms, torch.ones_like(norms))
+    if extractor.descriptor_dim:  # 0 for a detector alone
+        norms = features.descriptors[0].norm(dim=-1)
+        torch.testing.assert_close(norms, torch.ones_like(norms))
     assert features.image_size.tolist() == [[size[1], size[0]]]
 
 
@@ -72,7 +73,8 @@ def test_gray_images_equal_their_gray_colour_images(extractor) -> None:
     gray = picture(64, 96)[..., 0]
     colour = np.repeat(gray[..., None], 3, 2)
     expected = extractor.extract(colour).numpy()['keypoints']
-    np.testing.assert_array_equal(extractor.extract(gray).numpy()['keypoints'], expected)
+    found = extractor.extract(gray).numpy()['keypoints']
+    np.testing.assert_allclose(found, expected, atol=1e-3)  # gray of a gray colour is rounded
 
 
 @pytest.mark.parametrize('options', [{}, {'sub_pixel': False}, {'multi_scale': True}])

@@ -1,0 +1,241 @@
+"""
+SuperPoint: keypoints and descriptors from one fully convolutional network; MagicPoint.
+
+DeTone, Malisiewicz, Rabinovich, "SuperPoint: Self-Supervised Interest Point Detection and
+Description", CVPR Workshops 2018. MagicPoint is the detector alone.
+
+An encoder shrinks the gray image to cells of 8x8 pixels. For each cell the detector tells apart
+its 64 pixels and a 65th class, the dustbin, for no keypoint; the descriptor head gives one vector
+for the centre of the cell.
+"""
+
+from dataclasses import dataclass
+import functools
+from typing import Any
+
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+from ..config import ExtractorConfig, make_config, option
+from ..geometry import sample
+from ..keypoints import (
+    clear_borders,
+    Keypoints,
+    refine_soft_argmax,
+    select_best,
+    suppress_greedily,
+    suppress_non_maxima,
+)
+from ..registry import register
+from ..shapes import Float
+from .base import DenseMaps, Extractor
+from .layers import normalized_conv
+from .superpoint_checkpoints import own_names
+
+CELL = 8  # pixels
+BN_EPS = 1e-3  # of the published open weights, which were trained with it
+WIDTHS = (1, 64, 64, 128, 128)  # channels of the image and after each stage of the encoder
+HEAD_WIDTH = 256
+
+# Floats of a full-resolution layer that are in work at once on a CPU: 8 MB. Larger ones would be
+# asked from the system and given back for every layer, which costs more than some convolutions.
+STRIP_ELEMENTS = 1 << 21
+MIN_STRIP_ROWS = 16
+
+
+@dataclass(frozen=True)
+class SuperPointConfig(ExtractorConfig):
+    """How SuperPoint's maps become keypoints."""
+
+    detection_threshold: float = option(
+        0.005,
+        'drop keypoints that score at or below this; 0.015 is usual for the weights of Magic Leap',
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    nms_radius: int = option(
+        4, 'keep only the best keypoint within this many pixels', low=0, high=64, live=True
+    )
+    nms: str = option(
+        'fast',
+        'non-maximum suppression: exact goes keypoint by keypoint from the best one on; fast '
+        'comes close to it and drops a few more',
+        choices=('fast', 'exact'),
+        live=True,
+    )
+    upstream_sampling: bool = option(
+        False,
+        "read descriptors half a pixel to the left and above, as Magic Leap's program does",
+    )
+
+
+class Layer(nn.Module):
+    """Convolution, ReLU, batch normalisation, in this order; no ReLU in the last of a head."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, relu: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity='relu')  # the default one fades
+        self.bn = nn.BatchNorm2d(outputs, eps=BN_EPS)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) to (B, outputs, h, w)."""
+        if not self.relu:
+            return normalized_conv(x, self.conv, self.bn)
+        return self.bn(F.relu(self.conv(x), inplace=True))
+
+
+def _stage(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(Layer(inputs, outputs), Layer(outputs, outputs))
+
+
+def _head(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(Layer(inputs, HEAD_WIDTH), Layer(HEAD_WIDTH, outputs, 1, relu=False))
+
+
+def _strip_rows(stage: nn.Sequential, x: Tensor) -> int:
+    """Return how many rows a stage takes at once: all of them, but on a CPU in inference."""
+    height, width = x.shape[-2:]
+    if x.device.type != 'cpu' or torch.is_grad_enabled() or stage.training:
+        return height
+    if torch.compiler.is_compiling():
+        return height
+    rows = STRIP_ELEMENTS // (stage[-1].conv.out_channels * width)
+    return max(MIN_STRIP_ROWS, rows // 2 * 2)
+
+
+def _shrink(stage: nn.Sequential, x: Float[Tensor, 'b c h w']) -> Float[Tensor, 'b d h2 w2']:
+    """
+    Apply a stage and halve the sides, strip by strip of rows where that is faster.
+
+    Each of the two 3x3 convolutions reaches one row further: the two rows that a strip adds above
+    and below take the error of its edges, and are dropped. Equal to the whole at once.
+    """
+    height, rows = x.shape[-2], _strip_rows(stage, x)
+    if rows >= height:
+        return F.max_pool2d(stage(x), 2)
+    images = []
+    for image in x.split(1):
+        strips = []
+        for start in range(0, height, rows):
+            above = min(start, len(stage))
+            y = stage(image[:, :, start - above : start + rows + len(stage)])
+            strips.append(F.max_pool2d(y[:, :, above : above + rows], 2))
+        images.append(torch.cat(strips, 2))
+    return torch.cat(images)
+
+
+def cell_scores(logits: Float[Tensor, 'b 65 h w']) -> Float[Tensor, 'b h8 w8']:
+    """
+    Turn the 65 logits of each cell into the probability of each pixel to be its keypoint.
+
+    Channel k is pixel (x, y) = (k % 8, k // 8) of the cell, channel 64 the dustbin. In float32:
+    the scores of half precision would tie too often.
+    """
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    probability = logits.to(exact).softmax(1)[:, :-1]
+    return F.pixel_shuffle(probability, CELL).squeeze(1)
+
+
+class SuperPoint(Extractor):
+    """SuperPoint, or MagicPoint without the descriptor head; gray in, cells of 8x8 pixels."""
+
+    config_class = SuperPointConfig
+    channels = 1
+    stride = CELL
+    # Weights are the squared scores; found best for blobs as wide as a corner's (sigma 0.6 to 1.5)
+    soft_temperature = 0.5
+
+    def __init__(
+        self, name: str, config: SuperPointConfig | None = None, descriptor_dim: int = 256
+    ) -> None:
+        super().__init__(config)
+        self.name = name
+        self.descriptor_dim = descriptor_dim
+        self.backbone = nn.Sequential(*map(_stage, WIDTHS[:-1], WIDTHS[1:]))
+        self.detector = _head(WIDTHS[-1], CELL**2 + 1)
+        self.descriptor = _head(WIDTHS[-1], descriptor_dim) if descriptor_dim else None
+        # the one channel of the image cannot tell the convolutions that channels come last
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, image: Float[Tensor, 'b 1 h w']) -> DenseMaps:
+        """
+        Compute the score of every pixel and the descriptor of every cell.
+
+        descriptor_maps: (B, D, H/8, W/8), unit length; empty for MagicPoint.
+        """
+        logits, descriptors = self.heads(image)
+        maps = () if descriptors is None else (F.normalize(descriptors, dim=1),)
+        return DenseMaps(cell_scores(logits), maps)
+
+    def heads(
+        self, image: Float[Tensor, 'b 1 h w']
+    ) -> tuple[Float[Tensor, 'b 65 h8 w8'], Float[Tensor, 'b d h8 w8'] | None]:
+        """Return the logits of the cells, and their descriptors of any length, for losses."""
+        x = image
+        for stage in self.backbone[:-1]:
+            x = _shrink(stage, x)
+        x = self.backbone[-1](x)
+        return self.detector(x), None if self.descriptor is None else self.descriptor(x)
+
+    def detect(self, maps: DenseMaps) -> Keypoints:
+        """Select keypoints and refine them; the score stays that of the pixel."""
+        config, score_map = self.config, maps.score_map
+        with torch.no_grad():
+            peaks = score_map.detach()
+            if config.nms == 'exact':
+                peaks = suppress_greedily(peaks, config.nms_radius, config.detection_threshold)
+            else:
+                peaks = suppress_non_maxima(peaks, config.nms_radius)
+            peaks = clear_borders(peaks, config.remove_borders, config.remove_borders)
+            xy, scores, mask = select_best(
+                peaks, config.detection_threshold, config.max_num_keypoints
+            )
+        if not config.sub_pixel:
+            return Keypoints(xy.to(score_map.dtype), scores, mask)
+        keypoints, dispersity = refine_soft_argmax(
+            score_map, xy, temperature=self.soft_temperature, logarithmic=True
+        )
+        return Keypoints(keypoints, scores, mask, dispersity)
+
+    def describe(
+        self,
+        maps: DenseMaps,
+        keypoints: Float[Tensor, 'b n 2'],
+        orientations: Float[Tensor, 'b n'] | None = None,
+    ) -> Float[Tensor, 'b n d']:
+        """
+        Read the descriptors of the cells bilinearly, unit length; cell i has its centre at 8i+3.5.
+
+        Computed in the type of the keypoints. MagicPoint's have the length 0.
+        """
+        if self.descriptor is None:
+            return keypoints.new_zeros(*keypoints.shape[:2], 0)
+        offset = 0.0 if self.config.upstream_sampling else 0.5
+        cells = (keypoints + offset) / CELL - 0.5
+        cell_descriptors = maps.descriptor_maps[0].to(keypoints.dtype)
+        return F.normalize(sample(cell_descriptors, cells, padding='border'), dim=-1)
+
+    def convert_checkpoint(
+        self, state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """
+        Turn any of the three published layouts into ours; MagicPoint leaves out descriptors.
+
+        Raises WeightsError.
+        """
+        tensors = own_names(state, BN_EPS)
+        if self.descriptor is None:
+            tensors = {k: v for k, v in tensors.items() if not k.startswith('descriptor.')}
+        return tensors, {}
+
+
+def _create(name: str, descriptor_dim: int, **options: Any) -> SuperPoint:
+    return SuperPoint(name, make_config(SuperPointConfig, options), descriptor_dim)
+
+
+register('superpoint')(functools.partial(_create, 'superpoint', 256))
+register('magicpoint')(functools.partial(_create, 'magicpoint', 0))
