@@ -41,6 +41,11 @@ class PairBatch:
     H_0to1: Float[Tensor, 'b 3 3']
     valid: Bool[Tensor, '2 b v v']
 
+    def part(self, index: int, count: int) -> 'PairBatch':
+        """Return the index-th of `count` equal shares, for training in several processes."""
+        own = slice(index, None, count)
+        return PairBatch(self.images[:, own], self.H_0to1[own], self.valid[:, own])
+
 
 def _uniform(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
     values = torch.rand(count, generator=generator, device=generator.device)

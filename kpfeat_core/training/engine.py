@@ -1,27 +1,30 @@
 """The training loop, from a folder of photographs to a weight file, for every system."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import io
 import json
 from pathlib import Path
+import signal
+import threading
 import time
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from ..errors import ConfigError, KpfeatError
 from ..io import replacing
-from ..registry import build_extractor, check_device
+from ..registry import build_extractor
 from ..weights import load_checkpoint, save_weights
 from .catalogue import recipe_class
-from .config import TrainConfig
 from .curves import append_row, drop_rows_after, LOG, VALIDATION
+from .fabric import make_fabric
 from .options import Options
 from .pictures import plot_curves, write_pairs
+from .schedule import learning_rate, moving_average
 
 FREE_TO_CHANGE = {'steps', 'decay_share', 'device', 'threads', 'precision'}
 LAST, BEFORE_DECAY = 'last.pt', 'before_decay.pt'
@@ -46,33 +49,6 @@ def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path
     return run.finish()
 
 
-def _fabric(config: TrainConfig) -> Any:
-    try:
-        from lightning_fabric import Fabric
-    except ImportError:
-        raise KpfeatError("training needs Lightning Fabric: pip install 'kpfeat[train]'") from None
-    device = check_device(config.device)
-    devices = 1 if device.index is None or device.type == 'cpu' else [device.index]
-    return Fabric(accelerator=device.type, devices=devices, precision=config.precision)
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Warm up linearly, stay, then fall linearly to 0 in the last `decay_share` of the run."""
-    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    left = (config.steps - step) / max(config.decay_share * config.steps, 1)
-    return config.learning_rate * min(warm, left, 1.0)
-
-
-def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Average weights exponentially, over a short past at first: random ones fade quickly."""
-
-    def update(average: Tensor, current: Tensor, count: Tensor) -> Tensor:
-        now = min(decay, (1 + int(count)) / (10 + int(count)))
-        return torch.lerp(current, average, now) if average.is_floating_point() else current
-
-    return update
-
-
 def _read_options(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
@@ -90,17 +66,21 @@ class _Run:
         self.recipe_class = recipe_class(model)
         self.config = options.train
         self.step, self.seconds, self.best = 0, 0.0, -1.0
-        self.console = Console()
-        out.mkdir(parents=True, exist_ok=True)
-        self._check_same_run()
+        self.stopped = False
         if self.config.threads > 0:
             torch.set_num_threads(self.config.threads)
+        self.fabric = make_fabric(self.config)
+        self.console = Console(quiet=not self.fabric.is_global_zero)
+        out.mkdir(parents=True, exist_ok=True)
+        if self.fabric.is_global_zero:
+            self._check_same_run()
         torch.manual_seed(self.config.seed)
-        self.fabric = _fabric(self.config)
         extractor = build_extractor(model, **self.recipe_class.build_options)
         self.average = AveragedModel(
             extractor, avg_fn=moving_average(self.config.ema), use_buffers=True
         ).to(self.fabric.device)
+        if self.fabric.world_size > 1 and self.fabric.device.type == 'cuda':
+            extractor = nn.SyncBatchNorm.convert_sync_batchnorm(extractor)
         # three times faster on a CPU, and what tensor cores want
         recipe = self.recipe_class(extractor, options.loss).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(
@@ -151,6 +131,8 @@ class _Run:
 
     def checkpoint(self, name: str = LAST) -> None:
         """Write everything needed to go on, whole or not at all."""
+        if not self.fabric.is_global_zero:
+            return
         state = {
             'recipe': self.recipe.state_dict(),
             'optimizer': self.optimizer.state_dict(),
@@ -171,12 +153,15 @@ class _Run:
         training = training.to(self.fabric.device)
         generator = torch.Generator().manual_seed(1)  # the same batch in every run
         fixed = self._draw(validation, config.validation_pairs, generator)
-        write_pairs(fixed, self.out / 'pairs.jpg')
+        if self.fabric.is_global_zero:
+            write_pairs(fixed, self.out / 'pairs.jpg')
         self.console.print(
             f'{self.model}: {len(training)} photographs, {len(validation)} for validation, '
             f'{config.steps} steps of {config.batch_size} pairs on {self.fabric.device}'
         )
         self.recipe.train()
+        if threading.current_thread() is threading.main_thread():  # others cannot hear signals
+            signal.signal(signal.SIGTERM, self._stop)
         sums: dict[str, float] = {}
         summed = 0  # fewer than log_every where a run resumed in between
         saved = begun = time.monotonic()
@@ -195,12 +180,21 @@ class _Run:
                 sums, summed = {}, 0
             if self.step % config.validate_every == 0 or self.step == config.steps:
                 self._validate(fixed)
-            if now - saved > config.checkpoint_seconds or self.step == config.steps:
+            due = now - saved > config.checkpoint_seconds or self.step == config.steps
+            if due or self.stopped:
                 self.checkpoint()
                 saved = now
+            if self.stopped:
+                raise KpfeatError(
+                    f'stopped by a signal at step {self.step}; the same command goes on from there'
+                )
 
     def _draw(self, material: Any, count: int, generator: torch.Generator) -> Any:
         return self.recipe_class.draw(material, count, self.options, generator)
+
+    def _stop(self, *_: Any) -> None:
+        """Save and leave after the step at work: machines are taken away with SIGTERM."""
+        self.stopped = True
 
     def _steps(self) -> Iterator[int]:
         """Count steps under a progress bar with the time left."""
@@ -222,6 +216,8 @@ class _Run:
         # every draw follows from seed and step: a resumed run sees what an unbroken one would
         generator = torch.Generator(device).manual_seed(config.seed * 10**9 + self.step)
         batch = self._draw(training, config.batch_size, generator)
+        if self.fabric.world_size > 1:
+            batch = batch.part(self.fabric.global_rank, self.fabric.world_size)
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate(self.step, config)
         self.optimizer.zero_grad(set_to_none=True)
@@ -237,6 +233,8 @@ class _Run:
         return parts | {'gradient': norm, 'skipped': (~torch.isfinite(norm)).float()}
 
     def _validate(self, batch: Any) -> None:
+        if not self.fabric.is_global_zero:
+            return
         numbers = self.recipe_class.validate(self.average.module, batch)
         self._write(VALIDATION, numbers)
         text = '  '.join(f'{k} {v:.3f}' for k, v in numbers.items())
@@ -261,10 +259,14 @@ class _Run:
         return self.out / f'{self.model}.safetensors'
 
     def _write(self, name: str, numbers: Mapping[str, float]) -> None:
+        if not self.fabric.is_global_zero:
+            return
         append_row(self.out / name, {'step': self.step, 'seconds': self.seconds, **numbers})
 
     def finish(self) -> Path:
         """Plot the curves and say where the weights are."""
+        if not self.fabric.is_global_zero:
+            return self.weight_file
         if (self.out / LOG).exists() and (self.out / VALIDATION).exists():
             plot_curves(self.out, self.out / 'curves.png')
         self.console.print(f'weights: {self.weight_file}')

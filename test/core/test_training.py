@@ -14,8 +14,8 @@ from kpfeat_core.errors import ConfigError, DataError, WeightsError
 from kpfeat_core.registry import build_extractor, create_extractor
 from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
 from kpfeat_core.training.config import TrainConfig
-from kpfeat_core.training.engine import learning_rate
 from kpfeat_core.training.options import parse_kind_weights
+from kpfeat_core.training.schedule import learning_rate
 import numpy as np
 import pytest
 import torch

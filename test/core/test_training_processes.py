@@ -1,0 +1,56 @@
+"""Training in several processes, and being told to stop."""
+
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
+
+SCRIPT = Path(__file__).parents[1] / 'support/gradient.py'
+ROOT = Path(__file__).parents[2]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+
+
+def test_two_processes_give_the_gradient_of_one(tmp_path) -> None:
+    alone = [sys.executable, SCRIPT, tmp_path / '1.pt']
+    together = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+    together += ['--nproc_per_node=2', SCRIPT, tmp_path / '2.pt']
+    for words in (alone, together):
+        done = subprocess.run(list(map(str, words)), env=environment(), capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+    expected, found = (torch.load(tmp_path / f'{n}.pt') for n in (1, 2))
+    assert any(gradient.abs().max() > 0 for gradient in expected.values())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_a_run_told_to_stop_saves_its_last_step_and_goes_on_from_it(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        cv2.imwrite(str(tmp_path / f'{i}.png'), rng.integers(0, 255, (96, 96, 3), np.uint8))
+    words = [sys.executable, '-m', 'kpfeat_core.cli', 'train', 'alike-t', '--data', tmp_path]
+    words += ['--out', tmp_path / 'run', '--steps', 100000, '--batch-size', 1, '--threads', 1]
+    words += ['--validation-share', 0.4, '--validation-pairs', 1, '--log-every', 1]
+    words += ['--set', 'view_size=64', '--set', 'detected=10', '--set', 'random=5']
+    process = subprocess.Popen(
+        list(map(str, words)), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    log = tmp_path / 'run/log.csv'
+    while process.poll() is None and not (log.exists() and log.read_text().count('\n') > 3):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate()[1].decode()
+    assert process.returncode == 2 and 'stopped by a signal at step' in error, error[-2000:]
+    step = torch.load(tmp_path / 'run/last.pt', weights_only=True)['step']
+    assert f'step {step};' in error and step >= 3
