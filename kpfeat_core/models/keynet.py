@@ -1,0 +1,219 @@
+"""
+Key.Net: a keypoint detector of handcrafted and learned filters, with a descriptor for patches.
+
+Barroso-Laguna et al., "Key.Net: Keypoint Detection by Handcrafted and Learned CNN Filters", ICCV
+2019. The detector alone is Key.Net; HardNet, or SIFT, describes what it finds.
+
+Keypoints of the smaller scales are moved to the full image with pixel areas aligned. The published
+programs multiply them by the scale alone, which is up to half of a coarse pixel off.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+import functools
+from typing import Any, ClassVar
+
+import torch
+from torch import nn, Tensor
+
+from ..config import AUTO, ExtractorConfig, make_config, option
+from ..errors import ConfigError
+from ..keypoints import (
+    clear_borders,
+    Keypoints,
+    max_filter,
+    refine_soft_argmax,
+    select_best,
+    suppress_non_maxima,
+)
+from ..patches import dominant_orientations, extract_patches
+from ..registry import register
+from ..shapes import Float
+from ..sift import sift_descriptors
+from .base import DenseMaps, Extractor
+from .hardnet import HardNet, PATCH_SIZE
+from .keynet_scores import KeyNetSize, ScoreNetwork
+from .keynet_weights import from_tf, from_torch
+from .pyramid import Pyramid
+
+SIZES = {
+    'keynet': KeyNetSize(blocks=3, filters=8, levels=3),
+    # one learned layer of one filter, and the layer that makes scores of it: 279 parameters
+    'keynet-tiny': KeyNetSize(blocks=1, filters=1, levels=1),
+}
+# A maximum stands out from its window by this share of its score; rounding does not.
+FLAT = 1e-4
+
+
+@dataclass(frozen=True)
+class KeyNetConfig(ExtractorConfig):
+    """How Key.Net's scores become keypoints, and what describes them."""
+
+    detection_threshold: float = option(
+        0.0,
+        'drop keypoints that score at or below this; scores have no upper bound, and their range '
+        'depends on the weights',
+        low=0.0,
+        live=True,
+    )
+    nms_radius: int = option(
+        7, 'keep only the best keypoint within this many pixels', low=0, high=64, live=True
+    )
+    remove_borders: int = option(
+        15, 'drop keypoints closer than this to the image border, in pixels', low=0, live=True
+    )
+    multi_scale: bool = option(
+        True,
+        'extract on an image pyramid, from sqrt(2) times the size down to a quarter',
+        live=True,
+    )
+    variant: str = option(
+        AUTO,
+        'which published network: torch, or tf (locally normalised images)',
+        choices=(AUTO, 'torch', 'tf'),
+    )
+    batch_statistics: str = option(
+        AUTO,
+        'importing tf weights: keep the stored batch statistics, or put mean 0 and variance 1 in '
+        'their place (unit), with which the authors made their published keypoints',
+        choices=(AUTO, 'stored', 'unit'),
+    )
+    descriptor: str = option(
+        'hardnet',
+        'what describes keypoints: hardnet, which has a weight file of its own, or sift',
+        choices=('hardnet', 'sift'),
+    )
+    descriptor_weights: str = option('', "HardNet's weight file, or the folder that holds it")
+    orientation: str = option(
+        'upright',
+        'direction of the described patches: upright, for cameras that do not roll, or gradient, '
+        'along the strongest gradient, for any roll at the price of some distinctiveness',
+        choices=('upright', 'gradient'),
+        live=True,
+    )
+    region_size: float = option(
+        44.0, 'side of the described square at scale 1, in pixels', low=4.0, high=512.0, live=True
+    )
+
+
+class KeyNet(Extractor):
+    """Key.Net or Tiny-Key.Net with HardNet or SIFT; gray in, any image size."""
+
+    config_class = KeyNetConfig
+    structure: ClassVar[Mapping[str, str]] = {'variant': 'torch', 'batch_statistics': 'stored'}
+    pyramid = Pyramid(enlarged=1, smallest=0.25, budget=True)
+    channels = 1
+    stride = 1
+    descriptor_dim = HardNet.descriptor_dim
+    soft_temperature = 0.1
+
+    def __init__(self, name: str, config: KeyNetConfig | None = None) -> None:
+        super().__init__(config)
+        self.name = name
+        self.detector = ScoreNetwork(SIZES[name], self.config.variant)
+        self.hardnet = HardNet() if self.config.descriptor == 'hardnet' else None
+
+    @property
+    def network(self) -> nn.Module:
+        """The detector: a weight file of Key.Net holds no descriptor."""
+        return self.detector
+
+    def companions(self) -> dict[str, tuple[nn.Module, str]]:
+        """Return HardNet, where that is the descriptor."""
+        if self.hardnet is None:
+            return {}
+        return {HardNet.name: (self.hardnet, self.config.descriptor_weights)}
+
+    def with_options(self, **options: Any) -> 'KeyNet':
+        """Return an extractor that shares this network; SIFT needs none, HardNet its weights."""
+        if options.get('descriptor') == 'hardnet' and self.hardnet is None:
+            raise ConfigError(
+                "descriptor='hardnet' needs weights, and this extractor was made with "
+                "descriptor='sift'; create another extractor"
+            )
+        return super().with_options(**options)
+
+    def prepare(self, image: Float[Tensor, 'b 1 h w']) -> Float[Tensor, 'b 1 h w']:
+        """Divide by the largest value of each image where the weights are used to that."""
+        if self.config.variant == 'torch':
+            return image
+        return image / image.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
+
+    def forward(self, image: Float[Tensor, 'b 1 h w']) -> DenseMaps:
+        """Compute the score map; patches are read from the image, which is passed on."""
+        return DenseMaps(self.detector(image), (image,))
+
+    def crop(self, maps: DenseMaps, size: tuple[int, int]) -> DenseMaps:
+        """Remove what lies outside the first (height, width) pixels, from the image as well."""
+        image = maps.descriptor_maps[0][:, :, : size[0], : size[1]]
+        return replace(super().crop(maps, size), descriptor_maps=(image,))
+
+    def detect(self, maps: DenseMaps) -> Keypoints:
+        """
+        Select maxima, refine them, and find their orientations where asked.
+
+        Where the score map is flat there is no maximum. Scores are those of the pixels.
+        """
+        config, score_map = self.config, maps.score_map
+        with torch.no_grad():
+            peaks = suppress_non_maxima(score_map.detach(), config.nms_radius, rounds=0)
+            lowest = -max_filter(-score_map.detach(), max(1, config.nms_radius))
+            peaks = peaks * (peaks * (1 - FLAT) > lowest)
+            peaks = clear_borders(peaks, config.remove_borders, config.remove_borders)
+            xy, scores, mask = select_best(
+                peaks, config.detection_threshold, config.max_num_keypoints
+            )
+        keypoints = xy.to(score_map.dtype)
+        if config.sub_pixel:
+            # Scores of any range: softmax of log s / T is the share of s^(1 / T).
+            logs = score_map.clamp(min=torch.finfo(score_map.dtype).tiny).log()
+            keypoints, _ = refine_soft_argmax(logs, xy, temperature=self.soft_temperature)
+        if config.orientation == 'upright':
+            return Keypoints(keypoints, scores, mask)
+        with torch.no_grad():
+            patches = self._patches(maps, keypoints.detach())
+            found = dominant_orientations(patches.flatten(0, 1)[:, 0]).view(scores.shape)
+        return Keypoints(keypoints, scores, mask, orientations=found)
+
+    def _patches(
+        self,
+        maps: DenseMaps,
+        keypoints: Float[Tensor, 'b n 2'],
+        orientations: Float[Tensor, 'b n'] | None = None,
+    ) -> Float[Tensor, 'b n 1 s s']:
+        """Read patches in single precision, which half precision has no room for."""
+        image = maps.descriptor_maps[0].float()
+        side = self.config.region_size
+        return extract_patches(image, keypoints.float(), side, orientations, PATCH_SIZE)
+
+    def describe(
+        self,
+        maps: DenseMaps,
+        keypoints: Float[Tensor, 'b n 2'],
+        orientations: Float[Tensor, 'b n'] | None = None,
+    ) -> Float[Tensor, 'b n d']:
+        """Describe the regions around the keypoints, turned by their orientations; unit length."""
+        if self.config.descriptor == 'sift':
+            image = maps.descriptor_maps[0]
+            return sift_descriptors(image, keypoints, self.config.region_size, orientations)
+        patches = self._patches(maps, keypoints, orientations)
+        return self.hardnet.describe(patches.flatten(0, 1)).unflatten(0, keypoints.shape[:2])
+
+    def convert_checkpoint(
+        self, state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Read the published layouts of both variants; other tensors come back as they are."""
+        if 'last_conv.0.weight' in state:
+            return from_torch(state), {'variant': 'torch', 'batch_statistics': 'stored'}
+        if 'model_deep_detector_conv_last_layer/kernel' in state:
+            chosen = self.config.batch_statistics
+            return from_tf(state, chosen), {'variant': 'tf', 'batch_statistics': chosen}
+        return state, {}
+
+
+def _create(name: str, **options: Any) -> KeyNet:
+    return KeyNet(name, make_config(KeyNetConfig, options))
+
+
+for _name in SIZES:
+    register(_name)(functools.partial(_create, _name))
