@@ -23,8 +23,9 @@ from ..errors import WeightsError
 from ..geometry import inside, pixel_grid
 from ..keypoints import clear_borders, Keypoints, select_best
 from ..registry import register
-from ..shapes import Bool, Float
+from ..shapes import Float
 from .base import DenseMaps, Extractor
+from .kp2d_nms import suppress_near
 from .layers import normalized_conv
 
 
@@ -62,11 +63,19 @@ class Kp2dConfig(ExtractorConfig):
         'descriptors too; auto as the weights say, else v4',
         choices=(AUTO, *VERSIONS),
     )
+    centred_descriptors: bool = option(
+        False,
+        'read descriptors exactly where the network sees the keypoints; the published weights '
+        'were trained with one that is 1.5 pixels off at the image borders, 3.5 in v0 and v1',
+        live=True,
+    )
 
 
 CELL = 8
 HALF_CELL = (CELL - 1) / 2  # pixels from the centre of a cell's first pixel to the cell's centre
 POINTS_AT_ONCE = 1024  # 16 MB of float32 patches for each image
+# Floats of a layer's map that are in work at once on a CPU, where the maps are large: 4 MB.
+STRIP_ELEMENTS = 1 << 20
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -79,6 +88,25 @@ def _run(x: Tensor, *blocks: nn.Sequential) -> Tensor:
     for block in blocks:
         x = F.leaky_relu(normalized_conv(x, block[0], block[1]), 0.01, inplace=True)
     return x
+
+
+def _run_pooled(x: Tensor, first: nn.Sequential, second: nn.Sequential) -> Tensor:
+    """
+    Run two blocks and halve their map: (B, inputs, h, w) to (B, outputs, h/2, w/2).
+
+    For inference on a CPU this goes in strips of rows that stay in the cache; each is computed
+    with the two rows above and below that the two convolutions look at.
+    """
+    height, step = x.shape[2], x.shape[2]
+    if x.device.type == 'cpu' and not torch.is_grad_enabled() and not first.training:
+        widest = max(first[0].out_channels, second[0].out_channels)
+        step = max(CELL, STRIP_ELEMENTS // (widest * x.shape[3]) // 2 * 2)
+    strips = []
+    for start in range(0, height, step):
+        low = max(start - 2, 0)
+        strip = _run(x[:, :, low : start + step + 2], first, second)
+        strips.append(F.max_pool2d(strip[:, :, start - low : start - low + step], 2))
+    return strips[0] if len(strips) == 1 else torch.cat(strips, 2)
 
 
 class Kp2d(Extractor):
@@ -121,9 +149,10 @@ class Kp2d(Extractor):
         The outermost ring of cells has score 0, and positions are clamped to the image.
         descriptor_maps: (B, 256, H/4, W/4), in v0 and v1 (B, 256, H/8, W/8), before convFbb.
         """
-        x = self.dropout(_run(image, self.conv1a, self.conv1b))
-        x = self.dropout(_run(F.max_pool2d(x, 2), self.conv2a, self.conv2b))
-        skip = self.dropout(_run(F.max_pool2d(x, 2), self.conv3a, self.conv3b))
+        # dropout takes whole channels, so that it may as well come after the pooling
+        x = self.dropout(_run_pooled(image, self.conv1a, self.conv1b))
+        x = self.dropout(_run_pooled(x, self.conv2a, self.conv2b))
+        skip = self.dropout(_run(x, self.conv3a, self.conv3b))
         x = self.dropout(_run(F.max_pool2d(skip, 2), self.conv4a, self.conv4b))
         logits = self.convDb(self.dropout(_run(x, self.convDa)))
         offsets = self.convPb(self.dropout(_run(x, self.convPa)))
@@ -153,8 +182,8 @@ class Kp2d(Extractor):
 
         As in an image without padding, no keypoint of the cells that are left can lie outside.
         """
-        rows, columns = ((side + HALF_CELL - 0.5) // CELL for side in size)
-        cells = (slice(None), slice(int(rows)), slice(int(columns)))
+        rows, columns = ((side + CELL // 2 - 1) // CELL for side in size)
+        cells = (slice(None), slice(rows), slice(columns))
         positions = maps.positions[cells]
         score_map = clear_borders(maps.score_map[cells], 1, 1)
         score_map = score_map * inside(positions, *size, margin=self.config.remove_borders)
@@ -164,13 +193,10 @@ class Kp2d(Extractor):
         """Select the cells with the best scores; their keypoints are where they say."""
         config = self.config
         positions = maps.positions if config.sub_pixel else maps.positions.round()
+        farthest = HALF_CELL * self.version.cross_ratio + 0.5  # from the cell's centre; rounded
+        reach = int((config.nms_radius + 2 * farthest) // CELL)
         with torch.no_grad():
-            peaks = suppress_near(
-                maps.score_map,
-                positions,
-                config.nms_radius,
-                HALF_CELL * self.version.cross_ratio,
-            )
+            peaks = suppress_near(maps.score_map, positions, config.nms_radius, reach)
             cells, scores, mask = select_best(
                 peaks, config.detection_threshold, config.max_num_keypoints
             )
@@ -185,15 +211,19 @@ class Kp2d(Extractor):
         orientations: Float[Tensor, 'b n'] | None = None,
     ) -> Float[Tensor, 'b n d']:
         """
-        Read descriptors bilinearly, as the published weights were trained: corners aligned.
+        Read descriptors bilinearly from the map, of which each pixel sees 4 or 8 of the image.
 
-        The first and last pixel of the image, padding included, fall on those of the map.
+        The published weights were trained with the corners of image and map aligned: the first
+        and last pixel of the image, padding included, fall on those of the map. That is right
+        in the middle of the image, and at its borders half a pixel of the map too far inwards.
         """
         (features,) = maps.descriptor_maps
         height, width = features.shape[-2:]
         pixel = CELL // 2 if self.version.upsample else CELL
-        last = keypoints.new_tensor([width - 1, height - 1])
-        points = keypoints * (last / (keypoints.new_tensor([width, height]) * pixel - 1))
+        size = keypoints.new_tensor([width, height])
+        points = keypoints * ((size - 1) / (size * pixel - 1))
+        if self.config.centred_descriptors:
+            points = (keypoints + 0.5) / pixel - 0.5
         kernel = self.convFbb.weight.permute(0, 2, 3, 1).flatten(1).to(points.dtype)
         bias = self.convFbb.bias.to(points.dtype)
         parts = [
@@ -217,8 +247,8 @@ class Kp2d(Extractor):
         problem = ''
         if 'convFb.0.weight' not in state and self.version.upsample:
             problem = 'has no layer convFb'
-        elif self.version.upsample and not self.version_told and _untrained(state):
-            problem = 'has a layer convFb that was never trained'
+        elif self.version.upsample and not self.version_told and _without_upsampling(state):
+            problem = 'has a layer convFb that was never in use'
         if problem:
             raise WeightsError(
                 f'this checkpoint {problem}, so it is not of version {version} but of v0 or v1, '
@@ -229,64 +259,16 @@ class Kp2d(Extractor):
         return state, {'version': version}
 
 
-def _untrained(state: dict[str, Tensor]) -> bool:
-    """Tell whether the statistics of convFb, if it is there, are those that it began with."""
-    mean, variance = (state.get(f'convFb.1.running_{name}') for name in ('mean', 'var'))
-    if mean is None or variance is None:
-        return False
-    return bool((mean == 0).all() and (variance == 1).all())
+def _without_upsampling(state: dict[str, Tensor]) -> bool:
+    """Tell whether the network was trained, but its layer convFb was never in use."""
 
+    def untouched(layer: str) -> bool:
+        mean, variance = (state.get(f'{layer}.1.running_{part}') for part in ('mean', 'var'))
+        if mean is None or variance is None:
+            return False
+        return bool((mean == 0).all() and (variance == 1).all())
 
-def _windows(values: Tensor, reach: int, outside: float) -> Tensor:
-    """View the neighbourhood of each cell: (B, h, w) to (B, h, w, 2 reach + 1, 2 reach + 1)."""
-    padded = F.pad(values, (reach,) * 4, value=outside)
-    size = 2 * reach + 1
-    return padded.unfold(1, size, 1).unfold(2, size, 1)
-
-
-def suppress_near(
-    score_map: Float[Tensor, 'b h w'],
-    positions: Float[Tensor, 'b h w 2'],
-    radius: int,
-    freedom: float,
-) -> Float[Tensor, 'b h w']:
-    """
-    Zero the cells whose keypoint has a better one within `radius` pixels in x and in y.
-
-    Exactly greedy: best first, each keypoint that stays removes those around it. Of equal scores
-    the first cell's is the better. freedom: how far positions are from their cell's centre at
-    most, in pixels, which bounds how many cells away a rival can be.
-    """
-    if radius == 0:
-        return score_map
-    reach = int((radius + 2 * freedom) // CELL)
-    rivals = _better_and_near(score_map, positions, radius, reach)
-    open_cells = score_map > 0
-    kept = torch.zeros_like(open_cells)
-    while open_cells.any():  # at least the best one of those left is settled in each round
-        beaten = (rivals & _windows(open_cells, reach, False)).any(-1).any(-1)
-        kept |= open_cells & ~beaten
-        removed = (rivals & _windows(kept, reach, False)).any(-1).any(-1)
-        open_cells = open_cells & beaten & ~removed
-    return score_map * kept
-
-
-def _better_and_near(
-    score_map: Float[Tensor, 'b h w'],
-    positions: Float[Tensor, 'b h w 2'],
-    radius: int,
-    reach: int,
-) -> Bool[Tensor, 'b h w r r']:
-    """Tell for each cell which of the cells around it would suppress it."""
-    order = torch.arange(score_map[0].numel(), device=score_map.device)
-    order = order.view(1, *score_map.shape[1:])
-    scores, here = _windows(score_map, reach, 0.0), score_map[..., None, None]
-    first = _windows(order, reach, 0) < order[..., None, None]
-    rivals = (scores > here) | ((scores == here) & first)
-    for axis in (0, 1):
-        own = positions[..., axis]
-        rivals &= (_windows(own, reach, torch.inf) - own[..., None, None]).abs() <= radius
-    return rivals
+    return untouched('convFb') and not untouched('convFa')
 
 
 def read_patches(
@@ -304,11 +286,11 @@ def read_patches(
         _taps(points[..., axis], size) for axis, size in ((0, width), (1, height))
     )
     weights = down[:, :, :, None, :, None] * across[:, :, None, :, None, :]  # b n 3 3 4 4
-    index = rows[..., :, None] * width + columns[..., None, :]  # b n 4 4
-    lines = maps.permute(0, 2, 3, 1).flatten(1, 2)  # no copy where channels come last
-    index = index.flatten(1)[..., None].expand(-1, -1, maps.shape[1])
-    around = lines.gather(1, index).unflatten(1, (points.shape[1], 16)).to(points.dtype)
-    return weights.flatten(4).flatten(2, 3) @ around
+    image = torch.arange(len(maps), device=maps.device)[:, None, None, None]
+    index = (image * height + rows[..., :, None]) * width + columns[..., None, :]  # b n 4 4
+    vectors = maps.permute(0, 2, 3, 1).flatten(0, 2)  # no copy where channels come last
+    around = F.embedding(index.flatten(2), vectors)  # five times as fast as gather
+    return weights.flatten(4).flatten(2, 3) @ around.to(points.dtype)
 
 
 def _taps(along: Float[Tensor, 'b n'], size: int) -> tuple[Tensor, Tensor]:
