@@ -5,7 +5,8 @@ Time of `extract` against the dense way, and against OpenCV's SIFT and ORB, in o
     python benchmarks/alike_speed.py --model alike-n --weights FILE --out results/speed.jsonl
 
 All methods take turns on the same picture, so that a busy machine slows all of them alike; still,
-quote only numbers from idle cores. The time runs from an image in memory to features.
+quote only numbers from idle cores. The time runs from an image in memory to features. `kpfeat
+bench` compares every system, and more than time; this compares ALIKE with the dense way.
 """
 
 from collections.abc import Callable
@@ -13,18 +14,18 @@ import json
 from pathlib import Path
 import statistics
 import sys
-import time
 from typing import Annotated
 
 from common import provenance
 import cv2
 from dense_alike import extract_densely
-from kpfeat_core.errors import KpfeatError, WeightsError
+from kpfeat_core.benchmarking.pictures import load_pictures
+from kpfeat_core.benchmarking.systems import build_system, SystemSpec
+from kpfeat_core.benchmarking.timing import Turns
+from kpfeat_core.errors import KpfeatError
 from kpfeat_core.evaluation import OpencvExtractor
 from kpfeat_core.features import Features
-from kpfeat_core.image import image_to_tensor, read_image
-from kpfeat_core.models.base import Extractor
-from kpfeat_core.registry import build_extractor, create_extractor
+from kpfeat_core.image import image_to_tensor
 import numpy as np
 from rich.console import Console
 from rich.progress import track
@@ -33,34 +34,8 @@ import torch
 import typer
 
 TOLERANCE = 1e-4
+WARM_UP = 3
 console = Console()
-
-
-def load_picture(path: Path | None, size: tuple[int, int]) -> np.ndarray:
-    """Return a picture of (width, height): a file, or a drawing that is rich in corners."""
-    if path is not None:
-        return cv2.resize(read_image(path), size, interpolation=cv2.INTER_AREA)
-    rng = np.random.default_rng(0)
-    picture = np.full((size[1], size[0], 3), 110, np.uint8)
-    for _ in range(500):
-        x, y = (int(v) for v in rng.integers(0, size))
-        w, h = (int(v) for v in rng.integers(4, 80, 2))
-        color = tuple(int(v) for v in rng.integers(0, 256, 3))
-        cv2.rectangle(picture, (x, y), (x + w, y + h), color, -1)
-    noise = rng.normal(0, 4, picture.shape)
-    return (cv2.GaussianBlur(picture, (0, 0), 0.8) + noise).round().clip(0, 255).astype(np.uint8)
-
-
-def load_extractor(model: str, weights: str, keypoints: int) -> tuple[Extractor, str]:
-    """Return the extractor and a word for its weights; random ones where none are bundled."""
-    try:
-        extractor = create_extractor(model, weights, max_num_keypoints=keypoints)
-        return extractor, Path(weights).name or 'bundled'
-    except WeightsError:
-        if weights:
-            raise
-    torch.manual_seed(0)
-    return build_extractor(model, max_num_keypoints=keypoints).eval(), 'random'
 
 
 def largest_differences(ours: Features, dense: Features) -> dict[str, float]:
@@ -90,18 +65,14 @@ def largest_differences(ours: Features, dense: Features) -> dict[str, float]:
     }
 
 
-def time_in_turns(
-    calls: dict[str, Callable[[], object]], repeats: int, warm_up: int = 3
-) -> dict[str, list[float]]:
+def time_in_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Return the sorted times in ms of each call; the calls take turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for i in track(range(repeats + warm_up), 'timing', console=console, transient=True):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if i >= warm_up:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: sorted(values) for name, values in times.items()}
+    turns = Turns(calls)
+    steps = iter(track(range((rounds + WARM_UP) * len(calls)), 'timing', transient=True))
+    turns.run(rounds, WARM_UP, tick=lambda: next(steps, None))
+    if turns.failures:
+        raise SystemExit(f'error: {turns.failures}')
+    return {name: sorted(values) for name, values in turns.times_ms.items()}
 
 
 def main(
@@ -119,8 +90,9 @@ def main(
     """Compare speed and output of the fast and the dense way."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    picture = load_picture(image, (width, height))
-    extractor, origin = load_extractor(model, weights, keypoints)
+    picture = load_pictures(image or '', (width, height))[0]
+    system = build_system(SystemSpec(model, weights, options={'max_num_keypoints': keypoints}))
+    extractor = system.network
     tensor = image_to_tensor(picture)
     ours, dense = extractor.extract(picture), extract_densely(extractor, tensor)
     differences = largest_differences(ours, dense)
@@ -135,7 +107,7 @@ def main(
     result = {
         'benchmark': 'alike_speed',
         'model': model,
-        'weights': origin,
+        'weights': system.weights,
         'image': f'{width}x{height}',
         'keypoints': ours.count(),
         'median_ms': {name: round(statistics.median(ms), 2) for name, ms in times.items()},

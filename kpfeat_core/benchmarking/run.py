@@ -1,0 +1,226 @@
+"""The benchmark itself: build, take turns, count, and give one row for each system and batch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import KpfeatError
+from .config import BenchmarkConfig, parse_size
+from .memory import peak_cuda_bytes, peak_process_bytes
+from .pictures import load_pictures
+from .provenance import device_name
+from .stages import (
+    compile_network,
+    count_macs,
+    count_parameters,
+    profile_operators,
+    time_stages,
+)
+from .systems import build_system, Inputs, System, SystemSpec
+from .timing import limited_threads, percentiles, reason, synchronize, Turns
+
+COMPILED_SHAPES = 64  # systems share code, and each input shape is compiled for itself
+LATER = ('compile_s', 'peak_mb', 'process_mb', 'stages_ms')
+
+
+@dataclass
+class Entry:
+    """A system on its way through the benchmark; `error` once it is out of it."""
+
+    spec: SystemSpec
+    system: System | None = None
+    macs: tuple[int, int] | None = None
+    error: str = ''
+    keypoints: dict[int, float] = field(default_factory=dict)
+
+    def prepare(self, picture: np.ndarray, backend: str) -> None:
+        """Build the system, count its operations on one picture, and wrap it for compilation."""
+        try:
+            self.system = build_system(self.spec)
+            if self.system.network is not None:
+                self.macs = count_macs(self.system, self.system.inputs([picture]))
+                if backend:
+                    compile_network(self.system.network, backend)
+        except Exception as error:  # of any kind: one system must not end the others
+            self.error = reason(error)
+
+    def call(self, inputs: Inputs, batch: int) -> Callable[[], None]:
+        """Return what is timed: from pictures in memory to features, all of them done."""
+
+        def run() -> None:
+            result = self.system.run(inputs)
+            synchronize(self.system.device)
+            if batch not in self.keypoints:  # in the first call, which is not timed
+                self.keypoints[batch] = self.system.mean_keypoints(result)
+
+        return run
+
+
+def measure(
+    specs: Sequence[SystemSpec],
+    config: BenchmarkConfig,
+    batches: Sequence[int] = (1, 8),
+    profiles: Path | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> Iterator[dict[str, Any]]:
+    """
+    Give one row of numbers for each batch size and system.
+
+    Within a batch size all systems take turns. A system that fails gives a row with `error`. On
+    KeyboardInterrupt the rows of what was timed come first. profiles: a folder for the operators
+    of each system. tick: called after each of `count_steps` steps. Raises ConfigError, ImageError.
+    """
+    with limited_threads(config.threads), _compiling(config):
+        size = parse_size(config.size)
+        pictures = load_pictures(config.image, size, max(batches))
+        entries = [Entry(spec) for spec in specs]
+        for entry in entries:
+            entry.prepare(pictures[0], config.compile_backend if config.compile else '')
+            tick()
+        for batch in batches:
+            yield from _measure_batch(entries, config, pictures[:batch], profiles, tick)
+
+
+def count_steps(systems: int, config: BenchmarkConfig, batches: int) -> int:
+    """Return how often `measure` ticks."""
+    return systems * (1 + batches * (config.warm_up + config.rounds + 1))
+
+
+def _compiling(config: BenchmarkConfig) -> AbstractContextManager:
+    if not config.compile:
+        return nullcontext()
+    settings = torch._dynamo.config
+    limit = 'recompile_limit' if hasattr(settings, 'recompile_limit') else 'cache_size_limit'
+    return settings.patch({limit: COMPILED_SHAPES})
+
+
+def _measure_batch(
+    entries: Sequence[Entry],
+    config: BenchmarkConfig,
+    pictures: Sequence[np.ndarray],
+    profiles: Path | None,
+    tick: Callable[[], object],
+) -> Iterator[dict[str, Any]]:
+    """Let the systems take turns on these pictures, then look at each alone."""
+    batch = len(pictures)
+    working = {e.spec.name: e for e in entries if not e.error}
+    inputs = {name: e.system.inputs(pictures) for name, e in working.items()}
+    turns = Turns({name: e.call(inputs[name], batch) for name, e in working.items()})
+    interrupted = False
+    try:
+        turns.run(config.rounds, config.warm_up, tick)
+    except KeyboardInterrupt:
+        interrupted = True
+    sift = turns.times_ms.get('sift')
+    for entry in entries:
+        name = entry.spec.name
+        error = entry.error or turns.failures.get(name, '')
+        times = [] if error else turns.times_ms.get(name, [])
+        if interrupted and not times:
+            continue
+        row = _identity(entry, config, batch) | _times(times, sift, batch)
+        row |= {**dict.fromkeys(LATER), 'error': error}
+        if times and row['compile']:
+            row['compile_s'] = round(turns.first_ms[name] / 1e3, 2)
+        if times and not interrupted:
+            try:
+                row |= _alone(entry, config, inputs[name], batch, profiles)
+            except KeyboardInterrupt:
+                interrupted = True
+        tick()
+        yield row
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _identity(entry: Entry, config: BenchmarkConfig, batch: int) -> dict[str, Any]:
+    """Return what was measured, and on what; None where it has no meaning."""
+    spec, system, macs = entry.spec, entry.system, entry.macs
+    network = None if system is None else system.network
+    device = torch.device('cpu') if system is None else system.device
+    learned = network is not None
+    return {
+        'benchmark': 'speed',
+        'model': spec.name,
+        'weights': '' if system is None else system.weights,
+        'note': '' if system is None else system.note,
+        'options': dict(spec.options),
+        'batch': batch,
+        'size': config.size,
+        'image': Path(config.image).name if config.image else 'drawing',
+        'device': str(device),
+        'device_name': device_name(device),
+        'threads': torch.get_num_threads(),
+        'precision': spec.precision if learned else None,
+        'compile': config.compile_backend if config.compile and learned else None,
+        'keypoints': entry.keypoints.get(batch),
+        'parameters': count_parameters(system) if learned else None,
+        'forward_gmac': None if macs is None else round(macs[0] / 1e9, 4),
+        'extract_gmac': None if macs is None else round(macs[1] / 1e9, 4),
+    }
+
+
+def _times(times: list[float], sift: list[float] | None, batch: int) -> dict[str, Any]:
+    """Return milliseconds per picture, pictures per second, and the share of SIFT's time."""
+    row: dict[str, Any] = {'rounds': len(times)}
+    names = ('ms_p10', 'ms_median', 'ms_p90', 'fps', 'time_over_sift')
+    if not times:
+        return row | dict.fromkeys(names)
+    low, median, high = (value / batch for value in percentiles(times))
+    over = median * batch / percentiles(sift)[1] if sift else None
+    values = (low, median, high, 1e3 / median, over)
+    rounded = [None if value is None else round(value, 3) for value in values]
+    return row | dict(zip(names, rounded, strict=True))
+
+
+def _alone(
+    entry: Entry, config: BenchmarkConfig, inputs: Inputs, batch: int, profiles: Path | None
+) -> dict[str, Any]:
+    """Measure what needs no turns: peak memory, and the profile where it is wanted."""
+    row: dict[str, Any] = {}
+    notes = [entry.system.note]
+    try:
+        row |= _peak_memory(entry, config, inputs, batch)
+    except Exception as error:  # the times stand without it
+        notes.append(f'no peak memory: {reason(error)}')
+    if profiles is not None and entry.system.network is not None:
+        try:
+            row['stages_ms'] = _write_profile(entry, config, inputs, batch, profiles)
+        except Exception as error:
+            notes.append(f'no profile: {reason(error)}')
+    return row | {'note': '; '.join(filter(None, notes))}
+
+
+def _peak_memory(
+    entry: Entry, config: BenchmarkConfig, inputs: Inputs, batch: int
+) -> dict[str, float]:
+    """Return MB, 10^6 bytes; what they are of is said in `memory`. Raises KpfeatError."""
+    system = entry.system
+    if system.device.type == 'cuda':
+        return {'peak_mb': round(peak_cuda_bytes(system, inputs) / 1e6, 1)}
+    if system.device.type != 'cpu':
+        raise KpfeatError(f'torch does not tell it on {system.device.type}')
+    if config.compile and system.network is not None:
+        raise KpfeatError('compiling needs more of it than running does')
+    growth, whole = peak_process_bytes(entry.spec, config, batch)
+    return {'peak_mb': round(growth / 1e6, 1), 'process_mb': round(whole / 1e6, 1)}
+
+
+def _write_profile(
+    entry: Entry, config: BenchmarkConfig, inputs: Inputs, batch: int, folder: Path
+) -> dict[str, float]:
+    """Write stages and operators to <folder>/<model>_batch<B>.txt; return the stages."""
+    name = entry.spec.name
+    stages = time_stages(entry.system, inputs, batch)
+    lines = [f'{name}, {entry.system.weights} weights, {config.size}, batch {batch}', '']
+    lines.append(f'{"stage":12}ms a picture')
+    lines += [f'{stage:12}{ms:12.3f}' for stage, ms in stages.items()]
+    lines += ['', profile_operators(entry.system, inputs)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f'{name}_batch{batch}.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    return {stage: round(ms, 3) for stage, ms in stages.items()}

@@ -1,0 +1,206 @@
+"""`kpfeat bench`: speed, memory and cost of every system, side by side."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+import json
+import os
+from pathlib import Path
+import sys
+from typing import Annotated, Any, Optional, TextIO
+
+import typer
+
+from ..benchmarking.config import BenchmarkConfig
+from ..config import make_config
+from ..errors import ConfigError, KpfeatError
+from .common import configured, examples, SetOption, tell, track
+
+SOME_FAILED = 3
+COLUMNS = (
+    'model', 'weights', 'keypoints', 'ms', '10-90 %', 'FPS', '/ SIFT', 'peak MB', 'params M',
+    'GMAC',
+)  # fmt: skip
+
+EPILOG = examples(
+    'kpfeat bench',
+    'kpfeat bench alike-t alike-n sift orb --threads 1 --out results.jsonl',
+    'kpfeat bench --batch 1 --batch 8 --device cuda --precision float16 --compile',
+    'kpfeat bench alike-n --weights alike-n=FILE --image photo.jpg --profile profiles/',
+    'Exit code 0: all was measured; 2: nothing was; 3: some systems failed, as their rows say.',
+)
+
+
+@configured({'max_num_keypoints': '--max-keypoints'}, measurement=BenchmarkConfig)
+def bench(
+    models: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
+        typer.Argument(
+            help="Models, and sift and orb for OpenCV's; none measures all there are.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[
+        list[int], typer.Option('--batch', '-b', min=1, help='Pictures at once; may be repeated.')
+    ] = [1, 8],  # noqa: B006 - typer copies it
+    weights: Annotated[
+        list[str],
+        typer.Option(
+            '--weights',
+            '-w',
+            metavar='MODEL=FILE',
+            help='Weight file of a model; else $KPFEAT_WEIGHTS, the bundled one, or random ones.',
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    out: Annotated[
+        Optional[Path],  # noqa: UP045 - typer 0.9
+        typer.Option('--out', '-o', help='Append a JSON line for each row here; - is stdout.'),
+    ] = None,
+    profile: Annotated[
+        Optional[Path],  # noqa: UP045 - typer 0.9
+        typer.Option(
+            '--profile', metavar='DIR', help='Write stages and top operators of each model here.'
+        ),
+    ] = None,
+    *,
+    measurement: dict[str, Any],
+) -> None:
+    """
+    Measure speed, memory and cost of every system, side by side.
+
+    All systems take turns on the same pictures, from pictures in memory to features. Times are per
+    picture: the median and the 10th to 90th percentile. A model without weights is measured with
+    random ones and marked so. A system that fails is named, and the others go on.
+    """
+    # torch reads it when it is loaded; at a lower level its profiler writes into the progress bar
+    os.environ.setdefault('KINETO_LOG_LEVEL', '6')
+    from ..benchmarking.run import count_steps, measure
+    from ..benchmarking.systems import choose_systems
+
+    config = make_config(BenchmarkConfig, measurement)
+    batches = list(dict.fromkeys(batch))
+    specs = choose_systems(
+        models or (), config.max_num_keypoints, weights, settings, config.device, config.precision
+    )
+    rows: list[dict[str, Any]] = []
+    try:
+        with (
+            _progress(count_steps(len(specs), config, len(batches))) as tick,
+            _lines(out) as write,
+        ):
+            for row in measure(specs, config, batches, profile, tick):
+                rows.append(write(row))
+    finally:  # after an interruption as well
+        _show(rows, sys.stderr if str(out) == '-' else sys.stdout)
+    failed = list(dict.fromkeys(row['model'] for row in rows if row['error']))
+    if all(row['error'] for row in rows):
+        raise KpfeatError(f'nothing could be measured: {rows[0]["model"]}: {rows[0]["error"]}')
+    if failed:
+        tell(f'failed: {", ".join(failed)}')
+        raise typer.Exit(SOME_FAILED)
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[Callable[[], object]]:
+    """Give a function that moves the progress bar on by one step."""
+    with closing(track(range(steps + 1), steps, 'measuring')) as bar:
+        next(bar)
+        yield lambda: next(bar, None)
+
+
+@contextmanager
+def _lines(out: Path | None) -> Iterator[Callable[[dict], dict]]:
+    """Give a function that adds where a row came from, and writes it at once."""
+    from ..benchmarking.provenance import provenance
+
+    # of the start: the load is not our own then, and rows know the threads better
+    where = provenance('kpfeat')
+
+    def complete(row: dict[str, Any], file: TextIO | None) -> dict[str, Any]:
+        row = where | row
+        if file is not None:
+            file.write(json.dumps(row) + '\n')
+            file.flush()
+        return row
+
+    if out is None or str(out) == '-':
+        yield lambda row: complete(row, sys.stdout if out else None)
+        return
+    if out.is_dir():
+        raise ConfigError(f"--out is '{out}', which is a folder; expected a file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open('a', encoding='utf-8') as file:
+        yield lambda row: complete(row, file)
+
+
+def _show(rows: Sequence[dict[str, Any]], file: TextIO) -> None:
+    """Print a table for each batch size, and under it what did not go as it should."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=file)
+    if not console.is_terminal:
+        console.width = 1000  # whole lines for grep and scripts
+    for batch in dict.fromkeys(row['batch'] for row in rows):
+        group = [row for row in rows if row['batch'] == batch]
+        table = Table(title=_title(group), title_justify='left', box=None, pad_edge=False)
+        for column in COLUMNS:
+            table.add_column(column, justify='left' if column in COLUMNS[:2] else 'right')
+        for row in group:
+            table.add_row(*_cells(row))
+        console.print(table)
+        for line in _remarks(group):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if stages := [row for row in group if row['stages_ms']]:
+            console.print(_stage_table(stages))
+
+
+def _remarks(group: Sequence[dict[str, Any]]) -> list[str]:
+    """Say what did not go as it should, each thing once with the models that it is true of."""
+    models: dict[str, list[str]] = {}
+    for row in group:
+        for text in filter(None, (row['error'], row['note'])):
+            models.setdefault(text, []).append(row['model'])
+    return [f'  {", ".join(names)}: {text}' for text, names in models.items()]
+
+
+def _title(group: Sequence[dict[str, Any]]) -> str:
+    """Say what the rows have in common: those of networks, where there are some."""
+    row = next((row for row in group if row['precision']), group[0])
+    parts = [row['size'], f'batch {row["batch"]}', row['precision'] or 'OpenCV']
+    parts += ['torch.compile'] if row['compile'] else []
+    return ', '.join([*parts, row['device_name'], f'{row["threads"]} threads'])
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    def number(value: float | None, digits: int) -> str:
+        return '-' if value is None else f'{value:.{digits}f}'
+
+    spread = '-' if row['error'] else f'{row["ms_p10"]:.1f}-{row["ms_p90"]:.1f}'
+    millions = None if row['parameters'] is None else row['parameters'] / 1e6
+    return [
+        row['model'],
+        row['weights'] or '-',
+        number(row['keypoints'], 0),
+        'failed' if row['error'] else number(row['ms_median'], 1),
+        spread,
+        number(row['fps'], 1),
+        number(row['time_over_sift'], 2),
+        number(row['peak_mb'], 0),
+        number(millions, 3),
+        number(row['extract_gmac'], 2),
+    ]
+
+
+def _stage_table(rows: Sequence[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    names = list(rows[0]['stages_ms'])
+    table = Table(title='ms per picture of each stage', title_justify='left', box=None)
+    table.add_column('model')
+    for name in names:
+        table.add_column(name, justify='right')
+    for row in rows:
+        table.add_row(row['model'], *[f'{row["stages_ms"][name]:.1f}' for name in names])
+    return table
