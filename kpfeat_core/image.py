@@ -87,7 +87,7 @@ def image_to_tensor(image: ImageLike, channels: int = 3) -> Float[Tensor, 'b c h
         )
     if tensor.numel() == 0:
         raise ImageError(f'image has shape {tuple(image.shape)}: it is empty')
-    return _match_channels(_to_unit_range(tensor), channels)
+    return match_channels(_to_unit_range(tensor), channels)
 
 
 def _to_unit_range(tensor: Tensor) -> Tensor:
@@ -106,13 +106,16 @@ def _to_unit_range(tensor: Tensor) -> Tensor:
     return tensor.float()
 
 
-def _match_channels(tensor: Tensor, channels: int) -> Tensor:
+def match_channels(
+    tensor: Float[Tensor, 'b c h w'], channels: int
+) -> Float[Tensor, 'b channels h w']:
+    """Repeat gray for 3 channels; turn RGB into gray by ITU-R BT.601 for 1."""
     if tensor.shape[1] == channels:
         return tensor
     if channels == 3:
         return tensor.expand(-1, 3, -1, -1)
-    weights = tensor.new_tensor(LUMA).view(1, 3, 1, 1)
-    return (tensor * weights).sum(1, keepdim=True)
+    red, green, blue = tensor.split(1, 1)  # this way gray images keep their values exactly
+    return green + LUMA[0] * (red - green) + LUMA[2] * (blue - green)
 
 
 def pad_to_stride(image: Float[Tensor, 'b c h w'], stride: int) -> Float[Tensor, 'b c h2 w2']:
