@@ -9,21 +9,29 @@ from kpfeat_core.keypoints import (
     max_filter,
     refine_soft_argmax,
     select_best,
+    suppress_greedily,
     suppress_non_maxima,
 )
+import numpy as np
 import pytest
 import torch
 
 
 def greedy(score_map: torch.Tensor, radius: int) -> set[tuple[int, int]]:
     """Non-maximum suppression by a loop: best first, suppress its window."""
-    left = score_map.clone()
+    left = score_map.numpy().copy()
     kept = set()
     while left.max() > 0:
-        y, x = divmod(int(left.argmax()), left.shape[1])
+        y, x = divmod(int(left.argmax()), left.shape[1])  # the first of equal ones
         kept.add((x, y))
         left[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1] = 0
     return kept
+
+
+def places(kept: torch.Tensor) -> set[tuple[int, int]]:
+    """Return the (x, y) of all pixels above zero of one map."""
+    rows, columns = torch.nonzero(kept, as_tuple=True)
+    return set(zip(columns.tolist(), rows.tolist(), strict=True))
 
 
 def test_keypoints_are_xy_and_pixel_centres_are_integers() -> None:
@@ -38,9 +46,29 @@ def test_suppression_with_enough_rounds_is_greedy_suppression() -> None:
     torch.manual_seed(0)
     score_map = torch.rand(1, 24, 31)
     kept = suppress_non_maxima(score_map, 2, rounds=20)
-    rows, columns = torch.nonzero(kept[0], as_tuple=True)
-    found = set(zip(columns.tolist(), rows.tolist(), strict=True))
-    assert found == greedy(score_map[0], 2)
+    assert places(kept[0]) == greedy(score_map[0], 2)
+
+
+@pytest.mark.parametrize('radius', [0, 1, 4, 9])
+@pytest.mark.parametrize('levels', [3, 20, 1 << 20])  # few levels: most scores are equal
+def test_exact_suppression_is_a_loop_from_the_best_on(radius: int, levels: int) -> None:
+    random = np.random.default_rng(0)
+    score_map = torch.from_numpy(random.integers(0, levels, (2, 24, 31)) / levels)
+    kept = suppress_greedily(score_map, radius, 0.1)
+    for one, other in zip(score_map, kept, strict=True):
+        assert places(other) == greedy(torch.where(one > 0.1, one, 0.0), radius)
+        assert torch.equal(other[other > 0], one[other > 0])
+
+
+def test_exact_suppression_follows_a_chain_to_its_end() -> None:
+    ramp = torch.arange(1.0, 101).view(1, 1, 100)  # each pixel is suppressed by the next
+    kept = suppress_greedily(ramp, 4)[0, 0].nonzero().squeeze(1)
+    assert kept.tolist() == list(range(4, 100, 5))
+
+
+def test_exact_suppression_of_nothing_keeps_nothing() -> None:
+    assert not suppress_greedily(torch.zeros(2, 5, 7), 3).any()
+    assert not suppress_greedily(torch.full((1, 5, 7), 0.5), 3, threshold=0.5).any()
 
 
 @pytest.mark.parametrize('radius', [1, 2, 3, 4, 9])
@@ -114,10 +142,30 @@ def test_refinement_finds_the_centre_of_a_blob_between_pixels() -> None:
     assert sharper < dispersity
 
 
+@pytest.mark.parametrize('height', [0.9, 0.01])
+@pytest.mark.parametrize('sigma', [0.7, 1.0, 1.5])
+def test_refinement_of_logarithms_moves_weak_and_strong_peaks_alike(height, sigma) -> None:
+    y, x = torch.meshgrid(torch.arange(15.0), torch.arange(15.0), indexing='ij')
+    blob = height * (-((x - 7.3) ** 2 + (y - 6.8) ** 2) / (2 * sigma**2)).exp()[None]
+    peak = torch.tensor([[[7, 7]]])
+    keypoints, _ = refine_soft_argmax(blob, peak, temperature=0.5, logarithmic=True)
+    assert (keypoints[0, 0] - torch.tensor([7.3, 6.8])).abs().max() < 0.1
+
+
+def test_refinement_of_logarithms_does_not_look_outside_the_image() -> None:
+    score_map = torch.zeros(1, 6, 6)
+    score_map[0, 0, 0] = 1e-4
+    keypoints, _ = refine_soft_argmax(score_map, torch.tensor([[[0, 0]]]), logarithmic=True)
+    assert keypoints.abs().max() < 1e-6
+
+
 def test_refinement_passes_gradients_to_the_score_map() -> None:
     score_map = torch.rand(1, 9, 9, dtype=torch.float64, requires_grad=True)
     xy = torch.tensor([[[4, 4], [2, 6]]])
     assert torch.autograd.gradcheck(lambda s: refine_soft_argmax(s, xy), score_map)
+    assert torch.autograd.gradcheck(
+        lambda s: refine_soft_argmax(s, xy, temperature=0.5, logarithmic=True), score_map
+    )
 
 
 def test_bilinear_neighbours_blend_to_the_point_and_stay_inside() -> None:
