@@ -124,6 +124,7 @@ def test_offsets_that_are_no_numbers_do_not_read_foreign_memory():
     assert found[0, :, 2, 2].isnan().all() and found[1].isfinite().all()
 
 
+@pytest.mark.unchecked
 def test_it_compiles_as_one_graph():
     arguments = case(dtype=torch.float32)
     compiled = torch.compile(deform_conv2d, backend='aot_eager', fullgraph=True)
