@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .commands import bench, demo, extract, match, train, weights
+from .commands import adapt, bench, demo, extract, match, train, weights
 from .commands.common import prose
 from .errors import KpfeatError
 
@@ -70,6 +70,7 @@ for _name, _module, _context in (
     ('extract', extract, {}),
     ('match', match, {}),
     ('train', train, {}),
+    ('adapt', adapt, {}),
     ('bench', bench, {}),
     ('demo', demo, demo.CONTEXT),
 ):
