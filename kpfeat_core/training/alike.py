@@ -75,8 +75,7 @@ class AlikeRecipe(Recipe):
     def forward(self, pairs: PairBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss `total` and its parts, averaged over the pairs."""
         count = len(pairs.H_0to1)
-        images = pairs.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        maps = self.extractor(images)
+        maps = self.see(pairs.images.flatten(0, 1))
         with torch.autocast(pairs.images.device.type, enabled=False):
             maps = DenseMaps(
                 maps.score_map.float(), tuple(m.float() for m in maps.descriptor_maps)

@@ -2,9 +2,14 @@
 
 from ..errors import ConfigError
 from .alike import AlikeRecipe
+from .keynet import KeyNetRecipe
 from .recipe import Recipe
 
-RECIPES: dict[str, type[Recipe]] = {f'alike-{size}': AlikeRecipe for size in 'tsnl'}
+RECIPES: dict[str, type[Recipe]] = {
+    **{f'alike-{size}': AlikeRecipe for size in 'tsnl'},
+    'keynet': KeyNetRecipe,
+    'keynet-tiny': KeyNetRecipe,
+}
 
 
 def recipe_class(model: str) -> type[Recipe]:

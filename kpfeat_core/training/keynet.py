@@ -1,0 +1,57 @@
+"""Key.Net's training objective: both views propose the same positions (M-SIP)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ..config import option
+from ..data.homography_pairs import PairBatch
+from ..losses.keynet import multi_scale_index_proposal_loss, WINDOWS
+from ..models.base import Extractor
+from .recipe import Recipe
+from .validation import validate
+
+
+@dataclass(frozen=True)
+class KeyNetLossConfig:
+    """What the index proposals are compared under."""
+
+    border: int = option(16, 'pixels at the borders of both views that do not count', low=0)
+    weigh_by_score: bool = option(True, 'windows with high scores count more, as published')
+
+
+class KeyNetRecipe(Recipe):
+    """The M-SIP loss on a batch of pairs; the descriptor is not trained."""
+
+    loss_class = KeyNetLossConfig
+    # the published views, rates and ranges: section 4 of the paper and its code
+    defaults = {
+        'view_size': 192,
+        'batch_size': 16,
+        'learning_rate': 1e-3,
+        'any_rotation': 0.0,
+        'max_zoom': 3.0,
+    }
+    build_options = {'descriptor': 'sift', 'multi_scale': False}
+
+    def forward(self, batch: PairBatch, generator: Generator) -> dict[str, Tensor]:
+        """Return the loss `total`, and how much of the views both see."""
+        maps = self.see(batch.images.flatten(0, 1))
+        with torch.autocast(batch.images.device.type, enabled=False):
+            scores = maps.score_map.float().unflatten(0, (2, -1))
+            losses = multi_scale_index_proposal_loss(
+                *scores,
+                batch.H_0to1,
+                WINDOWS,
+                border=self.config.border,
+                weigh_by_score=self.config.weigh_by_score,
+            )
+        return {'total': losses.mean(), 'msip': losses.mean(), 'highest': scores.max()}
+
+    @classmethod
+    def validate(cls, extractor: Extractor, batch: Any) -> dict[str, float]:
+        """Repeatability of the 100 best keypoints is what counts; SIFT describes them."""
+        numbers = validate(extractor, batch, max_num_keypoints=100)
+        return numbers | {'score': numbers['repeatability']}
