@@ -1,7 +1,7 @@
 """
 Accuracy of detected keypoints where the true ones are known, as on synthetic shapes.
 
-The metrics of MagicPoint (DeTone et al. 2018, appendix A). Points are (x, y) pixels as tensors
+The metrics of MagicPoint (DeTone et al. 2018). Points are (x, y) pixels as tensors
 (N, 2) for what was found and (M, 2) for the truth, of one image each; scores (N,) are
 probabilities. Distances are Euclidean, in pixels.
 """

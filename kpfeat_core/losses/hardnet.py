@@ -70,7 +70,7 @@ def hardest_in_batch_loss(
     anchor_swap: bool = True,
 ) -> Float[Tensor, ' b']:
     """
-    Triplet loss of each set, mean over its pairs of max(0, margin + d(a, p) - d_min) (eq. 1, 2).
+    Triplet loss of each set, mean over its pairs of max(0, margin + d(a, p) - d_min).
 
     d_min is the distance of the hardest negative in the set: the nearest wrong partner of a and,
     with anchor_swap, also that of p. same_point (B, N, N) marks further pairs (row of view 0, row

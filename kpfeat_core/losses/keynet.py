@@ -37,7 +37,7 @@ def index_proposals(
     score_map: Float[Tensor, 'b h w'], window: int
 ) -> tuple[Float[Tensor, 'b r c 2'], Float[Tensor, 'b r c']]:
     """
-    Propose one position in each window, and its score (the IP layer, eq. 3 and 4).
+    Propose one position in each window, and its score (the IP layer).
 
     Position and score are means over the window with the weights exp(s / max s) - 1, in which
     the maximum has no gradient. Returns (x, y) pixels of the map and scores, for H // window rows
@@ -88,7 +88,7 @@ def index_proposal_loss(
     weigh_by_score: bool = True,
 ) -> Float[Tensor, ' b']:
     """
-    Return how far each window's proposal is from the maximum of the other image (eq. 5 and 6).
+    Return how far each window's proposal is from the maximum of the other image.
 
     scores1_in_0 is the score map of image 1 warped into image 0, a label without gradient;
     visible the pixels that count in both. The loss of an image is the mean over its windows of
@@ -119,7 +119,7 @@ def multi_scale_index_proposal_loss(
     weigh_by_score: bool = True,
 ) -> Float[Tensor, ' b']:
     """
-    M-SIP loss of each pair (eq. 7): both directions averaged, window sizes summed with weights.
+    M-SIP loss of each pair: both directions averaged, window sizes summed with weights.
 
     H_0to1 takes pixels of image 0 to image 1. Both maps count only where both images see, at
     least `border` pixels from the edges: a proposal should not be drawn to a maximum that the

@@ -122,7 +122,7 @@ def cell_cross_entropy(
     valid: Bool[Tensor, 'b r c'],
 ) -> Float[Tensor, ' b']:
     """
-    Detector loss of each image, mean over its valid cells (eq. 2 and 3).
+    Detector loss of each image, mean over its valid cells.
 
     classes: from `cell_classes` or, soft, from `soft_cell_classes`. For the mean over the cells
     of all images, as published, weigh the images by their number of valid cells.
@@ -171,7 +171,7 @@ def descriptor_hinge(
     centre: float = CELL_CENTRE,
 ) -> Float[Tensor, ' b']:
     """
-    Descriptor loss of each pair, over all pairs of a cell of image 0 and one of image 1 (eq. 4-6).
+    Descriptor loss of each pair, over all pairs of a cell of image 0 and one of image 1.
 
     lambda_d s max(0, 1 - dot) + (1 - s) max(0, dot - 0.2), with s = 1 where the centre of the
     cell, moved by H_0to1, comes within the radius of the other. Cells of image 1 that are not

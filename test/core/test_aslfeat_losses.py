@@ -27,7 +27,9 @@ def random_pair(count=6, dim=4, noise=0.5, apart=100.0, batch=1, dtype=torch.flo
     positions = torch.arange(count, dtype=dtype)[None, :, None] * apart
     positions = positions.expand(batch, count, 2)
     mask = torch.ones(batch, count, dtype=torch.bool)
-    return normalize(first, dim=-1), normalize(second, dim=-1), positions, positions, mask
+    return losses.Correspondences(
+        normalize(first, dim=-1), normalize(second, dim=-1), positions, positions, mask
+    )
 
 
 @each_loss
@@ -35,7 +37,7 @@ def test_loss_is_that_of_the_official_code(golden, name):
     tensors = [torch.from_numpy(golden[key])[None] for key in ('f0', 'f1', 'pos0', 'pos1')]
     weights = torch.from_numpy(golden['w'])[None]
     mask = torch.ones_like(weights, dtype=torch.bool)
-    terms = TERMS[name](*tensors, mask, safe_radius_px=float(golden['safe_radius']))
+    terms = TERMS[name](losses.Correspondences(*tensors, mask), float(golden['safe_radius']))
     loss = losses.score_weighted_mean(terms, weights, torch.ones_like(weights), mask)
     assert float(loss) == pytest.approx(float(golden[name]), rel=1e-5)
 
@@ -45,17 +47,17 @@ def test_loss_falls_as_partners_approach_each_other(name):
     values = []
     for noise in (2.0, 1.0, 0.5, 0.0):
         pair = random_pair(count=40, dim=16, noise=noise)
-        values.append(float(TERMS[name](*pair).mean()))
+        values.append(float(TERMS[name](pair).mean()))
     assert values == sorted(values, reverse=True) and values[0] > 1.5 * values[-1]
 
 
 @each_loss
 def test_descent_lowers_the_loss(name):
-    first, second, *rest = random_pair(count=10, noise=2.0)
+    first, *rest = random_pair(count=10, noise=2.0)
     values = []
     for _ in range(80):
         first.requires_grad_()
-        loss = TERMS[name](normalize(first, dim=-1), second, *rest).mean()
+        loss = TERMS[name](losses.Correspondences(normalize(first, dim=-1), *rest)).mean()
         (gradient,) = torch.autograd.grad(loss, first)
         first = (first - 1.0 * gradient).detach()
         values.append(loss.item())
@@ -69,7 +71,7 @@ def test_neighbours_within_the_safe_radius_are_no_negatives(name):
     mask = torch.ones(1, 2, dtype=torch.bool)
     for apart, low, high in ((11.9, 0.0, 0.01), (12.1, 0.3, 1.1)):
         positions = torch.tensor([[[0.0, 0.0], [apart, 0.0]]])
-        terms = TERMS[name](same, same, positions, positions, mask, safe_radius_px=12.0)
+        terms = TERMS[name](losses.Correspondences(same, same, positions, positions, mask), 12.0)
         assert low <= terms.min() and terms.max() <= high
 
 
@@ -78,7 +80,7 @@ def test_each_view_has_its_own_safe_radius():
     mask = torch.ones(1, 2, dtype=torch.bool)
     near, far = torch.tensor([[[0.0, 0.0], [5.0, 0.0]]]), torch.tensor([[[0.0, 0.0], [50.0, 0.0]]])
     terms = [
-        losses.hard_triplet_terms(same, same, a, b, mask).mean().item()
+        losses.hard_triplet_terms(losses.Correspondences(same, same, a, b, mask)).mean().item()
         for a, b in ((near, near), (near, far), (far, near), (far, far))
     ]
     assert terms[0] == 0
@@ -100,9 +102,10 @@ def test_padding_changes_nothing(name):
     pair = random_pair(count=8, noise=1.0, batch=2, apart=9.0)
     mask = pair[-1].clone()
     mask[:, 5:] = False
-    terms = TERMS[name](*pair[:-1], mask)
+    terms = TERMS[name](pair._replace(mask=mask))
     assert (terms[:, 5:] == 0).all()
-    torch.testing.assert_close(terms[:, :5], TERMS[name](*(value[:, :5] for value in pair)))
+    cut = losses.Correspondences(*(value[:, :5] for value in pair))
+    torch.testing.assert_close(terms[:, :5], TERMS[name](cut))
 
 
 @each_loss
@@ -112,7 +115,7 @@ def test_nothing_to_compare_costs_nothing_and_gives_no_nan(name, count):
     positions = torch.full((2, count, 2), torch.nan)
     scores = torch.full((2, count), torch.nan, requires_grad=True)
     mask = torch.zeros(2, count, dtype=torch.bool)
-    terms = TERMS[name](unknown, unknown, positions, positions, mask)
+    terms = TERMS[name](losses.Correspondences(unknown, unknown, positions, positions, mask))
     loss = losses.score_weighted_mean(terms, scores, scores, mask)
     loss.sum().backward()
     assert loss.tolist() == [0, 0]
@@ -121,9 +124,9 @@ def test_nothing_to_compare_costs_nothing_and_gives_no_nan(name, count):
 
 @each_loss
 def test_a_lone_correspondence_has_no_negative_and_no_nan(name):
-    first, second, *rest = random_pair(count=1)
+    first, *rest = random_pair(count=1)
     first.requires_grad_()
-    terms = TERMS[name](first, second, *rest)
+    terms = TERMS[name](losses.Correspondences(first, *rest))
     terms.sum().backward()
     assert terms.isfinite().all() and first.grad.isfinite().all()
 
@@ -132,7 +135,7 @@ def test_a_lone_correspondence_has_no_negative_and_no_nan(name):
 def test_equal_descriptors_give_finite_gradients(name):
     first, _, *rest = random_pair(count=4)
     first.requires_grad_()
-    TERMS[name](first, first, *rest).sum().backward()
+    TERMS[name](losses.Correspondences(first, first, *rest)).sum().backward()
     assert first.grad.isfinite().all()
 
 
@@ -143,7 +146,8 @@ def test_gradients_are_right_in_double_precision(name):
     scores = torch.tensor([[0.3, 0.8, 0.5, 0.9]], dtype=torch.float64)
 
     def loss(a, b, s):
-        terms = TERMS[name](normalize(a, dim=-1), normalize(b, dim=-1), here, there, mask)
+        unit = normalize(a, dim=-1), normalize(b, dim=-1)
+        terms = TERMS[name](losses.Correspondences(*unit, here, there, mask))
         return losses.score_weighted_mean(terms, s, s, mask)
 
     inputs = [value.clone().requires_grad_() for value in (first, second, scores)]
@@ -174,7 +178,8 @@ def test_gradients_of_the_circle_loss_take_its_weights_as_constants():
 
     inputs = first.requires_grad_(), second.requires_grad_()
     assert torch.autograd.gradcheck(by_loops, inputs)
-    loss = losses.circle_terms(*inputs, here, there, mask, margin=margin, gamma=gamma).sum()
+    pairs = losses.Correspondences(*inputs, here, there, mask)
+    loss = losses.circle_terms(pairs, margin=margin, gamma=gamma).sum()
     torch.testing.assert_close(loss, by_loops(*inputs))
     found, expected = (torch.autograd.grad(value, inputs) for value in (loss, by_loops(*inputs)))
     torch.testing.assert_close(found, expected)
