@@ -21,7 +21,14 @@ from .stages import (
     profile_operators,
     time_stages,
 )
-from .systems import build_system, Inputs, System, SystemSpec
+from .systems import (
+    build_system,
+    find_lively_weights,
+    Inputs,
+    RANDOM,
+    System,
+    SystemSpec,
+)
 from .timing import limited_threads, percentiles, reason, synchronize, Turns
 
 COMPILED_SHAPES = 64  # systems share code, and each input shape is compiled for itself
@@ -42,6 +49,9 @@ class Entry:
         """Build the system, count its operations on one picture, and wrap it for compilation."""
         try:
             self.system = build_system(self.spec)
+            if self.system.weights == RANDOM:
+                self.system = find_lively_weights(self.system, picture)
+                self.spec = self.system.spec
             if self.system.network is not None:
                 self.macs = count_macs(self.system, self.system.inputs([picture]))
                 if backend:
@@ -148,7 +158,8 @@ def _identity(entry: Entry, config: BenchmarkConfig, batch: int) -> dict[str, An
         'benchmark': 'speed',
         'model': spec.name,
         'weights': '' if system is None else system.weights,
-        'note': '' if system is None else system.note,
+        'note': _note(entry, batch),
+        'seed': spec.seed if system is not None and system.weights == RANDOM else None,
         'options': dict(spec.options),
         'batch': batch,
         'size': config.size,
@@ -163,6 +174,21 @@ def _identity(entry: Entry, config: BenchmarkConfig, batch: int) -> dict[str, An
         'forward_gmac': None if macs is None else round(macs[0] / 1e9, 4),
         'extract_gmac': None if macs is None else round(macs[1] / 1e9, 4),
     }
+
+
+def _note(entry: Entry, batch: int) -> str:
+    """Say what to know beside the numbers: which weights there are not, and what that changes."""
+    if entry.system is None:
+        return ''
+    notes = [entry.system.note]
+    found, wanted = entry.keypoints.get(batch), entry.spec.options['max_num_keypoints']
+    if entry.system.weights == RANDOM and found is not None and found < wanted:
+        notes.append(f'its random weights find {found:.0f} of {wanted} keypoints')
+    return _join(notes)
+
+
+def _join(notes: Sequence[str]) -> str:
+    return '; '.join(filter(None, notes))
 
 
 def _times(times: list[float], sift: list[float] | None, batch: int) -> dict[str, Any]:
@@ -183,7 +209,7 @@ def _alone(
 ) -> dict[str, Any]:
     """Measure what needs no turns: peak memory, and the profile where it is wanted."""
     row: dict[str, Any] = {}
-    notes = [entry.system.note]
+    notes = [_note(entry, batch)]
     try:
         row |= _peak_memory(entry, config, inputs, batch)
     except Exception as error:  # the times stand without it
@@ -193,7 +219,7 @@ def _alone(
             row['stages_ms'] = _write_profile(entry, config, inputs, batch, profiles)
         except Exception as error:
             notes.append(f'no profile: {reason(error)}')
-    return row | {'note': '; '.join(filter(None, notes))}
+    return row | {'note': _join(notes)}
 
 
 def _peak_memory(

@@ -17,8 +17,7 @@ from .common import configured, examples, SetOption, tell, track
 
 SOME_FAILED = 3
 COLUMNS = (
-    'model', 'weights', 'keypoints', 'ms', '10-90 %', 'FPS', '/ SIFT', 'peak MB', 'params M',
-    'GMAC',
+    'model', 'weights', 'found', 'ms', '10-90 %', 'FPS', '/ SIFT', 'peak MB', 'params M', 'GMAC'
 )  # fmt: skip
 
 EPILOG = examples(
@@ -174,23 +173,27 @@ def _title(group: Sequence[dict[str, Any]]) -> str:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    def number(value: float | None, digits: int) -> str:
-        return '-' if value is None else f'{value:.{digits}f}'
-
-    spread = '-' if row['error'] else f'{row["ms_p10"]:.1f}-{row["ms_p90"]:.1f}'
+    spread = '-' if row['error'] else f'{_short(row["ms_p10"])}-{_short(row["ms_p90"])}'
     millions = None if row['parameters'] is None else row['parameters'] / 1e6
     return [
         row['model'],
         row['weights'] or '-',
-        number(row['keypoints'], 0),
-        'failed' if row['error'] else number(row['ms_median'], 1),
+        '-' if row['keypoints'] is None else f'{row["keypoints"]:.0f}',
+        'failed' if row['error'] else _short(row['ms_median']),
         spread,
-        number(row['fps'], 1),
-        number(row['time_over_sift'], 2),
-        number(row['peak_mb'], 0),
-        number(millions, 3),
-        number(row['extract_gmac'], 2),
+        _short(row['fps']),
+        _short(row['time_over_sift']),
+        _short(row['peak_mb']),
+        '-' if millions is None else f'{millions:.3f}',
+        _short(row['extract_gmac']),
     ]
+
+
+def _short(value: float | None) -> str:
+    """Write a number with three digits, or all of those before the point."""
+    if value is None:
+        return '-'
+    return f'{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}'
 
 
 def _stage_table(rows: Sequence[dict[str, Any]]) -> Any:
@@ -202,5 +205,5 @@ def _stage_table(rows: Sequence[dict[str, Any]]) -> Any:
     for name in names:
         table.add_column(name, justify='right')
     for row in rows:
-        table.add_row(row['model'], *[f'{row["stages_ms"][name]:.1f}' for name in names])
+        table.add_row(row['model'], *[_short(row['stages_ms'][name]) for name in names])
     return table

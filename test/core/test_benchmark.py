@@ -127,6 +127,40 @@ def test_a_weight_file_is_named_and_a_missing_companion_makes_random_ones(tmp_pa
     assert (system.weights, system.note) == ('random', 'no weights for describer')
 
 
+def test_random_weights_are_those_of_the_first_seed_that_finds_all_or_the_best(monkeypatch):
+    counts = [3, 9, 5, 50, 60, 1, 2, 4]
+    tried = []
+
+    class Counted(systems.System):
+        def run(self, inputs):
+            tried.append(self.spec.seed)
+
+        def mean_keypoints(self, result):
+            return counts[self.spec.seed]
+
+    def build(spec):
+        return Counted(spec, systems.OpencvExtractor('orb'), 'random')
+
+    monkeypatch.setattr(systems, 'build_system', build)
+    picture = load_pictures('', (64, 64))[0]
+    assert systems.find_lively_weights(build(spec('alike-s')), picture).spec.seed == 3
+    assert tried == [0, 1, 2, 3]
+    counts[3] = 49
+    assert systems.find_lively_weights(build(spec('alike-s')), picture).spec.seed == 4
+    counts[4] = 8
+    assert systems.find_lively_weights(build(spec('alike-s')), picture).spec.seed == 3
+
+
+def test_too_few_keypoints_of_random_weights_are_told(no_memory, monkeypatch, tmp_path):
+    out = tmp_path / 'rows.jsonl'
+    few = ('--set', 'remove_borders=40', '--set', 'nms_radius=20', '--max-keypoints', 50)
+    result = bench('alike-s', *TINY, *few, '--batch', 1, '--out', out)
+    (row,) = lines(out)
+    assert 0 < row['keypoints'] < 50
+    assert row['note'] == f'its random weights find {row["keypoints"]:.0f} of 50 keypoints'
+    assert f'alike-s: {row["note"]}' in result.stdout
+
+
 def test_an_option_goes_to_the_systems_that_have_it():
     words = ['upstream_borders=true', 'nms_radius=3']
     first, second = systems.choose_systems(['alike-t', 'orb'], 10, settings=words)
