@@ -71,6 +71,13 @@ class SuperPointConfig(ExtractorConfig):
     )
 
 
+def _saves_memory(x: Tensor, module: nn.Module) -> bool:
+    """Tell whether it pays to work in place and in strips: in inference on a CPU."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return x.device.type == 'cpu' and not module.training
+
+
 class Layer(nn.Module):
     """Convolution, ReLU, batch normalisation, in this order; no ReLU in the last of a head."""
 
@@ -85,7 +92,12 @@ class Layer(nn.Module):
         """(B, inputs, h, w) to (B, outputs, h, w)."""
         if not self.relu:
             return normalized_conv(x, self.conv, self.bn)
-        return self.bn(F.relu(self.conv(x), inplace=True))
+        y, bn = F.relu(self.conv(x), inplace=True), self.bn
+        if not _saves_memory(y, self):
+            return bn(y)
+        scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
+        shift = bn.bias - bn.running_mean * scale
+        return torch.addcmul(shift[:, None, None], y, scale[:, None, None], out=y)
 
 
 def _stage(inputs: int, outputs: int) -> nn.Sequential:
@@ -97,11 +109,9 @@ def _head(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _strip_rows(stage: nn.Sequential, x: Tensor) -> int:
-    """Return how many rows a stage takes at once: all of them, but on a CPU in inference."""
+    """Return how many rows a stage takes at once; an even number, if not all of them."""
     height, width = x.shape[-2:]
-    if x.device.type != 'cpu' or torch.is_grad_enabled() or stage.training:
-        return height
-    if torch.compiler.is_compiling():
+    if not _saves_memory(x, stage):
         return height
     rows = STRIP_ELEMENTS // (stage[-1].conv.out_channels * width)
     return max(MIN_STRIP_ROWS, rows // 2 * 2)
