@@ -145,7 +145,8 @@ def _show(rows: Sequence[dict[str, Any]], file: TextIO) -> None:
         group = [row for row in rows if row['batch'] == batch]
         table = Table(title=_title(group), title_justify='left', box=None, pad_edge=False)
         for column in COLUMNS:
-            table.add_column(column, justify='left' if column in COLUMNS[:2] else 'right')
+            side = 'left' if column in COLUMNS[:2] else 'right'
+            table.add_column(column, justify=side, overflow='fold')
         for row in group:
             table.add_row(*_cells(row))
         console.print(table)
