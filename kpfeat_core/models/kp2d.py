@@ -18,7 +18,6 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from ..config import AUTO, ExtractorConfig, make_config, option
-from ..describe import flat_index
 from ..errors import WeightsError
 from ..geometry import inside, pixel_grid
 from ..keypoints import clear_borders, Keypoints, select_best
@@ -200,7 +199,7 @@ class Kp2d(Extractor):
             cells, scores, mask = select_best(
                 peaks, config.detection_threshold, config.max_num_keypoints
             )
-        index = flat_index(cells, maps.score_map.shape[-1])
+        index = cells[..., 1] * positions.shape[2] + cells[..., 0]
         xy = positions.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, 2))
         return Keypoints(xy, scores, mask)
 

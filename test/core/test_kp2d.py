@@ -1,7 +1,9 @@
 """KP2D beyond its published numbers: geometry, suppression, versions, training mode, import."""
 
+import functools
+
 import cv2
-from fill import fill
+from fill import filled_state
 from kpfeat_core.errors import WeightsError
 from kpfeat_core.geometry import sample
 from kpfeat_core.models.io_net import IoNet
@@ -21,10 +23,17 @@ def picture(height: int, width: int) -> np.ndarray:
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
+@functools.cache
+def fixed_weights() -> dict:
+    network = build_extractor('kp2d')
+    return filled_state({name: value.shape for name, value in network.state_dict().items()})
+
+
 def build(version: str = 'v4', **options):
     """Return an extractor with fixed weights that answer differently to every cell."""
     extractor = build_extractor('kp2d', version=version, max_num_keypoints=-1, **options)
-    fill(extractor)
+    values = fixed_weights()
+    extractor.load_state_dict({name: values[name] for name in extractor.state_dict()})
     return extractor.eval()
 
 
@@ -102,6 +111,16 @@ def test_keypoints_keep_their_distance_to_the_border_of_any_image_size(side, bor
     last = torch.tensor([71.0, side - 1.0])
     assert len(points) > 20
     assert (points >= border).all() and (points <= last - border).all()
+
+
+@pytest.mark.parametrize('side', range(64, 73))
+def test_cells_with_their_middle_in_the_image_count_and_the_outermost_of_them_go(side) -> None:
+    extractor = build(remove_borders=0)
+    extractor.convPb.weight.data.zero_()
+    extractor.convPb.bias.data.zero_()
+    points = extractor.extract(picture(72, 72)[:side]).keypoints[0]
+    middles = [8 * row + 3.5 for row in range(10) if 8 * row + 3.5 <= side - 1]
+    assert sorted(set(points[:, 1].tolist())) == middles[1:-1]
 
 
 def test_padding_is_gray_and_gives_no_edge_at_the_border() -> None:
