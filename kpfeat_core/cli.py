@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .commands import adapt, bench, demo, extract, match, train, weights
+from .commands import adapt, bench, demo, extract, match, shapes, train, weights
 from .commands.common import prose
 from .errors import KpfeatError
 
@@ -71,6 +71,7 @@ for _name, _module, _context in (
     ('match', match, {}),
     ('train', train, {}),
     ('adapt', adapt, {}),
+    ('shapes', shapes, {}),
     ('bench', bench, {}),
     ('demo', demo, demo.CONTEXT),
 ):

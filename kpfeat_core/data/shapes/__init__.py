@@ -1,0 +1,1 @@
+"""The nine primitives of Synthetic Shapes: options, drawing, and a cache on disk."""
