@@ -111,7 +111,8 @@ def test_training_gives_gradients_to_every_parameter_of_the_network(extractor, i
     total = maps.score_map.sum() + sum(m.square().sum() for m in maps.descriptor_maps)
     if maps.positions is not None:
         total = total + maps.positions.sum()
-    total.backward()
+    described = network.describe(maps, torch.rand(1, 9, 2) * 255)
+    (total + described[..., :1].sum()).backward()
     without = [n for n, p in network.network.named_parameters() if p.grad is None]
     assert not without
     assert np.isfinite(float(total))
