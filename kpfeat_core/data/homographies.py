@@ -144,7 +144,7 @@ def _rotate(
     angles = F.pad(angles, (1, 0))
     cos, sin = angles.cos(), angles.sin()
     turns = torch.stack([cos, -sin, sin, cos], -1).view(-1, 2, 2)
-    sides = patches.new_tensor([size[1], size[0]] if config.square_pixels else [1, 1])
+    sides = patches.new_tensor([size[1] - 1, size[0] - 1] if config.square_pixels else [1, 1])
     middle = patches.mean(1, keepdim=True)
     turned = ((patches - middle) * sides)[:, None] @ turns.mT / sides + middle[:, None]
     return _choose(turned, config, generator)
