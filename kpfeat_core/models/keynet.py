@@ -41,6 +41,9 @@ SIZES = {
     # one learned layer of one filter, and the layer that makes scores of it: 279 parameters
     'keynet-tiny': KeyNetSize(blocks=1, filters=1, levels=1),
 }
+# Of the soft maximum that refines keypoints, by variant: the one whose scores have peaks as wide.
+# Measured on a photograph shifted by thirds of a pixel: 0.03 and 0.06 px, and 0.67 without.
+TEMPERATURES = {'torch': 0.1, 'tf': 0.2}
 # A maximum stands out from its window by this share of its score; rounding does not.
 FLAT = 1e-4
 
@@ -105,7 +108,6 @@ class KeyNet(Extractor):
     channels = 1
     stride = 1
     descriptor_dim = HardNet.descriptor_dim
-    soft_temperature = 0.1
 
     def __init__(self, name: str, config: KeyNetConfig | None = None) -> None:
         super().__init__(config)
@@ -167,7 +169,8 @@ class KeyNet(Extractor):
         if config.sub_pixel:
             # Scores of any range: softmax of log s / T is the share of s^(1 / T).
             logs = score_map.clamp(min=torch.finfo(score_map.dtype).tiny).log()
-            keypoints, _ = refine_soft_argmax(logs, xy, temperature=self.soft_temperature)
+            temperature = TEMPERATURES[config.variant]
+            keypoints, _ = refine_soft_argmax(logs, xy, temperature=temperature)
         if config.orientation == 'upright':
             return Keypoints(keypoints, scores, mask)
         with torch.no_grad():

@@ -1,0 +1,200 @@
+"""Key.Net: filters, levels, selection, scales, and what describes its keypoints."""
+
+import cv2
+from kpfeat_core.errors import ConfigError, WeightsError
+from kpfeat_core.image import read_image
+from kpfeat_core.models.hardnet import HardNet
+from kpfeat_core.models.keynet_scores import (
+    handcrafted_maps,
+    KeyNetSize,
+    narrow_conv,
+    normalize_locally,
+    ScoreNetwork,
+)
+from kpfeat_core.registry import build_extractor, create_extractor
+from kpfeat_core.weights import import_checkpoint, save_weights
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+SIFT = {'descriptor': 'sift'}
+
+
+@pytest.fixture(scope='module')
+def photo(request) -> np.ndarray:
+    image = read_image(request.config.rootpath / 'kpfeat_core/assets/circuit.jpg')
+    return cv2.resize(image, (480, 349), interpolation=cv2.INTER_AREA)
+
+
+@pytest.fixture(scope='module')
+def trained(reference, tmp_path_factory):
+    """Return Key.Net with published weights and SIFT."""
+    out = tmp_path_factory.mktemp('weights') / 'keynet.safetensors'
+    import_checkpoint(reference / 'weights/keynet/keynet_pytorch.pth', 'keynet', out)
+    return create_extractor('keynet', str(out), **SIFT, max_num_keypoints=400)
+
+
+def random_image(height: int, width: int, count: int = 1) -> torch.Tensor:
+    return torch.rand(count, 1, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ('name', 'variant', 'parameters'),
+    [('keynet', 'torch', 5873), ('keynet', 'tf', 5921), ('keynet-tiny', 'torch', 279)],
+)
+def test_the_detector_has_as_many_parameters_as_published(name, variant, parameters) -> None:
+    extractor = build_extractor(name, variant=variant, **SIFT)
+    assert sum(p.numel() for p in extractor.network.parameters()) == parameters
+    assert extractor.companions() == {}
+
+
+def test_the_filters_are_derivatives_and_their_products() -> None:
+    y, x = torch.meshgrid(torch.arange(12.0), torch.arange(14.0), indexing='ij')
+    image = 0.5 * 0.3 * x**2 + 0.2 * x * y + 0.5 * 0.1 * y**2
+    maps = handcrafted_maps(image[None, None], 'replicate')[0, :, 5, 7]
+    dx, dy, dxx, dxy, dyy = 0.3 * 7 + 0.2 * 5, 0.2 * 7 + 0.1 * 5, 0.3, 0.2, 0.1
+    expected = [dx, dy, dx**2, dy**2, dx * dy, dxy, dxy**2, dxx, dyy, dxx * dyy]
+    torch.testing.assert_close(maps, torch.tensor(expected), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('size', [(33, 40), (40, 33), (32, 32)])
+@pytest.mark.parametrize('outputs', [8, 1])
+def test_convolving_pairs_of_columns_is_convolving(size, outputs) -> None:
+    x = torch.randn(2, 6, *size).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(outputs, 6, 5, 5), torch.randn(outputs)
+    with torch.no_grad():
+        found = narrow_conv(x, weight, bias)
+    expected = F.conv2d(x, weight, bias, padding=2)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize('size', [(32, 32), (35, 81)])
+def test_local_normalisation_mirrors_images_smaller_than_its_window(size) -> None:
+    image = random_image(*size)
+    array = np.pad(image[0, 0].double().numpy(), 32, 'reflect')
+    windows = np.lib.stride_tricks.sliding_window_view(array, (65, 65))
+    mean, deviation = windows.mean((2, 3)), windows.std((2, 3))
+    expected = (image[0, 0].numpy() - mean) / (1 + deviation)
+    np.testing.assert_allclose(normalize_locally(image)[0, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('variant', ['torch', 'tf'])
+def test_flat_images_train_without_nan(variant) -> None:
+    network = ScoreNetwork(KeyNetSize(3, 8, 3), variant)
+    image = torch.full((2, 1, 40, 48), 0.5, requires_grad=True)
+    network(image).sum().backward()
+    assert image.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_nothing_is_found_where_there_is_nothing(trained) -> None:
+    image = np.full((240, 320), 90, np.uint8)
+    assert trained.extract(image).count() == 0
+    image[60:180, 200:260] = 200
+    points = trained.with_options(multi_scale=False).extract(image).keypoints[0]
+    assert len(points) >= 4
+    assert (points[:, 0] > 180).all() and (points[:, 0] < 280).all()  # none in the flat parts
+
+
+def test_scales_are_those_of_the_paper_and_share_the_keypoints_by_area(trained, photo) -> None:
+    found = trained.extract(photo).numpy()
+    counts = {}
+    for scale in np.sqrt(2.0) ** np.arange(-1, 5):
+        counts[scale] = int((np.abs(found['scales'] / scale - 1) < 0.01).sum())
+    assert sum(counts.values()) == len(found['scales']) == 400
+    areas = np.array([scale**-2 for scale in counts])
+    expected = 400 * areas / areas.sum()
+    assert np.abs(np.array(list(counts.values())) - expected).max() < 2
+
+
+def test_what_a_scale_leaves_over_goes_to_the_next(trained, photo) -> None:
+    few = trained.with_options(max_num_keypoints=3000, nms_radius=12)
+    scales = few.extract(photo).numpy()['scales']
+    areas = 2.0 ** -np.arange(-1, 5)
+    largest = (scales < 0.8).sum()
+    assert largest < 3000 * areas[0] / areas.sum() * 0.9
+    assert (scales > 0.8).sum() > 0
+    single = few.with_options(multi_scale=False).extract(photo)
+    at_one = (np.abs(scales - 1) < 0.01).sum()
+    assert at_one == single.count()  # all that there are, and not only a share
+
+
+def warped(photo: np.ndarray, degrees: float, zoom: float) -> tuple[np.ndarray, np.ndarray]:
+    height, width = photo.shape[:2]
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, zoom)
+    matrix = np.vstack([matrix, [2e-5, 1e-4, 1]])
+    return cv2.warpPerspective(photo, matrix, (width, height)), matrix
+
+
+def matched(extractor, photo: np.ndarray, degrees: float, zoom: float) -> tuple[int, float]:
+    """Return how many mutual nearest neighbours are within 3 pixels, and their share."""
+    view, matrix = warped(photo, degrees, zoom)
+    here, there = extractor.extract(photo).numpy(), extractor.extract(view).numpy()
+    similar = here['descriptors'] @ there['descriptors'].T
+    best = similar.argmax(1)
+    mutual = np.flatnonzero(similar.argmax(0)[best] == np.arange(len(best)))
+    points = here['keypoints'][mutual].astype(np.float64)
+    moved = cv2.perspectiveTransform(points[None], matrix)[0]
+    error = np.linalg.norm(moved - there['keypoints'][best[mutual]], axis=1)
+    return int((error < 3).sum()), float((error < 3).mean())
+
+
+@pytest.mark.parametrize('orientation', ['upright', 'gradient'])
+def test_a_photograph_matches_its_warped_view(trained, photo, orientation) -> None:
+    extractor = trained.with_options(orientation=orientation)
+    count, share = matched(extractor, photo, 8, 0.8)
+    assert count > 100 and share > 0.8
+
+
+def test_only_oriented_descriptors_stand_a_quarter_turn(trained, photo) -> None:
+    upright, _ = matched(trained, photo, 90, 1.0)
+    oriented, _ = matched(trained.with_options(orientation='gradient'), photo, 90, 1.0)
+    assert upright < 5
+    assert oriented > 20
+
+
+def test_orientations_are_given_where_they_were_asked_for(photo) -> None:
+    extractor = build_extractor('keynet', max_num_keypoints=50).eval()
+    assert extractor.extract(photo).orientations is None
+    features = extractor.with_options(orientation='gradient').extract([photo, photo[:, ::-1]])
+    assert features.orientations.shape == features.mask.shape
+    assert features.orientations.abs().max() <= np.pi
+    alone = extractor.with_options(orientation='gradient').extract(photo[:, ::-1])
+    np.testing.assert_allclose(features.numpy(1)['orientations'], alone.numpy()['orientations'])
+
+
+def test_sub_pixel_keypoints_follow_a_shift_of_a_third_of_a_pixel(trained, photo) -> None:
+    large = cv2.GaussianBlur(cv2.resize(photo, (1440, 1047)).astype(np.float32) / 255, (0, 0), 1.3)
+    views = []
+    for shift in (0, 1):
+        matrix = np.float32([[3, 0, 1 - shift], [0, 3, 1 - shift]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        views.append(cv2.warpAffine(large, matrix, (480, 349), flags=flags))
+    median = {}
+    for sub_pixel in (True, False):
+        extractor = trained.with_options(multi_scale=False, sub_pixel=sub_pixel)
+        here, there = (extractor.extract(view).keypoints[0] for view in views)
+        mode = 'donot_use_mm_for_euclid_dist'
+        distance = torch.cdist(here + 1 / 3, there, compute_mode=mode).min(1).values
+        median[sub_pixel] = distance[distance < 2].median()
+    assert median[True] < 0.1 < 0.4 < median[False]
+
+
+def test_hardnet_needs_weights_of_its_own(tmp_path) -> None:
+    save_weights(build_extractor('keynet'), tmp_path / 'keynet.safetensors')
+    with pytest.raises(WeightsError, match='no weights for model hardnet'):
+        create_extractor('keynet', str(tmp_path))
+    assert create_extractor('keynet', str(tmp_path), **SIFT).hardnet is None
+    torch.manual_seed(5)
+    hardnet = HardNet()
+    save_weights(hardnet, tmp_path / 'hardnet.safetensors')
+    made = create_extractor('keynet', str(tmp_path), descriptor_weights=str(tmp_path))
+    assert torch.equal(made.hardnet.features[0].weight, hardnet.features[0].weight)
+
+
+def test_hardnet_cannot_be_switched_on_without_weights() -> None:
+    extractor = build_extractor('keynet', **SIFT)
+    with pytest.raises(ConfigError, match="made with descriptor='sift'"):
+        extractor.with_options(descriptor='hardnet')
+    assert build_extractor('keynet').with_options(**SIFT).config.descriptor == 'sift'
