@@ -17,6 +17,7 @@ from .shapes import Float
 BINS = 36
 CHUNK = 512  # patches that are read at once: 4 MB of positions at 32 x 32
 BLUR = 0.08  # of a patch before its gradients are taken, in sides of the patch
+FLAT = 1e-4  # histograms below hold rounding and no gradient, with gray values in 0..1
 SMOOTHING = 2  # passes over the histogram of three bins each
 
 
@@ -83,7 +84,9 @@ def dominant_orientations(patches: Float[Tensor, 'n s s']) -> Float[Tensor, ' n'
     """
     if not len(patches):
         return patches.new_zeros(0)
-    histogram = _orientation_histogram(blur(patches[:, None], BLUR * patches.shape[1])[:, 0])
+    # a matrix for each axis, several times faster than convolutions of many small images
+    mixing = _blurring(patches)
+    histogram = _orientation_histogram(mixing @ patches @ mixing.mT)
     for _ in range(SMOOTHING):
         histogram = (histogram.roll(1, 1) + histogram + histogram.roll(-1, 1)) / 3
     peak = histogram.argmax(1, keepdim=True)
@@ -92,7 +95,18 @@ def dominant_orientations(patches: Float[Tensor, 'n s s']) -> Float[Tensor, ' n'
     shift = torch.where(curvature < 0, 0.5 * (before - after) / curvature, 0.0)
     angle = (peak[:, 0] + shift) * (2 * math.pi / BINS)
     angle = torch.where(angle > math.pi, angle - 2 * math.pi, angle)
-    return angle * (top > 0)
+    return angle * (top > FLAT)
+
+
+def _blurring(patches: Float[Tensor, 'n s s']) -> Float[Tensor, 's s']:
+    """Return the matrix that blurs the columns of a patch; its border pixels go on outside."""
+    size = patches.shape[1]
+    radius = math.ceil(3 * BLUR * size)
+    steps = torch.arange(-radius, radius + 1, device=patches.device)
+    weights = (-0.5 * (steps.to(patches.dtype) / (BLUR * size)).square()).softmax(0)
+    rows = torch.arange(size, device=patches.device)[:, None]
+    sources = (rows + steps).clamp(0, size - 1)
+    return patches.new_zeros(size, size).scatter_add_(1, sources, weights.expand(size, -1))
 
 
 def _orientation_histogram(patches: Float[Tensor, 'n s s']) -> Float[Tensor, 'n k']:

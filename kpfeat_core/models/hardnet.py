@@ -25,7 +25,7 @@ LAYERS = (
     (128, 8, 1, 0),
 )
 DROPOUT = 0.3  # before the last layer, in training
-CHUNK = 128  # patches in work at once: on a CPU 16 MB for each of the first two layers
+CHUNK = 64  # patches in work at once: on a CPU 8 MB for each of the first two layers
 
 
 class HardNet(nn.Module):
