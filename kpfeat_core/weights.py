@@ -1,5 +1,6 @@
 """Weight files: find them, read and write them, convert published checkpoints."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 import hashlib
 import json
@@ -24,6 +25,8 @@ BUNDLED = Path(__file__).with_suffix('')  # kpfeat_core/weights/, beside this fi
 OWN_NOTES = ('format', 'format_version', 'model', 'structure')
 # Where training programs put the state dict, and what they prefix its names with.
 CONTAINERS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights', 'params')
+# Settings beside KP2D's published weights; a mapping, and read as that.
+SETTINGS = 'yacs.config.CfgNode'
 PREFIXES = ('module.', '_orig_mod.', 'model.', 'net.')
 
 
@@ -273,7 +276,7 @@ def import_checkpoint(
 def load_checkpoint(path: Path | str, device: torch.device | str = 'cpu') -> Any:
     """Read what `torch.save` wrote, without running any code in it; raises WeightsError."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return _load_tensors(path, device)
     except OSError:
         raise
     except pickle.UnpicklingError as error:
@@ -284,6 +287,16 @@ def load_checkpoint(path: Path | str, device: torch.device | str = 'cpu') -> Any
     except Exception as error:  # of any kind: they come from the bytes of a damaged file
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"'{path}' cannot be read as a checkpoint: {first}") from error
+
+
+def _load_tensors(path: Path | str, device: torch.device | str) -> Any:
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if SETTINGS not in str(error) or not hasattr(torch.serialization, 'safe_globals'):
+            raise
+    with torch.serialization.safe_globals([(OrderedDict, SETTINGS)]):
+        return torch.load(path, map_location=device, weights_only=True)
 
 
 def _read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:

@@ -62,10 +62,10 @@ class Kp2dConfig(ExtractorConfig):
         'descriptors too; auto as the weights say, else v4',
         choices=(AUTO, *VERSIONS),
     )
-    centred_descriptors: bool = option(
+    upstream_sampling: bool = option(
         False,
-        'read descriptors exactly where the network sees the keypoints; the published weights '
-        'were trained with one that is 1.5 pixels off at the image borders, 3.5 in v0 and v1',
+        'read descriptors as the published code does, which is 1.5 pixels off at the image '
+        'borders, 3.5 in v0 and v1, and right in the middle',
         live=True,
     )
 
@@ -212,17 +212,17 @@ class Kp2d(Extractor):
         """
         Read descriptors bilinearly from the map, of which each pixel sees 4 or 8 of the image.
 
-        The published weights were trained with the corners of image and map aligned: the first
-        and last pixel of the image, padding included, fall on those of the map. That is right
-        in the middle of the image, and at its borders half a pixel of the map too far inwards.
+        The published code (upstream_sampling) aligns the corners of image and map: the first and
+        last pixel of the image, padding included, fall on those of the map. That is right in the
+        middle of the image, and at its borders half a pixel of the map too far inwards.
         """
         (features,) = maps.descriptor_maps
         height, width = features.shape[-2:]
         pixel = CELL // 2 if self.version.upsample else CELL
         size = keypoints.new_tensor([width, height])
-        points = keypoints * ((size - 1) / (size * pixel - 1))
-        if self.config.centred_descriptors:
-            points = (keypoints + 0.5) / pixel - 0.5
+        points = (keypoints + 0.5) / pixel - 0.5
+        if self.config.upstream_sampling:
+            points = keypoints * ((size - 1) / (size * pixel - 1))
         kernel = self.convFbb.weight.permute(0, 2, 3, 1).flatten(1).to(points.dtype)
         bias = self.convFbb.bias.to(points.dtype)
         parts = [

@@ -56,7 +56,7 @@ def nearest(points: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 @pytest.mark.parametrize('version', ['v0', 'v4'])
-@pytest.mark.parametrize('options', [{}, {'resize': 160}, {'centred_descriptors': True}])
+@pytest.mark.parametrize('options', [{}, {'resize': 160}, {'upstream_sampling': True}])
 def test_a_mirrored_image_gives_mirrored_keypoints_with_equal_descriptors(version, options):
     extractor = build(version, **options)
     make_symmetric(extractor)
@@ -70,8 +70,8 @@ def test_a_mirrored_image_gives_mirrored_keypoints_with_equal_descriptors(versio
 
 
 @pytest.mark.parametrize('version', ['v0', 'v4'])
-def test_a_shift_by_cells_shifts_keypoints_and_with_centred_reading_keeps_descriptors(version):
-    extractor = build(version, centred_descriptors=True)
+def test_a_shift_by_cells_shifts_keypoints_and_keeps_descriptors(version):
+    extractor = build(version)
     image = picture(256, 320)
     here = extractor.extract(image[:, :-24]).numpy()
     there = extractor.extract(image[:, 24:]).numpy()
@@ -174,7 +174,7 @@ def test_no_keypoint_has_another_within_the_radius_that_was_asked_for() -> None:
 
 @pytest.mark.parametrize('version', ['v0', 'v4'])
 def test_descriptors_are_those_of_the_whole_map_at_keypoints(version) -> None:
-    extractor = build(version)
+    extractor = build(version, upstream_sampling=True)
     image = torch.from_numpy(picture(96, 128)).permute(2, 0, 1)[None].expand(2, -1, -1, -1)
     points = torch.rand(2, 1500, 2) * torch.tensor([127.0, 95.0])
     points[:, :4] = torch.tensor([[0.0, 0.0], [127, 0], [0, 95], [127, 95]])

@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+import types
 import zipfile
 
 from kpfeat_core import weights
@@ -207,6 +209,19 @@ def test_a_checkpoint_with_code_inside_is_not_run(tmp_path):
     with pytest.raises(WeightsError, match='Python objects, which are not run'):
         import_checkpoint(tmp_path / 'code.pth', MODEL, tmp_path / 'out.safetensors')
     assert not (tmp_path / 'out.safetensors').exists()
+
+
+def test_settings_of_yacs_beside_the_weights_are_no_reason_to_refuse(model, tmp_path, monkeypatch):
+    module = types.ModuleType('yacs.config')
+    node = type('CfgNode', (dict,), {'__module__': 'yacs.config'})
+    module.CfgNode = node
+    monkeypatch.setitem(sys.modules, 'yacs', types.ModuleType('yacs'))
+    monkeypatch.setitem(sys.modules, 'yacs.config', module)
+    settings = node({'model': node({'params': node({'do_cross': True})})})
+    torch.save({'state_dict': model.state_dict(), 'config': settings}, tmp_path / 'c.ckpt')
+    monkeypatch.delitem(sys.modules, 'yacs.config')
+    import_checkpoint(tmp_path / 'c.ckpt', MODEL, tmp_path / 'w.safetensors')
+    assert read_weights(tmp_path / 'w.safetensors')[0].keys() == model.state_dict().keys()
 
 
 @pytest.mark.parametrize(
