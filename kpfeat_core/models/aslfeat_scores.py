@@ -28,7 +28,7 @@ def peakiness(
 
     On a CPU without gradients this goes in strips of rows that stay in the cache.
     """
-    rows = maps.permute(0, 2, 3, 1)  # the mean and maximum of channels read memory in order
+    rows = maps.permute(0, 2, 3, 1).contiguous()  # no copy where channels come last
     batch, height, width, channels = rows.shape
     step = height
     strips = maps.device.type == 'cpu' and not torch.is_grad_enabled()
@@ -38,7 +38,7 @@ def peakiness(
     parts = []
     for start in range(0, height, step):
         stop = min(start + step, height)
-        near = rows[:, down[start : stop + 2 * dilation]]
+        near = rows.index_select(1, down[start : stop + 2 * dilation])
         near = near.to(torch.promote_types(near.dtype, torch.float32)) / largest
         parts.append(_stand_out(near, across, dilation))
     return torch.cat(parts, 1)
@@ -57,8 +57,8 @@ def _stand_out(
     count = near.shape[1] - 2 * dilation
     middle = near[:, dilation : dilation + count]
     sums = _three(near, dilation, 1)
-    sums = _three(sums[:, :, across], dilation, 2)
-    local = F.softplus(middle - sums / 9)
+    sums = _three(sums.index_select(2, across), dilation, 2)
+    local = F.softplus(torch.add(middle, sums, alpha=-1 / 9))
     among = F.softplus(middle - middle.mean(-1, keepdim=True))
     return (local * among).amax(-1)
 
@@ -67,7 +67,9 @@ def _three(values: Tensor, dilation: int, axis: int) -> Tensor:
     """Add up three neighbours along an axis, `dilation` apart; 2 dilation fewer come out."""
     count = values.shape[axis] - 2 * dilation
     first, second, third = (values.narrow(axis, i * dilation, count) for i in range(3))
-    return first + second + third
+    total = first + second
+    total += third
+    return total
 
 
 def enlarge(maps: Float[Tensor, 'b h w'], factor: int) -> Float[Tensor, 'b h2 w2']:
