@@ -25,8 +25,8 @@ def draw_checkerboard(canvas: Canvas) -> np.ndarray:
     greys = np.zeros((rows, columns), int)
     for row in range(rows):
         for column in range(columns):
-            near = [greys[row - 1, column]] if row else []
-            near += [greys[row, column - 1]] if column else []
+            near = [int(greys[row - 1, column])] if row else []
+            near += [int(greys[row, column - 1])] if column else []
             greys[row, column] = canvas.grey_unlike(near)
     _fill_cells(canvas, corners, greys)
     _draw_some_lines(canvas, corners)

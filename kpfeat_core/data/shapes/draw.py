@@ -41,15 +41,7 @@ def draw_shape(
     Labels (N, 2) float32 are corners and end points as (x, y), sub-pixel, inside the image. The
     same arguments always give the same image. Raises DataError for an unknown name.
     """
-    large, points = draw_large(primitive, split, index, config)
-    if config.blur_px > 1:
-        large = cv2.GaussianBlur(large, (config.blur_px, config.blur_px), 0)
-    size = np.array([config.width, config.height])
-    image = cv2.resize(large, size.tolist(), interpolation=cv2.INTER_LINEAR)
-    scale = size / [config.draw_width, config.draw_height]
-    points = (points + 0.5) * scale - 0.5  # OpenCV's resize aligns the areas of pixels
-    inside = ((points >= 0) & (points <= size - 1)).all(1)
-    return image, points[inside].astype(np.float32)
+    return finish(*draw_large(primitive, split, index, config), config)
 
 
 def draw_large(
@@ -68,3 +60,17 @@ def draw_large(
         canvas.paint_background()
     points = DRAW[primitive](canvas)
     return canvas.image, points
+
+
+def finish(
+    large: np.ndarray, points: np.ndarray, config: ShapesConfig
+) -> tuple[np.ndarray, Float[np.ndarray, 'n 2']]:
+    """Blur and shrink a drawing; labels (N, 2) move along, those outside are dropped."""
+    if config.blur_px > 1:
+        large = cv2.GaussianBlur(large, (config.blur_px, config.blur_px), 0)
+    size = np.array([config.width, config.height])
+    image = cv2.resize(large, size.tolist(), interpolation=cv2.INTER_LINEAR)
+    scale = size / [config.draw_width, config.draw_height]
+    points = (points + 0.5) * scale - 0.5  # OpenCV's resize aligns the areas of pixels
+    inside = ((points >= 0) & (points <= size - 1)).all(1)
+    return image, points[inside].astype(np.float32)

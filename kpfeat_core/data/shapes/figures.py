@@ -13,7 +13,7 @@ from .canvas import Canvas, contrasting_greys, draw_discs
 NONE = np.zeros((0, 2))
 WIDEST_CORNER = np.radians(120)  # a wider angle is hardly a corner
 ATTEMPTS = 30
-TEXTURE_DISCS = 3000
+TEXTURE_DISCS = 3000 / (960 * 1280)  # for each pixel of the drawing
 TEXTURE_RADIUS = 20
 TEXTURE_BLUR = (50, 100)
 
@@ -161,9 +161,10 @@ def _fill_with_texture(canvas: Canvas, corners: np.ndarray) -> None:
     """Fill a polygon with small discs on a contrasting grey, blurred by a box."""
     rng = canvas.rng
     blur = int(rng.integers(*TEXTURE_BLUR, endpoint=True))
-    centres = rng.integers(0, (canvas.width, canvas.height), (TEXTURE_DISCS, 2))
-    radii = rng.integers(1, TEXTURE_RADIUS, TEXTURE_DISCS)
-    greys = contrasting_greys(canvas.mean, rng, TEXTURE_DISCS)
+    count = round(TEXTURE_DISCS * canvas.image.size)
+    centres = rng.integers(0, (canvas.width, canvas.height), (count, 2))
+    radii = rng.integers(1, TEXTURE_RADIUS, count)
+    greys = contrasting_greys(canvas.mean, rng, count)
     # only the part that shows through the polygon is painted
     low = np.maximum(np.floor(corners.min(0)) - blur, 0).astype(int)
     high = np.ceil(corners.max(0)).astype(int) + blur + 1

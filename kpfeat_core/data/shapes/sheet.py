@@ -8,6 +8,8 @@ from .config import PRIMITIVES, ShapesConfig
 from .draw import draw_shape
 
 LABEL = (40, 230, 80)
+OUTLINE = (0, 0, 0)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
 ZOOM = 3
 GAP = 4
 
@@ -18,10 +20,9 @@ def draw_sheet(config: ShapesConfig, split: str = 'train', columns: int = 6) -> 
     rows = []
     for primitive in PRIMITIVES:
         cells = [_cell(*draw_shape(primitive, split, k, config)) for k in range(columns)]
-        cv2.putText(cells[0], primitive, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 0, 3, cv2.LINE_AA)
-        cv2.putText(
-            cells[0], primitive, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, LABEL, 1, cv2.LINE_AA
-        )
+        for colour, thickness in ((OUTLINE, 4), (LABEL, 1)):
+            where = (8, 26)
+            cv2.putText(cells[0], primitive, where, FONT, 0.8, colour, thickness, cv2.LINE_AA)
         rows.append(np.concatenate(cells, 1))
     return np.concatenate(rows)[:-GAP, :-GAP]
 

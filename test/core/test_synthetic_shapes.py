@@ -1,0 +1,397 @@
+"""Synthetic Shapes: labels are where the image shows corners; the data follow from the options."""
+
+from pathlib import Path
+
+import cv2
+from kpfeat_core.cli import app
+from kpfeat_core.data.shapes.cache import read_shapes, write_shapes
+from kpfeat_core.data.shapes.canvas import Canvas, contrasting_greys, inset
+from kpfeat_core.data.shapes.config import PRIMITIVES, ShapesConfig, SharesConfig, UNLABELLED
+from kpfeat_core.data.shapes.draw import draw_large, draw_shape, finish
+from kpfeat_core.data.shapes.pieces import PIECE_ROWS
+from kpfeat_core.data.shapes.sheet import draw_sheet
+from kpfeat_core.data.synthetic_shapes import load_shapes, make_shapes
+from kpfeat_core.errors import ConfigError, DataError
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+FULL = ShapesConfig()
+# three pieces of quick images
+SMALL = ShapesConfig(
+    height=30, width=40, draw_height=128, draw_width=160, blur_px=3, blobs=9,
+    train_images=2 * PIECE_ROWS // 9 + 3, val_images=2, smooth_min_px=9, smooth_max_px=40,
+)  # fmt: skip
+FLAT = ShapesConfig(blobs=0, smooth_min_px=500)  # an even background, to measure edges on
+IN_DRAWING, IN_IMAGE = 12.0, 2.5  # how far to look across an edge, in pixels of either
+FACES = ('polygon', 'polygons', 'checkerboard', 'stripes', 'cube')
+SCALE = FULL.draw_width / FULL.width
+
+
+def to_small(points: np.ndarray) -> np.ndarray:
+    """Map pixels of the drawing to pixels of the image by its outer edges, which coincide."""
+    return (np.asarray(points) + 0.5) / SCALE - 0.5
+
+
+def profile(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Read an image at sub-pixel (x, y) points of any shape."""
+    x, y = np.moveaxis(points.astype(np.float32), -1, 0)
+    return cv2.remap(image.astype(np.float32), x, y, cv2.INTER_LINEAR)
+
+
+def half_way(values: np.ndarray, steps: np.ndarray) -> float:
+    """Return the step at which a profile passes the middle; NaN unless it joins two plateaus."""
+    contrast = abs(values[0] - values[-1])
+    flat = max(np.ptp(values[:5]), np.ptp(values[-5:])) < 0.03 * contrast
+    middle = (values[0] + values[-1]) / 2
+    above = values > middle
+    change = np.flatnonzero(above[1:] != above[:-1])
+    if not flat or len(change) != 1 or contrast < 20:
+        return np.nan
+    k = change[0]
+    share = (middle - values[k]) / (values[k + 1] - values[k])
+    return steps[k] + share * (steps[k + 1] - steps[k])
+
+
+def seen_edge(image: np.ndarray, start: np.ndarray, end: np.ndarray, reach: float):
+    """
+    Find the straight edge that an image shows near a segment: a point, and its direction.
+
+    reach: how far to look across it, in pixels. Short edges and those that others disturb give
+    None.
+    """
+    along = end - start
+    length = np.linalg.norm(along)
+    margin = 1.7 * reach  # blur rounds the corners
+    if length < 2 * margin + 8:
+        return None
+    along = along / length
+    across = np.array([-along[1], along[0]])
+    steps = np.linspace(-reach, reach, 41)
+    places = np.linspace(margin, length - margin, 12)
+    centres = start + places[:, None] * along
+    if (centres < 2 * reach).any() or (centres > np.array(image.shape)[::-1] - 2 * reach).any():
+        return None
+    rows = profile(image, centres[:, None] + steps[:, None] * across)
+    offsets = np.array([half_way(row, steps) for row in rows])
+    if np.isnan(offsets).any():
+        return None
+    slope, height = np.polyfit(places, offsets, 1)
+    return start + height * across, along + slope * across
+
+
+def meeting(one, other) -> np.ndarray | None:
+    """Return where two lines meet; None where a sharp angle makes that, or them, uncertain."""
+    (p, u), (q, v) = one, other
+    if abs(u[0] * v[1] - u[1] * v[0]) < 0.6:
+        return None
+    t = np.linalg.solve(np.stack([u, -v], 1), q - p)
+    return p + t[0] * u
+
+
+def seen_corners(image: np.ndarray, face: np.ndarray, reach: float) -> list[np.ndarray]:
+    """Find the corners of a face where the edges that an image shows meet."""
+    found = []
+    around = zip(np.roll(face, 1, 0), face, np.roll(face, -1, 0), strict=True)
+    for before, corner, after in around:
+        edges = seen_edge(image, before, corner, reach), seen_edge(image, corner, after, reach)
+        point = None if None in edges else meeting(*edges)
+        size = np.array(image.shape)[::-1]
+        if point is not None and (point > reach).all() and (point < size - 1 - reach).all():
+            found.append(point)
+    return found
+
+
+def faces_of(primitive: str, index: int, monkeypatch):
+    """Draw plain faces and no lines; gives the drawing, its labels, and the faces."""
+    faces = []
+    polygon, paste = Canvas.polygon, Canvas.paste
+
+    def spy(self, corners, grey, spread_edges=()):
+        faces.append(corners)
+        polygon(self, corners, grey, spread_edges)
+
+    def plain_paste(self, patch, low, corners):
+        faces.append(corners)
+        paste(self, np.full_like(patch, 255 if self.mean < 128 else 0), low, corners)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Canvas, 'polygon', spy)
+        patch.setattr(Canvas, 'paste', plain_paste)
+        patch.setattr(Canvas, 'line', lambda *_: None)
+        large, labels = draw_large(primitive, 'test', index, FLAT)
+    return large, labels, faces
+
+
+@pytest.mark.parametrize('primitive', FACES)
+def test_labels_are_where_the_edges_in_the_drawing_meet(primitive, monkeypatch) -> None:
+    errors = []
+    for index in range(100):
+        large, labels, faces = faces_of(primitive, index, monkeypatch)
+        blurred = cv2.GaussianBlur(large, (FLAT.blur_px, FLAT.blur_px), 0)
+        seen = [point for face in faces for point in seen_corners(blurred, face, IN_DRAWING)]
+        for found in seen:
+            errors.append(np.linalg.norm(labels - found, axis=1).min() / SCALE)
+        if len(errors) >= 60:
+            break
+    assert len(errors) >= 10
+    assert np.median(errors) < 0.07
+    assert max(errors) < 0.3  # pixels of the final image
+
+
+@pytest.mark.parametrize('primitive', ['polygon', 'checkerboard'])
+def test_labels_are_where_the_edges_in_the_final_image_meet(primitive, monkeypatch) -> None:
+    errors = []
+    for index in range(25):
+        large, labels, faces = faces_of(primitive, index, monkeypatch)
+        image, labels = finish(large, labels, FLAT)
+        long = (to_small(face) for face in faces)
+        for found in (point for face in long for point in seen_corners(image, face, IN_IMAGE)):
+            errors.append(found - labels[np.linalg.norm(labels - found, axis=1).argmin()])
+    assert len(errors) >= 20
+    assert np.abs(np.mean(errors, 0)).max() < 0.05  # half a pixel of the drawing is 0.06
+    assert np.linalg.norm(errors, axis=1).max() < 0.3
+
+
+def test_lines_end_in_half_discs_around_their_labels() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        canvas = Canvas(FULL, rng)
+        middle, angle, length = rng.uniform(400, 500, 2), rng.uniform(0, 6.3), rng.uniform(60, 300)
+        along = np.array([np.cos(angle), np.sin(angle)])
+        across = np.array([-along[1], along[0]])
+        ends = middle - along * length / 2, middle + along * length / 2
+        canvas.line(*ends, 255, canvas.thickness(0.01, 0.02))
+        steps = np.linspace(0, 20, 401)[:, None]
+
+        def reach(start, direction, image=canvas.image, steps=steps):
+            return steps[np.argmax(profile(image, start + steps * direction) < 128), 0]
+
+        sides = [reach(middle, across), reach(middle, -across)]
+        tips = [reach(ends[0], -along), reach(ends[1], along)]
+        # as far from the label as the sides from the axis: to an eighth of a pixel once shrunk
+        assert np.ptp(sides + tips) < 1.0
+        assert 4.8 <= np.mean(sides) <= 11
+
+
+@pytest.mark.parametrize('primitive', ['lines', 'star'])
+def test_labels_of_strokes_are_their_ends(primitive, monkeypatch) -> None:
+    strokes = []
+    line = Canvas.line
+
+    def spy(self, start, end, *style):
+        strokes.extend([start, end])
+        line(self, start, end, *style)
+
+    monkeypatch.setattr(Canvas, 'line', spy)
+    _, labels = draw_large(primitive, 'test', 0, FULL)
+    assert len(labels) >= 2
+    assert {tuple(p) for p in labels} == {tuple(p) for p in strokes}
+
+
+@pytest.mark.parametrize('primitive', PRIMITIVES)
+def test_labels_are_finite_inside_and_there_except_for_blobs_and_noise(primitive) -> None:
+    counts = []
+    for index in range(12):
+        image, labels = draw_shape(primitive, 'train', index, FULL)
+        assert image.shape == (120, 160) and image.dtype == np.uint8
+        assert labels.dtype == np.float32 and labels.shape[1:] == (2,)
+        assert (labels >= 0).all() and (labels <= (159, 119)).all()
+        assert len(np.unique(labels, axis=0)) == len(labels)
+        assert image.std() > 1
+        counts.append(len(labels))
+    assert sum(counts) == 0 if primitive in UNLABELLED else sum(counts) >= 12
+
+
+def test_a_cube_shows_seven_corners_and_hides_the_eighth() -> None:
+    for index in range(20):
+        _, labels = draw_large('cube', 'val', index, FULL)
+        assert labels.shape == (7, 2)
+        hull = cv2.convexHull(labels.astype(np.float32))[:, 0]
+        assert len(hull) == 6  # and the corner where the three visible faces meet
+        inner = next(p for p in labels.astype(np.float32) if not (hull == p).all(1).any())
+        assert cv2.pointPolygonTest(hull, inner.tolist(), False) > 0
+
+
+def test_polygons_neither_meet_nor_nest(monkeypatch) -> None:
+    for index in range(5):
+        faces = faces_of('polygons', index, monkeypatch)[2]
+        assert len(faces) > 3
+        covered = np.zeros((960, 1280), int)
+        for face in faces:
+            mask = np.zeros((960, 1280), np.uint8)
+            outline = np.rint(inset(face, np.full(len(face), 1.0))).astype(np.int32)
+            covered += cv2.fillPoly(mask, [outline], 1)
+        assert covered.max() == 1
+
+
+def test_greys_keep_their_distance_from_the_background() -> None:
+    rng = np.random.default_rng(0)
+    for mean in (0, 20, 128, 200, 255):
+        greys = contrasting_greys(mean, rng, 2000)
+        assert greys.min() >= 0 and greys.max() <= 255
+        assert np.abs(greys - mean).min() >= 30
+
+
+def test_insetting_moves_edges_and_not_only_corners() -> None:
+    square = np.array([[0, 0], [10, 0], [10, 10], [0, 10.0]])
+    for corners in (square, square[::-1]):
+        moved = inset(corners, np.full(4, 1.0))
+        assert np.allclose(np.sort(moved, 0), np.sort(np.clip(square, 1, 9), 0))
+    assert np.allclose(
+        inset(square, np.array([2.0, 0, 0, 0])), [[0, 2], [10, 2], [10, 10], [0, 10]]
+    )
+
+
+def test_an_image_follows_from_seed_split_primitive_and_number() -> None:
+    first, labels = draw_shape('star', 'train', 3, SMALL)
+    again, labels_again = draw_shape('star', 'train', 3, SMALL)
+    assert np.array_equal(first, again) and np.array_equal(labels, labels_again)
+    others = (
+        draw_shape('star', 'val', 3, SMALL),
+        draw_shape('star', 'train', 4, SMALL),
+        draw_shape('lines', 'train', 3, SMALL),
+        draw_shape('star', 'train', 3, ShapesConfig(**{**vars(SMALL), 'seed': 1})),
+    )
+    assert all(not np.array_equal(first, image) for image, _ in others)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def killed_after(pieces: int):
+    def progress(items, total, what):
+        for k, item in enumerate(items):
+            if k == pieces:
+                raise Killed
+            yield item
+
+    return progress
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('shapes')
+    assert write_shapes(folder, 'train', SMALL)
+    return folder
+
+
+def test_a_cache_is_the_same_bytes_after_kills_and_with_workers(cache, tmp_path) -> None:
+    for pieces in (0, 1):
+        with pytest.raises(Killed):
+            write_shapes(tmp_path, 'train', SMALL, progress=killed_after(pieces))
+        with pytest.raises(DataError, match='does not hold the train split completely'):
+            read_shapes(tmp_path, 'train')
+    with (tmp_path / 'train.npy').open('r+b') as file:  # a piece half written
+        file.seek(-1500, 2)
+        file.write(b'\xff' * 700)
+    seen = []
+    assert write_shapes(
+        tmp_path, 'train', SMALL, 2, lambda items, total, what: seen.append(total) or items
+    )
+    assert seen == [2]  # of three pieces, the first was kept
+    assert contents(tmp_path) == contents(cache)
+    assert set(contents(cache)) == {'train.npy', 'train.safetensors'}
+
+
+def test_a_kill_before_images_or_pieces_are_tidied_away_does_no_harm(cache, tmp_path) -> None:
+    with pytest.raises(Killed):
+        write_shapes(tmp_path, 'train', SMALL, progress=killed_after(2))
+    (tmp_path / 'train.npy').unlink()
+    assert write_shapes(tmp_path, 'train', SMALL)
+    (tmp_path / '.train-pieces').mkdir()
+    assert not write_shapes(tmp_path, 'train', SMALL)
+    assert contents(tmp_path) == contents(cache)
+
+
+def test_caches_of_other_options_are_refused(cache, tmp_path) -> None:
+    other = ShapesConfig(**{**vars(SMALL), 'seed': 7})
+    with pytest.raises(DataError, match='other options .seed 0, now 7.'):
+        write_shapes(cache, 'train', other)
+    with pytest.raises(DataError, match='seed 0, now 7'):
+        load_shapes(cache, 'train', other)
+    with pytest.raises(Killed):
+        write_shapes(tmp_path, 'val', SMALL, progress=killed_after(0))
+    with pytest.raises(DataError, match='seed 0, now 7'):
+        write_shapes(tmp_path, 'val', other)
+    # the size of another split makes no difference
+    assert len(load_shapes(cache, 'train', ShapesConfig(**{**vars(SMALL), 'test_images': 3})))
+
+
+def test_broken_caches_are_refused(cache, tmp_path) -> None:
+    for name, data in contents(cache).items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / 'train.npy').write_bytes(contents(cache)['train.npy'][:-1])
+    with pytest.raises(DataError, match='broken'):
+        load_shapes(tmp_path, 'train')
+    (tmp_path / 'train.safetensors').write_bytes(b'no')
+    with pytest.raises(DataError, match='no complete file'):
+        load_shapes(tmp_path, 'train')
+    with pytest.raises(DataError, match='kpfeat shapes --split val'):
+        load_shapes(tmp_path, 'val')
+    (tmp_path / 'train.safetensors').unlink()
+    with pytest.raises(DataError, match='without labels'):
+        write_shapes(tmp_path, 'train', SMALL)
+
+
+def test_a_bank_is_the_same_from_disk_and_drawn_on_the_spot(tmp_path) -> None:
+    write_shapes(tmp_path, 'val', SMALL)
+    bank, drawn = load_shapes(tmp_path, 'val', SMALL), make_shapes('val', SMALL)
+    assert all(torch.equal(vars(bank)[name], value) for name, value in vars(drawn).items())
+    assert len(bank) == 18 and bank.images.shape == (18, 30, 40)
+    batch = bank.batch(torch.arange(18))
+    for row in range(18):
+        image, labels = draw_shape(PRIMITIVES[row % 9], 'val', row // 9, SMALL)
+        assert torch.equal(batch.images[row, 0], torch.from_numpy(image) / 255)
+        assert torch.equal(batch.keypoints[row][batch.mask[row]], torch.from_numpy(labels))
+        assert not batch.keypoints[row][~batch.mask[row]].any()
+    assert bank.of('lines', 'noise').tolist() == [0, 8, 9, 17]
+
+
+def test_shapes_without_corners_are_drawn_less_often() -> None:
+    bank = make_shapes('val', SMALL)
+    shares = [float(bank.probabilities[bank.of(name)].sum()) for name in PRIMITIVES]
+    assert shares == pytest.approx([s / 6.6 for s in (1, 1, 1, 0.3, 1, 1, 0.2, 1, 0.1)])
+    bank = make_shapes('val', SMALL, SharesConfig(0.0, 0.0, 0.0))
+    masks = [bank.draw(16, torch.Generator().manual_seed(s)).mask for s in (1, 1, 2)]
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+    assert bank.probabilities[bank.of(*UNLABELLED)].sum() == 0
+
+
+def test_wrong_options_and_names_are_named() -> None:
+    with pytest.raises(ConfigError, match='blur_px is 4, expected an odd'):
+        ShapesConfig(blur_px=4).check()
+    with pytest.raises(ConfigError, match='smooth_min_px is 90, expected at most'):
+        ShapesConfig(smooth_min_px=90, smooth_max_px=20).check()
+    with pytest.raises(DataError, match="no split 'validation'"):
+        make_shapes('validation', SMALL)
+    with pytest.raises(DataError, match="no primitive 'circle'"):
+        draw_shape('circle', 'val', 0, SMALL)
+    with pytest.raises(ConfigError, match='workers is 0'):
+        make_shapes('val', SMALL, workers=0)
+
+
+def test_the_sheet_has_a_row_for_each_primitive() -> None:
+    sheet = draw_sheet(SMALL, 'val', 2)
+    assert sheet.shape == (9 * (3 * 30 + 4) - 4, 2 * (3 * 40 + 4) - 4, 3)
+    assert (sheet == (40, 230, 80)).all(-1).any()
+
+
+def test_the_command_draws_a_cache_and_a_sheet(tmp_path) -> None:
+    flags = [f'--{k.replace("_", "-")}={v}' for k, v in vars(SMALL).items()]
+    words = ['shapes', '--out', tmp_path, '--split', 'val', '--sheet', tmp_path / 's.png', *flags]
+    for said in ('val: 18 images', 'was there already'):
+        done = CliRunner().invoke(app, [str(word) for word in words])
+        assert done.exit_code == 0 and said in done.output, done.output
+    assert len(load_shapes(tmp_path, 'val', SMALL)) == 18
+    assert cv2.imread(str(tmp_path / 's.png')) is not None
+    for bad, text in (([], 'nothing to do'), (['--out', tmp_path, '--split', 'x'], "split 'x'")):
+        done = CliRunner().invoke(app, ['shapes', *map(str, bad)])
+        assert done.exit_code == 2 and text in done.stderr
+    assert 'Examples' in CliRunner().invoke(app, ['shapes', '--help']).output
