@@ -50,7 +50,7 @@ PUBLISHED = (
         'https://github.com/axelBarroso/Key.Net-Pytorch/tree/main/model/weights',
     ),
     Published('keynet', 'model--1651.index', 'BSD-3-Clause-Clear', KEYNET_TF),
-    *(Published('kp2d', f'v{n}.ckpt', 'MIT', KP2D, f'version=v{n}') for n in range(5)),
+    *(Published('kp2d', f'v{n}.ckpt', 'MIT', KP2D, f'version=v{n}') for n in (4, 3, 2, 1, 0)),
     *(
         Published(
             model,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .config import AUTO, DEFAULT_MODEL, make_config, MatcherConfig
-from .errors import ConfigError
+from .errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from .matchers import MutualNearestNeighbour
@@ -104,7 +104,12 @@ def create_extractor(
         extractor = build_extractor(name, **noted | told)
     load_weights(extractor, path)
     for companion, (module, file) in extractor.companions().items():
-        load_weights(module, find_weights(companion, file))
+        try:
+            load_weights(module, find_weights(companion, file))
+        except WeightsError as error:
+            raise WeightsError(
+                f'{name} needs {companion} as well ({extractor.companion_advice}): {error}'
+            ) from error
     return extractor.to(target).eval()
 
 

@@ -264,7 +264,9 @@ def import_checkpoint(
         state, told = module.convert_checkpoint(state)
         module = build_network(model, **{**(structure or {}), **told})
     for name, value in _network(module).state_dict().items():
-        if name.endswith('num_batches_tracked'):  # a counter that old releases of torch lacked
+        stem, _, last = name.rpartition('.')
+        # a counter that old releases of torch lacked
+        if last == 'num_batches_tracked' and f'{stem}.running_var' in state:
             state.setdefault(name, value)
     check_state(module, state, str(checkpoint))
     _network(module).load_state_dict(state)

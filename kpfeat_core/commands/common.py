@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional, TYPE_CHECKING, TypeVar
 
 import typer
 
-from ..config import parse_options
+from ..config import DEFAULT_MODEL, ExtractorConfig, parse_options
 
 if TYPE_CHECKING:
     from ..models import Extractor
@@ -66,7 +66,7 @@ def configured(
         signature = inspect.signature(command)
         own = [p for p in signature.parameters.values() if p.name not in classes]
         made = [
-            _parameter(record, group, flags.get(record.name, ''))
+            _parameter(record, group, flags.get(record.name, ''), issubclass(cls, ExtractorConfig))
             for group, cls in classes.items()
             for record in fields(cls)
         ]
@@ -78,7 +78,7 @@ def configured(
     return decorate
 
 
-def _parameter(record: Field, group: str, flag: str) -> inspect.Parameter:
+def _parameter(record: Field, group: str, flag: str, of_model: bool) -> inspect.Parameter:
     """Describe one field as a flag; its default None means: not given."""
     kind = type(record.default)
     flag = flag or '--' + record.name.replace('_', '-')
@@ -86,7 +86,7 @@ def _parameter(record: Field, group: str, flag: str) -> inspect.Parameter:
         flag = f'{flag}/--no-{flag[2:]}'
     option = typer.Option(
         flag,
-        help=_help(record),
+        help=_help(record, f' of {DEFAULT_MODEL}' if of_model else ''),
         metavar={bool: None, int: 'INT', float: 'NUMBER', str: 'TEXT'}[kind],
         show_default=False,
         rich_help_panel=f'{group.capitalize()} options',
@@ -99,8 +99,8 @@ def _parameter(record: Field, group: str, flag: str) -> inspect.Parameter:
     )
 
 
-def _help(record: Field) -> str:
-    """Say what an option is, its default and its bounds; `check_config` enforces them."""
+def _help(record: Field, whose: str) -> str:
+    """Say what an option is, its default and its bounds; models differ in their defaults."""
     details, default = record.metadata, record.default
     if isinstance(default, bool):
         shown = 'yes' if default else 'no'
@@ -109,7 +109,7 @@ def _help(record: Field) -> str:
     low, high, choices = details['low'], details['high'], details['choices']
     bounds = f', {low:g} to {high:g}' if low is not None and high is not None else ''
     bounds = bounds or (f', one of {", ".join(choices)}' if choices else '')
-    return f'{details["help"]} (default {shown}{bounds})'
+    return f'{details["help"]} (default{whose} {shown}{bounds})'
 
 
 def prose(function: Callable[..., Any]) -> str:

@@ -60,6 +60,7 @@ class Extractor(nn.Module):
     # Options that shape the network, with what 'auto' means where no weights say otherwise.
     structure: ClassVar[Mapping[str, str]] = {}
     pyramid: ClassVar[Pyramid] = Pyramid()
+    companion_advice: ClassVar[str] = ''  # how to give the weights of a companion, or go without
     name: str
     stride: int
     channels: int

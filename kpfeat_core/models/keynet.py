@@ -105,6 +105,9 @@ class KeyNet(Extractor):
     config_class = KeyNetConfig
     structure: ClassVar[Mapping[str, str]] = {'variant': 'torch', 'batch_statistics': 'stored'}
     pyramid = Pyramid(enlarged=1, smallest=0.25, budget=True)
+    companion_advice = (
+        'its file goes into the option descriptor_weights; descriptor=sift does without'
+    )
     channels = 1
     stride = 1
     descriptor_dim = HardNet.descriptor_dim

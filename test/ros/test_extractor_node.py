@@ -4,9 +4,12 @@ import array
 import threading
 
 import cv2
+from kpfeat_core.registry import build_extractor, build_network, extractor_names
+from kpfeat_core.weights import save_weights
 from kpfeat_ros.conversions import image_to_array, message_to_features
 import numpy as np
 import pytest
+import torch
 
 BAD = {
     'encoding': {'encoding': 'hologram'},
@@ -28,7 +31,7 @@ def start(ros, weights_file):
     from kpfeat_ros.extractor_node import ExtractorNode
 
     def started(**parameters):
-        node = ros.start(ExtractorNode, weights=weights_file, device='cpu', **parameters)
+        node = ros.start(ExtractorNode, **{'weights': weights_file, 'device': 'cpu'} | parameters)
         features = ros.listen(Features, 'features')
         ros.until(node.publisher.get_subscription_count, 'a listener')
         if parameters.get('image_transport') == 'compressed':
@@ -59,6 +62,28 @@ def test_features_equal_those_of_extract_on_the_same_image(ros, start, photo) ->
     assert len(found['keypoints']) == 50
     for name, value in expected.items():
         assert np.array_equal(found[name], value), name
+
+
+@pytest.mark.parametrize('model', extractor_names())
+def test_every_model_serves_in_the_node(ros, start, photo, tmp_path, monkeypatch, model) -> None:
+    torch.manual_seed(0)
+    for name in {model, *build_extractor(model).companions()}:
+        save_weights(build_network(name).eval(), tmp_path / f'{name}.safetensors')
+    monkeypatch.setenv('KPFEAT_WEIGHTS', str(tmp_path))
+    node, camera, features = start(weights=str(tmp_path), model=model, max_num_keypoints=20)
+    camera.publish(ros.image(photo))
+    ros.until(lambda: features, 'features')
+    assert features[0].model == model and 0 < len(features[0].scores) <= 20
+    assert features[0].descriptor_size == node.extractor.descriptor_dim
+    expected = node.extractor.extract(photo).numpy()['keypoints'].flatten()
+    assert np.array_equal(features[0].keypoints, expected)
+
+
+def test_options_that_shape_the_network_come_from_the_weights(ros, start, tmp_path) -> None:
+    path = tmp_path / 'v0.safetensors'
+    save_weights(build_extractor('kp2d', version='v0'), path)
+    node, _, _ = start(weights=str(path), model='kp2d')
+    assert node.extractor.config.version == 'v0'
 
 
 @pytest.mark.parametrize('kind', BAD)
