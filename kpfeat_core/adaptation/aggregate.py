@@ -3,7 +3,9 @@ Homographic adaptation of one image (DeTone et al. 2018, section 5).
 
 The detector sees N views of the image under random homographies, the image itself among them.
 What it says is brought back to the image and averaged, pixel by pixel, over the views that show
-the pixel. Corners that are found from everywhere stay, what one view alone shows fades.
+the pixel. Corners that are found from everywhere stay, what one view alone shows fades. Near the
+borders of the image few views see a pixel, and their mean is noisy: without `support`, too many of
+the best keypoints lie there.
 
 The published code renders the mask of what a view shows, erodes it, and warps it back. Here what
 is seen, with its margin, comes from the equations of the borders: it is exact and needs no image.
@@ -79,12 +81,12 @@ def adapt(
     counts = torch.zeros(size, dtype=torch.int64, device=image.device)
     at_once = config.batch_size if config.batch_size > 0 else AT_ONCE[image.is_cuda]
     for H_0to1 in drawn.to(image).split(at_once):
-        scores, seen = _view_scores(extractor, image, H_0to1, config.border_erosion)
+        scores, seen = _view_scores(extractor, image, H_0to1, config)
         counts += seen.sum(0)
         scores = scores * seen
         total = torch.maximum(total, scores.amax(0)) if _is_max(config) else total + scores.sum(0)
     if not _is_max(config):
-        total = total / counts.clamp(min=1)
+        total = total / counts.clamp(min=max(1, config.support * config.num))
     return Adapted((total * (counts >= config.min_views))[None], counts[None])
 
 
@@ -96,15 +98,16 @@ def _view_scores(
     extractor: Extractor,
     image: Float[Tensor, '1 c h w'],
     H_0to1: Float[Tensor, 'n 3 3'],
-    margin: int,
+    config: AdaptConfig,
 ) -> tuple[Float[Tensor, 'n h w'], Bool[Tensor, 'n h w']]:
     """Return the scores of the pixels of the image in each view, and which of them it shows."""
     size = (image.shape[2], image.shape[3])
     images = image.expand(len(H_0to1), -1, -1, -1)
-    views = F.grid_sample(images, _grid(torch.linalg.inv(H_0to1), size), align_corners=True)
+    grid = _grid(torch.linalg.inv(H_0to1), size)
+    views = F.grid_sample(images, grid, padding_mode=config.outside, align_corners=True)
     scores = dense_scores(extractor, views)[:, None]
     scores = F.grid_sample(scores, _grid(H_0to1, size), align_corners=True)[:, 0]
-    return scores, _seen(H_0to1, size, margin)
+    return scores, _seen(H_0to1, size, config.border_erosion)
 
 
 def _grid(homographies: Float[Tensor, 'n 3 3'], size: tuple[int, int]) -> Float[Tensor, 'n h w 2']:

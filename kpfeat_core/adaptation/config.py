@@ -22,6 +22,19 @@ class AdaptConfig:
     border_erosion: int = option(
         3, 'ignore what a view says this close to where it ends, in pixels', low=0
     )
+    outside: str = option(
+        'reflection',
+        'what views show beyond the photograph: its reflection, or zeros as published, which '
+        'draws edges that are not there',
+        choices=('reflection', 'zeros'),
+    )
+    support: float = option(
+        0.25,
+        'a pixel that a smaller share of the views sees scores as if the rest of that share had '
+        'seen nothing there: a few views agree too easily; 0 as published',
+        low=0.0,
+        high=1.0,
+    )
     min_views: int = option(1, 'pixels that fewer views see score 0', low=1)
     detection_threshold: float = option(0.015, 'drop keypoints that score at or below this', 0.0)
     nms_radius: int = option(4, 'keep only the best keypoint within this many pixels', 0, 64)

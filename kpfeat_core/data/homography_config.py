@@ -37,7 +37,9 @@ class PatchConfig:
         choices=('truncated', 'clipped'),
     )
     square_pixels: bool = option(
-        False, 'rotate in pixels; else in shares of the sides, which shears what is not square'
+        True,
+        "rotate in pixels; else in shares of the sides, as SuperPoint's code does, which shears "
+        'and stretches images that are not square',
     )
     artifacts: bool = option(False, 'let the patch leave image 0, where nothing is to be seen')
     translation_overflow: float = option(
@@ -87,7 +89,6 @@ HOMOGRAPHIES: Mapping[str, HomographyConfig] = MappingProxyType(
             max_angle_deg=45.0,
             num_angles=100,
             spread='clipped',
-            square_pixels=True,
         ),
         'keynet': AffineConfig(),
         'keynet-paper': AffineConfig(max_scale=3.5, max_angle_deg=60.0),
