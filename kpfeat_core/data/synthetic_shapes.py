@@ -10,7 +10,7 @@ from torch import Tensor
 from ..shapes import Bool, Float, Int
 from .shapes.cache import read_shapes
 from .shapes.config import PRIMITIVES, ShapesConfig, SharesConfig
-from .shapes.pieces import draw_pieces, PIECE_ROWS, primitive_of, ShapesArrays, total_rows
+from .shapes.pieces import draw_pieces, PIECE_ROWS, ShapesArrays, total_rows
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _bank(arrays: ShapesArrays, shares: SharesConfig) -> ShapesBank:
     counts = arrays.counts
     padded = np.zeros((len(counts), max(1, counts.max()), 2), np.float32)
     padded[np.arange(padded.shape[1]) < counts[:, None]] = arrays.keypoints
-    primitives = primitive_of(np.arange(len(counts)))
+    primitives = np.arange(len(counts)) % len(PRIMITIVES)
     weights = np.array(shares.weights())[primitives]
     return ShapesBank(
         torch.from_numpy(np.asarray(arrays.images)),

@@ -20,7 +20,16 @@ import torch
 from typer.testing import CliRunner
 
 ROOT = Path(kpfeat_core.__file__).parents[1]
-VERBS = ('extract', 'match', 'train', 'shapes', 'demo', 'weights list', 'weights import', 'weights verify')
+VERBS = (
+    'extract',
+    'match',
+    'train',
+    'shapes',
+    'demo',
+    'weights list',
+    'weights import',
+    'weights verify',
+)
 
 
 def run(*words, **environment):

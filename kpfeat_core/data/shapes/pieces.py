@@ -35,15 +35,10 @@ def total_rows(split: str, config: ShapesConfig) -> int:
     return config.count(split) * len(PRIMITIVES)
 
 
-def primitive_of(rows: np.ndarray) -> np.ndarray:
-    """Return the number of the primitive that rows of a split show."""
-    return rows % len(PRIMITIVES)
-
-
 def draw_rows(split: str, config: ShapesConfig, start: int, stop: int) -> ShapesArrays:
     """Draw the rows from start up to, but without, stop."""
     drawn = [
-        draw_shape(PRIMITIVES[primitive_of(row)], split, row // len(PRIMITIVES), config)
+        draw_shape(PRIMITIVES[row % len(PRIMITIVES)], split, row // len(PRIMITIVES), config)
         for row in range(start, stop)
     ]
     images, points = zip(*drawn, strict=True)
