@@ -21,7 +21,7 @@ from ..data.homographies import sample_homographies
 from ..data.homography_config import homography_config, HomographyConfig
 from ..errors import ImageError
 from ..geometry import inside
-from ..image import image_to_tensor, ImageLike, pad_to_stride
+from ..image import channels_last, image_to_tensor, ImageLike, pad_to_stride
 from ..keypoints import (
     clear_borders,
     Keypoints,
@@ -170,7 +170,7 @@ def dense_scores(extractor: Extractor, images: Float[Tensor, 'b c h w']) -> Floa
     size = (images.shape[2], images.shape[3])
     ready = pad_to_stride(extractor.prepare(images), extractor.stride)
     ready = ready.to(next(extractor.parameters()).dtype)
-    maps = extractor(ready.contiguous(memory_format=torch.channels_last))
+    maps = extractor(channels_last(ready))
     maps = extractor.crop(replace(maps, score_map=maps.score_map.float()), size)
     return maps.score_map if maps.positions is None else _hills(maps, size)
 

@@ -113,8 +113,6 @@ class AslFeat(Extractor):
 
         descriptor_maps: (B, 128, h, w), a quarter of the image's size, of any length.
         """
-        # one channel is never copied to come last, but the convolutions go by its strides
-        image = torch.empty_like(image, memory_format=torch.channels_last).copy_(image)
         conv1 = self.conv1.convolve(self.conv0(image), self.conv1.weight)
         conv3 = self.conv2(self.conv1.activate(conv1))
         conv3 = self.conv3.convolve(conv3, self.conv3.weight)

@@ -12,6 +12,7 @@ from ..config import AUTO, ExtractorConfig, make_config
 from ..errors import ConfigError, ImageError
 from ..features import Features
 from ..image import (
+    channels_last,
     image_to_tensor,
     ImageLike,
     pad_to_stride,
@@ -211,7 +212,7 @@ class Extractor(nn.Module):
         source = image.shape[-2:]
         small = self.prepare(resize(image, size))
         small = pad_to_stride(small.to(next(self.parameters()).dtype), self.stride)
-        maps = self(small.contiguous(memory_format=torch.channels_last))  # twice as fast on CPUs
+        maps = self(channels_last(small))
         # half precision has no room for positions, whatever the network computes in
         exact = torch.promote_types(maps.score_map.dtype, torch.float32)
         maps = self.crop(replace(maps, score_map=maps.score_map.to(exact)), size)

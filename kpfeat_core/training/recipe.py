@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TYPE_CHECKING
 
-import torch
 from torch import Generator, nn, Tensor
 
 from ..data.homography_pairs import make_pairs, PairBatch
 from ..data.image_folder import ImageBank
-from ..image import match_channels
+from ..image import channels_last, match_channels
 from ..models.base import DenseMaps, Extractor
 from ..shapes import Float
 from .validation import validate
@@ -57,7 +56,7 @@ class Recipe(nn.Module):
     def see(self, images: Float[Tensor, 'b 3 h w']) -> DenseMaps:
         """Run the network on RGB views whose sides divide by its stride."""
         images = self.extractor.prepare(match_channels(images, self.extractor.channels))
-        return self.extractor(images.contiguous(memory_format=torch.channels_last))
+        return self.extractor(channels_last(images))
 
     def forward(self, batch: Any, generator: Generator) -> dict[str, Tensor]:
         """Return the loss `total` and its parts, each averaged over the batch."""
