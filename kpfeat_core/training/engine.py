@@ -16,14 +16,14 @@ from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from ..errors import ConfigError, KpfeatError
+from ..image import write_image
 from ..io import replacing
-from ..registry import build_extractor
 from ..weights import load_checkpoint, save_weights
 from .catalogue import recipe_class
 from .curves import append_row, drop_rows_after, LOG, VALIDATION
 from .fabric import make_fabric
 from .options import Options
-from .pictures import plot_curves, write_pairs
+from .pictures import plot_curves
 from .schedule import learning_rate, moving_average
 
 FREE_TO_CHANGE = {'steps', 'decay_share', 'device', 'threads', 'precision'}
@@ -43,7 +43,7 @@ def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path
     """
     recipe = recipe_class(model)
     built = Options.build({**recipe.defaults, **options}, recipe.loss_class)
-    recipe.check(built, build_extractor(model, **recipe.build_options))
+    recipe.check(built, recipe.build(model, built))
     run = _Run(model, Path(out), built)
     run.start(*recipe.load(Path(data), built))
     return run.finish()
@@ -75,7 +75,7 @@ class _Run:
         if self.fabric.is_global_zero:
             self._check_same_run()
         torch.manual_seed(self.config.seed)
-        extractor = build_extractor(model, **self.recipe_class.build_options)
+        extractor = self.recipe_class.build(model, options)
         self.average = AveragedModel(
             extractor, avg_fn=moving_average(self.config.ema), use_buffers=True
         ).to(self.fabric.device)
@@ -154,10 +154,10 @@ class _Run:
         generator = torch.Generator().manual_seed(1)  # the same batch in every run
         fixed = self._draw(validation, config.validation_pairs, generator)
         if self.fabric.is_global_zero:
-            write_pairs(fixed, self.out / 'pairs.jpg')
+            write_image(self.out / 'pairs.jpg', self.recipe_class.picture(fixed))
         self.console.print(
             f'{self.model}: {len(training)} photographs, {len(validation)} for validation, '
-            f'{config.steps} steps of {config.batch_size} pairs on {self.fabric.device}'
+            f'{config.steps} steps of {config.batch_size} on {self.fabric.device}'
         )
         self.recipe.train()
         if threading.current_thread() is threading.main_thread():  # others cannot hear signals
@@ -214,7 +214,9 @@ class _Run:
         config = self.config
         device = self.fabric.device
         # every draw follows from seed and step: a resumed run sees what an unbroken one would
-        generator = torch.Generator(device).manual_seed(config.seed * 10**9 + self.step)
+        seed = config.seed * 10**9 + self.step
+        generator = torch.Generator(device).manual_seed(seed)
+        torch.manual_seed(seed)  # for layers that drop at random
         batch = self._draw(training, config.batch_size, generator)
         if self.fabric.world_size > 1:
             batch = batch.part(self.fabric.global_rank, self.fabric.world_size)

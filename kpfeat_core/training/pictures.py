@@ -7,7 +7,6 @@ import torch
 
 from ..data.homography_pairs import PairBatch
 from ..geometry import inside, pixel_grid, warp_points
-from ..image import write_image
 from ..visualize import draw_matches
 from .curves import LOG, read_rows, VALIDATION
 
@@ -34,11 +33,6 @@ def draw_pairs(pairs: PairBatch, rows: int = 3, columns: int = 2) -> np.ndarray:
     full = len(tiles) // columns * columns
     lines = [np.hstack(tiles[i : i + columns]) for i in range(0, full, columns)]
     return np.vstack(lines) if lines else tiles[0]
-
-
-def write_pairs(pairs: PairBatch, path: Path) -> None:
-    """Write `draw_pairs` to a file."""
-    write_image(path, draw_pairs(pairs))
 
 
 def plot_curves(folder: Path, path: Path) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TYPE_CHECKING
 
+import numpy as np
 from torch import Generator, nn, Tensor
 
 from ..data.homography_pairs import make_pairs, PairBatch
 from ..data.image_folder import ImageBank
 from ..image import channels_last, match_channels
 from ..models.base import DenseMaps, Extractor
+from ..registry import build_extractor
 from ..shapes import Float
 from .validation import validate
 
@@ -35,6 +37,11 @@ class Recipe(nn.Module):
         self.config = config
 
     @classmethod
+    def build(cls, model: str, options: 'Options') -> nn.Module:
+        """Build what is trained, with random weights: an extractor, or what belongs to one."""
+        return build_extractor(model, **cls.build_options)
+
+    @classmethod
     def check(cls, options: 'Options', extractor: Extractor) -> None:
         """Raise ConfigError where options do not suit each other or the network."""
         options.check_view_size(extractor.stride)
@@ -52,6 +59,13 @@ class Recipe(nn.Module):
     ) -> Any:
         """Make a batch of `count` from the material; all that is random comes from generator."""
         return make_pairs(material, count, options.pairs, options.photometric, generator)
+
+    @classmethod
+    def picture(cls, batch: Any) -> np.ndarray:
+        """Draw some of a batch, to be looked at before anything is trained; (H, W, 3) RGB."""
+        from .pictures import draw_pairs
+
+        return draw_pairs(batch)
 
     def see(self, images: Float[Tensor, 'b 3 h w']) -> DenseMaps:
         """Run the network on RGB views whose sides divide by its stride."""
