@@ -120,7 +120,6 @@ class Kp2d(Extractor):
 
     def __init__(self, config: Kp2dConfig | None = None) -> None:
         super().__init__(config)
-        self.version_told = config is not None and config.version != AUTO
         self.version = VERSIONS[self.config.version]
         self.dropout = nn.Dropout2d(0.2)
         self.conv1a, self.conv1b = _block(3, 32), _block(32, 32)
@@ -242,32 +241,32 @@ class Kp2d(Extractor):
 
         Raises WeightsError where the version is not what the tensors tell.
         """
-        version = self.config.version
-        problem = ''
-        if 'convFb.0.weight' not in state and self.version.upsample:
-            problem = 'has no layer convFb'
-        elif self.version.upsample and not self.version_told and _without_upsampling(state):
-            problem = 'has a layer convFb that was never in use'
-        if problem:
+        version, needed = self.config.version, self.version.upsample
+        if _upsampling(state) not in (None, needed):
+            layer, others = 'a layer', 'v2, v3 or v4, which are one network; say version=v4'
+            if needed:
+                layer = 'no layer'
+                others = 'v0 or v1, which have equal tensors; say version=v0 or version=v1'
             raise WeightsError(
-                f'this checkpoint {problem}, so it is not of version {version} but of v0 or v1, '
-                'which have equal tensors; say which with version=v0 or version=v1'
+                f'this checkpoint has {layer} convFb that was in use, so it is not of version '
+                f'{version} but of {others}'
             )
-        if not self.version.upsample:
+        if not needed:
             state = {k: v for k, v in state.items() if not k.startswith('convFb.')}
         return state, {'version': version}
 
 
-def _without_upsampling(state: dict[str, Tensor]) -> bool:
-    """Tell whether the network was trained, but its layer convFb was never in use."""
+def _upsampling(state: dict[str, Tensor]) -> bool | None:
+    """Tell whether a network of these tensors was trained with convFb; None: they do not tell."""
 
-    def untouched(layer: str) -> bool:
+    def touched(layer: str) -> bool | None:
         mean, variance = (state.get(f'{layer}.1.running_{part}') for part in ('mean', 'var'))
         if mean is None or variance is None:
-            return False
-        return bool((mean == 0).all() and (variance == 1).all())
+            return None
+        return not bool((mean == 0).all() and (variance == 1).all())
 
-    return untouched('convFb') and not untouched('convFa')
+    # neither a network that was never trained nor one of another model tells anything
+    return bool(touched('convFb')) if touched('convFa') else None
 
 
 def read_patches(

@@ -269,3 +269,17 @@ def test_import_asks_for_the_version_where_the_tensors_are_not_of_v4(tmp_path, w
     with pytest.raises(WeightsError, match='version=v0 or version=v1'):
         import_checkpoint(path, 'kp2d', tmp_path / 'out.safetensors')
     import_checkpoint(path, 'kp2d', tmp_path / 'o.safetensors', structure={'version': 'v1'})
+
+
+@pytest.mark.parametrize('version', ['v0', 'v1'])
+def test_import_refuses_a_network_that_upsamples_under_a_version_that_does_not(tmp_path, version):
+    path, out = checkpoint(tmp_path, used=True), tmp_path / 'out.safetensors'
+    with pytest.raises(WeightsError, match=f'not of version {version} but of v2, v3 or v4'):
+        import_checkpoint(path, 'kp2d', out, structure={'version': version})
+    assert not out.exists()
+
+
+def test_import_of_another_model_does_not_ask_for_a_version(tmp_path) -> None:
+    torch.save(build_extractor('alike-t').state_dict(), tmp_path / 'a.pth')
+    with pytest.raises(WeightsError, match='lacks conv1a.*It fits alike-t'):
+        import_checkpoint(tmp_path / 'a.pth', 'kp2d', tmp_path / 'out.safetensors')
