@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import glob
 import os
 from pathlib import Path
+import tempfile
 from typing import Any
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -42,6 +45,26 @@ def expand_images(words: Sequence[str], by_stem: bool = False) -> list[NamedImag
                 'folder above them instead, whose subfolders are kept, or make two runs'
             )
     return list(taken.values())
+
+
+@contextmanager
+def unpacked(path: Path | str) -> Iterator[Path]:
+    """
+    Give a folder as it is, and the content of a .zip file as a folder that then goes again.
+
+    Raises DataError for a .zip file that is damaged.
+    """
+    path = Path(path)
+    if path.suffix.lower() != '.zip' or path.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix='kpfeat-') as folder:
+        try:
+            with zipfile.ZipFile(path) as file:
+                file.extractall(folder)
+        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+            raise DataError(f"'{path}' is not a complete .zip file ({error})") from error
+        yield Path(folder)
 
 
 def _expand(word: str) -> list[NamedImage]:

@@ -48,7 +48,7 @@ def _list_options(wanted: bool) -> bool:
 def train(
     model: Annotated[str, typer.Argument(help='Model to train, such as alike-t.')],
     data: Annotated[
-        Path, typer.Option('--data', '-d', help='Folder of photographs, with subfolders.')
+        Path, typer.Option('--data', '-d', help='Photographs: a folder, or a .zip of one.')
     ],
     out: Annotated[
         Path, typer.Option('--out', '-o', help='Folder of the run: weights, logs, checkpoints.')

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..errors import ConfigError, KpfeatError
 from ..image import write_image
-from ..io import replacing
+from ..io import replacing, unpacked
 from ..weights import load_checkpoint, save_weights
 from .catalogue import recipe_class
 from .curves import append_row, drop_rows_after, LOG, VALIDATION
@@ -32,7 +32,7 @@ LAST, BEFORE_DECAY = 'last.pt', 'before_decay.pt'
 
 def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path:
     """
-    Train a model on the photographs below a folder; returns the weight file.
+    Train a model on the photographs in a folder or a .zip file; returns the weight file.
 
     out receives `pairs.jpg` (look at it before training for hours), `config.json`, `log.csv`,
     `validation.csv`, `curves.png`, `last.pt` (resumes by itself when the
@@ -45,7 +45,9 @@ def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path
     built = Options.build({**recipe.defaults, **options}, recipe.loss_class)
     recipe.check(built, recipe.build(model, built))
     run = _Run(model, Path(out), built)
-    run.start(*recipe.load(Path(data), built))
+    with unpacked(data) as folder:
+        material = recipe.load(folder, built)
+    run.start(*material)
     return run.finish()
 
 

@@ -1,8 +1,10 @@
 """Which images are meant, and files that appear whole or not at all."""
 
+import zipfile
+
 import h5py
 from kpfeat_core.errors import DataError
-from kpfeat_core.io import expand_images, HlocWriter, read_npz, replacing, write_npz
+from kpfeat_core.io import expand_images, HlocWriter, read_npz, replacing, unpacked, write_npz
 import numpy as np
 import pytest
 
@@ -107,3 +109,19 @@ def test_an_hloc_file_that_was_not_finished_does_not_appear(tmp_path):
         writer.add('1.png', ARRAYS)
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_zip_file_is_a_folder_for_a_while(tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as file:
+        file.writestr('sub/x.txt', 'hello')
+    with unpacked(tmp_path / 'a.zip') as folder:
+        assert (folder / 'sub/x.txt').read_text() == 'hello'
+    assert not folder.exists()
+    with unpacked(tmp_path) as same:
+        assert same == tmp_path
+
+
+def test_a_zip_file_that_is_cut_off_is_refused(tmp_path) -> None:
+    (tmp_path / 'a.zip').write_bytes(b'PK' + bytes(40))
+    with pytest.raises(DataError, match="a.zip' is not a complete"), unpacked(tmp_path / 'a.zip'):
+        pass
