@@ -3,12 +3,14 @@
 from ..errors import ConfigError
 from .alike import AlikeRecipe
 from .keynet import KeyNetRecipe
+from .kp2d import Kp2dRecipe
 from .recipe import Recipe
 
 RECIPES: dict[str, type[Recipe]] = {
     **{f'alike-{size}': AlikeRecipe for size in 'tsnl'},
     'keynet': KeyNetRecipe,
     'keynet-tiny': KeyNetRecipe,
+    'kp2d': Kp2dRecipe,
 }
 
 

@@ -1,0 +1,247 @@
+"""KP2D's training objective: positions, scores, descriptors, and outliers told by IO-Net."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from ..config import option
+from ..data.homographies import sample_homographies
+from ..data.homography_config import homography_config
+from ..data.homography_pairs import (
+    make_pairs,
+    PairBatch,
+    render_views,
+    sample_view_homographies,
+)
+from ..data.image_folder import ImageBank
+from ..data.photometric import augment
+from ..geometry import inside, normalize_points, sample, warp_points
+from ..keypoints import clear_borders
+from ..losses import kp2d as losses
+from ..models.base import DenseMaps, Extractor
+from ..models.io_net import IoNet
+from ..models.kp2d import CELL, Kp2d
+from ..shapes import Bool, Float
+from .options import Options
+from .recipe import Recipe
+from .validation import validate
+
+
+@dataclass(frozen=True)
+class Kp2dLossConfig:
+    """Weights and thresholds of the losses; the published values unless the text says so."""
+
+    localization: float = option(1.0, 'weight of the localization loss', low=0.0)
+    usefulness: float = option(1.0, 'weight of the usefulness of scores', low=0.0)
+    consistency: float = option(1.0, 'weight of the consistency of scores', low=0.0)
+    triplet: float = option(2.0, 'weight of the triplet loss; 0 trains v3', low=0.0)
+    rejection: float = option(1.0, "weight of IO-Net's loss; 0 trains up to v2", low=0.0)
+    margin: float = option(0.2, 'margin of the triplet loss', low=0.0)
+    match_px: float = option(4.0, 'largest distance of true partners in pixels', low=0.0)
+    rejection_share: float = option(
+        0.25, 'share of the cells whose keypoints IO-Net sees (300 at 240x320)', 0.0, 1.0
+    )
+    rejection_points: str = option(
+        'highest',
+        'which those are: highest scores, as the paper says and as extraction takes them; lowest '
+        'are those of the published code, mostly cells at the border that nobody extracts',
+        choices=('highest', 'lowest'),
+    )
+    score_border_px: float = option(
+        11.5,
+        'scores of keypoints that fall nearer to the border of view 1 are not compared: the '
+        'outermost cells there have score 0 (published: 0, which teaches low scores near borders)',
+        low=0.0,
+    )
+    sampler: str = option(
+        'views',
+        'views: homographies as all systems here get them; published: those of the paper, where '
+        'view 0 is a part of view 1',
+        choices=('views', 'published'),
+    )
+
+
+class _View(NamedTuple):
+    """One view's maps, and the keypoints (B, N, 2) and scores (B, N) of all of its cells."""
+
+    maps: DenseMaps
+    keypoints: Tensor
+    scores: Tensor
+
+
+class Kp2dRecipe(Recipe):
+    """
+    The five losses on a batch of pairs.
+
+    IO-Net is trained beside the extractor and lies in the checkpoints of a run, but not in the
+    weight file: extraction has no use for it.
+    """
+
+    loss_class = Kp2dLossConfig
+    # Adam without decay at the published rate. It was found for 64 pairs in a step and halved
+    # once, after 40 of 50 epochs.
+    defaults = {'learning_rate': 1e-3, 'weight_decay': 0.0}
+
+    def __init__(self, extractor: Kp2d, config: Kp2dLossConfig) -> None:
+        super().__init__(extractor, config)
+        self.io_net = IoNet()
+
+    @classmethod
+    def draw(
+        cls, material: ImageBank, count: int, options: Options, generator: Generator
+    ) -> PairBatch:
+        """Make pairs as all systems do, or as the paper does."""
+        if options.loss.sampler == 'views':
+            return make_pairs(material, count, options.pairs, options.photometric, generator)
+        return published_pairs(material, count, options, generator)
+
+    def forward(self, batch: PairBatch, generator: Generator) -> dict[str, Tensor]:
+        """Return the loss `total`, its parts, and what tells how well the network does."""
+        maps = self.see(batch.images.flatten(0, 1))
+        count = len(batch.H_0to1)
+        halves = [_rows(maps, slice(start, start + count)) for start in (0, count)]
+        with torch.autocast(batch.images.device.type, enabled=False):
+            return self.compare(*halves, batch.H_0to1, batch.valid)
+
+    def compare(
+        self,
+        maps0: DenseMaps,
+        maps1: DenseMaps,
+        H_0to1: Float[Tensor, 'b 3 3'],
+        valid: Bool[Tensor, '2 b h w'],
+    ) -> dict[str, Tensor]:
+        """Return the losses of two views; what is not valid in either of them does not count."""
+        config, size = self.config, valid.shape[-2:]
+        view0, view1 = (
+            _View(maps, maps.positions.flatten(1, 2), maps.score_map.flatten(1))
+            for maps in (maps0, maps1)
+        )
+        with torch.no_grad():
+            warped0 = warp_points(view0.keypoints, H_0to1)
+            within = inside(warped0, *size)
+        # pixel (0, 0) for what is outside: what is behind the horizon has no finite gradient
+        there = warp_points(torch.where(within[..., None], view0.keypoints, 0), H_0to1)
+        shown, shown_there = _shown(valid[0], view0.keypoints), _shown(valid[1], there)
+        counted = shown & within & shown_there & _inner_cells(maps0.score_map)
+
+        parts = self._detection_losses(view0, view1, there, counted, size)
+        triplets = losses.triplet_terms(
+            self.extractor.describe(maps0, view0.keypoints.detach()),
+            self.extractor.describe(maps1, there.detach()),
+            there,
+            counted,
+            config.margin,
+        )
+        parts['triplet'] = losses.triplet_loss(triplets.loss, counted).mean()
+        # what falls outside has no partner; of what falls on no photograph, nothing is known
+        known = shown & (~within | shown_there)
+        parts['rejection'] = self._rejection_loss(view0, view1, warped0, known, size)
+        parts['total'] = sum(getattr(config, name) * value for name, value in parts.items())
+        return parts | {'recall': triplets.right.sum() / counted.sum().clamp(min=1)}
+
+    def _detection_losses(
+        self, view0: _View, view1: _View, there: Tensor, counted: Tensor, size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Compare positions and scores; there: where the keypoints of view 0 lie in view 1."""
+        nearest = losses.nearest_keypoints(there, view1.keypoints, counted, self.config.match_px)
+        partners = view1.scores.gather(1, nearest.index)
+        compared = counted & inside(there, *size, margin=self.config.score_border_px)
+        pixels = (there + 0.5) / CELL - 0.5
+        if self.extractor.config.upstream_sampling:
+            last, last_cell = (
+                there.new_tensor(s[::-1]) - 1 for s in (size, view1.maps.score_map.shape[1:])
+            )
+            pixels = there * last_cell / last
+        scores_there = sample(view1.maps.score_map[:, None], pixels, 'border')
+        # all keypoints of the batch in one row, as published: an image with few counts little
+        nearest = losses.Nearest(*map(_row, nearest))
+        scores0 = _row(view0.scores)
+        return {
+            'localization': losses.localization_loss(nearest).mean(),
+            'usefulness': losses.usefulness_loss(nearest, scores0, _row(partners)).mean(),
+            'consistency': losses.score_consistency_loss(
+                scores0, _row(scores_there), _row(compared)
+            ).mean(),
+        }
+
+    def _rejection_loss(
+        self, view0: _View, view1: _View, warped0: Tensor, known: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        """Let IO-Net judge matches between the chosen keypoints of both views."""
+        config = self.config
+        count = round(config.rejection_share * known.shape[1])
+        chosen = [
+            losses.choose_for_rejection(view.scores, count, config.rejection_points)
+            for view in (view0, view1)
+        ]
+        points = [
+            _pick(view.keypoints, index)
+            for view, index in zip((view0, view1), chosen, strict=True)
+        ]
+        described = [
+            self.extractor.describe(view.maps, xy.detach())
+            for view, xy in zip((view0, view1), points, strict=True)
+        ]
+        putative = losses.putative_matches(
+            *(normalize_points(xy, *size) for xy in points), *described
+        )
+        error = (_pick(warped0, chosen[0]) - _pick(points[1], putative.partner)).norm(dim=-1)
+        return losses.outlier_rejection_loss(
+            self.io_net(putative.matches),
+            error < config.match_px,  # what is NaN, behind the horizon, has no partner
+            known.gather(1, chosen[0]),
+        ).mean()
+
+    @classmethod
+    def validate(cls, extractor: Extractor, batch: PairBatch) -> dict[str, float]:
+        """Measure with the best quarter of the keypoints, as published: else scores are idle."""
+        cells = batch.valid[0, 0].numel() // CELL**2
+        numbers = validate(extractor, batch, max_num_keypoints=cells // 4)
+        return numbers | {'score': numbers['mma3'] * numbers['repeatability']}
+
+
+def _rows(maps: DenseMaps, rows: slice) -> DenseMaps:
+    return DenseMaps(
+        maps.score_map[rows], tuple(m[rows] for m in maps.descriptor_maps), maps.positions[rows]
+    )
+
+
+def _row(values: Tensor) -> Tensor:
+    return values.reshape(1, -1)
+
+
+def _pick(points: Tensor, index: Tensor) -> Tensor:
+    return points.gather(1, index[..., None].expand(-1, -1, points.shape[-1]))
+
+
+def _shown(valid: Tensor, points: Tensor) -> Tensor:
+    """Tell where all of the four pixels around points (B, N, 2) are valid ones of (B, H, W)."""
+    return sample(valid[:, None].float(), points.detach(), 'border')[..., 0] > 0.999
+
+
+def _inner_cells(score_map: Tensor) -> Tensor:
+    """Tell which cells (B, N) are not among the outermost, which have no keypoints."""
+    return clear_borders(torch.ones_like(score_map), 1, 1).flatten(1) > 0
+
+
+def published_pairs(
+    bank: ImageBank, count: int, options: Options, generator: Generator
+) -> PairBatch:
+    """
+    Draw pairs in which view 0 shows a part of view 1, by the published homographies.
+
+    View 1 is drawn as usual. Photometric changes are those of all systems.
+    """
+    side = options.pairs.view_size
+    index = bank.probabilities.multinomial(count, replacement=True, generator=generator)
+    whole, _ = sample_view_homographies(bank.sizes[index], options.pairs, generator)
+    # the sampler calls the part image 1
+    H_0to1 = torch.linalg.inv(
+        sample_homographies(homography_config('kp2d'), count, (side, side), generator)
+    )
+    rendered = [render_views(bank, index, h, side) for h in (whole @ H_0to1, whole)]
+    views = augment(torch.cat([view for view, _ in rendered]), options.photometric, generator)
+    valid = torch.stack([seen for _, seen in rendered])
+    return PairBatch(views.unflatten(0, (2, count)), H_0to1, valid)
