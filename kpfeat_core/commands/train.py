@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -14,6 +14,7 @@ EPILOG = examples(
     'kpfeat train alike-t --data photos/ --out runs/first',
     'kpfeat train alike-t --data photos/ --out runs/quick --steps 2000 --batch-size 4',
     'kpfeat train alike-t --data photos/ --out runs/turn --set any_rotation=0.5 --device cuda',
+    'kpfeat train keynet --recipe training/recipes/keynet.yaml --data photos/ --out runs/keynet',
     'kpfeat extract photo.jpg --weights runs/first/alike-t.safetensors --out features/',
     'The same command goes on with a run that was stopped.',
 )
@@ -53,6 +54,15 @@ def train(
     out: Annotated[
         Path, typer.Option('--out', '-o', help='Folder of the run: weights, logs, checkpoints.')
     ],
+    recipe: Annotated[
+        Optional[Path],  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
+        typer.Option(
+            '--recipe',
+            '-r',
+            metavar='FILE',
+            help='YAML file with options of the run; flags and --set come before it.',
+        ),
+    ] = None,
     settings: Annotated[
         list[str],
         typer.Option(
@@ -81,8 +91,9 @@ def train(
     """
     from ..training import train as run_training
     from ..training.catalogue import recipe_class
-    from ..training.options import COMMON_CLASSES
+    from ..training.options import COMMON_CLASSES, read_recipe
 
     classes = (*COMMON_CLASSES, recipe_class(model).loss_class)
-    options = {**training, **parse_options(settings, *classes)}
+    written = read_recipe(recipe) if recipe else {}
+    options = {**written, **training, **parse_options(settings, *classes)}
     run_training(model, data, out, **options)

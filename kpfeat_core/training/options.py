@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 import math
+from pathlib import Path
 from typing import Any
 
 from ..config import make_config
@@ -50,6 +51,23 @@ class Options:
     def flat(self) -> dict[str, Any]:
         """Return all options by name."""
         return {k: v for part in vars(self).values() for k, v in asdict(part).items()}
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read the options of a run from a YAML file, KEY: VALUE; raises ConfigError."""
+    try:
+        import yaml
+    except ImportError:
+        raise ConfigError("recipes need PyYAML: pip install 'kpfeat[train]'") from None
+    try:
+        options = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is no YAML file: {error}") from error
+    if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
+        raise ConfigError(f"'{path}' holds no options; expected lines such as `steps: 1000`")
+    return options
 
 
 def parse_kind_weights(text: str) -> dict[str, float]:

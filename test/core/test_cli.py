@@ -295,6 +295,35 @@ def test_train_refuses_what_it_does_not_know_before_it_starts(tmp_path):
     assert_one_error(run(*words, '--steps', 0), 'steps is 0')
 
 
+@pytest.mark.parametrize(
+    ('text', 'complaint'),
+    [
+        ('steps: [', 'no YAML file'),
+        ('just words', 'holds no options'),
+        ('nothing: 1', "unknown training option 'nothing'"),
+        ('steps: many', "steps is 'many', expected int"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_one_sentence(photos, tmp_path, text, complaint):
+    pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
+    (tmp_path / 'r.yaml').write_text(text)
+    words = ('--data', photos, '--out', tmp_path / 'run', '--recipe', tmp_path / 'r.yaml')
+    assert_one_error(run('train', 'alike-t', *words), complaint)
+
+
+def test_recipes_of_this_repository_have_known_options_and_their_command():
+    from kpfeat_core.training.catalogue import recipe_class
+    from kpfeat_core.training.options import Options, read_recipe
+
+    paths = sorted((Path(__file__).parents[2] / 'training/recipes').glob('*.yaml'))
+    assert paths
+    for path in paths:
+        words = path.read_text().splitlines()[0].split()
+        assert words[:3] == ['#', 'kpfeat', 'train'] and f'training/recipes/{path.name}' in words
+        recipe = recipe_class(words[3])
+        Options.build({**recipe.defaults, **read_recipe(path)}, recipe.loss_class)
+
+
 def test_train_writes_weights_that_extract_takes(photos, tmp_path):
     pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
     for index in range(12):
