@@ -29,10 +29,15 @@ def register(name: str) -> Callable[[Callable], Callable]:
 
 
 def register_companion(name: str) -> Callable[[Callable], Callable]:
-    """Add a network that is no extractor but has a weight file, such as a patch descriptor."""
+    """
+    Add a network that is no extractor but has a weight file, such as a patch descriptor.
+
+    Taking a name twice is an error.
+    """
 
     def add(factory: Callable) -> Callable:
-        COMPANIONS[name] = factory
+        if COMPANIONS.setdefault(name, factory) is not factory:
+            raise ValueError(f"companion '{name}' is taken by {COMPANIONS[name]!r}")
         return factory
 
     return add
@@ -66,7 +71,10 @@ def network_names() -> list[str]:
 
 def build_network(name: str, **structure: str) -> nn.Module:
     """Build an extractor or a companion with random weights; raises ConfigError."""
-    _catalogue()
+    if name not in network_names():
+        raise ConfigError(
+            f"there is no model '{name}'; expected one of {', '.join(network_names())}"
+        )
     if name not in COMPANIONS:
         return build_extractor(name, **structure)
     if structure:

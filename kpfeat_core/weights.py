@@ -14,7 +14,8 @@ from safetensors.torch import save
 import torch
 from torch import nn, Tensor
 
-from .errors import WeightsError
+from .config import AUTO
+from .errors import ConfigError, WeightsError
 from .io import replacing
 from .published import published_for
 from .tf_checkpoint import find_tf_index, read_tf_checkpoint
@@ -219,7 +220,10 @@ def _check_metadata(module: nn.Module, metadata: Mapping[str, str], path: Path |
     for key, value in _parse_structure(metadata, path).items():
         own = getattr(getattr(module, 'config', None), key, value)
         if own != value:
-            raise WeightsError(f"'{path}' was made with {key}='{value}', expected {key}='{own}'")
+            raise WeightsError(
+                f"'{path}' was made with {key}='{value}', expected {key}='{own}'; leave {key} "
+                'out, or give a file of that'
+            )
     version = metadata.get('format_version', str(FORMAT_VERSION))
     if not version.isdigit() or int(version) > FORMAT_VERSION:
         raise WeightsError(
@@ -248,7 +252,7 @@ def import_checkpoint(
     Convert a published checkpoint to a weight file of ours; raises WeightsError.
 
     structure: options that shape the network, such as {'version': 'v1'}, for checkpoints whose
-    tensors do not tell them.
+    tensors do not tell them; a weight file of ours notes them. Raises ConfigError for others.
 
     checkpoint: .pth, .pt, .tar or .safetensors with a state dict, bare or inside a training
     checkpoint; or TensorFlow's index/data pair, by one of its files or what their names begin
@@ -257,12 +261,18 @@ def import_checkpoint(
     from .registry import build_network
 
     checkpoint = find_tf_index(checkpoint) or checkpoint
-    module = build_network(model, **structure or {})
+    chosen = {key: value for key, value in (structure or {}).items() if value != AUTO}
+    module = build_network(model, **chosen)
+    _check_shaping(module, chosen)
     content, noted = _read_checkpoint(Path(checkpoint))
+    if noted.get('model') == model:
+        chosen = _parse_structure(noted, checkpoint) | chosen
+        module = build_network(model, **chosen)
+        _check_metadata(module, noted, checkpoint)
     state = _strip_prefixes(_state_dict(content, checkpoint))
     if hasattr(module, 'convert_checkpoint'):
         state, told = module.convert_checkpoint(state)
-        module = build_network(model, **{**(structure or {}), **told})
+        module = build_network(model, **chosen | told)
     for name, value in _network(module).state_dict().items():
         stem, _, last = name.rpartition('.')
         # a counter that old releases of torch lacked
@@ -271,8 +281,20 @@ def import_checkpoint(
     check_state(module, state, str(checkpoint))
     _network(module).load_state_dict(state)
     origin = {'imported_from': Path(checkpoint).name, 'imported_sha256': sha256(checkpoint)}
-    save_weights(module, out, noted | origin | dict(metadata or {}))
+    kept = {key: value for key, value in noted.items() if key not in OWN_NOTES}
+    save_weights(module, out, kept | origin | dict(metadata or {}))
     return Path(out)
+
+
+def _check_shaping(module: nn.Module, options: Mapping[str, str]) -> None:
+    """Raise ConfigError for an option that a weight file does not note: it would get lost."""
+    known = getattr(module, 'structure', {})
+    lost = [name for name in options if name not in known]
+    if lost:
+        raise ConfigError(
+            f"option '{lost[0]}' does not shape the network of {_name(module)}, and weights do "
+            f'not keep it; expected {" or ".join(known) or "none"}: give it where they are used'
+        )
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str = 'cpu') -> Any:
@@ -302,14 +324,13 @@ def _load_tensors(path: Path | str, device: torch.device | str) -> Any:
 
 
 def _read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
-    """Return what a checkpoint holds, and the notes of a weight file of ours."""
+    """Return what a checkpoint holds, and the metadata of a safetensors file."""
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint '{path}'")
     if find_tf_index(path):
         return {k: torch.from_numpy(v) for k, v in read_tf_checkpoint(path).items()}, {}
     if path.suffix == '.safetensors':
-        tensors, noted = read_weights(path)
-        return tensors, {k: v for k, v in noted.items() if k not in OWN_NOTES}
+        return read_weights(path)
     return load_checkpoint(path), {}
 
 

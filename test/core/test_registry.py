@@ -11,6 +11,7 @@ from kpfeat_core.registry import (
     extractor_names,
     EXTRACTORS,
     register,
+    register_companion,
 )
 from kpfeat_core.weights import save_weights
 import pytest
@@ -46,6 +47,8 @@ def test_taking_a_name_twice_is_our_own_mistake():
     with pytest.raises(ValueError, match="'alike-t' is taken"):
         register('alike-t')(lambda: None)
     assert 'alike-t' in EXTRACTORS
+    with pytest.raises(ValueError, match="'hardnet' is taken"):
+        register_companion('hardnet')(lambda: None)
 
 
 def test_created_extractors_have_the_weights_of_the_file_and_do_not_train(tmp_path):

@@ -7,13 +7,14 @@ import types
 import zipfile
 
 from kpfeat_core import weights
-from kpfeat_core.errors import WeightsError
+from kpfeat_core.errors import ConfigError, WeightsError
 from kpfeat_core.manifest import verify_bundled, verify_file, write_manifest
 from kpfeat_core.registry import build_extractor, create_extractor
 from kpfeat_core.weights import (
     find_weights,
     import_checkpoint,
     load_weights,
+    read_structure,
     read_weights,
     save_weights,
 )
@@ -195,6 +196,27 @@ def test_importing_a_weight_file_keeps_its_notes_and_adds_to_them(model, tmp_pat
     import_checkpoint(tmp_path / 'run.safetensors', MODEL, out, {'licence': 'Apache-2.0'})
     metadata = load_weights(build_extractor(MODEL), out)
     assert (metadata['steps'], metadata['licence']) == ('7', 'Apache-2.0')
+
+
+def test_importing_a_weight_file_keeps_the_shape_of_its_network(tmp_path):
+    file, out = tmp_path / 'v1.safetensors', tmp_path / 'out.safetensors'
+    save_weights(build_extractor('kp2d', version='v1'), file)
+    assert read_structure(import_checkpoint(file, 'kp2d', out)) == {'version': 'v1'}
+    import_checkpoint(file, 'kp2d', out, structure={'version': 'auto'})
+    with pytest.raises(WeightsError, match="made with version='v1', expected version='v0'; leave"):
+        import_checkpoint(file, 'kp2d', out, structure={'version': 'v0'})
+
+
+def test_options_that_weights_do_not_keep_are_refused_by_the_import(model, file, tmp_path):
+    out = tmp_path / 'out.safetensors'
+    with pytest.raises(ConfigError, match="'nms_radius' does not shape .*alike-t.*expected none"):
+        import_checkpoint(file, MODEL, out, structure={'nms_radius': 3})
+    assert not out.exists()
+
+
+def test_an_import_for_an_unknown_model_names_all_that_have_weights(file, tmp_path):
+    with pytest.raises(ConfigError, match="no model 'nope'; .*alike-t.*hardnet.*superpoint"):
+        import_checkpoint(file, 'nope', tmp_path / 'out.safetensors')
 
 
 def test_batch_counters_that_old_checkpoints_lack_are_no_reason_to_refuse(model, tmp_path):
