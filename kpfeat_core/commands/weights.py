@@ -46,7 +46,7 @@ def list_weights(
         raise WeightsError(
             f"there is no model '{unknown[0]}'; expected one of {', '.join(network_names())}"
         )
-    console = Console()
+    console = Console(markup=False, emoji=False)  # paths may have brackets and colons
     if not console.is_terminal:
         console.width = 1000  # whole paths for grep and scripts
     console.print(_found_table(names))

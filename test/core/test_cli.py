@@ -271,6 +271,14 @@ def test_list_says_where_published_weights_come_from_and_under_which_licence():
     assert not any('alike-t' in line for line in lines)
 
 
+def test_list_shows_folders_with_brackets_and_colons_as_they_are(weights, tmp_path):
+    folder = tmp_path / '[red] :smile:'
+    folder.mkdir()
+    file = folder / weights.name
+    file.write_bytes(weights.read_bytes())
+    assert str(file) in run('weights', 'list', 'alike-t', KPFEAT_WEIGHTS=str(folder)).stdout
+
+
 def test_list_of_an_unknown_model_is_one_sentence():
     assert_one_error(run('weights', 'list', 'alike-z'), "'alike-z'")
 
