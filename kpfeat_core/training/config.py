@@ -17,6 +17,7 @@ class TrainConfig:
     weight_decay: float = option(1e-4, 'AdamW weight decay', 0.0, 1.0)
     ema: float = option(0.999, 'decay of the average of weights that is validated and kept', 0, 1)
     clip_norm: float = option(1.0, 'largest norm of the gradient', low=0.0)
+    start: str = option('', 'weight file to begin with; without one the weights are random')
     seed: int = option(0, 'every random draw follows from this and the step', low=0)
     precision: str = option('32-true', 'arithmetic', choices=('32-true', 'bf16-mixed', '16-mixed'))
     device: str = option('auto', 'cpu, cuda or auto')

@@ -28,6 +28,7 @@ from .schedule import learning_rate, moving_average
 
 FREE_TO_CHANGE = {'steps', 'decay_share', 'device', 'threads', 'precision'}
 LAST, BEFORE_DECAY = 'last.pt', 'before_decay.pt'
+SHOWN = 8  # pairs or images of a batch in pairs.jpg
 
 
 def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path:
@@ -78,6 +79,9 @@ class _Run:
             self._check_same_run()
         torch.manual_seed(self.config.seed)
         extractor = self.recipe_class.build(model, options)
+        if self.config.start and not self._checkpoints():
+            note = self.recipe_class.begin(extractor, self.config.start)
+            self.console.print(note)
         self.average = AveragedModel(
             extractor, avg_fn=moving_average(self.config.ema), use_buffers=True
         ).to(self.fabric.device)
@@ -96,7 +100,10 @@ class _Run:
         path = self.out / 'config.json'
         now = {'model': self.model} | self.options.flat()
         if path.exists() and (self.out / LAST).exists():
-            before = _read_options(path)
+            recipe = self.recipe_class
+            # options that came later had their defaults
+            defaults = Options.build(recipe.defaults, recipe.loss_class).flat()
+            before = defaults | _read_options(path)
             changed = [
                 f'{k} {before.get(k)!r} -> {v!r}'
                 for k, v in now.items()
@@ -110,9 +117,12 @@ class _Run:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(now, indent=1) + '\n')
 
+    def _checkpoints(self) -> list[Path]:
+        """Return the files that a run may go on from, the latest first."""
+        return [p for p in (self.out / LAST, self.out / BEFORE_DECAY) if p.exists()]
+
     def _resume(self) -> None:
-        paths = [self.out / LAST, self.out / BEFORE_DECAY]
-        found = [p for p in paths if p.exists()]
+        found = self._checkpoints()
         if not found:
             return
         state = load_checkpoint(found[0], self.fabric.device)
@@ -156,9 +166,11 @@ class _Run:
         generator = torch.Generator().manual_seed(1)  # the same batch in every run
         fixed = self._draw(validation, config.validation_pairs, generator)
         if self.fabric.is_global_zero:
-            write_image(self.out / 'pairs.jpg', self.recipe_class.picture(fixed))
+            seen = torch.Generator(self.fabric.device).manual_seed(1)
+            shown = self._draw(training, min(config.batch_size, SHOWN), seen)
+            write_image(self.out / 'pairs.jpg', self.recipe_class.picture(shown))
         self.console.print(
-            f'{self.model}: {len(training)} photographs, {len(validation)} for validation, '
+            f'{self.model}: {len(training)} images, {len(validation)} for validation, '
             f'{config.steps} steps of {config.batch_size} on {self.fabric.device}'
         )
         self.recipe.train()

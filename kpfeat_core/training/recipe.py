@@ -13,6 +13,7 @@ from ..image import channels_last, match_channels
 from ..models.base import DenseMaps, Extractor
 from ..registry import build_extractor
 from ..shapes import Float
+from ..weights import load_weights, sha256
 from .validation import validate
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ class Recipe(nn.Module):
     def build(cls, model: str, options: 'Options') -> nn.Module:
         """Build what is trained, with random weights: an extractor, or what belongs to one."""
         return build_extractor(model, **cls.build_options)
+
+    @classmethod
+    def begin(cls, extractor: nn.Module, path: Path | str) -> str:
+        """Load the weights that a run begins with, and say what; raises WeightsError."""
+        metadata = load_weights(extractor, path)
+        steps = f', trained for {metadata["steps"]} steps' if 'steps' in metadata else ''
+        return f"begins with the weights in '{path}' (SHA-256 {sha256(path)[:16]}){steps}"
 
     @classmethod
     def check(cls, options: 'Options', extractor: Extractor) -> None:
