@@ -170,10 +170,10 @@ class KeyNet(Extractor):
             )
         keypoints = xy.to(score_map.dtype)
         if config.sub_pixel:
-            # Scores of any range: softmax of log s / T is the share of s^(1 / T).
-            logs = score_map.clamp(min=torch.finfo(score_map.dtype).tiny).log()
             temperature = TEMPERATURES[config.variant]
-            keypoints, _ = refine_soft_argmax(logs, xy, temperature=temperature)
+            keypoints, _ = refine_soft_argmax(  # of logarithms: scores have any range
+                score_map, xy, temperature=temperature, logarithmic=True
+            )
         if config.orientation == 'upright':
             return Keypoints(keypoints, scores, mask)
         with torch.no_grad():

@@ -3,6 +3,7 @@
 import cv2
 from kpfeat_core.errors import ConfigError, WeightsError
 from kpfeat_core.image import read_image
+from kpfeat_core.models.base import DenseMaps
 from kpfeat_core.models.hardnet import HardNet
 from kpfeat_core.models.keynet_scores import (
     handcrafted_maps,
@@ -179,6 +180,15 @@ def test_sub_pixel_keypoints_follow_a_shift_of_a_third_of_a_pixel(trained, photo
         distance = torch.cdist(here + 1 / 3, there, compute_mode=mode).min(1).values
         median[sub_pixel] = distance[distance < 2].median()
     assert median[True] < 0.1 < 0.4 < median[False]
+
+
+@pytest.mark.parametrize('level', [0.02, 5.0])
+def test_refined_keypoints_stay_in_the_image_whatever_the_scores(level) -> None:
+    extractor = build_extractor('keynet', **SIFT, remove_borders=0, nms_radius=2)
+    scores = level * random_image(40, 48)[:, 0]
+    points = extractor.detect(DenseMaps(scores, (random_image(40, 48),))).keypoints[0]
+    assert ((points >= 0) & (points <= torch.tensor([47, 39]))).all()
+    assert (points.min(0).values < 2).all()  # those at the borders are among them
 
 
 def test_hardnet_needs_weights_of_its_own(tmp_path) -> None:
