@@ -392,6 +392,20 @@ def test_peak_memory_grows_with_what_a_call_needs(monkeypatch):
         assert whole > growth
 
 
+def test_memory_that_loading_has_freed_does_not_hide_what_a_call_needs(monkeypatch):
+    class Reusing:
+        def inputs(self, pictures):
+            np.ones(31 << 17)  # from here on malloc keeps up to 62 MiB that are free
+            return pictures if [np.ones(28 << 17) for _ in range(2)] else None
+
+        def run(self, inputs):
+            np.ones(40 << 17)
+
+    monkeypatch.setattr(memory, 'build_system', lambda _: Reusing())
+    growth, _ = memory._measure_here(spec('orb'), SMALL, 1)
+    assert growth > 0.8 * 40 * 2**20
+
+
 def test_a_process_that_fails_says_why():
     with pytest.raises(KpfeatError, match='no model'):
         memory.peak_process_bytes(spec('surf'), SMALL, 1)
