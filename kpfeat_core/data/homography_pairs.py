@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from ..config import option
-from ..geometry import normalize_points, pixel_grid, warp_points
+from ..geometry import inside, normalize_points, pixel_grid, warp_points
 from ..shapes import Bool, Float
 from .image_folder import ImageBank
 from .photometric import augment, PhotometricConfig
+from .view_pairs import read_mask, Warped
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,26 @@ class PairBatch:
     H_0to1: Float[Tensor, 'b 3 3']
     valid: Bool[Tensor, '2 b v v']
 
+    def __len__(self) -> int:
+        return len(self.H_0to1)
+
     def part(self, index: int, count: int) -> 'PairBatch':
         """Return the index-th of `count` equal shares, for training in several processes."""
         own = slice(index, None, count)
         return PairBatch(self.images[:, own], self.H_0to1[own], self.valid[:, own])
+
+    def warp(self, points: Float[Tensor, 'b n 2'], view: int) -> Warped:
+        """
+        Tell where points (x, y) of one view lie in the other; differentiable in them.
+
+        Nothing is known of points that are not on the photograph, in either view.
+        """
+        homography = self.H_0to1 if view == 0 else torch.linalg.inv(self.H_0to1)
+        there = warp_points(points, homography)
+        within = inside(there, *self.images.shape[-2:])
+        real = read_mask(self.valid[view], points)
+        shown = read_mask(self.valid[1 - view], there)
+        return Warped(there, real & within & shown, real & ~within)
 
 
 def _uniform(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:

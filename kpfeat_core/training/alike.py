@@ -1,4 +1,4 @@
-"""ALIKE's training objective on homographic pairs."""
+"""ALIKE's training objective on pairs of views: homographic, or with depth and poses."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ..config import option
-from ..data.homography_pairs import PairBatch
+from ..data.view_pairs import read_mask, ViewPairs
 from ..describe import bilinear_neighbours
 from ..errors import ConfigError
-from ..geometry import inside, pixel_grid, sample, warp_points
+from ..geometry import pixel_grid, sample
 from ..losses import alike as losses
 from ..models.alike import Alike
 from ..models.base import DenseMaps, Extractor
@@ -59,6 +59,7 @@ class AlikeRecipe(Recipe):
     """The four losses on a batch of pairs."""
 
     loss_class = AlikeLossConfig
+    takes_scenes = True
 
     def __init__(self, extractor: Alike, config: AlikeLossConfig) -> None:
         options = {'max_num_keypoints': config.detected, 'detection_threshold': 0.0}
@@ -72,19 +73,15 @@ class AlikeRecipe(Recipe):
         if stride > side:
             raise ConfigError(f'stride is {stride}, expected at most view_size, {side}')
 
-    def forward(self, pairs: PairBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(self, pairs: ViewPairs, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss `total` and its parts, averaged over the pairs."""
-        count = len(pairs.H_0to1)
+        count = len(pairs)
         maps = self.see(pairs.images.flatten(0, 1))
         with torch.autocast(pairs.images.device.type, enabled=False):
             maps = DenseMaps(
                 maps.score_map.float(), tuple(m.float() for m in maps.descriptor_maps)
             )
-            homographies = (pairs.H_0to1, torch.linalg.inv(pairs.H_0to1))
-            views = [
-                self._view(_part(maps, i, count), pairs.valid, homographies[i], i, generator)
-                for i in (0, 1)
-            ]
+            views = [self._view(_part(maps, i, count), pairs, i, generator) for i in (0, 1)]
             parts = self._detection_losses(views)
             nre, reliability, known = [], [], []
             for here, there, seen in ((0, 1, pairs.valid[1]), (1, 0, pairs.valid[0])):
@@ -102,12 +99,7 @@ class AlikeRecipe(Recipe):
         return parts
 
     def _view(
-        self,
-        maps: DenseMaps,
-        seen: Tensor,
-        homography: Tensor,
-        index: int,
-        generator: torch.Generator,
+        self, maps: DenseMaps, pairs: ViewPairs, index: int, generator: torch.Generator
     ) -> _View:
         """Detect, add random points, describe, and find where everything lies in the other."""
         height, width = maps.score_map.shape[-2:]
@@ -123,10 +115,8 @@ class AlikeRecipe(Recipe):
             [found.keypoint_scores, sample(maps.score_map[:, None], extra)[..., 0]], 1
         )
         real = torch.cat([found.mask, found.mask.new_ones(extra.shape[:2])], 1)
-        real = real & _read(seen[index], keypoints)
-        warped = warp_points(keypoints, homography)
-        within = inside(warped, height, width)
-        shown = _read(seen[1 - index], warped)
+        real = real & read_mask(pairs.valid[index], keypoints)
+        warped = pairs.warp(keypoints, index)
         return _View(
             maps=maps,
             keypoints=keypoints,
@@ -134,9 +124,9 @@ class AlikeRecipe(Recipe):
             dispersity=found.dispersity,
             detected=real[:, : found.mask.shape[1]],
             descriptors=self.extractor.describe(maps, keypoints),
-            warped=warped,
-            valid=real & within & shown,
-            outside=real & ~within,
+            warped=warped.points,
+            valid=real & warped.visible,
+            outside=real & warped.outside,
         )
 
     def _detection_losses(self, views: list[_View]) -> dict[str, Tensor]:
@@ -168,7 +158,7 @@ class AlikeRecipe(Recipe):
         similarity = (around * here.descriptors[:, :, None]).sum(-1)
         grid = _grid(height, width, config.stride, generator)
         others = extractor.describe_pixels(there.maps, grid.expand(len(seen), -1, -1))
-        hidden = ~_read(seen, grid.expand(len(seen), -1, -1))[:, None]
+        hidden = ~read_mask(seen, grid.expand(len(seen), -1, -1))[:, None]
         if config.stride > 1:  # the truth's neighbourhood counts once, exactly
             hidden = hidden | _near(here.warped, grid, width // config.stride, config.stride)
         log_sum = losses.log_partition(here.descriptors, others, config.temperature, hidden)
@@ -191,15 +181,6 @@ class AlikeRecipe(Recipe):
 def _part(maps: DenseMaps, index: int, count: int) -> DenseMaps:
     rows = slice(index * count, (index + 1) * count)
     return DenseMaps(maps.score_map[rows], tuple(m[rows] for m in maps.descriptor_maps))
-
-
-def _read(mask: Tensor, points: Tensor) -> Tensor:
-    """Read a mask (B, H, W) at the nearest pixels of points (B, N, 2); false outside."""
-    height, width = mask.shape[-2:]
-    x, y = points.nan_to_num(nan=-1.0).round().long().unbind(-1)
-    within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    return mask.flatten(1).gather(1, index) & within
 
 
 def _near(points: Tensor, grid: Tensor, columns: int, distance: float) -> Tensor:

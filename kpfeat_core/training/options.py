@@ -9,10 +9,11 @@ from typing import Any
 from ..config import make_config
 from ..data.homography_pairs import PairConfig
 from ..data.photometric import PhotometricConfig
+from ..data.scene_bank import DepthConfig
 from ..errors import ConfigError
 from .config import TrainConfig
 
-COMMON_CLASSES = (TrainConfig, PairConfig, PhotometricConfig)
+COMMON_CLASSES = (TrainConfig, PairConfig, PhotometricConfig, DepthConfig)
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Options:
     train: TrainConfig
     pairs: PairConfig
     photometric: PhotometricConfig
+    depth: DepthConfig
     loss: Any
 
     @staticmethod

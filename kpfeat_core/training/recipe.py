@@ -7,8 +7,13 @@ from typing import Any, ClassVar, TYPE_CHECKING
 import numpy as np
 from torch import Generator, nn, Tensor
 
-from ..data.homography_pairs import make_pairs, PairBatch
+from ..data.depth_pairs import make_depth_pairs
+from ..data.homography_pairs import make_pairs
 from ..data.image_folder import ImageBank
+from ..data.posed_scenes import find_scenes
+from ..data.scene_bank import SceneBank
+from ..data.view_pairs import ViewPairs
+from ..errors import DataError
 from ..image import channels_last, match_channels
 from ..models.base import DenseMaps, Extractor
 from ..registry import build_extractor
@@ -26,11 +31,14 @@ class Recipe(nn.Module):
 
     A subclass sets `loss_class` and defines `forward`; the others where the usual is not right.
     defaults: options of a run whose default differs. build_options: options of the extractor.
+    takes_scenes: whether the losses ask a batch where points lie (ViewPairs), so that it may come
+    from photographs with depth and poses as well.
     """
 
     loss_class: ClassVar[type]
     defaults: ClassVar[Mapping[str, Any]] = {}
     build_options: ClassVar[Mapping[str, Any]] = {}
+    takes_scenes: ClassVar[bool] = False
 
     def __init__(self, extractor: Extractor, config: Any) -> None:
         super().__init__()
@@ -58,14 +66,32 @@ class Recipe(nn.Module):
     def load(cls, folder: Path, options: 'Options') -> tuple[Any, Any]:
         """Return the material for training and for validation; raises DataError."""
         from .photographs import load_photographs
+        from .scenes import load_posed_photographs
 
+        scenes = find_scenes(folder)
+        if scenes and not cls.takes_scenes:
+            raise DataError(
+                f"'{folder}' holds scenes with depth and poses, which this model does not train "
+                'on; expected photographs alone, such as the images folder of a scene'
+            )
+        if scenes:
+            return load_posed_photographs(folder, scenes, options)
         return load_photographs(folder, options.train)
 
     @classmethod
     def draw(
-        cls, material: ImageBank, count: int, options: 'Options', generator: Generator
+        cls, material: ImageBank | SceneBank, count: int, options: 'Options', generator: Generator
     ) -> Any:
         """Make a batch of `count` from the material; all that is random comes from generator."""
+        if isinstance(material, SceneBank):
+            return make_depth_pairs(
+                material,
+                count,
+                options.pairs,
+                options.depth.rules,
+                options.photometric,
+                generator,
+            )
         return make_pairs(material, count, options.pairs, options.photometric, generator)
 
     @classmethod
@@ -85,7 +111,7 @@ class Recipe(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def validate(cls, extractor: Extractor, batch: PairBatch) -> dict[str, float]:
+    def validate(cls, extractor: Extractor, batch: ViewPairs) -> dict[str, float]:
         """Measure what is to be improved; `score` says which weights are the best."""
         numbers = validate(extractor, batch)
         return numbers | {'score': numbers['mma3'] * numbers['repeatability']}

@@ -1,0 +1,91 @@
+"""
+Where pixels with known depth lie in another camera's image, and whether it shows them.
+
+Depth z is the distance along the optical axis. It is kept as 1/z, which on a plane is linear in
+the pixel position, so that reading between pixels is exact there; 0 stands for unknown. Cameras
+are pinholes: K (3, 3) takes camera coordinates (x right, y down, z forward) to pixels whose
+centres are integers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..describe import bilinear_neighbours, flat_index
+from ..geometry import inside
+from ..shapes import Bool, Float
+from .view_pairs import Warped
+
+
+@dataclass(frozen=True)
+class DepthRules:
+    """
+    When two depths are the same.
+
+    tolerance: largest difference between a point's depth and that of the surface that the other
+    view shows there, a share of the depth where relative, else in units of the scene. edge:
+    neighbouring depths that differ by a larger share belong to different surfaces.
+    """
+
+    tolerance: float
+    relative: bool
+    edge: float
+
+
+def read_inverse_depth(
+    inverse_depth: Float[Tensor, 'b h w'], points: Float[Tensor, 'b n 2'], edge: float
+) -> tuple[Float[Tensor, 'b n'], Bool[Tensor, 'b n']]:
+    """
+    Read 1/z bilinearly at points (x, y), and tell where it is known; 1 where not.
+
+    Known means that the point lies in the image, all four pixels around it have depths, and these
+    differ by no more than the share `edge`: between two surfaces there is no depth.
+    """
+    height, width = inverse_depth.shape[-2:]
+    pixels, weights = bilinear_neighbours(points, height, width)
+    index = flat_index(pixels, width).flatten(1)
+    around = inverse_depth.flatten(1).gather(1, index).view(weights.shape)
+    # pixels without any weight do not matter: depth known at a pixel is known there
+    nearest = torch.where(weights > 0, around, 0).amax(-1)
+    farthest = torch.where(weights > 0, around, torch.inf).amin(-1)
+    smooth = (farthest > 0) & (nearest <= farthest * (1 + edge))
+    known = smooth & inside(points, height, width)
+    return torch.where(known, (around * weights).sum(-1), 1), known
+
+
+def warp_by_depth(
+    points: Float[Tensor, 'b n 2'],
+    inverse_depths: tuple[Float[Tensor, 'b h w'], Float[Tensor, 'b h w']],
+    intrinsics: tuple[Float[Tensor, 'b 3 3'], Float[Tensor, 'b 3 3']],
+    transform: Float[Tensor, 'b 4 4'],
+    rules: DepthRules,
+) -> Warped:
+    """
+    Move points (x, y) of one camera to another whose coordinates are `transform` times its own.
+
+    inverse_depths and intrinsics: of the camera the points are in, then of the other. A point is
+    visible where the other camera's depth agrees with it, outside where it falls beside the image,
+    behind the camera, or behind a nearer surface. Where either depth is unknown, or the other one
+    is larger, which cannot be for a true depth, nothing is known.
+    """
+    inverse, known = read_inverse_depth(inverse_depths[0], points, rules.edge)
+    lifted = torch.nn.functional.pad(points, (0, 1), value=1.0)
+    rays = lifted @ torch.linalg.inv(intrinsics[0]).mT
+    # in units of the point's own depth, so that nothing overflows far away
+    moved = rays @ transform[:, :3, :3].mT + inverse[..., None] * transform[:, None, :3, 3]
+    projected = moved @ intrinsics[1].mT
+    ratio = projected[..., 2]
+    front = ratio > 1e-6
+    there = projected[..., :2] / torch.where(front, ratio, 1)[..., None]
+    within = front & inside(there, *inverse_depths[1].shape[-2:])
+    with torch.no_grad():
+        surface, measured = read_inverse_depth(inverse_depths[1], there, rules.edge)
+        depth, limit = ratio / inverse, 1 / surface
+        slack = rules.tolerance * depth if rules.relative else rules.tolerance
+        agrees = (depth - limit).abs() < slack
+        visible = known & within & measured & agrees
+        hidden = within & measured & (depth - limit >= slack)
+        outside = known & (~within | hidden)
+        told = visible | (known & front & ~within)
+    return Warped(torch.where(told[..., None], there, torch.nan), visible, outside)
