@@ -4,13 +4,17 @@ from ..errors import ConfigError
 from .alike import AlikeRecipe
 from .keynet import KeyNetRecipe
 from .kp2d import Kp2dRecipe
+from .magicpoint import MagicPointRecipe
 from .recipe import Recipe
+from .superpoint import SuperPointRecipe
 
 RECIPES: dict[str, type[Recipe]] = {
     **{f'alike-{size}': AlikeRecipe for size in 'tsnl'},
     'keynet': KeyNetRecipe,
     'keynet-tiny': KeyNetRecipe,
     'kp2d': Kp2dRecipe,
+    'magicpoint': MagicPointRecipe,
+    'superpoint': SuperPointRecipe,
 }
 
 

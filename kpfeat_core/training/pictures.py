@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
 from ..data.homography_pairs import PairBatch
+from ..data.labelled import LabelledImages
 from ..geometry import inside, pixel_grid, warp_points
+from ..image import match_channels
 from ..visualize import draw_matches
 from .curves import LOG, read_rows, VALIDATION
 
@@ -33,6 +36,26 @@ def draw_pairs(pairs: PairBatch, rows: int = 3, columns: int = 2) -> np.ndarray:
     full = len(tiles) // columns * columns
     lines = [np.hstack(tiles[i : i + columns]) for i in range(0, full, columns)]
     return np.vstack(lines) if lines else tiles[0]
+
+
+def draw_labelled(batch: LabelledImages, count: int = 8, columns: int = 4) -> np.ndarray:
+    """Draw images with their keypoints, enlarged; what does not count is grey."""
+    shown = torch.where(batch.valid[:, None], match_channels(batch.images, 3), 0.5).cpu()
+    zoom = max(1, round(400 / shown.shape[-1]))
+    tiles = []
+    for image, points, mask in zip(
+        shown[:count], batch.keypoints.cpu(), batch.mask.cpu(), strict=False
+    ):
+        tile = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        tile = cv2.resize(tile, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
+        for x, y in ((points[mask] + 0.5) * zoom - 0.5).round().int().tolist():
+            cv2.circle(tile, (x, y), 4, (0, 0, 0), 2)
+            cv2.circle(tile, (x, y), 4, (60, 220, 90), 1)
+        tiles.append(tile)
+    blank = np.zeros_like(tiles[0])
+    tiles += [blank] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+    return np.vstack(rows)
 
 
 def plot_curves(folder: Path, path: Path) -> None:

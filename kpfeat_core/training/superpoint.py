@@ -1,0 +1,153 @@
+"""SuperPoint's joint training: the labels of photographs, and descriptors that find each other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, nn, Tensor
+import torch.nn.functional as F
+
+from ..config import option
+from ..data.labelled import LabelledBank, LabelledPairs
+from ..errors import ConfigError, WeightsError
+from ..image import match_channels
+from ..losses.superpoint import (
+    descriptor_hinge,
+    draw_sparse_pairs,
+    HingeScaling,
+    NORMALIZED,
+    PAPER,
+    sparse_descriptor_hinge,
+    valid_cells,
+)
+from ..models.base import Extractor
+from ..weights import check_state, read_weights, sha256
+from .magicpoint import (
+    detector_terms,
+    draw_view_homographies,
+    LabelConfig,
+    MagicPointRecipe,
+    read_heads,
+    relight,
+)
+from .options import Options
+from .recipe import Recipe
+
+SCALINGS: dict[str, HingeScaling] = {'normalized': NORMALIZED, 'paper': PAPER}
+SPARSE = 'sparse'
+SPARSE_WEIGHT = 1.0  # published beside this kind
+
+
+@dataclass(frozen=True)
+class SuperPointLossConfig(LabelConfig):
+    """How the descriptors are learnt beside the detector."""
+
+    descriptor_loss: str = option(
+        'normalized',
+        'hinge over all pairs of cells, with normalized similarities or as in the paper (with '
+        'which many saw nothing learnt); or over a sparse choice of them',
+        choices=(*SCALINGS, SPARSE),
+    )
+    descriptor_weight: float = option(
+        -1.0, 'weight beside both detector losses; -1 takes the one published for its kind', -1.0
+    )
+    positives: int = option(1000, 'cells in the sparse choice, at most', low=1)
+    negatives: int = option(100, 'cells that each of them is told from', low=1)
+
+
+class SuperPointRecipe(Recipe):
+    """
+    Detector losses of both views, and the descriptor loss between them.
+
+    The published rates are 1e-3 with 32 pairs a step (paper) and 1e-4 with 2 (open
+    implementation); this one is for the default of 8 pairs.
+    """
+
+    loss_class = SuperPointLossConfig
+    defaults = {
+        **{k: v for k, v in MagicPointRecipe.defaults.items() if k != 'validation_pairs'},
+        'batch_size': 8,
+        'learning_rate': 5e-4,
+    }
+
+    @classmethod
+    def begin(cls, extractor: nn.Module, path: Path | str) -> str:
+        """Load SuperPoint's weights, or MagicPoint's, which leave the descriptors random."""
+        tensors, metadata = read_weights(path)
+        if metadata.get('model') != 'magicpoint':
+            return super().begin(extractor, path)
+        detector = {k for k in extractor.state_dict() if not k.startswith('descriptor.')}
+        if set(tensors) != detector:
+            raise WeightsError(f"'{path}' does not hold all of MagicPoint, and nothing else")
+        check_state(extractor, extractor.state_dict() | tensors, str(path))
+        extractor.load_state_dict(tensors, strict=False)
+        return (
+            f"begins with MagicPoint's weights in '{path}' (SHA-256 {sha256(path)[:16]}): encoder "
+            'and detector; the descriptor head is random'
+        )
+
+    @classmethod
+    def check(cls, options: Options, extractor: Extractor) -> None:
+        """Raise ConfigError without labels, or for views that the network does not take."""
+        super().check(options, extractor)
+        if not options.loss.labels:
+            raise ConfigError(
+                'superpoint learns from labelled photographs: make labels with `kpfeat adapt '
+                'PHOTOGRAPHS --out LABELS`, and give them with --set labels=LABELS'
+            )
+
+    @classmethod
+    def load(cls, folder: Path, options: Options) -> tuple[LabelledBank, LabelledBank]:
+        """Return the labelled photographs; raises DataError."""
+        from .photographs import load_labelled_photographs
+
+        return load_labelled_photographs(folder, options.loss.labels, options.train)
+
+    @classmethod
+    def draw(
+        cls, material: LabelledBank, count: int, options: Options, generator: Generator
+    ) -> LabelledPairs:
+        """Draw a photograph's view and the same moved, under different light."""
+        published, side = 'superpoint-pair', options.pairs.view_size
+        index, homographies, H_0to1 = draw_view_homographies(
+            material, count, options, published, generator
+        )
+        views = [material.views(index, h, side, options.loss.margin) for h in homographies]
+        images = torch.cat([view.images for view in views])
+        images = match_channels(relight(images, options, published, generator), 3)
+        valid, keypoints, mask = (
+            torch.stack([getattr(view, name) for view in views])
+            for name in ('valid', 'keypoints', 'mask')
+        )
+        return LabelledPairs(images.unflatten(0, (2, count)), H_0to1, valid, keypoints, mask)
+
+    def forward(self, batch: LabelledPairs, generator: Generator) -> dict[str, Tensor]:
+        """Return the loss `total` and its parts, each averaged over the batch."""
+        logits, descriptors = read_heads(self.extractor, batch.images.flatten(0, 1))
+        with torch.autocast(logits.device.type, enabled=False):
+            views = logits.float().unflatten(0, (2, -1))
+            terms = [
+                detector_terms(views[i], batch.view(i), self.config, generator) for i in (0, 1)
+            ]
+            parts = {name: (value + terms[1][name]) / 2 for name, value in terms[0].items()}
+            described = F.normalize(descriptors.float(), dim=1).unflatten(0, (2, -1))
+            loss, weight = self._descriptor_loss(described, batch, generator)
+            parts['descriptor'] = weight * loss.mean()
+        return {'total': 2 * parts['detector'] + parts['descriptor'], **parts}
+
+    def _descriptor_loss(
+        self, descriptors: Tensor, batch: LabelledPairs, generator: Generator
+    ) -> tuple[Tensor, float]:
+        """Return the loss of each pair and its weight."""
+        config, valid = self.config, valid_cells(batch.valid[1])
+        if config.descriptor_loss == SPARSE:
+            weight = SPARSE_WEIGHT
+            pairs = draw_sparse_pairs(
+                batch.H_0to1, valid, generator, config.positives, config.negatives
+            )
+            loss = sparse_descriptor_hinge(*descriptors, pairs)
+        else:
+            scaling = SCALINGS[config.descriptor_loss]
+            weight = scaling.weight
+            loss = descriptor_hinge(*descriptors, batch.H_0to1, valid, scaling)
+        return loss, weight if config.descriptor_weight < 0 else config.descriptor_weight
