@@ -219,6 +219,9 @@ class Extractor(nn.Module):
         found = best_first(self.detect(maps))
         descriptors = self.describe(maps, found.keypoints, found.orientations).float()
         keypoints = rescale_points(found.keypoints.float(), size, source)
+        if max(size) > max(source):  # the outermost pixels of an enlarged image were made up
+            last = keypoints.new_tensor([source[1] - 1, source[0] - 1])
+            keypoints = keypoints.clamp(min=torch.zeros_like(last), max=last)
         shown = found.mask[..., None]
         orientations = found.orientations
         return Features(

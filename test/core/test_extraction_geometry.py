@@ -74,3 +74,16 @@ def test_nothing_is_found_in_the_padding(image) -> None:
     border = BlobExtractor().config.remove_borders
     assert found.count() == (70 - 2 * border) * (90 - 2 * border)
     assert found.keypoints[0].amax(0).tolist() == [90 - 1 - border, 70 - 1 - border]
+
+
+@pytest.mark.parametrize('size', [(64, 90), (63, 89)])
+def test_keypoints_of_an_enlarged_image_stay_between_its_outermost_pixel_centres(size) -> None:
+    class WholePixels(BlobExtractor):
+        detect = Extractor.detect
+
+    extractor = WholePixels().with_options(
+        nms_radius=0, max_num_keypoints=-1, remove_borders=0, resize=200
+    )
+    points = extractor.extract(np.ones(size, np.float32)).keypoints[0]
+    assert points.amin(0).tolist() == [0, 0]
+    assert points.amax(0).tolist() == [size[1] - 1, size[0] - 1]
