@@ -12,6 +12,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from .geometry import sample
+from .image import channels_last
 from .shapes import Float
 
 BINS = 36
@@ -27,7 +28,7 @@ def blur(image: Float[Tensor, 'b c h w'], sigma: float) -> Float[Tensor, 'b c h 
     x = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
     weights = torch.exp(-x.square() / (2 * sigma**2))
     weights = (weights / weights.sum()).expand(image.shape[1], 1, 1, -1)
-    padded = F.pad(image, (radius,) * 4, 'replicate')
+    padded = channels_last(F.pad(image, (radius,) * 4, 'replicate'))
     rows = F.conv2d(padded, weights, groups=len(weights))
     return F.conv2d(rows, weights.mT, groups=len(weights))
 
