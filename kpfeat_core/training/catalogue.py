@@ -2,6 +2,7 @@
 
 from ..errors import ConfigError
 from .alike import AlikeRecipe
+from .hardnet import HardNetRecipe
 from .keynet import KeyNetRecipe
 from .kp2d import Kp2dRecipe
 from .magicpoint import MagicPointRecipe
@@ -10,6 +11,7 @@ from .superpoint import SuperPointRecipe
 
 RECIPES: dict[str, type[Recipe]] = {
     **{f'alike-{size}': AlikeRecipe for size in 'tsnl'},
+    'hardnet': HardNetRecipe,
     'keynet': KeyNetRecipe,
     'keynet-tiny': KeyNetRecipe,
     'kp2d': Kp2dRecipe,

@@ -1,0 +1,139 @@
+"""HardNet's training objective: the hardest wrong patch of the batch is farther than the right."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, nn, Tensor
+
+from ..config import option
+from ..data.homography_pairs import make_pairs
+from ..data.image_folder import ImageBank
+from ..data.patch_pairs import BORDER, make_patch_pairs, PatchBatch, PatchPairConfig
+from ..errors import ConfigError
+from ..losses.hardnet import descriptor_distances, hardest_in_batch_loss
+from ..models.hardnet import HardNet, PATCH_SIZE
+from ..models.keynet import KeyNet
+from ..registry import build_network
+from .options import Options
+from .recipe import Recipe
+
+ROOM = 16  # pixels that the smallest level has between its borders
+
+
+@dataclass(frozen=True)
+class HardNetLossConfig(PatchPairConfig):
+    """Which patches are compared, and how; the margin and the swap are the paper's."""
+
+    margin: float = option(1.0, 'how much farther the hardest negative is to be', 0.0, 2.0)
+    anchor_swap: bool = option(True, 'negatives come from both views, as published')
+    safe_px: float = option(
+        8.0, 'patches nearer than this, in pixels of their level, are no negatives', low=0.0
+    )
+
+
+class HardNetRecipe(Recipe):
+    """Triplets of a batch of patches of several photographs; Key.Net's detector has no part."""
+
+    loss_class = HardNetLossConfig
+    # Published: SGD of rate 10 (0.1 where gradients are clipped) over 10^4 steps and more of 1024
+    # pairs; with few steps Adam gets further.
+    defaults = {
+        'view_size': 256,
+        'learning_rate': 2e-3,
+        'validation_pairs': 16,
+        'any_rotation': 0.0,  # patches are turned as asked wherever the photograph is
+        'blur_px': 1.0,
+    }
+
+    @classmethod
+    def build(cls, model: str, options: Options) -> HardNet:
+        """Build the network, which is no extractor."""
+        return build_network(model)
+
+    @classmethod
+    def check(cls, options: Options, extractor: nn.Module) -> None:
+        """Raise ConfigError if a view has no room for a patch."""
+        if not level_sizes(options):
+            raise ConfigError(
+                f'view_size is {options.pairs.view_size}, expected at least 64 for patches of '
+                'some scales'
+            )
+
+    @classmethod
+    def draw(
+        cls, material: ImageBank, count: int, options: Options, generator: Generator
+    ) -> PatchBatch:
+        """Read patches of two views of `count` photographs."""
+        pairs = make_pairs(material, count, options.pairs, options.photometric, generator)
+        return make_patch_pairs(pairs, level_sizes(options), options.loss, generator, PATCH_SIZE)
+
+    @classmethod
+    def picture(cls, batch: PatchBatch, rows: int = 8, columns: int = 20) -> np.ndarray:
+        """Draw pairs of patches, one above the other."""
+        count = len(batch.photograph)
+        shown = batch.patches[:, :: max(1, count // (rows * columns)), 0][:, : rows * columns]
+        blank = shown.new_ones(2, rows * columns, PATCH_SIZE + 4, PATCH_SIZE + 4)
+        blank[:, : shown.shape[1], 2:-2, 2:-2] = shown
+        sheet = blank.view(2, rows, columns, *blank.shape[2:]).permute(1, 0, 3, 2, 4)
+        sheet = sheet.reshape(rows * 2 * blank.shape[2], -1).mul(255).byte().cpu().numpy()
+        return np.repeat(sheet[..., None], 3, 2)
+
+    def forward(self, batch: PatchBatch, generator: Generator) -> dict[str, Tensor]:
+        """Return the loss `total`, and the mean distance of true pairs."""
+        descriptors = self.extractor(batch.patches.flatten(0, 1)).unflatten(0, (2, -1))
+        config = self.config
+        with torch.autocast(batch.patches.device.type, enabled=False):
+            first, second = descriptors.float()[:, None]
+            loss = hardest_in_batch_loss(
+                first,
+                second,
+                first.new_ones(first.shape[:2], dtype=torch.bool),
+                batch.same_place(config.safe_px)[None],
+                config.margin,
+                config.anchor_swap,
+            ).mean()
+            right = (first - second).detach().norm(dim=-1).sum() / max(first.shape[1], 1)
+        return {'total': loss, 'triplet': loss, 'right': right}
+
+    @classmethod
+    def validate(cls, extractor: HardNet, batch: PatchBatch) -> dict[str, float]:
+        """Match the patches of each photograph; the share of right matches is what counts."""
+        return validate_patches(extractor, batch)
+
+
+def level_sizes(options: Options) -> list[tuple[int, int]]:
+    """Return the (height, width) of the levels on which Key.Net would see a view."""
+    side = options.pairs.view_size
+    return KeyNet.pyramid.sizes((side, side), 2 * BORDER + ROOM)
+
+
+@torch.inference_mode()
+def validate_patches(
+    network: HardNet, batch: PatchBatch, safe_px: float = HardNetLossConfig.safe_px
+) -> dict[str, float]:
+    """
+    Return the share of patches whose nearest of the other view is the true one, and the FPR95.
+
+    nearest: among the patches of the same photograph, as in matching. fpr95: the share of wrong
+    pairs of one photograph that are nearer than 95 % of the true ones (Brown et al. 2010).
+    """
+    training = network.training
+    network.eval()
+    first, second = (network.describe(patches) for patches in batch.patches)
+    network.train(training)
+    same_place = batch.same_place(safe_px)
+    right, wrong, hits = [], [], []
+    for index in batch.photograph.unique():
+        own = (batch.photograph == index).nonzero()[:, 0]
+        distance = descriptor_distances(first[None, own], second[None, own])[0]
+        near = same_place[own][:, own]
+        true = distance.diagonal()
+        others = distance.masked_fill(near, torch.inf)
+        hits += [true < others.amin(axis) for axis in (0, 1)]
+        right.append(true)
+        wrong.append(distance[~near])
+    nearest = float(torch.cat(hits).float().mean())
+    limit = torch.cat(right).quantile(0.95)
+    fpr95 = float((torch.cat(wrong) < limit).float().mean())
+    return {'nearest': nearest, 'fpr95': fpr95, 'score': nearest}
