@@ -8,9 +8,11 @@ centres are integers.
 """
 
 from dataclasses import dataclass
+import math
 
 import torch
 from torch import Tensor
+import torch.nn.functional as F
 
 from ..describe import bilinear_neighbours, flat_index
 from ..geometry import inside
@@ -24,8 +26,8 @@ class DepthRules:
     When two depths are the same.
 
     tolerance: largest difference between a point's depth and that of the surface that the other
-    view shows there, a share of the depth where relative, else in units of the scene. edge:
-    neighbouring depths that differ by a larger share belong to different surfaces.
+    view shows there, a share of the depth where relative, else in units of the scene. edge: where
+    depth bends by a larger share from one pixel to the next, another surface begins.
     """
 
     tolerance: float
@@ -39,19 +41,48 @@ def read_inverse_depth(
     """
     Read 1/z bilinearly at points (x, y), and tell where it is known; 1 where not.
 
-    Known means that the point lies in the image, all four pixels around it have depths, and these
-    differ by no more than the share `edge`: between two surfaces there is no depth.
+    Known means that the point lies in the image, all four pixels around it have depths, and no
+    `edge` runs between them (see `depth_edges`): between two surfaces there is no depth.
     """
     height, width = inverse_depth.shape[-2:]
     pixels, weights = bilinear_neighbours(points, height, width)
-    index = flat_index(pixels, width).flatten(1)
-    around = inverse_depth.flatten(1).gather(1, index).view(weights.shape)
-    # pixels without any weight do not matter: depth known at a pixel is known there
-    nearest = torch.where(weights > 0, around, 0).amax(-1)
-    farthest = torch.where(weights > 0, around, torch.inf).amin(-1)
-    smooth = (farthest > 0) & (nearest <= farthest * (1 + edge))
-    known = smooth & inside(points, height, width)
+    index = flat_index(pixels, width)
+
+    def read(values: Tensor, corners: list[int]) -> Tensor:
+        chosen = index[..., corners]
+        return values.flatten(1).gather(1, chosen.flatten(1)).view(chosen.shape)
+
+    around = read(inverse_depth, [0, 1, 2, 3])
+    used = weights > 0  # what has no weight need not be known
+    known = ((around > 0) | ~used).all(-1) & inside(points, height, width)
+    if edge < math.inf:
+        right, down = depth_edges(inverse_depth, edge)
+        # the corners are (0, 0), (1, 0), (0, 1), (1, 1)
+        broken = read(right, [0, 2]) & used[..., [0, 2]] & used[..., [1, 3]]
+        broken = broken | (read(down, [0, 1]) & used[..., [0, 1]] & used[..., [2, 3]])
+        known = known & ~broken.any(-1)
     return torch.where(known, (around * weights).sum(-1), 1), known
+
+
+def depth_edges(
+    inverse_depth: Float[Tensor, 'b h w'], edge: float
+) -> tuple[Bool[Tensor, 'b h w'], Bool[Tensor, 'b h w']]:
+    """
+    Tell between which pixels one surface ends and another begins: to the right of, and below each.
+
+    There, 1/z misses the lines through the two pixels before and the two behind by more than the
+    share `edge` of it; a slanted plane has no edges, however steep.
+    """
+    return _edges_right(inverse_depth, edge), _edges_right(inverse_depth.mT, edge).mT
+
+
+def _edges_right(inverse_depth: Tensor, edge: float) -> Tensor:
+    here, there = inverse_depth[..., :-1], inverse_depth[..., 1:]
+    step = torch.where((here > 0) & (there > 0), there - here, torch.inf)
+    beside = F.pad(step, (1, 1), value=torch.inf)
+    bend = torch.minimum((step - beside[..., :-2]).abs(), (step - beside[..., 2:]).abs())
+    # not a number beside unknown pixels, which are unknown already
+    return F.pad(bend > edge * torch.minimum(here, there), (0, 1))
 
 
 def warp_by_depth(
@@ -70,7 +101,7 @@ def warp_by_depth(
     is larger, which cannot be for a true depth, nothing is known.
     """
     inverse, known = read_inverse_depth(inverse_depths[0], points, rules.edge)
-    lifted = torch.nn.functional.pad(points, (0, 1), value=1.0)
+    lifted = F.pad(points, (0, 1), value=1.0)
     rays = lifted @ torch.linalg.inv(intrinsics[0]).mT
     # in units of the point's own depth, so that nothing overflows far away
     moved = rays @ transform[:, :3, :3].mT + inverse[..., None] * transform[:, None, :3, 3]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+import math
 
 import numpy as np
 from rich.progress import track
@@ -35,7 +36,10 @@ class DepthConfig:
         True, 'the tolerance is a share of the depth, whatever its unit; false: as published'
     )
     depth_edge: float = option(
-        0.1, 'depths of neighbouring pixels that differ by more than this share are an edge', 0.0
+        0.02,
+        'depth that bends by more than this share within a pixel is an edge, beside which it is '
+        'not used; noisy depth needs more, exact depth less',
+        low=0.0,
     )
 
     @property
@@ -179,6 +183,7 @@ def measure_overlap(
     It is the smaller of both shares: points with depth of one that the other one shows.
     """
     count = rows.stop - rows.start
+    rules = replace(rules, edge=math.inf)  # a matter of single pixels, and slow for all pairs
     depths, intrinsics = bank.inverse_depth[rows], bank.intrinsics[rows]
     every = torch.arange(rows.start, rows.stop)
     shares = torch.zeros(count, count)
