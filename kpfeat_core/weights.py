@@ -176,17 +176,23 @@ def check_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -
 
 
 def _differences(module: nn.Module, tensors: Mapping[str, Tensor]) -> str:
-    """Say what is missing, left over or of another shape; '' where everything fits."""
+    """Say what is missing, left over or of another shape or type; '' where everything fits."""
     expected = _network(module).state_dict()
     shapes = [
         f'{key} {tuple(tensors[key].shape)} instead of {tuple(value.shape)}'
         for key, value in expected.items()
         if key in tensors and tensors[key].shape != value.shape
     ]
+    types = [
+        f'{key} of {tensors[key].dtype} instead of {value.dtype}'
+        for key, value in expected.items()
+        if key in tensors and value.is_floating_point() > tensors[key].is_floating_point()
+    ]
     parts = (
         ('it lacks', [key for key in expected if key not in tensors]),
         ('it has unknown', [key for key in tensors if key not in expected]),
         ('it has', shapes),
+        ('it has', types),  # quantised weights are no weights without their scale
     )
     return '; '.join(f'{words} {_some(names)}' for words, names in parts if names)
 
@@ -216,7 +222,10 @@ def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 def _check_metadata(module: nn.Module, metadata: Mapping[str, str], path: Path | str) -> None:
     model, name = metadata.get('model', ''), _name(module)
     if model and model != name:
-        raise WeightsError(f"'{path}' holds weights of model {model}, expected model {name}")
+        raise WeightsError(
+            f"'{path}' holds weights of model {model}, expected model {name}; choose model "
+            f'{model}, or give a file of {name}'
+        )
     for key, value in _parse_structure(metadata, path).items():
         own = getattr(getattr(module, 'config', None), key, value)
         if own != value:

@@ -125,7 +125,9 @@ def test_half_precision_halves_the_file_and_loads_as_single(model, file, tmp_pat
 
 
 def test_weights_of_another_model_are_refused_by_name(file):
-    with pytest.raises(WeightsError, match='weights of model alike-t, expected model alike-n'):
+    with pytest.raises(
+        WeightsError, match='model alike-t, expected model alike-n; choose model alike-t'
+    ):
         load_weights(build_extractor('alike-n'), file)
 
 
@@ -217,6 +219,13 @@ def test_options_that_weights_do_not_keep_are_refused_by_the_import(model, file,
 def test_an_import_for_an_unknown_model_names_all_that_have_weights(file, tmp_path):
     with pytest.raises(ConfigError, match="no model 'nope'; .*alike-t.*hardnet.*superpoint"):
         import_checkpoint(file, 'nope', tmp_path / 'out.safetensors')
+
+
+def test_integers_are_not_taken_for_weights(model, tmp_path):
+    state = model.state_dict() | {'conv2.weight': model.conv2.weight.to(torch.int8)}
+    torch.save(state, tmp_path / 'quantised.pth')
+    with pytest.raises(WeightsError, match=r'conv2\.weight of torch\.int8 instead of torch\.fl'):
+        import_checkpoint(tmp_path / 'quantised.pth', MODEL, tmp_path / 'out.safetensors')
 
 
 def test_batch_counters_that_old_checkpoints_lack_are_no_reason_to_refuse(model, tmp_path):
