@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+import torch
+
 from ..errors import ConfigError, KpfeatError
 from ..registry import check_device
 from .config import TrainConfig
@@ -22,13 +24,26 @@ def make_fabric(config: TrainConfig) -> Any:
         )
     if world == 1:
         devices = 1 if device.index is None or device.type == 'cpu' else [device.index]
-        return Fabric(accelerator=device.type, devices=devices, precision=config.precision)
+        return Fabric(accelerator=device.type, devices=devices, **_arithmetic(config, device))
     fabric = Fabric(
         accelerator=device.type,
         devices=local,
         num_nodes=world // local,
         strategy='ddp_find_unused_parameters_true',  # a loss may leave out a head in some steps
-        precision=config.precision,
+        **_arithmetic(config, device),
     )
     fabric.launch()
     return fabric
+
+
+def _arithmetic(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """Return the option of Fabric for the precision; batches are handed on as they are."""
+    if config.precision == '32-true':
+        return {'precision': config.precision}
+    from lightning_fabric.plugins import MixedPrecision
+
+    class Mixed(MixedPrecision):
+        def convert_input(self, data: Any) -> Any:
+            return data  # autocast converts what it must; Fabric refuses frozen dataclasses
+
+    return {'plugins': [Mixed(config.precision, device.type)]}
