@@ -46,7 +46,8 @@ class Kp2dLossConfig:
     rejection_points: str = option(
         'highest',
         'which those are: highest scores, as the paper says and as extraction takes them; lowest '
-        'are those of the published code, mostly cells at the border that nobody extracts',
+        'are those of the published code, of which 45 % are border cells, which are never '
+        'extracted and have score 0 (at 128x128: 94 %)',
         choices=('highest', 'lowest'),
     )
     score_border_px: float = option(
