@@ -26,7 +26,7 @@ class KeyNetRecipe(Recipe):
     """The M-SIP loss on a batch of pairs; the descriptor is not trained."""
 
     loss_class = KeyNetLossConfig
-    # the published views, rates and ranges: section 4 of the paper and its code
+    # Views and rate as published; half of its batch, and no pair turned by any angle.
     defaults = {
         'view_size': 192,
         'batch_size': 16,
@@ -37,7 +37,7 @@ class KeyNetRecipe(Recipe):
     build_options = {'descriptor': 'sift', 'multi_scale': False}
 
     def forward(self, batch: PairBatch, generator: Generator) -> dict[str, Tensor]:
-        """Return the loss `total`, and how much of the views both see."""
+        """Return the loss `total`, which is M-SIP alone, and the highest score."""
         maps = self.see(batch.images.flatten(0, 1))
         with torch.autocast(batch.images.device.type, enabled=False):
             scores = maps.score_map.float().unflatten(0, (2, -1))
