@@ -242,6 +242,12 @@ def test_json_lines_go_to_stdout_and_the_table_to_stderr(no_memory):
     assert 'peak MB' in result.stderr
 
 
+def test_the_table_shows_the_parameters_of_tiny_networks(no_memory):
+    result = bench('keynet-tiny', *TINY, '--batch', 1, '--set', 'descriptor=sift')
+    assert result.exit_code == 0, result.output
+    assert ' 0.000279 ' in result.stdout
+
+
 def test_a_profile_has_stages_and_operators(no_memory, tmp_path):
     out = tmp_path / 'rows.jsonl'
     result = bench('alike-t', 'orb', *TINY, '--batch', 2, '--profile', tmp_path, '--out', out)
