@@ -1,12 +1,10 @@
 """Weight files: find them, read and write them, convert published checkpoints."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 import hashlib
 import json
 import os
 from pathlib import Path
-import pickle
 from typing import Any
 
 from safetensors import safe_open, SafetensorError
@@ -14,6 +12,7 @@ from safetensors.torch import save
 import torch
 from torch import nn, Tensor
 
+from .checkpoints import find_state_dict, load_checkpoint, some_names
 from .config import AUTO
 from .errors import ConfigError, WeightsError
 from .io import replacing
@@ -24,11 +23,6 @@ FORMAT_VERSION = 1
 ENVIRONMENT = 'KPFEAT_WEIGHTS'
 BUNDLED = Path(__file__).with_suffix('')  # kpfeat_core/weights/, beside this file
 OWN_NOTES = ('format', 'format_version', 'model', 'structure')
-# Where training programs put the state dict, and what they prefix its names with.
-CONTAINERS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights', 'params')
-# Settings beside KP2D's published weights; a mapping, and read as that.
-SETTINGS = 'yacs.config.CfgNode'
-PREFIXES = ('module.', '_orig_mod.', 'model.', 'net.')
 
 
 def candidate_weights(model: str) -> list[tuple[str, Path]]:
@@ -194,12 +188,7 @@ def _differences(module: nn.Module, tensors: Mapping[str, Tensor]) -> str:
         ('it has', shapes),
         ('it has', types),  # quantised weights are no weights without their scale
     )
-    return '; '.join(f'{words} {_some(names)}' for words, names in parts if names)
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + more
+    return '; '.join(f'{words} {some_names(names)}' for words, names in parts if names)
 
 
 def _fitting(tensors: Mapping[str, Tensor]) -> str:
@@ -214,8 +203,8 @@ def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
     broken = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
         raise WeightsError(
-            f"'{source}': {_some(broken)} hold NaN or infinite numbers; the training that made "
-            'them diverged, or the type is too small for them'
+            f"'{source}': {some_names(broken)} hold NaN or infinite numbers; the training that "
+            'made them diverged, or the type is too small for them'
         )
 
 
@@ -278,7 +267,7 @@ def import_checkpoint(
         chosen = _parse_structure(noted, checkpoint) | chosen
         module = build_network(model, **chosen)
         _check_metadata(module, noted, checkpoint)
-    state = _strip_prefixes(_state_dict(content, checkpoint))
+    state = find_state_dict(content, checkpoint)
     if hasattr(module, 'convert_checkpoint'):
         state, told = module.convert_checkpoint(state)
         module = build_network(model, **chosen | told)
@@ -306,32 +295,6 @@ def _check_shaping(module: nn.Module, options: Mapping[str, str]) -> None:
         )
 
 
-def load_checkpoint(path: Path | str, device: torch.device | str = 'cpu') -> Any:
-    """Read what `torch.save` wrote, without running any code in it; raises WeightsError."""
-    try:
-        return _load_tensors(path, device)
-    except OSError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"'{path}' is not a checkpoint of tensors alone: it is damaged, or it holds Python "
-            'objects, which are not run. Save its state_dict() with the program that made it'
-        ) from error
-    except Exception as error:  # of any kind: they come from the bytes of a damaged file
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"'{path}' cannot be read as a checkpoint: {first}") from error
-
-
-def _load_tensors(path: Path | str, device: torch.device | str) -> Any:
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
-        if SETTINGS not in str(error) or not hasattr(torch.serialization, 'safe_globals'):
-            raise
-    with torch.serialization.safe_globals([(OrderedDict, SETTINGS)]):
-        return torch.load(path, map_location=device, weights_only=True)
-
-
 def _read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
     """Return what a checkpoint holds, and the metadata of a safetensors file."""
     if not path.is_file():
@@ -341,26 +304,3 @@ def _read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
     if path.suffix == '.safetensors':
         return read_weights(path)
     return load_checkpoint(path), {}
-
-
-def _state_dict(content: Any, source: Path | str) -> dict[str, Tensor]:
-    """Find the state dict in a checkpoint: the content itself or a well-known entry of it."""
-    if isinstance(content, Mapping):
-        inner = [content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)]
-        for state in (content, *inner):
-            if state and all(isinstance(value, Tensor) for value in state.values()):
-                return {str(key): value for key, value in state.items()}
-    found = _some([str(key) for key in content]) if isinstance(content, Mapping) else ''
-    raise WeightsError(
-        f"'{source}' holds no state dict: expected tensors by name, bare or under one of "
-        f'{", ".join(CONTAINERS)}; found {found or type(content).__name__}'
-    )
-
-
-def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove what data-parallel, compiled or wrapped modules put before every name."""
-    for _ in PREFIXES:
-        for prefix in PREFIXES:
-            if all(name.startswith(prefix) for name in state):
-                state = {name[len(prefix) :]: value for name, value in state.items()}
-    return state

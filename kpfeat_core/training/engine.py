@@ -15,10 +15,11 @@ import torch
 from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from ..checkpoints import load_checkpoint
 from ..errors import ConfigError, KpfeatError
 from ..image import write_image
 from ..io import replacing, unpacked
-from ..weights import load_checkpoint, save_weights
+from ..weights import save_weights
 from .catalogue import recipe_class
 from .curves import append_row, drop_rows_after, LOG, VALIDATION
 from .fabric import make_fabric
