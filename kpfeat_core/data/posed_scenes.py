@@ -57,7 +57,9 @@ class PosedScene:
 def find_scenes(folder: Path | str) -> list[Path]:
     """List the folders with a camera file at or below a folder, sorted; [] if there are none."""
     folder = Path(folder)
-    return sorted({path.parent for name in CAMERA_FILES for path in folder.rglob(name)})
+    # unlike `**`, `*` follows links: large scenes often lie elsewhere
+    patterns = [way + name for way in ('**/', '*/') for name in CAMERA_FILES]
+    return sorted({path.parent for pattern in patterns for path in folder.glob(pattern)})
 
 
 def read_scene(folder: Path | str) -> PosedScene:

@@ -159,7 +159,7 @@ def _with_pairs(
             if config.min_overlap <= share <= config.max_overlap
         ]
         found += pairs
-        weights += [1 / len(pairs)] * len(pairs)  # scenes are drawn equally often
+        weights += [1 / max(len(pairs), 1)] * len(pairs)  # scenes are drawn equally often
         first = own.stop
     if not found:
         names = ', '.join(f"'{scene.folder}'" for scene in scenes[:3])

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import torch
 
-from ..data.homography_pairs import PairBatch
 from ..data.labelled import LabelledImages
-from ..geometry import inside, pixel_grid, warp_points
+from ..data.view_pairs import ViewPairs
+from ..geometry import pixel_grid
 from ..image import match_channels
 from ..visualize import draw_matches
 from .curves import LOG, read_rows, VALIDATION
@@ -20,17 +20,17 @@ NOT_PLOTTED = {
 }
 
 
-def draw_pairs(pairs: PairBatch, rows: int = 3, columns: int = 2) -> np.ndarray:
+def draw_pairs(pairs: ViewPairs, rows: int = 3, columns: int = 2) -> np.ndarray:
     """Draw pairs with true correspondences of a coarse grid; grey is outside the photograph."""
     side = pairs.images.shape[-1]
     step = side // 6
     grid = pixel_grid(5, 5) * step + step
     tiles = []
-    for b in range(min(rows * columns, len(pairs.H_0to1))):
+    for b in range(min(rows * columns, len(pairs))):
         shown = torch.where(pairs.valid[:, b, None], pairs.images[:, b], 0.5).cpu()
         views = (shown.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
-        there = warp_points(grid[None], pairs.H_0to1[b : b + 1].cpu())[0]
-        kept = inside(there, side, side)
+        warped = pairs.part(b, len(pairs)).warp(grid[None].to(pairs.images.device), 0)
+        there, kept = warped.points[0].cpu(), warped.visible[0].cpu()
         scores = np.linspace(0, 1, int(kept.sum()))
         tiles.append(draw_matches(*views, grid[kept].numpy(), there[kept].numpy(), scores=scores))
     full = len(tiles) // columns * columns
