@@ -143,7 +143,7 @@ def test_shrinking_moves_projections_as_it_moves_pixels(bank, folder) -> None:
     for row, camera in enumerate(CAMERAS):
         before = camera.project(world)[:, :2]
         after = camera.project(world, bank.intrinsics[row].double().numpy())[:, :2]
-        width, height = bank.images.sizes[row].tolist()
+        width, height = bank.images.sizes[row].int().tolist()
         size = camera.height, camera.width
         expected = rescale_points(torch.tensor(before), size, (height, width))
         np.testing.assert_allclose(after, expected, atol=1e-4)
