@@ -2,6 +2,7 @@
 
 from ..errors import ConfigError
 from .alike import AlikeRecipe
+from .aslfeat import AslFeatRecipe
 from .hardnet import HardNetRecipe
 from .keynet import KeyNetRecipe
 from .kp2d import Kp2dRecipe
@@ -11,6 +12,7 @@ from .superpoint import SuperPointRecipe
 
 RECIPES: dict[str, type[Recipe]] = {
     **{f'alike-{size}': AlikeRecipe for size in 'tsnl'},
+    'aslfeat': AslFeatRecipe,
     'hardnet': HardNetRecipe,
     'keynet': KeyNetRecipe,
     'keynet-tiny': KeyNetRecipe,

@@ -18,7 +18,7 @@ from ..registry import build_network
 from .options import Options
 from .recipe import Recipe
 
-ROOM = 16  # pixels that the smallest level has between its borders
+SMALLEST = 2 * BORDER + 16  # pixels of a level; places are drawn between its borders
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,9 @@ class HardNetRecipe(Recipe):
     @classmethod
     def check(cls, options: Options, extractor: nn.Module) -> None:
         """Raise ConfigError if a view has no room for a patch."""
-        if not level_sizes(options):
-            raise ConfigError(
-                f'view_size is {options.pairs.view_size}, expected at least 64 for patches of '
-                'some scales'
-            )
+        side = options.pairs.view_size
+        if side < SMALLEST:
+            raise ConfigError(f'view_size is {side}, expected at least {SMALLEST}')
 
     @classmethod
     def draw(
@@ -81,6 +79,9 @@ class HardNetRecipe(Recipe):
 
     def forward(self, batch: PatchBatch, generator: Generator) -> dict[str, Tensor]:
         """Return the loss `total`, and the mean distance of true pairs."""
+        if len(batch.photograph) < 2:  # there is no negative, and nothing to normalise over
+            nothing = sum(0 * parameter.sum() for parameter in self.parameters())
+            return {'total': nothing, 'triplet': nothing, 'right': nothing}
         descriptors = self.extractor(batch.patches.flatten(0, 1)).unflatten(0, (2, -1))
         config = self.config
         with torch.autocast(batch.patches.device.type, enabled=False):
@@ -93,7 +94,7 @@ class HardNetRecipe(Recipe):
                 config.margin,
                 config.anchor_swap,
             ).mean()
-            right = (first - second).detach().norm(dim=-1).sum() / max(first.shape[1], 1)
+            right = (first - second).detach().norm(dim=-1).mean()
         return {'total': loss, 'triplet': loss, 'right': right}
 
     @classmethod
@@ -105,7 +106,7 @@ class HardNetRecipe(Recipe):
 def level_sizes(options: Options) -> list[tuple[int, int]]:
     """Return the (height, width) of the levels on which Key.Net would see a view."""
     side = options.pairs.view_size
-    return KeyNet.pyramid.sizes((side, side), 2 * BORDER + ROOM)
+    return KeyNet.pyramid.sizes((side, side), SMALLEST)
 
 
 @torch.inference_mode()
