@@ -1,0 +1,173 @@
+"""ASLFeat learns, in one stage and in the published two."""
+
+from dataclasses import replace
+
+import cv2
+from kpfeat_core.config import make_config
+from kpfeat_core.data.homography_pairs import PairBatch
+from kpfeat_core.errors import ConfigError
+from kpfeat_core.geometry import warp_image, warp_points
+from kpfeat_core.image import resize
+from kpfeat_core.models.aslfeat import AslFeat
+from kpfeat_core.registry import create_extractor
+from kpfeat_core.training.aslfeat import (
+    AslFeatLossConfig,
+    AslFeatRecipe,
+    draw_correspondences,
+    LAST_LAYERS,
+)
+from kpfeat_core.training.options import Options
+from kpfeat_core.weights import read_structure, save_weights
+import pytest
+import torch
+
+SIDE = 64
+H_0TO1 = torch.tensor([[[0.98, -0.17, 9.0], [0.17, 0.98, -6.0], [1e-4, -2e-4, 1.0]]])
+
+
+def scenes(count: int, side: int) -> torch.Tensor:
+    """Draw smooth random pictures (B, 3, side, side)."""
+    noise = torch.rand(count, 3, side // 4, side // 4, generator=torch.Generator().manual_seed(3))
+    return resize(noise, (side, side))
+
+
+@pytest.fixture(scope='module')
+def pairs() -> PairBatch:
+    first = scenes(2, SIDE)
+    H = H_0TO1.expand(2, -1, -1)
+    second = warp_image(first, H, (SIDE, SIDE))
+    seen = warp_image(torch.ones_like(first[:, :1]), H, (SIDE, SIDE))[:, 0] > 0.99
+    valid = torch.stack([torch.ones_like(seen), seen])
+    return PairBatch(torch.stack([first, second]), H, valid)
+
+
+def recipe_for(**options) -> AslFeatRecipe:
+    options = {'correspondences': 100, 'deform': 'none'} | options
+    built = Options.build({**AslFeatRecipe.defaults, **options}, AslFeatLossConfig)
+    torch.manual_seed(0)
+    recipe = AslFeatRecipe(AslFeatRecipe.build('aslfeat', built), built.loss)
+    return recipe.to(memory_format=torch.channels_last).train()
+
+
+def test_correspondences_are_true_visible_and_different(pairs) -> None:
+    points = draw_correspondences(pairs, 300, torch.Generator().manual_seed(0))
+    assert points.mask.all()
+    expected = warp_points(points.keypoints0, pairs.H_0to1)
+    torch.testing.assert_close(points.keypoints1, expected)
+    assert points.keypoints1.min() >= 0 and points.keypoints1.max() <= SIDE - 1
+    assert len(points.keypoints0[0].unique(dim=0)) == 300
+    spread = points.keypoints0[0].std(0)
+    assert (spread > SIDE / 6).all()
+
+
+def test_what_is_no_photograph_has_no_correspondences(pairs) -> None:
+    valid = pairs.valid.clone()
+    valid[0, :, :, 30:] = False
+    valid[1, :, 40:] = False
+    hidden = replace(pairs, valid=valid)
+    points = draw_correspondences(hidden, SIDE * SIDE, torch.Generator().manual_seed(0))
+    assert 100 < points.mask.sum() < points.mask.numel()
+    assert points.keypoints0[points.mask][:, 0].max() < 30
+    assert points.keypoints1[points.mask][:, 1].max() < 40.5
+    assert not points.keypoints0[~points.mask].any()
+
+
+@pytest.mark.parametrize('loss', ['contrastive', 'triplet', 'circle'])
+def test_pairs_that_hardly_overlap_cost_nothing_and_give_no_gradient(pairs, loss) -> None:
+    far = pairs.H_0to1.clone()
+    far[:, 0, 2] = 1e4
+    recipe = recipe_for(loss=loss, deform='s')
+    parts = recipe(replace(pairs, H_0to1=far), torch.Generator().manual_seed(0))
+    parts['total'].backward()
+    assert parts['total'] == 0
+    gradients = [p.grad for p in recipe.parameters() if p.grad is not None]
+    assert gradients and all(not gradient.any() for gradient in gradients)
+
+
+def test_a_pair_with_few_points_does_not_change_the_loss_of_the_other(pairs) -> None:
+    valid = pairs.valid.clone()
+    valid[0, 1] = False
+    valid[0, 1, 30:33, 30:33] = True
+    alone = replace(pairs, valid=valid)
+    recipe = recipe_for().eval()
+    with torch.no_grad():
+        counted = recipe_for(fewest=5).eval()(alone, torch.Generator().manual_seed(0))['total']
+        total = recipe(alone, torch.Generator().manual_seed(0))['total']
+        both = recipe(pairs, torch.Generator().manual_seed(0))['total']
+    assert total > 0 and total not in (counted, both)
+
+
+@pytest.mark.parametrize(('deform', 'steps'), [('none', 25), ('s', 15)])
+def test_a_few_steps_on_one_batch_teach_aslfeat_to_match_it(pairs, deform, steps) -> None:
+    recipe = recipe_for(deform=deform)
+    optimizer = torch.optim.Adam(recipe.parameters(), 3e-3)
+    history = []
+    for _ in range(steps):
+        parts = recipe(pairs, torch.Generator().manual_seed(0))
+        optimizer.zero_grad()
+        parts['total'].backward()
+        optimizer.step()
+        history.append({name: float(value.detach()) for name, value in parts.items()})
+    assert history[-1]['total'] < 0.6 * history[0]['total']
+    assert history[-1]['nearest'] > 2 * history[0]['nearest']
+
+
+def test_the_second_stage_changes_the_last_layers_alone(pairs) -> None:
+    recipe = recipe_for(deform='s', trained='last')
+    before = {name: value.clone() for name, value in recipe.extractor.state_dict().items()}
+    optimizer = torch.optim.SGD(recipe.parameters(), 0.1)
+    recipe(pairs, torch.Generator().manual_seed(0))['total'].backward()
+    optimizer.step()
+    changed = {
+        name.split('.')[0]
+        for name, value in recipe.extractor.state_dict().items()
+        if not torch.equal(value, before[name]) and not name.endswith('instance_max')
+    }
+    assert changed == set(LAST_LAYERS)
+
+
+def test_the_second_stage_begins_where_the_first_ended(pairs, tmp_path) -> None:
+    first = recipe_for(deform='none')
+    first(pairs, torch.Generator().manual_seed(0))  # statistics of its own
+    path = tmp_path / 'first.safetensors'
+    save_weights(first.extractor, path)
+    second = recipe_for(deform='a').extractor.eval()
+    assert 'straight kernels' in AslFeatRecipe.begin(second, path)
+    with torch.no_grad():
+        image = second.prepare(pairs.images[0, :, :1])
+        for name in ('score_map', 'descriptor_maps'):
+            expected, found = (
+                getattr(net(image), name) for net in (first.extractor.eval(), second)
+            )
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_options_that_do_not_exist_are_refused() -> None:
+    for options in ({'deform': 'auto'}, {'trained': 'first'}, {'loss': 'hinge'}):
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            make_config(AslFeatLossConfig, options)
+
+
+def test_both_stages_run_from_the_command_to_weights_that_load(tmp_path) -> None:
+    pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
+    from kpfeat_core.training import train
+
+    folder = tmp_path / 'photographs'
+    folder.mkdir()
+    for i, image in enumerate(scenes(8, 96).permute(0, 2, 3, 1).mul(255).byte().numpy()):
+        cv2.imwrite(str(folder / f'{i}.png'), image)
+    small = {
+        'view_size': 48, 'batch_size': 2, 'correspondences': 50, 'validation_share': 0.4,
+        'validation_pairs': 1, 'bank_side': 96, 'threads': 1, 'device': 'cpu',
+    }  # fmt: skip
+    first = train('aslfeat', folder, tmp_path / '1', **small, steps=2, deform='none')
+    second = train(
+        'aslfeat', folder, tmp_path / '2', **small, steps=2, deform='u', trained='last',
+        start=str(first), precision='bf16-mixed',
+    )  # fmt: skip
+    assert read_structure(first) == {'deform': 'none'}
+    extractor = create_extractor('aslfeat', str(second))
+    assert isinstance(extractor, AslFeat) and extractor.config.deform == 'u'
+    earlier = create_extractor('aslfeat', str(first))
+    assert torch.equal(extractor.conv4.weight, earlier.conv4.weight)
+    assert not torch.equal(extractor.conv6.weight, 2 * earlier.conv6.weight)
