@@ -19,6 +19,7 @@ from .errors import WeightsError
 
 FOOTER_SIZE = 48
 MAGIC = 0xDB4775248B80FB57
+LONGEST_NUMBER = 70  # bits: ten bytes of seven
 TRAILER_SIZE = 5  # of a block: one byte for the compression, four for the checksum
 DATA_FILE = re.compile(r'\.data-\d{5}-of-\d{5}$')
 TEXT = 7  # the number of the type of strings, which hold notes and no weights
@@ -65,7 +66,7 @@ def read_tf_checkpoint(path: Path | str) -> dict[str, np.ndarray]:
         )
     try:
         return _read_tensors(index)
-    except (LookupError, TypeError, struct.error, UnicodeDecodeError) as error:
+    except (LookupError, TypeError, ValueError, struct.error) as error:
         raise _damaged(index) from error
 
 
@@ -168,6 +169,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
+        if shift >= LONGEST_NUMBER:
+            raise ValueError(f'a number of more than {LONGEST_NUMBER} bits')
 
 
 def _message(data: bytes) -> dict[int, list]:

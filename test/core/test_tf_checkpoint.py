@@ -6,7 +6,7 @@ from kpfeat_core.errors import WeightsError
 from kpfeat_core.tf_checkpoint import find_tf_index, masked_crc32c, read_tf_checkpoint
 import numpy as np
 import pytest
-from tf_table import block, chunk, number, table, write_tf_checkpoint
+from tf_table import block, chunk, number, table, varint, write_tf_checkpoint
 
 VALUES = {
     'conv/kernel': np.arange(36, dtype=np.float32).reshape(3, 3, 2, 2),
@@ -89,6 +89,24 @@ def test_every_changed_byte_of_an_index_is_an_error_in_words_or_without_effect(t
         except WeightsError:
             refused += 1
     assert refused > len(good) / 2  # the footer has padding that nobody reads
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        chunk(2, chunk(2, number(1, 0)) + chunk(2, number(1, 1 << 63))),  # more than can be
+        chunk(2, chunk(2, number(1, 1)) * 100 + chunk(2, number(1, 0))),
+        number(3, 10**300),  # a file whose name is longer than names can be
+    ],
+    ids=['size', 'sizes', 'file'],
+)
+def test_records_of_nonsense_are_refused_though_their_checksums_are_right(tmp_path, fields):
+    sound = number(1, 1) + varint(6 << 3 | 5) + struct.pack('<I', masked_crc32c(b''))
+    file = tmp_path / 'm.index'
+    file.write_bytes(table([block([(b'', number(1, 1)), (b'a', sound + fields)])], [b'a']))
+    (tmp_path / 'm.data-00000-of-00001').touch()
+    with pytest.raises(WeightsError, match=r'm\.index.*copy it again'):
+        read_tf_checkpoint(file)
 
 
 def test_missing_files_are_named(index, tmp_path):
