@@ -25,6 +25,7 @@ from ..weights import check_state, read_weights, sha256
 from .magicpoint import (
     detector_terms,
     draw_view_homographies,
+    expect_empty_cells,
     LabelConfig,
     MagicPointRecipe,
     read_heads,
@@ -69,6 +70,11 @@ class SuperPointRecipe(Recipe):
         'batch_size': 8,
         'learning_rate': 5e-4,
     }
+
+    @classmethod
+    def build(cls, model: str, options: Options) -> nn.Module:
+        """Build a network that expects cells to be empty."""
+        return expect_empty_cells(super().build(model, options))
 
     @classmethod
     def begin(cls, extractor: nn.Module, path: Path | str) -> str:
