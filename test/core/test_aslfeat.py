@@ -122,8 +122,22 @@ def test_the_largest_output_is_followed_in_training_only():
 
 def test_edges_are_dropped_unless_their_test_is_off():
     extractor, image = network('a', max_num_keypoints=-1), picture(96, 96)
-    kept = extractor.with_options(edge_threshold=0.0).extract(image).count()
-    assert extractor.with_options(edge_threshold=1.5).extract(image).count() < kept
+    strict, usual, off = (
+        extractor.with_options(edge_threshold=threshold).extract(image).count()
+        for threshold in (1.5, 10.0, 0.0)
+    )
+    assert 0 < strict < usual < off
+
+
+def test_without_refinement_keypoints_are_pixels_apart_and_off_the_border():
+    extractor, image = network('a', max_num_keypoints=-1), picture(96, 96)
+    moved = extractor.extract(image).keypoints[0]
+    assert (moved != moved.round()).any(1).float().mean() > 0.9
+    sparse = extractor.with_options(sub_pixel=False, nms_radius=4, remove_borders=9)
+    found = sparse.extract(image).keypoints[0]
+    assert len(found) > 10 and (found == found.round()).all()
+    assert torch.nn.functional.pdist(found, torch.inf).min() > 4
+    assert found.min() >= 9 and found.max() <= 95 - 9
 
 
 @pytest.mark.parametrize('mode', MODES)
