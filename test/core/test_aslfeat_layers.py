@@ -91,6 +91,22 @@ def test_the_residual_affinity_is_triangular_keeps_areas_and_begins_as_identity(
     assert residual_affinities(torch.tensor([-100.0, 0, 100])).isfinite().all()
 
 
+def test_the_residual_affinity_is_the_shape_divided_by_the_root_of_its_area():
+    values = torch.tensor([0.5, -0.8, -0.3], dtype=torch.float64)
+    a, b, d = (values.tanh() + torch.tensor([1, 0, 1])).tolist()
+    root = (a * d) ** 0.5
+    expected = torch.tensor([[a / root, 0], [b / root, root / a]], dtype=torch.float64)
+    torch.testing.assert_close(residual_affinities(values), expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('deform', DEFORMATIONS)
+def test_the_shape_of_kernels_is_computed_in_single_precision(deform, dtype):
+    layer = DeformableLayer(3, 4, deform).to(dtype)
+    offsets, amplitude = layer.bend(torch.randn(1, 3, 5, 6, dtype=dtype))
+    assert offsets.dtype == amplitude.dtype == torch.float32
+
+
 def direct_linear_transform(corners, scale):
     """Solve the 8 equations in 6 unknowns of one homography, and move the taps with it."""
     grid = taps(corners)
