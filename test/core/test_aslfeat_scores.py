@@ -65,6 +65,13 @@ def test_the_edge_threshold_is_the_ratio_of_the_curvatures():
     assert off_edges(scores, 2.1)[0, 10, 10] and not off_edges(scores, 1.9)[0, 10, 10]
 
 
+def test_edges_along_the_diagonal_are_edges_too():
+    steps = torch.arange(21.0) - 10
+    across, along = steps[:, None] - steps, steps[:, None] + steps
+    scores = (1 - 0.01 * across**2 - 0.005 * along**2)[None]  # one bends twice as much
+    assert off_edges(scores, 2.1)[0, 10, 10] and not off_edges(scores, 1.9)[0, 10, 10]
+
+
 def test_refinement_finds_the_top_of_a_parabola():
     scores = parabola(10.3, 9.8)
     found = refine_newton(scores, torch.tensor([[[10, 10]]]))
