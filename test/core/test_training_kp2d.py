@@ -249,7 +249,7 @@ def test_half_precision_has_losses_in_single_precision(recipe) -> None:
 
 
 def test_it_learns_two_pairs_by_heart(bank) -> None:
-    """In 25 steps the recall becomes twice as high, and keypoints come nearer by a third."""
+    """In 18 steps the recall becomes 3 times as high, and keypoints come nearer by a fifth."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     config = PairConfig(view_size=80, any_rotation=0.0, max_zoom=1.3, rotation_deg=10.0, shift=0.1)
@@ -258,7 +258,7 @@ def test_it_learns_two_pairs_by_heart(bank) -> None:
     recipe = recipe.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(recipe.parameters(), 1e-3)
     rows = []
-    for _ in range(25):
+    for _ in range(18):
         optimizer.zero_grad()
         parts = recipe(pairs, generator)
         parts['total'].backward()
@@ -266,6 +266,12 @@ def test_it_learns_two_pairs_by_heart(bank) -> None:
         rows.append({k: float(v.detach()) for k, v in parts.items()})
     first = rows[0]
     last = {k: sum(row[k] for row in rows[-5:]) / 5 for k in first}
-    assert last['recall'] > 2 * first['recall']
-    assert last['localization'] < first['localization'] / 1.5
+    assert last['recall'] > 3 * first['recall']
+    assert last['localization'] < first['localization'] / 1.25
     assert last['usefulness'] < 0
+    with torch.no_grad():
+        for _ in range(40):  # running statistics lag behind weights that change this fast
+            recipe(pairs, generator)
+        found = recipe.eval()(pairs, generator)
+    assert found['recall'] > 3 * first['recall']
+    assert found['localization'] < first['localization'] / 1.25
