@@ -241,7 +241,7 @@ def draw_view_homographies(
 
 def relight(
     images: Float[Tensor, 'b c h w'], options: Options, published: str, generator: Generator
-) -> Float[Tensor, 'b c h w']:
+) -> Float[Tensor, 'b c2 h w']:
     """Change the light of images, gray ones where the list of changes is a published one."""
     name = options.loss.light
     if name == CAMERA:
