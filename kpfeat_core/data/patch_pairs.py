@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 import torch.nn.functional as F
 
 from ..config import option
-from ..geometry import inside, sample, warp_points
+from ..geometry import sample, warp_points
 from ..image import match_channels, rescale_points, resize
 from ..keypoints import clear_borders, suppress_non_maxima
 from ..patches import blur, dominant_orientations, extract_patches
@@ -134,8 +134,8 @@ class PatchReader:
         self, keypoints: Float[Tensor, 'b n 2'], level: Int[Tensor, 'b n']
     ) -> Bool[Tensor, 'b n']:
         """Tell which keypoints lie where Key.Net detects some on these levels."""
-        height, width = self.sizes[level].unbind(-1)
-        return inside(self.on_levels(keypoints, level), height, width, BORDER)
+        points, last = self.on_levels(keypoints, level), self.sizes[level].flip(-1) - 1
+        return ((points >= BORDER) & (points <= last - BORDER)).all(-1)
 
     def read(self, places: _Places, size: int) -> Float[Tensor, 'b n 1 s s']:
         """Read size x size patches."""

@@ -40,7 +40,7 @@ class Recipe(nn.Module):
     build_options: ClassVar[Mapping[str, Any]] = {}
     takes_scenes: ClassVar[bool] = False
 
-    def __init__(self, extractor: Extractor, config: Any) -> None:
+    def __init__(self, extractor: nn.Module, config: Any) -> None:
         super().__init__()
         self.extractor = extractor
         self.config = config
@@ -58,7 +58,7 @@ class Recipe(nn.Module):
         return f"begins with the weights in '{path}' (SHA-256 {sha256(path)[:16]}){steps}"
 
     @classmethod
-    def check(cls, options: 'Options', extractor: Extractor) -> None:
+    def check(cls, options: 'Options', extractor: nn.Module) -> None:
         """Raise ConfigError where options do not suit each other or the network."""
         options.check_view_size(extractor.stride)
 
