@@ -52,9 +52,9 @@ class AslFeatLossConfig:
         choices=('all', 'last'),
     )
     loss: str = option(
-        'contrastive',
-        'of correspondences and their hardest negatives: contrastive, as in the paper, triplet, '
-        'or circle, as in the later published model',
+        'circle',
+        'of correspondences and their negatives: contrastive, with the hardest, as in the paper, '
+        'triplet, or circle, with all, as in the later published model, which is better',
         choices=tuple(TERMS),
     )
     correspondences: int = option(512, 'points of a pair', low=2)
@@ -69,8 +69,9 @@ class AslFeatRecipe(Recipe):
 
     loss_class = AslFeatLossConfig
     takes_scenes = True
-    # The published rate of 0.1 and its 400 000 steps are for SGD.
-    defaults = {'learning_rate': 1e-3}
+    # The published rate of 0.1 and its 400 000 steps are for SGD. Rolls are those of the published
+    # pairs, 60 degrees at most: with any of them the first hundreds of steps hardly learn.
+    defaults = {'learning_rate': 3e-3, 'any_rotation': 0.0, 'rotation_deg': 20.0}
 
     def __init__(self, extractor: AslFeat, config: AslFeatLossConfig) -> None:
         super().__init__(extractor, config)
