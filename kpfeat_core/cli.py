@@ -1,6 +1,5 @@
 """The `kpfeat` command."""
 
-import os
 import sys
 from typing import Annotated, Any
 
@@ -10,14 +9,13 @@ from typer.core import TyperGroup
 from .commands import adapt, bench, demo, extract, match, shapes, train, weights
 from .commands.common import prose
 from .errors import KpfeatError
+from .threads import share_cores
 
 # typer brings click's exceptions along under a name that depends on its release
 ClickException = typer.BadParameter.__mro__[2]
 USER_ERROR = 2
 
-# OpenMP reads this when torch is loaded, later. Threads that spin while they wait made a folder of
-# images take up to twenty times as long on cores that other programs use too.
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+share_cores()  # before anything loads torch
 
 
 class Group(TyperGroup):
