@@ -28,7 +28,6 @@ from ..keypoints import (
     clear_borders,
     Keypoints,
     refine_soft_argmax,
-    select_best,
     suppress_non_maxima,
 )
 from ..registry import register
@@ -168,13 +167,11 @@ class Alike(Extractor):
         bilinearly at the refined positions. Equations 3 to 7 of the paper.
         """
         config, score_map = self.config, maps.score_map
-        before = config.remove_borders + int(config.upstream_borders)
         with torch.no_grad():
             peaks = suppress_non_maxima(score_map.detach(), config.nms_radius, self.nms_rounds)
-            peaks = clear_borders(peaks, before, config.remove_borders)
-            xy, scores, mask = select_best(
-                peaks, config.detection_threshold, config.max_num_keypoints
-            )
+            if config.upstream_borders:
+                peaks = clear_borders(peaks, config.remove_borders + 1, 0)
+            xy, scores, mask = self.select(peaks)
         if not config.sub_pixel:
             return Keypoints(xy.to(score_map.dtype), scores, mask)
         keypoints, dispersity = refine_soft_argmax(

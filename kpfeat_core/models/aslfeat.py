@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from ..config import AUTO, ExtractorConfig, make_config, option
 from ..geometry import sample
-from ..keypoints import clear_borders, Keypoints, select_best, suppress_non_maxima
+from ..keypoints import Keypoints, suppress_non_maxima
 from ..registry import register
 from ..shapes import Float
 from .aslfeat_layers import DeformableLayer, Layer, TAPS
@@ -140,10 +140,7 @@ class AslFeat(Extractor):
             peaks = suppress_non_maxima(hard, config.nms_radius, rounds=0)
             if config.edge_threshold > 0:
                 peaks = peaks * off_edges(hard, config.edge_threshold)
-            peaks = clear_borders(peaks, config.remove_borders, config.remove_borders)
-            xy, scores, mask = select_best(
-                peaks, config.detection_threshold, config.max_num_keypoints
-            )
+            xy, scores, mask = self.select(peaks)
         if not config.sub_pixel:
             return Keypoints(xy.to(score_map.dtype), scores, mask)
         return Keypoints(refine_newton(score_map, xy), scores, mask)

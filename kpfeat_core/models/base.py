@@ -27,7 +27,7 @@ from ..keypoints import (
     select_best,
     suppress_non_maxima,
 )
-from ..shapes import Float
+from ..shapes import Bool, Float, Int
 from .pyramid import merge_levels, Pyramid
 
 
@@ -87,14 +87,18 @@ class Extractor(nn.Module):
 
     def detect(self, maps: DenseMaps) -> Keypoints:
         """Select keypoints: non-maximum suppression, border, threshold, best N."""
-        config = self.config
         with torch.no_grad():
-            peaks = suppress_non_maxima(maps.score_map.detach(), config.nms_radius)
-            peaks = clear_borders(peaks, config.remove_borders, config.remove_borders)
-            xy, scores, mask = select_best(
-                peaks, config.detection_threshold, config.max_num_keypoints
-            )
+            peaks = suppress_non_maxima(maps.score_map.detach(), self.config.nms_radius)
+            xy, scores, mask = self.select(peaks)
         return Keypoints(xy.to(maps.score_map.dtype), scores, mask)
+
+    def select(
+        self, peaks: Float[Tensor, 'b h w']
+    ) -> tuple[Int[Tensor, 'b n 2'], Float[Tensor, 'b n'], Bool[Tensor, 'b n']]:
+        """Clear the border of a map of maxima and take the best: (x, y), scores and mask."""
+        config = self.config
+        peaks = clear_borders(peaks, config.remove_borders, config.remove_borders)
+        return select_best(peaks, config.detection_threshold, config.max_num_keypoints)
 
     def describe(
         self,

@@ -19,11 +19,9 @@ from torch import nn, Tensor
 from ..config import AUTO, ExtractorConfig, make_config, option
 from ..errors import ConfigError
 from ..keypoints import (
-    clear_borders,
     Keypoints,
     max_filter,
     refine_soft_argmax,
-    select_best,
     suppress_non_maxima,
 )
 from ..patches import dominant_orientations, extract_patches
@@ -164,10 +162,7 @@ class KeyNet(Extractor):
             peaks = suppress_non_maxima(score_map.detach(), config.nms_radius, rounds=0)
             lowest = -max_filter(-score_map.detach(), max(1, config.nms_radius))
             peaks = peaks * (peaks * (1 - FLAT) > lowest)
-            peaks = clear_borders(peaks, config.remove_borders, config.remove_borders)
-            xy, scores, mask = select_best(
-                peaks, config.detection_threshold, config.max_num_keypoints
-            )
+            xy, scores, mask = self.select(peaks)
         keypoints = xy.to(score_map.dtype)
         if config.sub_pixel:
             temperature = TEMPERATURES[config.variant]

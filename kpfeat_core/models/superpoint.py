@@ -20,10 +20,8 @@ import torch.nn.functional as F
 from ..config import ExtractorConfig, make_config, option
 from ..geometry import sample
 from ..keypoints import (
-    clear_borders,
     Keypoints,
     refine_soft_argmax,
-    select_best,
     suppress_greedily,
     suppress_non_maxima,
 )
@@ -200,10 +198,7 @@ class SuperPoint(Extractor):
                 peaks = suppress_greedily(peaks, config.nms_radius, config.detection_threshold)
             else:
                 peaks = suppress_non_maxima(peaks, config.nms_radius)
-            peaks = clear_borders(peaks, config.remove_borders, config.remove_borders)
-            xy, scores, mask = select_best(
-                peaks, config.detection_threshold, config.max_num_keypoints
-            )
+            xy, scores, mask = self.select(peaks)
         if not config.sub_pixel:
             return Keypoints(xy.to(score_map.dtype), scores, mask)
         keypoints, dispersity = refine_soft_argmax(
