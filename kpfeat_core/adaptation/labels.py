@@ -127,12 +127,17 @@ def make_labels(
                 write_npz(label_path(out, image.name), arrays)
                 ready = Labelled(image.name, len(arrays['keypoints']))
         except ImageError as error:
-            text = str(error)
-            named = text if str(image.path) in text else f"'{image.path}': {text}"
-            ready = Labelled(image.name, 0, named)
+            ready = Labelled(image.name, 0, _without_folder(str(error), image))
         found.append(ready)
         yield ready
     _write_index(out, recipe, found)
+
+
+def _without_folder(text: str, image: NamedImage) -> str:
+    """Name the image as the index does: where its folder lies may not change the labels."""
+    name = image.name.as_posix()
+    text = text.replace(str(image.path), name)
+    return text if name in text else f"'{name}': {text}"
 
 
 def label_path(out: Path | str, name: Path | str) -> Path:

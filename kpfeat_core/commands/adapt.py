@@ -1,6 +1,7 @@
 """`kpfeat adapt`: pseudo-labels for a folder of photographs."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import fields
 import os
 from pathlib import Path
@@ -36,6 +37,7 @@ EPILOG = examples(
     'kpfeat adapt photos/ --model alike-t --out labels/',
     'kpfeat adapt photos/ --model magicpoint --weights round0.safetensors --out labels1/',
     'kpfeat adapt photos/ --model magicpoint --weights round1.safetensors --out labels2/',
+    'kpfeat adapt photographs.zip --model alike-t --out labels/',
     'kpfeat adapt photos/ --num 50 --height 240 --width 320 --out labels/ --device cuda',
     'kpfeat adapt photos/ --set max_angle_deg=45 --set patch_ratio=0.7 --out labels/',
     'The same command goes on with a run that was stopped. Each further round takes the detector '
@@ -47,7 +49,8 @@ EPILOG = examples(
 @configured(adaptation=AdaptConfig)
 def adapt(
     images: Annotated[
-        list[str], typer.Argument(help='Image files, folders (with subfolders) or patterns.')
+        list[str],
+        typer.Argument(help='Image files, folders (with subfolders), a .zip of one, or patterns.'),
     ],
     out: Annotated[Path, typer.Option('--out', '-o', help='Folder for the labels.')],
     model: ModelOption = DEFAULT_MODEL,
@@ -75,18 +78,20 @@ def adapt(
     skipped.
     """
     from ..adaptation import make_labels
-    from ..io import expand_images
+    from ..io import expand_images, unpacked
     from ..weights import find_weights, sha256
 
     for_labels, for_views, rest = _sort_settings(settings)
     config = make_config(AdaptConfig, {**adaptation, **for_labels})
     homographies = homography_config(config.homographies, for_views)
-    found = expand_images(images, by_stem=True)
-    extractor = load_extractor(model, weights, device, {}, rest)
     digest = sha256(find_weights(model, weights))
     start = time.perf_counter()
-    labels = make_labels(extractor, found, out, config, homographies, digest)
-    done = list(_tell_problems(_report(labels, len(found)), len(found)))
+    with ExitStack() as stack:
+        words = [str(stack.enter_context(unpacked(word))) for word in images]
+        found = expand_images(words, by_stem=True)
+        extractor = load_extractor(model, weights, device, {}, rest)
+        labels = make_labels(extractor, found, out, config, homographies, digest)
+        done = list(_tell_problems(_report(labels, len(found)), len(found)))
     _summarize(done, out, time.perf_counter() - start)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,6 +207,15 @@ def test_the_command_labels_a_folder_and_names_what_it_skips(
     }
     assert read_index(tmp_path)['weights_sha256'] == sha256(weights)
     assert '4 images (4 of them before)' in run(*words, '--set', 'num=4').stdout
+
+
+def test_a_zip_of_photographs_gives_the_bytes_of_its_folder(photos, weights, tmp_path) -> None:
+    archive = shutil.make_archive(str(tmp_path / 'photos'), 'zip', photos)
+    for place, out in ((photos, 'folder'), (archive, 'zip')):
+        result = run(place, '-w', weights, '--out', tmp_path / out, '--num', 2)
+        assert result.exit_code == 3, result.output  # broken.jpg, whose name is in the index
+    assert contents(tmp_path / 'zip') == contents(tmp_path / 'folder')
+    assert set(read_index(tmp_path / 'zip')['images']) == {'a.png', 'b.png', 'd.png', 'deep/c.png'}
 
 
 def test_settings_reach_the_labels_the_homographies_and_the_model(
