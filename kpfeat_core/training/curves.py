@@ -4,7 +4,7 @@ from collections.abc import Mapping
 import csv
 from pathlib import Path
 
-LOG, VALIDATION = 'log.csv', 'validation.csv'
+LOG, VALIDATION, SPEED = 'log.csv', 'validation.csv', 'speed.csv'
 
 
 def append_row(path: Path, numbers: Mapping[str, float]) -> None:

@@ -21,14 +21,16 @@ from ..image import write_image
 from ..io import replacing, unpacked
 from ..weights import save_weights
 from .catalogue import recipe_class
-from .curves import append_row, drop_rows_after, LOG, VALIDATION
+from .curves import append_row, drop_rows_after, LOG, SPEED, VALIDATION
 from .fabric import make_fabric
 from .options import Options
 from .pictures import plot_curves
 from .schedule import learning_rate, moving_average
+from .speed import StepWatch
+from .summary import write_summary
 
 FREE_TO_CHANGE = {'steps', 'decay_share', 'device', 'threads', 'precision'}
-LAST, BEFORE_DECAY = 'last.pt', 'before_decay.pt'
+CONFIG, LAST, BEFORE_DECAY = 'config.json', 'last.pt', 'before_decay.pt'
 SHOWN = 8  # pairs or images of a batch in pairs.jpg
 
 
@@ -37,9 +39,10 @@ def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path
     Train a model on the photographs in a folder or a .zip file; returns the weight file.
 
     out receives `pairs.jpg` (look at it before training for hours), `config.json`, `log.csv`,
-    `validation.csv`, `curves.png`, `last.pt` (resumes by itself when the
-    same command runs again), `before_decay.pt` (to go on with more steps) and the weights,
-    `<model>.safetensors`, of the average with the best validation.
+    `speed.csv`, `validation.csv` and `validation/` (what it makes of photographs held out),
+    `curves.png`, `summary.md`, `last.pt` (resumes by itself when the same command runs again),
+    `before_decay.pt` (to go on with more steps) and the weights, `<model>.safetensors`, of the
+    average with the best validation.
 
     Raises ConfigError, DataError, and KpfeatError where Lightning Fabric is missing.
     """
@@ -51,15 +54,6 @@ def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path
         material = recipe.load(folder, built)
     run.start(*material)
     return run.finish()
-
-
-def _read_options(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(
-            f"'{path}' is damaged ({error}): restore it to resume, or choose another folder"
-        ) from error
 
 
 class _Run:
@@ -98,13 +92,11 @@ class _Run:
 
     def _check_same_run(self) -> None:
         """Refuse to mix two different runs in one folder."""
-        path = self.out / 'config.json'
         now = {'model': self.model} | self.options.flat()
-        if path.exists() and (self.out / LAST).exists():
-            recipe = self.recipe_class
+        found = self._checkpoints()
+        if found:
             # options that came later had their defaults
-            defaults = Options.build(recipe.defaults, recipe.loss_class).flat()
-            before = defaults | _read_options(path)
+            before = self._defaults() | self._options_before(found[0])
             changed = [
                 f'{k} {before.get(k)!r} -> {v!r}'
                 for k, v in now.items()
@@ -115,8 +107,29 @@ class _Run:
                     f"'{self.out}' holds a run with other options ({'; '.join(changed[:4])}): "
                     'choose another folder, or repeat its options to resume'
                 )
-        with replacing(path) as temporary:
+        with replacing(self.out / CONFIG) as temporary:
             temporary.write_text(json.dumps(now, indent=1) + '\n')
+
+    def _defaults(self) -> dict[str, Any]:
+        return Options.build(self.recipe_class.defaults, self.recipe_class.loss_class).flat()
+
+    def _options_before(self, checkpoint: Path) -> dict[str, Any]:
+        """Return the options of the run that the folder holds."""
+        path = self.out / CONFIG
+        if not path.exists():
+            state = load_checkpoint(checkpoint, self.fabric.device)
+            if 'options' not in state:
+                raise ConfigError(
+                    f"'{path}' is missing, so that nobody knows the options of the run beside it: "
+                    'restore it to resume, or choose another folder'
+                )
+            return state['options']
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise ConfigError(
+                f"'{path}' is damaged ({error}): restore it to resume, or choose another folder"
+            ) from error
 
     def _checkpoints(self) -> list[Path]:
         """Return the files that a run may go on from, the latest first."""
@@ -135,7 +148,7 @@ class _Run:
         self.optimizer.load_state_dict(state['optimizer'])
         self.average.load_state_dict(state['average'])
         self.step, self.seconds, self.best = state['step'], state['seconds'], state['best']
-        for name in (LOG, VALIDATION):
+        for name in (LOG, VALIDATION, SPEED):
             drop_rows_after(self.out / name, self.step)
         self.console.print(f'resuming at step {self.step} of {self.config.steps}')
 
@@ -154,6 +167,7 @@ class _Run:
             'seconds': self.seconds,
             'best': self.best,
             'decayed': self.step > self._decay_start(),
+            'options': {'model': self.model} | self.options.flat(),
         }
         buffer = io.BytesIO()  # torch's own writer reports a full disk as a mistake of ours
         torch.save(state, buffer)
@@ -177,6 +191,7 @@ class _Run:
         self.recipe.train()
         if threading.current_thread() is threading.main_thread():  # others cannot hear signals
             signal.signal(signal.SIGTERM, self._stop)
+        self.watch = StepWatch(self.fabric.device)
         sums: dict[str, float] = {}
         summed = 0  # fewer than log_every where a run resumed in between
         saved = begun = time.monotonic()
@@ -192,13 +207,15 @@ class _Run:
             if self.step % config.log_every == 0:
                 means = {name: float(value) / summed for name, value in sums.items()}
                 self._write(LOG, means)
+                self._write(SPEED, self.watch.report(config.batch_size))
                 sums, summed = {}, 0
-            if self.step % config.validate_every == 0 or self.step == config.steps:
-                self._validate(fixed)
             due = now - saved > config.checkpoint_seconds or self.step == config.steps
-            if due or self.stopped:
-                self.checkpoint()
-                saved = now
+            with self.watch.paused():
+                if self.step % config.validate_every == 0 or self.step == config.steps:
+                    self._validate(fixed)
+                if due or self.stopped:
+                    self.checkpoint()
+                    saved = now
             if self.stopped:
                 raise KpfeatError(
                     f'stopped by a signal at step {self.step}; the same command goes on from there'
@@ -227,21 +244,25 @@ class _Run:
 
     def _train_step(self, training: Any) -> dict[str, Tensor]:
         config = self.config
-        device = self.fabric.device
-        # every draw follows from seed and step: a resumed run sees what an unbroken one would
-        seed = config.seed * 10**9 + self.step
-        generator = torch.Generator(device).manual_seed(seed)
-        torch.manual_seed(seed)  # for layers that drop at random
-        batch = self._draw(training, config.batch_size, generator)
-        if self.fabric.world_size > 1:
-            batch = batch.part(self.fabric.global_rank, self.fabric.world_size)
+        with self.watch.step(exact=(self.step + 1) % config.log_every == 0):
+            # every draw follows from seed and step: a resumed run sees what an unbroken one would
+            seed = config.seed * 10**9 + self.step
+            generator = torch.Generator(self.fabric.device).manual_seed(seed)
+            torch.manual_seed(seed)  # for layers that drop at random
+            batch = self._draw(training, config.batch_size, generator)
+            if self.fabric.world_size > 1:
+                batch = batch.part(self.fabric.global_rank, self.fabric.world_size)
+            self.watch.data_is_ready()
+            return self._optimize(batch, generator)
+
+    def _optimize(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         for group in self.optimizer.param_groups:
-            group['lr'] = learning_rate(self.step, config)
+            group['lr'] = learning_rate(self.step, self.config)
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.recipe(batch, generator)
         self.fabric.backward(parts['total'])
         norm = self.fabric.clip_gradients(
-            self.recipe, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
+            self.recipe, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
         )
         self.step += 1
         if torch.isfinite(norm):
@@ -256,6 +277,8 @@ class _Run:
         self._write(VALIDATION, numbers)
         text = '  '.join(f'{k} {v:.3f}' for k, v in numbers.items())
         self.console.print(f'step {self.step}  {self.seconds / 60:.0f} min  {text}')
+        picture = self.recipe_class.examples(self.average.module, batch)
+        write_image(self.out / 'validation' / f'{self.step:07d}.jpg', picture)
         if numbers['score'] > self.best:
             self.best = numbers['score']
             self._save_weights(numbers)
@@ -281,10 +304,16 @@ class _Run:
         append_row(self.out / name, {'step': self.step, 'seconds': self.seconds, **numbers})
 
     def finish(self) -> Path:
-        """Plot the curves and say where the weights are."""
+        """Plot the curves and say what the run gave."""
         if not self.fabric.is_global_zero:
             return self.weight_file
         if (self.out / LOG).exists() and (self.out / VALIDATION).exists():
-            plot_curves(self.out, self.out / 'curves.png')
-        self.console.print(f'weights: {self.weight_file}')
+            try:
+                plot_curves(self.out, self.out / 'curves.png')
+            except ImportError:
+                self.console.print('no curves.png: it needs matplotlib')
+        defaults, options = self._defaults(), self.options.flat()
+        changed = {k: v for k, v in options.items() if v != defaults[k]}
+        text = write_summary(self.out, self.weight_file, self.fabric.device, changed)
+        self.console.print(f'{text}\nweights: {self.weight_file}')
         return self.weight_file

@@ -1,6 +1,8 @@
 """HardNet's training objective: the hardest wrong patch of the batch is farther than the right."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +17,10 @@ from ..losses.hardnet import descriptor_distances, hardest_in_batch_loss
 from ..models.hardnet import HardNet, PATCH_SIZE
 from ..models.keynet import KeyNet
 from ..registry import build_network
+from ..visualize import CORRECT, WRONG
 from .options import Options
 from .recipe import Recipe
+from .validation import evaluating
 
 SMALLEST = 2 * BORDER + 16  # pixels of a level; places are drawn between its borders
 
@@ -102,6 +106,41 @@ class HardNetRecipe(Recipe):
         """Match the patches of each photograph; the share of right matches is what counts."""
         return validate_patches(extractor, batch)
 
+    @classmethod
+    def examples(cls, extractor: HardNet, batch: PatchBatch, count: int = 96) -> np.ndarray:
+        """Draw patches, under each its partner, under that the nearest, framed green or red."""
+        matched = next(match_patches(extractor, batch))
+        own, size = matched.index[:count], PATCH_SIZE + 4
+        tiles = batch.patches.new_zeros(len(own), 3, 3, size, size)
+        sources = ((0, own), (1, own), (1, matched.index[matched.nearest[:count]]))
+        for row, (view, index) in enumerate(sources):
+            tiles[:, row, :, 2:-2, 2:-2] = batch.patches[view, index]
+        wrong = ~matched.right[:count]
+        colours = tiles.new_tensor([CORRECT, WRONG])[wrong.long()] / 255
+        frame = torch.ones(size, size, dtype=torch.bool, device=tiles.device)
+        frame[2:-2, 2:-2] = False
+        tiles[:, 2] = torch.where(frame, colours[..., None, None], tiles[:, 2])
+        columns = 24
+        full = len(tiles) // columns * columns or len(tiles)
+        sheet = tiles[:full].unflatten(0, (-1, min(columns, full)))
+        sheet = sheet.permute(0, 2, 4, 1, 5, 3).flatten(0, 2).flatten(1, 2)
+        return sheet.mul(255).byte().cpu().numpy()
+
+
+class MatchedPatches(NamedTuple):
+    """
+    The K patches of one photograph, described and matched.
+
+    index (K,): which of the batch; distance (K, K) of descriptors, infinite between places too
+    near each other to tell, true pairs on the diagonal; nearest (K,) of the second view for each
+    of the first; right (K,): whether that is the true one.
+    """
+
+    index: Tensor
+    distance: Tensor
+    nearest: Tensor
+    right: Tensor
+
 
 def level_sizes(options: Options) -> list[tuple[int, int]]:
     """Return the (height, width) of the levels on which Key.Net would see a view."""
@@ -109,7 +148,6 @@ def level_sizes(options: Options) -> list[tuple[int, int]]:
     return KeyNet.pyramid.sizes((side, side), SMALLEST)
 
 
-@torch.inference_mode()
 def validate_patches(
     network: HardNet, batch: PatchBatch, safe_px: float = HardNetLossConfig.safe_px
 ) -> dict[str, float]:
@@ -119,22 +157,32 @@ def validate_patches(
     nearest: among the patches of the same photograph, as in matching. fpr95: the share of wrong
     pairs of one photograph that are nearer than 95 % of the true ones (Brown et al. 2010).
     """
-    training = network.training
-    network.eval()
-    first, second = (network.describe(patches) for patches in batch.patches)
-    network.train(training)
-    same_place = batch.same_place(safe_px)
     right, wrong, hits = [], [], []
-    for index in batch.photograph.unique():
-        own = (batch.photograph == index).nonzero()[:, 0]
-        distance = descriptor_distances(first[None, own], second[None, own])[0]
-        near = same_place[own][:, own]
-        true = distance.diagonal()
-        others = distance.masked_fill(near, torch.inf)
-        hits += [true < others.amin(axis) for axis in (0, 1)]
+    for matched in match_patches(network, batch, safe_px):
+        true = matched.distance.diagonal()
+        others = matched.distance.clone().fill_diagonal_(torch.inf)
+        hits += [matched.right, true < others.amin(0)]
         right.append(true)
-        wrong.append(distance[~near])
+        wrong.append(others[others.isfinite()])
     nearest = float(torch.cat(hits).float().mean())
     limit = torch.cat(right).quantile(0.95)
     fpr95 = float((torch.cat(wrong) < limit).float().mean())
     return {'nearest': nearest, 'fpr95': fpr95, 'score': nearest}
+
+
+@torch.inference_mode()
+def match_patches(
+    network: HardNet, batch: PatchBatch, safe_px: float = HardNetLossConfig.safe_px
+) -> Iterator[MatchedPatches]:
+    """Describe both views' patches and compare those of each photograph."""
+    with evaluating(network):
+        first, second = (network.describe(patches) for patches in batch.patches)
+    same_place = batch.same_place(safe_px)
+    for photograph in batch.photograph.unique():
+        own = (batch.photograph == photograph).nonzero()[:, 0]
+        distance = descriptor_distances(first[None, own], second[None, own])[0]
+        near = same_place[own][:, own].fill_diagonal_(False)
+        distance = distance.masked_fill(near, torch.inf)
+        nearest = distance.argmin(1)
+        right = nearest == torch.arange(len(own), device=own.device)
+        yield MatchedPatches(own, distance, nearest, right)

@@ -11,7 +11,6 @@ from ..data.homography_pairs import PairBatch
 from ..losses.keynet import multi_scale_index_proposal_loss, WINDOWS
 from ..models.base import Extractor
 from .recipe import Recipe
-from .validation import validate
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,12 @@ class KeyNetRecipe(Recipe):
         return {'total': losses.mean(), 'msip': losses.mean(), 'highest': scores.max()}
 
     @classmethod
+    def validation_keypoints(cls, batch: Any) -> int:
+        """Return that only the best count, of one scale: SIFT describes them."""
+        return 100
+
+    @classmethod
     def validate(cls, extractor: Extractor, batch: Any) -> dict[str, float]:
-        """Repeatability of the 100 best keypoints is what counts; SIFT describes them."""
-        numbers = validate(extractor, batch, max_num_keypoints=100)
+        """Repeatability is what counts."""
+        numbers = super().validate(extractor, batch)
         return numbers | {'score': numbers['repeatability']}

@@ -33,10 +33,12 @@ from ..models.superpoint import CELL, SuperPoint
 from ..shapes import Float
 from .options import Options
 from .recipe import Recipe
+from .validation import evaluating
 
 CAMERA = 'camera'
 BORDER_PX = 4  # labels of photographs are not nearer to their borders
 EXTRACTED_AT_ONCE = 16
+SHOWN, SHOWN_SCORE = 8, 0.1  # images with what is found, in pictures of a run
 # Where the logit of the dustbin begins. The last layer is normalized, all others are around 0:
 # few cells have a keypoint, and at the published rate it takes thousands of steps to say so.
 DUSTBIN_START = 6.0
@@ -176,6 +178,15 @@ class MagicPointRecipe(Recipe):
         ap = float(np.nan_to_num(ap))
         return {'ap': ap, 'localization_px': localization, 'score': ap}
 
+    @classmethod
+    def examples(cls, extractor: Extractor, batch: LabelledImages) -> np.ndarray:
+        """Draw the labels of images held out, and what is found with some confidence."""
+        from .pictures import draw_labelled
+
+        few = batch.part(0, max(1, len(batch) // SHOWN))
+        found = [points[scores > SHOWN_SCORE] for points, scores, _ in _detections(extractor, few)]
+        return draw_labelled(few, found, SHOWN)
+
 
 def expect_empty_cells(extractor: SuperPoint) -> SuperPoint:
     """Let a network with random weights take most cells for empty ones."""
@@ -288,12 +299,11 @@ def _detections(
     extractor = extractor.with_options(
         max_num_keypoints=300, detection_threshold=1e-3, remove_borders=BORDER_PX
     )
-    training = extractor.training
-    extractor.eval()
     truth = batch.mask & inside(batch.keypoints, *batch.valid.shape[1:], margin=BORDER_PX)
     for start in range(0, len(batch), EXTRACTED_AT_ONCE):
         rows = slice(start, start + EXTRACTED_AT_ONCE)
-        found = extractor.extract(batch.images[rows])
+        with evaluating(extractor):
+            found = extractor.extract(batch.images[rows])
         for points, scores, mask, known, real in zip(
             found.keypoints.cpu(),
             found.keypoint_scores.cpu(),
@@ -303,4 +313,3 @@ def _detections(
             strict=True,
         ):
             yield points[mask], scores[mask], known[real]
-    extractor.train(training)

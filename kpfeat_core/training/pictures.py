@@ -1,18 +1,24 @@
-"""Pictures of a run: its pairs, to be looked at before anything is trained, and its curves."""
+"""Pictures of a run: what it learns from, what it makes of pairs held out, and its curves."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..data.labelled import LabelledImages
 from ..data.view_pairs import ViewPairs
 from ..geometry import pixel_grid
 from ..image import match_channels
-from ..visualize import draw_matches
+from ..models.base import Extractor
+from ..shapes import Bool, Float
+from ..visualize import CORRECT, draw_matches, WRONG
 from .curves import LOG, read_rows, VALIDATION
+from .validation import match_pairs, MAX_NUM_KEYPOINTS, RIGHT_PX
 
+YELLOW = (250, 220, 60)
 # What is no curve, or of another size than the others.
 NOT_PLOTTED = {
     LOG: ('step', 'seconds', 'gradient', 'skipped', 'total'),
@@ -27,35 +33,95 @@ def draw_pairs(pairs: ViewPairs, rows: int = 3, columns: int = 2) -> np.ndarray:
     grid = pixel_grid(5, 5) * step + step
     tiles = []
     for b in range(min(rows * columns, len(pairs))):
-        shown = torch.where(pairs.valid[:, b, None], pairs.images[:, b], 0.5).cpu()
-        views = (shown.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
         warped = pairs.part(b, len(pairs)).warp(grid[None].to(pairs.images.device), 0)
         there, kept = warped.points[0].cpu(), warped.visible[0].cpu()
         scores = np.linspace(0, 1, int(kept.sum()))
+        views = (_rgb8(view) for view in _shown(pairs.images[:, b], pairs.valid[:, b]))
         tiles.append(draw_matches(*views, grid[kept].numpy(), there[kept].numpy(), scores=scores))
+    return _sheet(tiles, columns)
+
+
+def draw_matched_pairs(
+    extractor: Extractor,
+    pairs: ViewPairs,
+    max_num_keypoints: int = MAX_NUM_KEYPOINTS,
+    rows: int = 2,
+    columns: int = 2,
+) -> np.ndarray:
+    """Draw the keypoints of held-out pairs, yellow, and their matches: right green, wrong red."""
+    few = pairs.part(0, max(1, len(pairs) // (rows * columns)))
+    zoom = _zoom(pairs.images.shape[-1])
+    tiles = []
+    for b, pair in enumerate(match_pairs(extractor, few, max_num_keypoints)):
+        points = [features.keypoints[0][features.mask[0]].cpu() for features in pair.features]
+        views = [
+            _circles(_rgb8(image, zoom), p, zoom, YELLOW)
+            for image, p in zip(few.images[:, b], points, strict=True)
+        ]
+        ends = [_enlarged(p[i], zoom) for p, i in zip(points, pair.index.unbind(1), strict=True)]
+        tiles.append(draw_matches(*views, *ends, correct=pair.error.numpy() < RIGHT_PX))
+        if len(tiles) == rows * columns:
+            break
+    return _sheet(tiles, columns)
+
+
+def draw_labelled(
+    batch: LabelledImages,
+    found: Sequence[Tensor] = (),
+    count: int = 8,
+    columns: int = 4,
+) -> np.ndarray:
+    """
+    Draw images with their keypoints, enlarged; what does not count is grey.
+
+    found: keypoints (N, 2) that a detector found in each image, as red dots.
+    """
+    images = _shown(match_channels(batch.images[:count], 3), batch.valid[:count])
+    zoom = _zoom(images.shape[-1])
+    tiles = []
+    for i, image in enumerate(images):
+        truth = batch.keypoints[i][batch.mask[i]].cpu()
+        tile = _circles(_rgb8(image, zoom), truth, zoom, CORRECT, radius=4)
+        tiles.append(_circles(tile, found[i], zoom, WRONG, radius=1) if len(found) else tile)
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    return _sheet(tiles, columns)
+
+
+def _shown(images: Float[Tensor, 'b 3 h w'], valid: Bool[Tensor, 'b h w']) -> Tensor:
+    return torch.where(valid[:, None], images, 0.5)
+
+
+def _zoom(width: int) -> int:
+    return max(1, round(400 / width))
+
+
+def _rgb8(image: Float[Tensor, '3 h w'], zoom: int = 1) -> np.ndarray:
+    pixels = (image.clamp(0, 1).permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+    return cv2.resize(pixels, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
+
+
+def _enlarged(points: Float[Tensor, 'n 2'], zoom: int) -> np.ndarray:
+    return ((points + 0.5) * zoom - 0.5).numpy()
+
+
+def _circles(
+    picture: np.ndarray,
+    points: Float[Tensor, 'n 2'],
+    zoom: int,
+    colour: tuple[int, int, int],
+    radius: int = 2,
+) -> np.ndarray:
+    for x, y in _enlarged(points, zoom).round().astype(int).tolist():
+        cv2.circle(picture, (x, y), radius, (0, 0, 0), 2)
+        cv2.circle(picture, (x, y), radius, colour, 1)
+    return picture
+
+
+def _sheet(tiles: list[np.ndarray], columns: int) -> np.ndarray:
+    """Put pictures of one size into rows; a last row that is not full goes."""
     full = len(tiles) // columns * columns
     lines = [np.hstack(tiles[i : i + columns]) for i in range(0, full, columns)]
     return np.vstack(lines) if lines else tiles[0]
-
-
-def draw_labelled(batch: LabelledImages, count: int = 8, columns: int = 4) -> np.ndarray:
-    """Draw images with their keypoints, enlarged; what does not count is grey."""
-    shown = torch.where(batch.valid[:, None], match_channels(batch.images, 3), 0.5).cpu()
-    zoom = max(1, round(400 / shown.shape[-1]))
-    tiles = []
-    for image, points, mask in zip(
-        shown[:count], batch.keypoints.cpu(), batch.mask.cpu(), strict=False
-    ):
-        tile = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-        tile = cv2.resize(tile, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
-        for x, y in ((points[mask] + 0.5) * zoom - 0.5).round().int().tolist():
-            cv2.circle(tile, (x, y), 4, (0, 0, 0), 2)
-            cv2.circle(tile, (x, y), 4, (60, 220, 90), 1)
-        tiles.append(tile)
-    blank = np.zeros_like(tiles[0])
-    tiles += [blank] * (-len(tiles) % columns)
-    rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
-    return np.vstack(rows)
 
 
 def plot_curves(folder: Path, path: Path) -> None:

@@ -19,7 +19,7 @@ from ..models.base import DenseMaps, Extractor
 from ..registry import build_extractor
 from ..shapes import Float
 from ..weights import load_weights, sha256
-from .validation import validate
+from .validation import MAX_NUM_KEYPOINTS, validate
 
 if TYPE_CHECKING:
     from .options import Options
@@ -111,7 +111,19 @@ class Recipe(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def validation_keypoints(cls, batch: Any) -> int:
+        """Return how many keypoints of a held-out view are matched."""
+        return MAX_NUM_KEYPOINTS
+
+    @classmethod
     def validate(cls, extractor: Extractor, batch: ViewPairs) -> dict[str, float]:
         """Measure what is to be improved; `score` says which weights are the best."""
-        numbers = validate(extractor, batch)
+        numbers = validate(extractor, batch, cls.validation_keypoints(batch))
         return numbers | {'score': numbers['mma3'] * numbers['repeatability']}
+
+    @classmethod
+    def examples(cls, extractor: Extractor, batch: Any) -> np.ndarray:
+        """Draw what the extractor makes of some of what is held out; (H, W, 3) RGB."""
+        from .pictures import draw_matched_pairs
+
+        return draw_matched_pairs(extractor, batch, cls.validation_keypoints(batch))

@@ -54,8 +54,12 @@ def test_a_run_writes_logs_curves_and_weights_that_load(photographs, tmp_path) -
     weights = run(photographs, tmp_path, steps=6)
     assert [int(row['step']) for row in rows(tmp_path / 'log.csv')] == [1, 2, 3, 4, 5, 6]
     assert [int(row['step']) for row in rows(tmp_path / 'validation.csv')] == [3, 6]
-    for name in ('pairs.jpg', 'curves.png'):
+    for name in ('pairs.jpg', 'curves.png', 'validation/0000003.jpg', 'validation/0000006.jpg'):
         assert cv2.imread(str(tmp_path / name)) is not None
+    for row in rows(tmp_path / 'speed.csv'):
+        assert 0 < float(row['data_share']) < 1
+        assert float(row['examples_per_second']) > 0
+    assert '6 steps' in (tmp_path / 'summary.md').read_text()
     state = torch.load(tmp_path / 'last.pt', weights_only=True)
     rate = learning_rate(5, TrainConfig(**{k: SMALL[k] for k in ('warmup_steps',)}, steps=6))
     assert state['optimizer']['param_groups'][0]['lr'] == rate > 0
@@ -134,6 +138,39 @@ def test_a_folder_with_another_run_is_not_overwritten(photographs, tmp_path) -> 
         run(photographs, tmp_path, steps=2, learning_rate=0.5)
     assert (tmp_path / 'config.json').read_text() == before
     assert json.loads(before)['seed'] == 5
+
+
+def test_the_options_of_a_run_are_known_without_its_config_file(photographs, tmp_path) -> None:
+    run(photographs, tmp_path, steps=2)
+    (tmp_path / 'config.json').unlink()
+    with pytest.raises(ConfigError, match=r'learning_rate 0.002 -> 0.5'):
+        run(photographs, tmp_path, steps=2, learning_rate=0.5)
+    state = torch.load(tmp_path / 'last.pt', weights_only=True)
+    del state['options']
+    torch.save(state, tmp_path / 'last.pt')
+    with pytest.raises(ConfigError, match=r'config.json. is missing'):
+        run(photographs, tmp_path, steps=2)
+
+
+def test_a_run_without_matplotlib_only_lacks_its_curves(
+    photographs, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    assert run(photographs, tmp_path, steps=1).exists()
+    assert not (tmp_path / 'curves.png').exists()
+    assert 'no curves.png: it needs matplotlib' in capsys.readouterr().out
+
+
+def test_the_summary_names_the_best_validation_and_the_changed_options(
+    photographs, tmp_path, capsys
+) -> None:
+    run(photographs, tmp_path, steps=6)
+    summary = (tmp_path / 'summary.md').read_text()
+    best = max(rows(tmp_path / 'validation.csv'), key=lambda row: float(row['score']))
+    assert f'best validation at step {best["step"]}: ' in summary
+    assert 'view_size=64' in summary
+    assert 'shade_share' not in summary
+    assert 'best validation at step' in capsys.readouterr().out
 
 
 def test_unknown_models_options_and_folders_are_refused(photographs, tmp_path) -> None:
