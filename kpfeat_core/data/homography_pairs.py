@@ -9,8 +9,10 @@ from torch import Tensor
 from ..config import option
 from ..geometry import inside, normalize_points, pixel_grid, warp_points
 from ..shapes import Bool, Float
+from .homographies import view_homographies
+from .homography_config import HOMOGRAPHIES, homography_config
 from .image_folder import ImageBank
-from .photometric import augment, PhotometricConfig
+from .photometric import augment, CAMERA, PhotometricConfig
 from .view_pairs import read_mask, Warped
 
 
@@ -18,6 +20,12 @@ from .view_pairs import read_mask, Warped
 class PairConfig:
     """How two views of a photograph differ."""
 
+    geometry: str = option(
+        CAMERA,
+        'camera: as the options from max_zoom to shift say; or a published sampler in their '
+        'place: view 0 upright, view 1 moved',
+        choices=(CAMERA, *HOMOGRAPHIES),
+    )
     view_size: int = option(224, 'side of a view in pixels', low=32)
     coverage_min: float = option(0.6, 'smallest view, as a share of the short side', 0.1, 1.0)
     coverage_max: float = option(1.0, 'largest view, as a share of the short side', 0.1, 2.0)
@@ -112,6 +120,23 @@ def sample_view_homographies(
     return torch.stack(views)
 
 
+def draw_geometry(
+    sizes: Float[Tensor, 'b 2'], config: PairConfig, generator: torch.Generator
+) -> tuple[Float[Tensor, '2 b 3 3'], Float[Tensor, 'b 3 3']]:
+    """
+    Draw two views of each photograph (width, height) as the configuration says.
+
+    Returns the homographies from the views' pixels to those of the photograph, and H_0to1. Of
+    KP2D, whose paper takes one view out of the other, view 1 is here a part of view 0.
+    """
+    if config.geometry == CAMERA:
+        homographies = sample_view_homographies(sizes, config, generator)
+        return homographies, torch.linalg.inv(homographies[1]) @ homographies[0]
+    coverage = (config.coverage_min, config.coverage_max)
+    published = homography_config(config.geometry)
+    return view_homographies(sizes, config.view_size, coverage, published, generator)
+
+
 def _view_homography(
     center: Tensor, scale: Tensor, angle: Tensor, config: PairConfig, generator: torch.Generator
 ) -> Tensor:
@@ -181,9 +206,8 @@ def make_pairs(
 ) -> PairBatch:
     """Draw photographs and render two views of each; photometric changes are independent."""
     index = bank.probabilities.multinomial(count, replacement=True, generator=generator)
-    homographies = sample_view_homographies(bank.sizes[index], config, generator)
+    homographies, H_0to1 = draw_geometry(bank.sizes[index], config, generator)
     rendered = [render_views(bank, index, h, config.view_size) for h in homographies]
     views = torch.cat([view for view, _ in rendered])
     views = augment(views, photometric, generator).unflatten(0, (2, count))
-    H_0to1 = torch.linalg.inv(homographies[1]) @ homographies[0]
     return PairBatch(views, H_0to1, torch.stack([seen for _, seen in rendered]))

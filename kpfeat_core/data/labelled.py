@@ -14,6 +14,7 @@ from ..image import rescale_points
 from ..keypoints import max_filter
 from ..shapes import Bool, Float, Int
 from .homographies import sample_homographies
+from .homographies import view_homographies as view_homographies
 from .homography_config import HomographyConfig
 from .homography_pairs import PairBatch, render_views
 from .image_folder import ImageBank, load_bank
@@ -198,31 +199,3 @@ def _kept(points: Tensor, mask: Tensor, height: int, width: int) -> tuple[Tensor
 def _erode(seen: Bool[Tensor, 'b h w'], margin: int) -> Bool[Tensor, 'b h w']:
     """Leave out what is nearer than `margin` pixels to the unseen, in x and in y."""
     return ~max_filter(~seen, margin)
-
-
-def view_homographies(
-    sizes: Float[Tensor, 'b 2'],
-    side: int,
-    coverage: tuple[float, float],
-    config: HomographyConfig,
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, '2 b 3 3'], Float[Tensor, 'b 3 3']]:
-    """
-    Draw two square views of each photograph (width, height), related by a published homography.
-
-    View 0 is an upright square anywhere in the photograph, whose side is a share of the short one
-    between the two of coverage; view 1 is view 0 moved by H_0to1. Returns the homographies from
-    the views' pixels to those of the photograph, and H_0to1.
-    """
-
-    def draw(*shape: int) -> Tensor:
-        return torch.rand(len(sizes), *shape, generator=generator, device=generator.device)
-
-    low, high = coverage
-    covered = (low + (high - low) * draw(1)) * (sizes.amin(1, keepdim=True) - 1)
-    corner = draw(2) * (sizes - 1 - covered)
-    first = torch.eye(3, device=sizes.device).repeat(len(sizes), 1, 1)
-    first[:, :2] *= covered[..., None] / (side - 1)
-    first[:, :2, 2] = corner
-    H_0to1 = sample_homographies(config, len(sizes), (side, side), generator)
-    return torch.stack([first, first @ torch.linalg.inv(H_0to1)]), H_0to1

@@ -1,15 +1,17 @@
 """
-How light, noise and motion blur change in SuperPoint's published training.
+How light, noise and motion blur change in the published trainings of SuperPoint and ASLFeat.
 
 Six changes, each image in an order of its own: brightness, contrast, noise, speckle, shade and
-motion blur. Source: the open implementation of DeTone et al. 2018 with its configuration v6; the
-paper names the kinds and gives no numbers. Greys go from 0 to 1 here, to 255 there.
+motion blur; ASLFeat has the first two and the last. Sources: the open implementation of DeTone et
+al. 2018 with its configuration v6, as the paper names the kinds and gives no numbers, and the code
+of Luo et al. 2020. Greys go from 0 to 1 here, to 255 there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 import math
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +41,7 @@ class LightConfig:
     motion_px: int = option(3, 'longest motion blur, odd; 1 is none', 1, 99)
 
 
-# SuperPoint's stages: Synthetic Shapes, the detector on photographs, and the joint training.
+# SuperPoint's stages are Synthetic Shapes, the detector on photographs, and the joint training.
 LIGHTS: Mapping[str, LightConfig] = MappingProxyType(
     {
         'superpoint-synthetic': LightConfig(
@@ -54,8 +56,12 @@ LIGHTS: Mapping[str, LightConfig] = MappingProxyType(
         ),
         'superpoint-augment': LightConfig(contrast_min=0.3),
         'superpoint-pair': LightConfig(),
+        'aslfeat': LightConfig(contrast_min=0.3, noise=0.0, speckle=0.0, ellipses=0),
     }
 )
+
+
+Draw = Callable[..., Tensor]
 
 
 def change_light(
@@ -63,6 +69,16 @@ def change_light(
 ) -> Float[Tensor, 'b c h w']:
     """Apply all changes to images in [0, 1]; the generator is on their device."""
     changes = (_brighten, _contrast, _noise, _speckle, _shade, _move)
+    return in_random_order(images, changes, config, generator)
+
+
+def in_random_order(
+    images: Float[Tensor, 'b c h w'],
+    changes: Sequence[Callable[[Tensor, Any, Draw], Tensor]],
+    config: Any,
+    generator: torch.Generator,
+) -> Float[Tensor, 'b c h w']:
+    """Apply each change(images, config, draw) to each image, in an order of its own."""
     order = torch.rand(len(images), len(changes), generator=generator, device=images.device)
     turns = order.argsort(1).argsort(1).cpu()  # the turn of each change, once for the batch
     images = images.clone()
@@ -70,15 +86,14 @@ def change_light(
         for place, change in enumerate(changes):
             rows = torch.nonzero(turns[:, place] == turn)[:, 0].to(images.device)
             if len(rows):
-                draw = _drawer(len(rows), generator)
+                draw = drawer(len(rows), generator)
                 images[rows] = change(images[rows], config, draw).clamp(0, 1)
     return images
 
 
-Draw = Callable[..., Tensor]
+def drawer(count: int, generator: torch.Generator) -> Draw:
+    """Return what draws random numbers for `count` images."""
 
-
-def _drawer(count: int, generator: torch.Generator) -> Draw:
     def draw(low: float, high: float, *shape: int, normal: bool = False) -> Tensor:
         """Draw evenly in [low, high], (n, 1, 1, 1) or (n, *shape); or around low, spread high."""
         function = torch.randn if normal else torch.rand

@@ -1,4 +1,8 @@
-"""Photometric changes in plain torch: every image of a batch gets its own."""
+"""
+Photometric changes in plain torch: every image of a batch gets its own.
+
+Those of a camera, made for all systems here, and the lists of the published trainings.
+"""
 
 from dataclasses import dataclass
 import math
@@ -8,14 +12,24 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from ..config import option
-from ..image import LUMA
+from ..image import LUMA, match_channels
 from ..shapes import Float
+from .colour import change_colour, COLOURS
+from .light import change_light, LIGHTS
+
+CAMERA = 'camera'
 
 
 @dataclass(frozen=True)
 class PhotometricConfig:
     """How strongly light, colour, blur and noise change. Shares are of images."""
 
+    photometric: str = option(
+        CAMERA,
+        'what changes: camera as the options below say, or a published list in their place (those '
+        'of superpoint and aslfeat make gray images)',
+        choices=(CAMERA, *LIGHTS, *COLOURS),
+    )
     brightness: float = option(0.2, 'largest shift of brightness, full scale 1', 0.0, 1.0)
     contrast: float = option(0.5, 'largest log2 change of contrast', 0.0, 3.0)
     gamma: float = option(0.5, 'largest log2 change of gamma', 0.0, 3.0)
@@ -34,7 +48,17 @@ class PhotometricConfig:
 def augment(
     images: Float[Tensor, 'b 3 h w'], config: PhotometricConfig, generator: torch.Generator
 ) -> Float[Tensor, 'b 3 h w']:
-    """Change light, colour, shade, blur and noise at random, in the order of a camera."""
+    """
+    Change light, colour, shade, blur and noise at random, in the order of a camera.
+
+    Or by a published list, some of which have views of a pair in common: images are the first
+    views of all pairs, then the second ones.
+    """
+    if config.photometric in COLOURS:
+        return change_colour(images, COLOURS[config.photometric], generator)
+    if config.photometric in LIGHTS:
+        gray = match_channels(images, 1)
+        return match_channels(change_light(gray, LIGHTS[config.photometric], generator), 3)
     draw = _Draw(len(images), generator)
     images = _shade(images, config, draw)
     gain = 1 + draw.uniform(-config.tint, config.tint, 3)

@@ -1,13 +1,21 @@
 """Training pairs: exact geometry, exact masks, the same for the same seed."""
 
 import cv2
+from kpfeat_core.data.homography_config import HOMOGRAPHIES
 from kpfeat_core.data.homography_pairs import (
+    draw_geometry,
     make_pairs,
     PairConfig,
     render_views,
     sample_view_homographies,
 )
-from kpfeat_core.data.image_folder import find_images, load_bank, read_kinds, split_images
+from kpfeat_core.data.image_folder import (
+    find_images,
+    ImageBank,
+    load_bank,
+    read_kinds,
+    split_images,
+)
 from kpfeat_core.data.photometric import augment, PhotometricConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.geometry import inside, pixel_grid, sample, warp_points
@@ -157,6 +165,52 @@ def test_both_views_show_the_same_at_places_that_the_homography_joins(bank) -> N
         views = pairs.images[0].flatten(2).mT, sample(pairs.images[1], there.nan_to_num())
         differences.append((views[0] - views[1]).abs()[seen].mean())
     assert differences[0] < 0.02 < 0.1 < differences[1]
+
+
+@pytest.mark.parametrize('name', ['camera', *HOMOGRAPHIES])
+def test_views_of_every_sampler_show_what_their_homography_joins(name) -> None:
+    # a photograph whose red is x and whose green is y says where every view pixel comes from
+    ramp = torch.zeros(1, 3, 256, 256)
+    ramp[0, :2] = pixel_grid(256, 256).T.view(2, 256, 256)
+    levels = ramp, torch.nn.functional.avg_pool2d(ramp, 2)
+    bank = ImageBank(levels, torch.tensor([[256.0, 256.0]]), torch.ones(1), ('ramp',))
+    pairs = make_pairs(bank, 24, PairConfig(geometry=name, view_size=96), CALM, seeded(5))
+    assert pairs.valid.float().mean() > 0.5
+    corners = torch.tensor([[20.0, 20.0], [70.5, 25.25], [75.0, 75.0], [24.0, 68.0], [48.0, 48.0]])
+    there = warp_points(corners.expand(24, -1, -1), pairs.H_0to1)
+    known = pairs.warp(corners.expand(24, -1, -1), 0).visible & inside(there, 96, 96, margin=2)
+    views = [
+        sample(view * 255, xy.nan_to_num())[..., :2]
+        for view, xy in zip(pairs.images, (corners.expand(24, -1, -1), there), strict=True)
+    ]
+    assert known.sum() > 30
+    assert (views[0] - views[1])[known].norm(dim=-1).max() < 0.05
+
+
+@pytest.mark.parametrize('name', ['camera', *HOMOGRAPHIES])
+def test_masks_of_every_sampler_are_the_pixels_that_lie_on_the_photograph(bank, name) -> None:
+    config = PairConfig(geometry=name, view_size=64)
+    index = bank.probabilities.multinomial(12, replacement=True, generator=seeded(2))
+    homographies, _ = draw_geometry(bank.sizes[index], config, seeded(3))
+    masks = [render_views(bank, index, h, 64)[1] for h in homographies]
+    for mask, homography in zip(masks, homographies, strict=True):
+        places = warp_points(pixel_grid(64, 64).double().expand(12, -1, -1), homography.double())
+        room = torch.minimum(places, bank.sizes[index][:, None] - 1 - places).amin(-1)
+        sure = room.abs() > 1e-3
+        assert torch.equal(mask.flatten(1)[sure], (room > 0)[sure]) and sure.float().mean() > 0.9
+
+
+@pytest.mark.parametrize('photometric', ['kp2d', 'alike', 'keynet', 'aslfeat', 'superpoint-pair'])
+def test_published_lists_replace_the_changes_of_a_camera(bank, photometric) -> None:
+    pairs, again, calm = (
+        make_pairs(bank, 6, PairConfig(view_size=64), changes, seeded(3))
+        for changes in (*[PhotometricConfig(photometric=photometric)] * 2, CALM)
+    )
+    assert pairs.images.shape == (2, 6, 3, 64, 64)
+    assert pairs.images.min() >= 0 and pairs.images.max() <= 1
+    assert torch.equal(pairs.images, again.images) and torch.equal(pairs.H_0to1, calm.H_0to1)
+    differs = (pairs.images - calm.images).abs().mean((2, 3, 4)) > 1e-3
+    assert differs[1].float().mean() > 0.8 and differs[0].any() == (photometric != 'keynet')
 
 
 def test_the_last_pixels_of_a_shrunk_photograph_are_as_bright_as_the_others(tmp_path) -> None:
