@@ -1,0 +1,150 @@
+"""What an evaluation found: numbers of every pair, their means, intervals and comparisons."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import DataError
+from . import metrics
+from .protocols import Protocol
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """
+    Numbers of one pair, by column.
+
+    group: its sequence or level of difficulty. A number is NaN where there is nothing to measure,
+    such as the localisation of keypoints of which none is repeated; means leave it out.
+    """
+
+    group: str
+    name: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Results:
+    """
+    One extractor on all pairs of a data set, under a protocol.
+
+    label: how tables call the extractor; data: the data set; about: model, weights and options of
+    the extractor, the machine and versions, whatever is needed to measure it again.
+    """
+
+    label: str
+    data: str
+    protocol: Protocol
+    pairs: tuple[PairResult, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of the groups, in the order of the pairs."""
+        return list(dict.fromkeys(pair.group for pair in self.pairs))
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the numbers."""
+        return list(self.pairs[0].values) if self.pairs else []
+
+    def column(self, name: str, group: str = '') -> np.ndarray:
+        """Return a number of every pair (K,), or of those of a group; a group may be a prefix."""
+        chosen = (pair for pair in self.pairs if pair.group.startswith(group))
+        return np.array([pair.values.get(name, math.nan) for pair in chosen])
+
+    def mean(self, name: str, group: str = '') -> float:
+        """Return the mean over pairs, NaN where there is nothing to average."""
+        values = self.column(name, group)
+        finite = values[np.isfinite(values)]
+        return float(finite.mean()) if len(finite) else math.nan
+
+    def interval(self, name: str, group: str = '') -> tuple[float, float]:
+        """Return the bootstrapped 95 % interval of a mean."""
+        values = self.column(name, group)
+        return metrics.bootstrap_interval(values[np.isfinite(values)].tolist())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold; NaN becomes None."""
+        pairs = [
+            {'group': p.group, 'name': p.name, **{k: _json(v) for k, v in p.values.items()}}
+            for p in self.pairs
+        ]
+        columns = [name for name in self.columns if np.isfinite(self.column(name)).any()]
+        return {
+            'extractor': self.label,
+            'data': self.data,
+            'protocol': asdict(self.protocol),
+            'about': dict(self.about),
+            'means': {name: _json(self.mean(name)) for name in columns},
+            'intervals_95': {name: [_json(v) for v in self.interval(name)] for name in columns},
+            'pairs': pairs,
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> 'Results':
+        """Read what `to_dict` gave; raises DataError."""
+        try:
+            protocol = values['protocol']
+            protocol = {f.name: _tuple(protocol[f.name]) for f in fields(Protocol)}
+            pairs = tuple(_pair(pair) for pair in values['pairs'])
+            return Results(
+                values['extractor'], values['data'], Protocol(**protocol), pairs, values['about']
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f'these are no results of an evaluation ({type(error).__name__}: {error}); '
+                'expected a .json file that `kpfeat evaluate` wrote'
+            ) from error
+
+
+class Comparison(NamedTuple):
+    """
+    One extractor's mean minus another's on the same pairs, with its 95 % interval.
+
+    is_noise: the interval contains 0, so that other pairs of the kind might turn it round.
+    """
+
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def is_noise(self) -> bool:
+        """Tell whether the difference may be chance."""
+        return not (self.low > 0 or self.high < 0)
+
+
+def compare(results: Results, reference: Results, name: str, group: str = '') -> Comparison:
+    """
+    Compare a number of two extractors, pair by pair; raises DataError for different pairs.
+
+    A paired bootstrap: pairs are drawn for both at once, so that what makes a pair easy or hard
+    for everybody cancels out. Pairs where either has no number are left out.
+    """
+    names = [[pair.name for pair in r.pairs] for r in (results, reference)]
+    if names[0] != names[1] or results.protocol != reference.protocol:
+        raise DataError(
+            f"'{results.label}' and '{reference.label}' were measured on different pairs or under "
+            'different protocols; measure both in one run to compare them'
+        )
+    table = np.stack([results.column(name, group), reference.column(name, group)], 1)
+    table = table[np.isfinite(table).all(1)]
+    return Comparison(*metrics.bootstrap_difference(table[:, 0], table[:, 1]))
+
+
+def _json(value: float) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None
+
+
+def _pair(values: Mapping[str, Any]) -> PairResult:
+    numbers = {k: v for k, v in values.items() if k not in ('group', 'name')}
+    numbers = {k: math.nan if v is None else float(v) for k, v in numbers.items()}
+    return PairResult(values['group'], values['name'], numbers)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
