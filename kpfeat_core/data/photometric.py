@@ -42,7 +42,7 @@ class PhotometricConfig:
     motion_px: float = option(5.0, 'longest motion blur in pixels', 0.0, 20.0)
     blur_share: float = option(0.35, 'share of blurred images', 0.0, 1.0)
     noise: float = option(0.04, 'largest standard deviation of noise, full scale 1', 0.0, 1.0)
-    noise_share: float = option(0.6, 'share of noisy images', 0.0, 1.0)
+    noisy_share: float = option(0.6, 'share of noisy images', 0.0, 1.0)
 
 
 def augment(
@@ -72,7 +72,7 @@ def augment(
     images = (images - mean) * contrast + mean
     images = images + draw.uniform(-config.brightness, config.brightness)
     images = _blur(images, config, draw)
-    strength = draw.uniform(0, config.noise) * draw.chance(config.noise_share)
+    strength = draw.uniform(0, config.noise) * draw.chance(config.noisy_share)
     noise = torch.randn(images.shape, generator=generator, device=images.device)
     return (images + noise * strength).clamp(0, 1)
 

@@ -58,7 +58,7 @@ class LabelConfig:
     light: str = option(
         AUTO,
         'how light, blur and noise change: as published, auto for the list of this training, or '
-        'camera for the options brightness to noise_share (photographs only)',
+        'camera for the options brightness to noisy_share (photographs only)',
         choices=(AUTO, CAMERA, *LIGHTS),
     )
     margin: int = option(

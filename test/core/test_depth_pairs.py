@@ -26,7 +26,7 @@ EXACT = DepthConfig(depth_tolerance=0.005, depth_edge=0.003)
 SIDE = 160
 CALM = PhotometricConfig(
     brightness=0, contrast=0, gamma=0, saturation=0, tint=0, gray_share=0,
-    shade_share=0, blur_share=0, noise_share=0,
+    shade_share=0, blur_share=0, noisy_share=0,
 )  # fmt: skip
 
 

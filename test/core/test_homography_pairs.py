@@ -25,7 +25,7 @@ import torch
 
 CALM = PhotometricConfig(
     brightness=0, contrast=0, gamma=0, saturation=0, tint=0, gray_share=0,
-    shade_share=0, blur_share=0, noise_share=0,
+    shade_share=0, blur_share=0, noisy_share=0,
 )  # fmt: skip
 
 

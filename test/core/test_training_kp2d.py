@@ -174,7 +174,7 @@ def bank() -> ImageBank:
 
 def test_published_pairs_show_a_part_of_the_other_view(bank) -> None:
     nothing = ('brightness', 'contrast', 'gamma', 'saturation', 'tint', 'gray_share')
-    nothing += ('shade_share', 'blur_share', 'noise_share')
+    nothing += ('shade_share', 'blur_share', 'noisy_share')
     values = dict.fromkeys(nothing, 0.0) | {'view_size': 96, 'sampler': 'published'}
     options = Options.build(values, Kp2dLossConfig)
     batch = Kp2dRecipe.draw(bank, 4, options, torch.Generator().manual_seed(0))
