@@ -115,9 +115,9 @@ def reliability_terms(
     reliability: `match_probability`, taken without gradient, so that only scores learn. Scores
     are weighed by their share of the sum over one view's valid keypoints; 0 where not valid.
     """
-    joint = torch.where(valid, scores * scores_there, 0)
+    joint = torch.where(valid, scores, 0) * torch.where(valid, scores_there, 0)
     share = joint * valid.sum(1, keepdim=True) / joint.sum(1, keepdim=True).clamp(min=1e-9)
-    return (1 - reliability.detach()) * share
+    return torch.where(valid, 1 - reliability.detach(), 0) * share
 
 
 def log_partition(
@@ -165,5 +165,6 @@ def neural_reprojection_terms(
     the cross entropy of the true position among all pixels. Keypoints outside the other view
     should prefer an extra class "nowhere" with logit 0. Other keypoints give 0.
     """
-    here = log_sum - log_probability
-    return torch.where(valid, here, torch.where(outside, F.softplus(log_sum), 0))
+    # replaced before the functions, so that no gradient passes through what does not count
+    nowhere = F.softplus(torch.where(outside, log_sum, 0)) * outside
+    return torch.where(valid, log_sum - log_probability, nowhere)

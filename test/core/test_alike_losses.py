@@ -229,3 +229,92 @@ def test_gradients_are_right_in_double_precision():
     assert torch.autograd.gradcheck(
         lambda a, b: losses.reliability_terms(fixed, a, b, valid), (scores, there)
     )
+
+
+def test_gradients_of_positions_and_spread_are_right_in_double_precision():
+    torch.manual_seed(0)
+    kwargs = {'dtype': torch.float64, 'requires_grad': True}
+    points = [torch.rand(2, 4, 2, **kwargs) for _ in range(4)]
+    matches = torch.tensor([[0, 2, -1, 3], [1, -1, -1, -1]])
+    scores = [0.2 + torch.rand(2, 4, dtype=torch.float64) for _ in range(2)]
+
+    def reprojection(*points):
+        return losses.reprojection_loss(*points, matches, *scores)
+
+    assert reprojection(*points).min() > 0
+    assert torch.autograd.gradcheck(reprojection, points)
+    mask = torch.tensor([[True, True, False, True], [True, False, False, False]])
+    spread = torch.rand(2, 4, **kwargs)
+    assert torch.autograd.gradcheck(
+        lambda values: losses.dispersity_peak_loss(values, scores[0], mask), (spread,)
+    )
+    outside = torch.tensor([[False, False, True]])
+    log_sum = torch.rand(1, 3, **kwargs)
+    assert torch.autograd.gradcheck(
+        lambda value: losses.neural_reprojection_terms(-value, value, ~outside, outside),
+        (log_sum,),
+    )
+
+
+def test_reprojection_and_dispersity_fall_as_keypoints_and_peaks_come_near_the_truth():
+    torch.manual_seed(0)
+    truth, shift = 50 * torch.rand(1, 12, 2), torch.tensor([7.0, -3.0])
+    error, scores = torch.randn(1, 12, 2), torch.ones(1, 12)
+    matches = torch.arange(12)[None]
+    mask = torch.ones(1, 12, dtype=torch.bool)
+    values, spreads = [], []
+    for share in (2.0, 1.0, 0.5, 0.0):
+        found = truth + share * error
+        values.append(
+            losses.reprojection_loss(
+                found, truth + shift, found + shift, truth, matches, scores, scores
+            ).item()
+        )
+        spreads.append(losses.dispersity_peak_loss(share * scores, scores, mask).item())
+    assert values == sorted(values, reverse=True) and values[0] > 1 and values[-1] < 1e-5
+    assert spreads == sorted(spreads, reverse=True) and spreads[-1] == 0
+
+
+def test_nre_falls_as_descriptors_turn_to_those_at_their_true_places():
+    torch.manual_seed(0)
+    others = torch.nn.functional.normalize(torch.randn(1, 60, 16), dim=-1)
+    mine = torch.nn.functional.normalize(torch.randn(1, 10, 16), dim=-1)
+    valid = torch.ones(1, 10, dtype=torch.bool)
+    alone = torch.tensor([1.0, 0, 0, 0]).expand(1, 10, 4)  # true places are pixels 0 to 9
+    values = []
+    for share in (0.0, 0.5, 1.0):
+        turned = torch.nn.functional.normalize((1 - share) * mine + share * others[:, :10], dim=-1)
+        similarity = (turned * others[:, :10]).sum(-1, keepdim=True).expand(-1, -1, 4)
+        probability = losses.match_probability(similarity, alone, 0.1)
+        log_sum = losses.log_partition(turned, others, 0.1)
+        terms = losses.neural_reprojection_terms(probability.log(), log_sum, valid, ~valid)
+        values.append(terms.mean().item())
+    assert values == sorted(values, reverse=True) and values[-1] < 0.1 * values[0]
+
+
+@pytest.mark.parametrize('count', [0, 3])
+def test_what_is_masked_costs_nothing_whatever_it_holds(count):
+    """Neither values nor gradients become NaN where no keypoint counts, or none is there."""
+    unknown = [torch.full((2, count, 2), torch.nan, requires_grad=True) for _ in range(4)]
+    row = [torch.full((2, count), torch.nan, requires_grad=True) for _ in range(5)]
+    none = torch.zeros(2, count, dtype=torch.bool)
+    matches = losses.true_correspondences(*unknown, none, none)
+    assert (matches == -1).all()
+    nothing = torch.full((2, count), -1)
+    total = losses.reprojection_loss(*unknown, nothing, row[0], row[1])
+    total = total + losses.dispersity_peak_loss(row[2], row[0], none)
+    total = total + losses.reliability_terms(row[3], row[0], row[1], none).sum(1)
+    total = total + losses.neural_reprojection_terms(row[3], row[4], none, none).sum(1)
+    total.sum().backward()
+    assert total.tolist() == [0, 0]
+    grads = [value.grad for value in (*unknown, *row) if value.grad is not None]
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+def test_a_view_whose_every_pixel_is_left_out_gives_finite_values_and_gradients():
+    descriptors = torch.rand(1, 3, 4, requires_grad=True)
+    log_sum = losses.log_partition(
+        descriptors, torch.rand(1, 5, 4), 0.1, torch.ones(1, 1, 5, dtype=torch.bool)
+    )
+    log_sum.sum().backward()
+    assert log_sum.isfinite().all() and descriptors.grad.isfinite().all()
