@@ -255,6 +255,20 @@ def test_sparse_loss_without_overlap_is_zero_and_not_nan():
     assert all(value.grad.isfinite().all() for value in inputs)
 
 
+@pytest.mark.parametrize('shape', [(2, 4, 0, 3), (0, 4, 2, 3)])
+def test_no_cells_and_no_pairs_cost_nothing(shape):
+    inputs = [torch.zeros(shape, requires_grad=True) for _ in range(2)]
+    H, valid = IDENTITY.repeat(shape[0], 1, 1), torch.ones(shape[0], *shape[2:], dtype=torch.bool)
+    found = [
+        losses.descriptor_hinge(*inputs, H, valid, s) for s in (losses.PAPER, losses.NORMALIZED)
+    ]
+    if shape[2]:  # there is nothing to draw from no cells
+        found.append(losses.sparse_descriptor_hinge(*inputs, draw(H, valid)))
+    for loss in found:
+        loss.sum().backward()
+        assert loss.tolist() == [0] * shape[0]
+
+
 @SCALINGS
 def test_gradients_of_the_descriptor_loss_are_right_in_double_precision(scaling):
     inputs = [random_maps(3, 2, 3, seed=s, dtype=torch.float64).requires_grad_() for s in (0, 1)]
