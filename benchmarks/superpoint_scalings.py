@@ -70,7 +70,7 @@ def measure(recipe: SuperPointRecipe, batch: LabelledPairs) -> dict[str, float]:
     # with the statistics of this batch: the running ones lag behind for a hundred steps
     _, raw = read_heads(recipe.extractor, batch.images.flatten(0, 1))
     first, second = F.normalize(raw.float(), dim=1).unflatten(0, (2, -1)).flatten(3)
-    centres = cell_centres(*raw.shape[2:])
+    centres = cell_centres(*raw.shape[2:], raw.device)
     warped = warp_points(centres.expand(len(batch), -1, -1), batch.H_0to1)
     valid = valid_cells(batch.valid[1]).flatten(1)[:, None]
     same = ((warped[:, :, None] - centres).norm(dim=-1) <= RADIUS_PX) & valid
@@ -96,15 +96,18 @@ def train(
 ) -> dict[str, Any]:
     """Train with one kind of loss and measure on other views."""
     torch.manual_seed(seed)
+    place = material.counts.device
     recipe = SuperPointRecipe(SuperPointRecipe.build('superpoint', options), options.loss)
-    recipe = recipe.to(memory_format=torch.channels_last).train()
+    recipe = recipe.to(place, memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(recipe.parameters(), rate)
-    others = SuperPointRecipe.draw(material, 24, options, torch.Generator().manual_seed(10**6))
+    others = SuperPointRecipe.draw(
+        material, 24, options, torch.Generator(place).manual_seed(10**6)
+    )
     begun, parts, curve = time.perf_counter(), {}, []
     for step in track(range(steps), f'{kind}, seed {seed}', console=console, transient=True):
         for group in optimizer.param_groups:  # falls to a tenth, so that the end is not noise
             group['lr'] = rate * 0.1 ** max(0.0, 4 * step / steps - 3)
-        generator = torch.Generator().manual_seed(1000 * seed + step)
+        generator = torch.Generator(place).manual_seed(1000 * seed + step)
         batch = SuperPointRecipe.draw(material, options.train.batch_size, options, generator)
         parts = recipe(batch, generator)
         optimizer.zero_grad()
@@ -119,12 +122,13 @@ def train(
 
 def main(
     photographs: Annotated[Path, typer.Argument(help='a folder, or a .zip of one')],
-    steps: Annotated[int, typer.Option(min=1)] = 250,
+    steps: Annotated[int, typer.Option(min=1)] = 200,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     view_size: Annotated[int, typer.Option(min=64, help='a multiple of 8')] = 128,
     batch_size: Annotated[int, typer.Option(min=1)] = 2,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 1e-3,
     images: Annotated[int, typer.Option(min=2, help='photographs, evenly chosen')] = 8,
+    device: Annotated[str, typer.Option(help='cpu or cuda')] = 'cpu',
     threads: Annotated[int, typer.Option(min=1)] = 1,
     kinds: Annotated[str, typer.Option(help='kinds of loss')] = ','.join([*SCALINGS, SPARSE]),
     load: Annotated[str, typer.Option(help='what else ran, noted in the results')] = '',
@@ -136,7 +140,7 @@ def main(
     with unpacked(photographs) as folder:
         paths = find_images(folder)
         chosen = paths[:: max(1, len(paths) // images)][:images]
-        material = label_corners(load_bank(chosen, shape['bank_side']))
+        material = label_corners(load_bank(chosen, shape['bank_side'])).to(device)
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds.split(',')}
     for seed in range(seeds):
         for kind in rows:
