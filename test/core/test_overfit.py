@@ -1,0 +1,68 @@
+"""
+Every system learns a handful of pairs by heart: what is measured improves by a stated factor.
+
+ALIKE and Key.Net are here. The others have their test beside the rest of their training:
+SuperPoint and MagicPoint in test_training_superpoint, KP2D in test_training_kp2d, ASLFeat in
+test_training_aslfeat, HardNet in test_training_hardnet.
+"""
+
+from kpfeat_core.benchmarking.pictures import load_pictures
+from kpfeat_core.data.homography_pairs import make_pairs, PairBatch, PairConfig
+from kpfeat_core.data.image_folder import ImageBank
+from kpfeat_core.data.photometric import PhotometricConfig
+from kpfeat_core.registry import build_extractor
+from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
+from kpfeat_core.training.keynet import KeyNetLossConfig, KeyNetRecipe
+from kpfeat_core.training.validation import validate
+import pytest
+import torch
+
+
+@pytest.fixture(scope='module')
+def pairs() -> PairBatch:
+    """Return three pairs of views of one drawing."""
+    picture = torch.from_numpy(load_pictures('', (160, 160))[0]).permute(2, 0, 1)[None]
+    half = torch.nn.functional.avg_pool2d(picture.float(), 2).byte()
+    bank = ImageBank((picture, half), torch.tensor([[160.0, 160]]), torch.ones(1), ('drawing',))
+    config = PairConfig(view_size=96, any_rotation=0, rotation_deg=10, max_zoom=1.2, shift=0.1)
+    return make_pairs(bank, 3, config, PhotometricConfig(), torch.Generator().manual_seed(0))
+
+
+def learn(recipe, pairs: PairBatch, steps: int, rate: float) -> list[float]:
+    """Train on one batch and return the loss of each step."""
+    recipe = recipe.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.Adam(recipe.parameters(), rate)
+    totals = []
+    for step in range(steps):
+        total = recipe(pairs, torch.Generator().manual_seed(step))['total']
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(float(total.detach()))
+    for layer in recipe.modules():  # running statistics lag behind for a hundred steps
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean of what comes, and so exact
+    with torch.no_grad():
+        recipe(pairs, torch.Generator().manual_seed(0))
+    return totals
+
+
+def test_alike_learns_to_match_three_pairs(pairs) -> None:
+    torch.manual_seed(0)
+    config = AlikeLossConfig(detected=40, random=40, stride=2)
+    recipe = AlikeRecipe(build_extractor('alike-t'), config)
+    before = validate(recipe.extractor, pairs, 60)
+    totals = learn(recipe, pairs, 40, 5e-3)
+    after = validate(recipe.extractor, pairs, 60)
+    assert totals[-1] < 0.5 * totals[0]
+    assert after['mma3'] > 3 * before['mma3']
+    assert after['repeatability'] > 1.15 * before['repeatability']
+
+
+def test_keynet_proposes_the_same_positions_in_three_pairs(pairs) -> None:
+    """M-SIP is what is measured: views of this size have too few keypoints to count."""
+    torch.manual_seed(0)
+    extractor = build_extractor('keynet', **KeyNetRecipe.build_options)
+    totals = learn(KeyNetRecipe(extractor, KeyNetLossConfig()), pairs, 40, 5e-3)
+    assert max(totals[-5:]) < 0.6 * totals[0]
