@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import inside, warp_points
-from ..shapes import Float
+from ..shapes import Bool, Float, Int
 
 Size = Sequence[float]
 
@@ -36,6 +36,42 @@ class Repeatability(NamedTuple):
 def warp(points: Float[Tensor, 'n 2'], H_0to1: Float[Tensor, '3 3']) -> Float[Tensor, 'n 2']:
     """Move points of image 0 to image 1 in float64; NaN at or behind infinity."""
     return warp_points(points.double()[None], H_0to1.double()[None])[0]
+
+
+def in_shared_region(
+    points: Float[Tensor, 'n 2'], H_to_other: Float[Tensor, '3 3'], size_other: Size
+) -> Bool[Tensor, ' n']:
+    """
+    Tell which points of an image the other one shows too, by where the homography moves them.
+
+    On the other's outermost pixel centres still counts (DeTone et al. 2018, appendix A).
+    """
+    return inside(warp(points, H_to_other), int(size_other[1]), int(size_other[0]))
+
+
+def suppress_points(
+    points: Float[Tensor, 'n 2'], scores: Float[Tensor, ' n'], radius_px: float
+) -> Bool[Tensor, ' n']:
+    """
+    Tell which keypoints remain if each drops all worse ones around it; the best goes first.
+
+    Around: at most the radius away in x and in y, a square; a radius of 0 drops nothing. Of equal
+    scores the first in the list is the better. Non-maximum suppression of sparse points as in
+    SuperPoint's evaluation (DeTone et al. 2018), for methods that bring none or another.
+    """
+    if radius_px <= 0:
+        return torch.ones(len(points), dtype=torch.bool, device=points.device)
+    order = scores.argsort(descending=True, stable=True)
+    x, y = points.detach().double()[order].cpu().numpy().T.copy()
+    free, kept = np.ones(len(x), bool), np.zeros(len(x), bool)
+    for i in range(len(x)):
+        if free[i]:
+            kept[i] = True
+            near = (np.abs(x[i:] - x[i]) <= radius_px) & (np.abs(y[i:] - y[i]) <= radius_px)
+            free[i:] &= ~near
+    mask = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    mask[order] = torch.from_numpy(kept).to(points.device)
+    return mask
 
 
 def match_errors(
@@ -60,6 +96,52 @@ def matching_accuracy(errors: Float[Tensor, ' k'], thresholds: Sequence[float]) 
     if len(errors) == 0:
         return [0.0] * len(thresholds)
     return [float((errors <= threshold).double().mean()) for threshold in thresholds]
+
+
+def matching_score(
+    points0: Float[Tensor, 'n0 2'],
+    points1: Float[Tensor, 'n1 2'],
+    nearest0: Int[Tensor, ' n0'],
+    nearest1: Int[Tensor, ' n1'],
+    H_0to1: Float[Tensor, '3 3'],
+    size0: Size,
+    size1: Size,
+    threshold: float = 3.0,
+) -> float:
+    """
+    Return the share of the features in the shared region whose nearest neighbour is right.
+
+    nearest0: for each feature of image 0 the index of the most similar one of image 1, one-way,
+    -1 for none; nearest1 the other way round. Right: at most threshold pixels from where the
+    feature falls. The mean of both directions; 0 in a direction without features in the shared
+    region (DeTone et al. 2018, section 7.3; Tang et al. 2020). It falls with keypoints that are
+    not repeated and with descriptors that mix them up.
+    """
+    forward = _nearest_right(points0, points1, nearest0, H_0to1, size1, threshold)
+    inverse = torch.linalg.inv(H_0to1.double())
+    return (forward + _nearest_right(points1, points0, nearest1, inverse, size0, threshold)) / 2
+
+
+def _nearest_right(
+    points: Tensor, others: Tensor, nearest: Tensor, H: Tensor, size_other: Size, threshold: float
+) -> float:
+    shared = in_shared_region(points, H, size_other)
+    matched = shared & (nearest >= 0)
+    errors = match_errors(points[matched], others[nearest[matched]], H)
+    return float((errors <= threshold).sum() / shared.sum().clamp(min=1))
+
+
+def match_coverage(points: Float[Tensor, 'k 2'], size: Size, cells: int = 10) -> float:
+    """
+    Return the share of the cells x cells equal parts of an image that hold a match.
+
+    points: the matched ones, or only the right ones. 1 means matches everywhere, which an estimate
+    from them needs; images that share half of the view reach about 0.5. Points outside the image
+    do not count.
+    """
+    points = points[inside(points, int(size[1]), int(size[0]))].double()
+    cell = ((points + 0.5) / points.new_tensor(list(size)) * cells).long().clamp(max=cells - 1)
+    return len(torch.unique(cell, dim=0)) / cells**2 if len(cell) else 0.0
 
 
 def repeatability(
@@ -109,6 +191,19 @@ def corner_error(
     return float(error.mean())
 
 
+def recall_area(error: float, threshold: float) -> float:
+    """
+    Return the area under one pair's curve of recall over error up to a threshold, 0 to 1.
+
+    The recall of one pair is a step at its error, so that the area is 1 - error / threshold. The
+    mean over pairs is the AUC of the data set, exactly, and can be bootstrapped like any mean. The
+    AUC of SuperGlue (Sarlin et al. 2020) and glue-factory joins the steps by slanted lines, which
+    adds e / (2 K threshold), at most 1 / (2 K): K pairs, e the largest error below the threshold.
+    An error of infinity, or NaN, gives 0. Error and threshold share a unit: pixels or degrees.
+    """
+    return max(0.0, 1 - error / threshold)
+
+
 def bootstrap_interval(
     values: Sequence[float], share: float = 0.95, rounds: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
@@ -120,6 +215,25 @@ def bootstrap_interval(
     """
     means = _resampled_means(np.asarray(values, float)[:, None], rounds, seed)[:, 0]
     return _percentiles(means, share)
+
+
+def bootstrap_difference(
+    values: Sequence[float] | np.ndarray,
+    others: Sequence[float] | np.ndarray,
+    share: float = 0.95,
+    rounds: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """
+    Return mean(values) - mean(others) and its interval; both measured on the same pairs.
+
+    Pairs are drawn for both at once, so that what makes a pair easy or hard for everybody cancels
+    out (Efron 1979). An interval on one side of 0 means more than chance; NaN without pairs.
+    """
+    table = np.stack([np.asarray(values, float), np.asarray(others, float)], 1)
+    gain = table[:, :1] - table[:, 1:]
+    means = _resampled_means(gain, rounds, seed)[:, 0]
+    return float(gain.mean()) if len(gain) else float('nan'), *_percentiles(means, share)
 
 
 def bootstrap_ratio(
