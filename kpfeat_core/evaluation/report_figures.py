@@ -1,0 +1,210 @@
+"""Figures of a report as SVG that lies in the page: its ink is the page's, light or dark."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+import html
+import io
+import re
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .results import Results
+from .tables import format_number, LOWER_IS_BETTER, main_column
+
+# One colour an extractor, to be told apart on white and on black; then the same ones dashed.
+COLOURS = (
+    '#3b82f6', '#f76707', '#2f9e44', '#e64980', '#9775fa', '#0ca5b8',
+    '#d9a404', '#a0694b', '#e03131', '#868e96',
+)  # fmt: skip
+INK = '#123456'  # stands for the colour of the page's text until the figure is written
+WIDTH_IN = 5.0
+MAX_BARS = 120  # with more than this, each group is a row of dots
+MAX_LABELLED = 24
+_STYLE = {
+    'font.size': 9,
+    'svg.fonttype': 'none',
+    'text.parse_math': False,  # names are not formulas
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'axes.axisbelow': True,
+    'grid.alpha': 0.15,
+    'axes.labelsize': 9,
+    **dict.fromkeys(
+        ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'), INK
+    ),
+    'grid.color': INK,
+}
+
+
+def require_libraries() -> None:
+    """Raise DataError where what reports are made with is not installed."""
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise DataError(
+            f'the report needs {error.name}, which is not installed; '
+            "pip install 'kpfeat[evaluate]', or leave the report out: tables and .json files "
+            'do without'
+        ) from None
+
+
+def colour(k: int) -> str:
+    """Return the colour of extractor k."""
+    return COLOURS[k % len(COLOURS)]
+
+
+def is_dashed(k: int) -> bool:
+    """Tell whether the lines of extractor k are dashed, since its colour is another's too."""
+    return k // len(COLOURS) % 2 == 1
+
+
+def curve_families(results: Sequence[Results]) -> list[str]:
+    """Return what is measured at several thresholds, such as MMA for MMA@1 … MMA@10."""
+    names = dict.fromkeys(name for result in results for name in result.columns)
+    families = [name.rpartition('@')[0] for name in names if '@' in name]
+    found = [family for family in dict.fromkeys(families) if family]
+    return [family for family in found if len(_thresholds(results, family)) > 1]
+
+
+def curves(results: Sequence[Results], family: str) -> str:
+    """Return the means of a family over its thresholds, with their 95 % intervals as bands."""
+    unit = '°' if family.startswith('pose') else 'px'
+    with _figure(2.9) as (axis, done):
+        for k, result in enumerate(results):
+            at = _thresholds([result], family)
+            means = [result.mean(f'{family}@{t:g}') for t in at]
+            style = '--' if is_dashed(k) else '-'
+            axis.plot(at, means, style, color=colour(k), marker='o', markersize=3, linewidth=1.5)
+            if len(result.pairs) > 1:
+                bands = np.transpose([result.interval(f'{family}@{t:g}') for t in at])
+                axis.fill_between(at, *bands, color=colour(k), alpha=0.13, linewidth=0)
+        ticks = _thresholds(results, family)
+        axis.set(xlabel=f'threshold ({unit})', ylabel=family, xticks=ticks)
+        axis.set_ylim(0, min(1, axis.get_ylim()[1]))
+    return done(f'{family} over its threshold')
+
+
+def bars(groups: Mapping[str, Sequence[Results]], column: str, with_intervals: bool) -> str:
+    """
+    Return the mean of a column for each extractor in each group, side by side.
+
+    groups: results of the extractors, in the same order, by name of the group.
+    """
+    count = max(len(results) for results in groups.values())
+    as_bars = len(groups) * count <= MAX_BARS
+    step = 0.8 / count
+    height = len(groups) * (0.15 + 0.13 * count if as_bars else 0.17)
+    with _figure(0.6 + height) as (axis, done):
+        for k in range(count):
+            means = np.array([results[k].mean(column) for results in groups.values()])
+            rows = np.arange(len(groups)) + ((k - (count - 1) / 2) * step if as_bars else 0)
+            if not as_bars:
+                axis.plot(means, rows, 'o', color=colour(k), markersize=4, alpha=0.85)
+                continue
+            axis.barh(rows, np.nan_to_num(means), step * 0.9, color=colour(k), alpha=0.85)
+            ends = means
+            if with_intervals:
+                spans = np.array([results[k].interval(column) for results in groups.values()])
+                axis.hlines(rows, *spans.T, color=INK, linewidth=1)
+                ends = np.fmax(means, spans[:, 1])
+            if len(groups) * count <= MAX_LABELLED:
+                _write_values(axis, column, rows, means, ends)
+        axis.set(xlabel=column, yticks=range(len(groups)), yticklabels=list(groups))
+        axis.set_ylim(len(groups) - 0.4, -0.6)  # the first on top
+        axis.set_xlim(0, None)
+        axis.grid(axis='y', visible=not as_bars)
+        axis.tick_params(axis='y', length=0)
+    return done(f'{column} of each group')
+
+
+def spread(results: Sequence[Results], column: str) -> str:
+    """Return a dot for every pair, and a box of their quartiles with the median."""
+    rng = np.random.default_rng(0)
+    with _figure(0.6 + 0.45 * len(results)) as (axis, done):
+        for k, result in enumerate(results):
+            values = result.column(column)
+            values = values[np.isfinite(values)]
+            scatter = k + rng.uniform(-0.3, 0.3, len(values))
+            axis.plot(values, scatter, 'o', color=colour(k), markersize=2.5, alpha=0.45)
+            if len(values):
+                low, middle, high = np.percentile(values, [25, 50, 75])
+                axis.barh(k, high - low, 0.72, low, color='none', edgecolor=INK, linewidth=1)
+                axis.vlines(middle, k - 0.36, k + 0.36, color=INK, linewidth=2)
+        axis.set(xlabel=f'{column} of a pair', yticks=range(len(results)))
+        axis.set_yticklabels([result.label for result in results])
+        axis.set_ylim(len(results) - 0.4, -0.6)
+        axis.grid(axis='y', visible=False)
+        axis.tick_params(axis='y', length=0)
+    return done(f'{column} of every pair')
+
+
+def speed_against_accuracy(results: Sequence[Results]) -> str:
+    """Return each extractor's main number over its time an image; empty without times."""
+    column = main_column(results)
+    shown = [(k, r) for k, r in enumerate(results) if np.isfinite(r.column('ms')).any()]
+    if len(shown) < 2 or column in LOWER_IS_BETTER:
+        return ''
+    with _figure(2.9) as (axis, done):
+        for k, result in shown:
+            x, y = result.mean('ms'), result.mean(column)
+            if len(result.pairs) > 1:
+                axis.vlines(x, *result.interval(column), color=colour(k), linewidth=1.5, alpha=0.5)
+            axis.plot(x, y, 'o', color=colour(k), markersize=7)
+            axis.annotate(result.label, (x, y), (6, 3), textcoords='offset points', fontsize=8)
+        axis.set(xlabel='ms an image', ylabel=column, xscale='log')
+        axis.margins(x=0.25)
+        axis.grid(which='minor', visible=False)
+        axis.xaxis.set_major_formatter(lambda value, _: f'{value:g}')
+        axis.xaxis.set_minor_formatter(lambda value, _: f'{value:g}' if _is_2_or_5(value) else '')
+    return done(f'{column} over time')
+
+
+def _is_2_or_5(value: float) -> bool:
+    return f'{value:e}'[0] in '25'
+
+
+def _write_values(axis: Any, column: str, rows: Any, means: Any, ends: Any) -> None:
+    for row, mean, end in zip(rows, means, ends, strict=True):
+        place = end if np.isfinite(end) else 0
+        text = format_number(column, mean)
+        axis.annotate(text, (place, row), (3, 0), textcoords='offset points', va='center', size=7)
+
+
+def _thresholds(results: Sequence[Results], family: str) -> list[float]:
+    """Return the numbers after the @ of columns that have a value."""
+    names = dict.fromkeys(name for result in results for name in result.columns)
+    found = (re.fullmatch(re.escape(family) + r'@(\d+(?:\.\d+)?)', name) for name in names)
+    kept = [m for m in found if m and any(np.isfinite(r.mean(m.string)) for r in results)]
+    return sorted(float(match[1]) for match in kept)
+
+
+@contextmanager
+def _figure(height: float) -> Iterator[tuple[Any, Any]]:
+    """Give axes to draw on, and a function that then writes them as SVG under a title."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_IN, height), layout='constrained')
+    with matplotlib.rc_context(_STYLE):
+        yield figure.add_subplot(), lambda title: _svg(figure, title)
+
+
+def _svg(figure: Any, title: str) -> str:
+    """Write a figure as an element of a page, without addresses and without a size of its own."""
+    import matplotlib
+
+    figure.patch.set_visible(False)
+    figure.axes[0].patch.set_visible(False)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, 'svg.hashsalt': title}):  # names differ between figures
+        figure.savefig(buffer, format='svg', metadata={'Date': None})
+    text = buffer.getvalue()
+    box = re.search(r'viewBox="[^"]*"', text)[0]
+    body = text[text.index('>', text.index('<svg')) + 1 :]
+    body = re.sub(r'<metadata>.*?</metadata>|<style.*?</style>', '', body, flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*"', '<g', body).replace(INK, 'currentColor')
+    return f'<svg role="img" aria-label="{html.escape(title)}" {box}>{body}'

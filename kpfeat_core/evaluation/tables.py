@@ -1,0 +1,257 @@
+"""Tables of results, on a terminal or in a report: means, intervals, differences, splits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+import math
+from typing import NamedTuple
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import ConfigError, DataError
+from .results import compare, Results
+
+COUNTS = ('keypoints', 'matches', 'right')
+LOWER_IS_BETTER = ('localization_px', 'ms')
+NEITHER_IS_BETTER = ('keypoints', 'matches')
+# Errors of whole pairs, infinite where the estimate failed: a mean would leave the failures out.
+NOT_AVERAGED = ('corner_error', 'pose_error')
+MISSING = '–'
+# What changes within a sequence of the HPatches layout, by the first letters of its name.
+SPLITS = {'v_': 'viewpoint', 'i_': 'light', 'x_': 'other'}
+BEST, BETTER, WORSE, NOISE = 'best', 'better', 'worse', 'noise'
+STYLES = {BEST: 'bold', BETTER: 'green', WORSE: 'red', NOISE: 'dim', '': ''}
+
+
+class Cell(NamedTuple):
+    """A number as a table shows it: its text, its interval, and whether it is best or noise."""
+
+    text: str
+    spread: str = ''
+    kind: str = ''
+
+    @property
+    def plain(self) -> str:
+        """All of it in one line."""
+        words = [self.text, f'({self.spread})' if self.spread else '']
+        return ' '.join(filter(None, [*words, self.kind if self.kind == NOISE else '']))
+
+
+def summary_table(results: Sequence[Results]) -> Table:
+    """Return a row for each extractor: headlines with 95 % intervals, matches, time; best bold."""
+    columns, first = headlines(results), check_together(results)
+    title = f'{first.data}: {len(first.pairs)} pairs, protocol {first.protocol.name}'
+    table = _table(f'{title}, mean (95 % interval)', columns)
+    for result, cells in zip(results, summary_cells(results, columns), strict=True):
+        table.add_row(Text(result.label), *map(_text, cells))
+    return table
+
+
+def group_table(results: Sequence[Results], column: str) -> Table:
+    """Return the mean of a column for each sequence or level; the best of each row bold."""
+    table = _table(f'{check_together(results).data}: {column}', [r.label for r in results])
+    for group, cells in group_cells(results, column).items():
+        table.add_row(Text(group), *map(_text, cells))
+    return table
+
+
+def split_table(results: Sequence[Results]) -> Table:
+    """Return the headlines of each kind of sequence, viewpoint and light and others apart."""
+    columns = headlines(results)
+    table = _table(f'{check_together(results).data}: by kind of change', columns)
+    for name, parts in split_results(results).items():
+        table.add_section()
+        for result, cells in zip(parts, summary_cells(parts, columns), strict=True):
+            table.add_row(Text(f'{name}: {result.label}'), *map(_text, cells))
+    return table
+
+
+def comparison_table(results: Sequence[Results], reference: str) -> Table:
+    """
+    Return the difference of each extractor from the reference, which is one of their labels.
+
+    A difference whose 95 % interval holds 0 is called noise. Raises ConfigError for an unknown
+    label and DataError for results of different pairs.
+    """
+    columns = headlines(results)
+    table = _table(f'difference from {reference} (95 % interval)', columns)
+    for label, cells in comparison_cells(results, reference, columns).items():
+        table.add_row(Text(label), *map(_text, cells))
+    return table
+
+
+def check_together(results: Sequence[Results]) -> Results:
+    """Return the first of results that belong in one table; raises DataError for others."""
+    if not results:
+        raise DataError('there are no results to show; expected those of at least one extractor')
+    kinds = list(dict.fromkeys((r.data, r.protocol.name) for r in results))
+    if len(kinds) > 1 or len({r.protocol for r in results}) > 1:
+        what = '; '.join(f'{data} under {protocol}' for data, protocol in kinds)
+        raise DataError(f'one table shows one data set under one protocol, got {what}')
+    labels = [r.label for r in results]
+    if len(set(labels)) < len(labels):
+        raise DataError(f'labels of extractors must differ, got {", ".join(labels)}')
+    return results[0]
+
+
+def headlines(results: Sequence[Results]) -> list[str]:
+    """Return the columns that a summary shows: the protocol's own, then matches and time."""
+    wanted = (*check_together(results).protocol.headlines, 'matches', 'ms')
+    columns = [name for name in dict.fromkeys(wanted) if _measured(results, name)]
+    return columns or all_columns(results)
+
+
+def all_columns(results: Sequence[Results]) -> list[str]:
+    """Return every column whose mean means something and that any of the results has."""
+    names = dict.fromkeys(name for result in results for name in result.columns)
+    return [name for name in names if name not in NOT_AVERAGED and _measured(results, name)]
+
+
+def main_column(results: Sequence[Results]) -> str:
+    """Return the column that sequences and pairs are shown by: MMA@3, else the first headline."""
+    return 'MMA@3' if _measured(results, 'MMA@3') else next(iter(headlines(results)), '')
+
+
+def only_group(result: Results, group: str) -> Results:
+    """Return the results of one group, not of others whose names begin alike."""
+    return replace(result, pairs=tuple(pair for pair in result.pairs if pair.group == group))
+
+
+def split_results(results: Sequence[Results]) -> dict[str, list[Results]]:
+    """
+    Return the results of each kind of sequence in the HPatches layout, by name.
+
+    Empty where a group has no such prefix, or all have the same.
+    """
+    groups = check_together(results).groups
+    kinds = {prefix: name for prefix, name in SPLITS.items() if _some(groups, prefix)}
+    if len(kinds) < 2 or not all(group.startswith(tuple(kinds)) for group in groups):
+        return {}
+    return {name: [_part(r, prefix) for r in results] for prefix, name in kinds.items()}
+
+
+def summary_cells(results: Sequence[Results], columns: Sequence[str]) -> list[list[Cell]]:
+    """Return a row of cells for each extractor."""
+    rows = [[_mean_cell(result, name) for name in columns] for result in results]
+    return _mark_best(rows, [[r.mean(name) for name in columns] for r in results], columns)
+
+
+def group_cells(results: Sequence[Results], column: str) -> dict[str, list[Cell]]:
+    """Return for each group a cell for each extractor, without intervals."""
+    rows = {}
+    for group in check_together(results).groups:
+        means = [only_group(result, group).mean(column) for result in results]
+        cells = [[Cell(format_number(column, mean))] for mean in means]
+        marked = _mark_best(cells, [[mean] for mean in means], [column])
+        rows[group] = [row[0] for row in marked]
+    return rows
+
+
+def comparison_cells(
+    results: Sequence[Results], reference: str, columns: Sequence[str]
+) -> dict[str, list[Cell]]:
+    """Return for each other extractor its differences from the reference; raises ConfigError."""
+    labels = {result.label: result for result in results}
+    if reference not in labels:
+        raise ConfigError(f"reference is '{reference}', expected one of {', '.join(labels)}")
+    base = labels.pop(reference)
+    return {
+        label: [_difference_cell(result, base, name) for name in columns]
+        for label, result in labels.items()
+    }
+
+
+def format_number(name: str, value: float, signed: bool = False) -> str:
+    """Write a number of a column with as many digits as mean something; – for NaN."""
+    if math.isinf(value):
+        return '∞'
+    if not math.isfinite(value):
+        return MISSING
+    return f'{value:{"+" if signed else ""}.{_decimals(name, value)}f}'
+
+
+def numbers(values: Mapping[str, float], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return names and texts of the numbers that are there."""
+    found = ((name, format_number(name, values.get(name, math.nan))) for name in names)
+    return [(name, text) for name, text in found if text != MISSING]
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=Text(title), title_justify='left', box=None, pad_edge=False)
+    table.add_column('', overflow='fold')
+    for name in columns:
+        table.add_column(Text(name), justify='right', overflow='fold', min_width=len(name))
+    return table
+
+
+def _text(cell: Cell) -> Text:
+    return Text(cell.plain, style=STYLES[cell.kind])
+
+
+def _mean_cell(result: Results, name: str) -> Cell:
+    mean = result.mean(name)
+    if np.isfinite(result.column(name)).sum() < 2:  # one pair says nothing about others
+        return Cell(format_number(name, mean))
+    decimals = max(0, _decimals(name, mean) - 1)
+    low, high = result.interval(name)
+    return Cell(format_number(name, mean), f'{low:.{decimals}f}–{high:.{decimals}f}')
+
+
+def _difference_cell(result: Results, base: Results, name: str) -> Cell:
+    difference = compare(result, base, name)
+    text = format_number(name, difference.difference, signed=True)
+    if text == MISSING:
+        return Cell(text)
+    shared = np.isfinite(result.column(name)) & np.isfinite(base.column(name))
+    if shared.sum() < 2:
+        return Cell(text, 'one pair', NOISE)
+    ends = (format_number(name, end, signed=True) for end in difference[1:])
+    return Cell(
+        text, ' to '.join(ends), _verdict(name, difference.difference, difference.is_noise)
+    )
+
+
+def _verdict(name: str, difference: float, is_noise: bool) -> str:
+    if is_noise:
+        return NOISE
+    if name in NEITHER_IS_BETTER:
+        return ''
+    return BETTER if (difference < 0) == (name in LOWER_IS_BETTER) else WORSE
+
+
+def _mark_best(
+    rows: list[list[Cell]], means: list[list[float]], columns: Sequence[str]
+) -> list[list[Cell]]:
+    """Mark the best of each column, and what looks the same."""
+    for k, name in enumerate(columns):
+        finite = [row[k] for row in means if math.isfinite(row[k])]
+        if len(finite) < 2 or name in NEITHER_IS_BETTER:
+            continue
+        best = format_number(name, min(finite) if name in LOWER_IS_BETTER else max(finite))
+        for row in rows:
+            if row[k].text == best:
+                row[k] = row[k]._replace(kind=BEST)
+    return rows
+
+
+def _decimals(name: str, value: float) -> int:
+    if name in COUNTS:
+        return 0
+    size = abs(value)
+    if name == 'ms':
+        return 0 if size >= 99.95 else 1 if size >= 9.995 else 2
+    return 2 if name.endswith(('_px', '_error')) else 3
+
+
+def _measured(results: Sequence[Results], name: str) -> bool:
+    return any(np.isfinite(result.column(name)).any() for result in results)
+
+
+def _some(groups: Sequence[str], prefix: str) -> bool:
+    return any(group.startswith(prefix) for group in groups)
+
+
+def _part(result: Results, prefix: str) -> Results:
+    kept = tuple(pair for pair in result.pairs if pair.group.startswith(prefix))
+    return replace(result, pairs=kept)
