@@ -39,7 +39,9 @@ def read_inverse_depth(
     inverse_depth: Float[Tensor, 'b h w'], points: Float[Tensor, 'b n 2'], edge: float
 ) -> tuple[Float[Tensor, 'b n'], Bool[Tensor, 'b n']]:
     """
-    Read 1/z bilinearly at points (x, y), and tell where it is known; 1 where not.
+    Read 1/z at points (x, y), and tell where it is known; 1 where not.
+
+    Between pixels it is bilinear, less what the surface bends there, unless `edge` is infinite.
 
     Known means that the point lies in the image, all four pixels around it have depths, and no
     `edge` runs between them (see `depth_edges`): between two surfaces there is no depth.
@@ -61,7 +63,33 @@ def read_inverse_depth(
         broken = read(right, [0, 2]) & used[..., [0, 2]] & used[..., [1, 3]]
         broken = broken | (read(down, [0, 1]) & used[..., [0, 1]] & used[..., [2, 3]])
         known = known & ~broken.any(-1)
-    return torch.where(known, (around * weights).sum(-1), 1), known
+    value = (around * weights).sum(-1)
+    if edge < math.inf:
+        x, y = weights[..., [1, 3]].sum(-1), weights[..., [2, 3]].sum(-1)
+        along = read(_bends(inverse_depth, right), [0, 1, 2, 3])
+        across = read(_bends(inverse_depth.mT, down.mT).mT, [0, 1, 2, 3])
+        rows = torch.lerp(
+            _smaller(along[..., 0], along[..., 1]), _smaller(along[..., 2], along[..., 3]), y
+        )
+        columns = torch.lerp(
+            _smaller(across[..., 0], across[..., 2]), _smaller(across[..., 1], across[..., 3]), x
+        )
+        value = value - (x * (1 - x) * rows + y * (1 - y) * columns) / 2
+    return torch.where(known, value, 1), known
+
+
+def _smaller(a: Tensor, b: Tensor) -> Tensor:
+    """Return the one nearer to 0, as a fold beside a plane does not bend it; 0 without any."""
+    smaller = torch.where(a.abs() < b.abs(), a, b)
+    return torch.where(smaller.isinf(), 0, smaller)
+
+
+def _bends(inverse_depth: Tensor, broken: Tensor) -> Tensor:
+    """Return second differences along rows; infinity beside an edge or the unknown."""
+    before, here, after = (inverse_depth[..., i : i - 2 or None] for i in range(3))
+    whole = (torch.minimum(before, after) > 0) & (here > 0)
+    whole = whole & ~broken[..., :-2] & ~broken[..., 1:-1]
+    return F.pad(torch.where(whole, before - 2 * here + after, torch.inf), (1, 1), value=torch.inf)
 
 
 def depth_edges(
