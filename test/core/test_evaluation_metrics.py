@@ -131,6 +131,59 @@ def test_bootstrap_interval_of_nothing_is_not_a_number():
     assert all(math.isnan(value) for value in metrics.bootstrap_interval([]))
 
 
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(200):
+        low, high = metrics.bootstrap_interval(rng.normal(1, 2, 50).tolist(), 0.9, rounds=300)
+        held += low <= 1 <= high
+    assert 0.83 * 200 <= held <= 0.96 * 200
+
+
+def test_bootstrap_difference_of_a_constant_gain_is_that_gain():
+    others = [0.1, 0.5, 1.0, 0.2, 0.9]
+    values = [value + 0.25 for value in others]
+    assert metrics.bootstrap_difference(values, others) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_bootstrap_difference_is_paired_and_sees_what_two_intervals_hide():
+    rng = np.random.default_rng(1)
+    others = rng.uniform(0, 1, 60)  # how hard each pair is for everybody
+    values = others + rng.normal(0.03, 0.05, 60)
+    difference, low, high = metrics.bootstrap_difference(values, others)
+    assert difference == pytest.approx(values.mean() - others.mean())
+    assert 0 < low < difference < high
+    unpaired = metrics.bootstrap_interval(values.tolist())[0]
+    assert unpaired < metrics.bootstrap_interval(others.tolist())[1]
+    swapped = metrics.bootstrap_difference(others, values)
+    assert swapped == pytest.approx((-difference, -high, -low))
+
+
+def test_bootstrap_difference_of_equals_is_mostly_noise():
+    rng = np.random.default_rng(2)
+    clear = 0
+    for _ in range(200):
+        _, low, high = metrics.bootstrap_difference(*rng.normal(0, 1, (2, 40)), rounds=300)
+        clear += low > 0 or high < 0
+    assert clear <= 0.1 * 200  # 5 % are expected
+
+
+def test_bootstrap_difference_is_the_same_for_the_same_seed():
+    values, others = np.random.default_rng(3).normal(0, 1, (2, 30))
+    first = metrics.bootstrap_difference(values, others, seed=5)
+    assert first == metrics.bootstrap_difference(values, others, seed=5)
+    assert first != metrics.bootstrap_difference(values, others, seed=6)
+
+
+def test_bootstrap_difference_of_nothing_is_not_a_number():
+    assert all(map(math.isnan, metrics.bootstrap_difference([], [])))
+
+
+def test_bootstrap_difference_refuses_values_of_different_pairs():
+    with pytest.raises(ValueError, match='same shape'):
+        metrics.bootstrap_difference([0.5], [0.1, 0.2])
+
+
 def test_bootstrap_ratio_cancels_what_is_hard_for_both():
     others = [0.1, 0.5, 1.0, 0.2, 0.9]
     values = [0.9 * value for value in others]
@@ -140,3 +193,154 @@ def test_bootstrap_ratio_cancels_what_is_hard_for_both():
 def test_bootstrap_ratio_to_zero_is_not_finite_and_does_not_fail():
     ratio, low, high = metrics.bootstrap_ratio([0.5, 0.5], [0.0, 0.0])
     assert math.isinf(ratio) and math.isnan(low) and math.isnan(high)
+
+
+@pytest.mark.parametrize(
+    ('error', 'area'), [(0, 1), (1, 0.8), (2.5, 0.5), (5, 0), (7, 0), (math.inf, 0), (math.nan, 0)]
+)
+def test_recall_area_falls_from_one_to_zero_at_the_threshold(error, area):
+    assert metrics.recall_area(error, 5) == pytest.approx(area)
+
+
+def test_mean_recall_area_is_the_area_under_the_recall_curve():
+    errors = np.random.default_rng(0).exponential(4, 40)
+    steps = (np.arange(200_000) + 0.5) / 200_000 * 5
+    recall = np.searchsorted(np.sort(errors), steps, side='right') / len(errors)
+    area = np.mean([metrics.recall_area(error, 5) for error in errors])
+    assert area == pytest.approx(recall.mean(), abs=1e-5)
+
+
+def test_recall_area_differs_from_slanted_steps_by_what_its_docstring_says():
+    errors = np.sort(np.random.default_rng(0).exponential(4, 40))
+    below = np.concatenate([[0], errors[errors < 5]])
+    recall = np.arange(len(below)) / len(errors)
+    middle = np.append((recall[1:] + recall[:-1]) / 2, recall[-1])  # flat from the last error on
+    slanted = (middle * np.diff(np.append(below, 5))).sum() / 5
+    area = np.mean([metrics.recall_area(error, 5) for error in errors])
+    assert slanted - area == pytest.approx(below[-1] / (2 * len(errors) * 5))
+
+
+def test_the_shared_region_is_where_the_other_image_shows_a_point():
+    points = torch.tensor([[0.0, 0.0], [89.0, 79.0], [89.5, 79.0], [5.0, 79.5], [-11.0, 3.0]])
+    shared = metrics.in_shared_region(points, MOVED, SIZE)
+    assert shared.tolist() == [True, True, False, False, False]
+
+
+def test_the_shared_region_is_empty_behind_infinity_and_without_points():
+    tilted = torch.tensor([[1.0, 0, 0], [0, 1, 0], [-0.02, 0, 1]], dtype=torch.float64)
+    assert metrics.in_shared_region(GRID[2:], tilted, SIZE).tolist() == [False, False]
+    assert metrics.in_shared_region(GRID[:0], MOVED, SIZE).tolist() == []
+
+
+def test_suppression_keeps_the_best_of_a_square():
+    points = torch.tensor([[10.0, 10.0], [14.0, 14.0], [10.0, 15.0], [6.0, 10.0], [18.5, 14.0]])
+    kept = metrics.suppress_points(points, torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5]), 4)
+    # 14, 14 is 5.7 away but in the square; 18.5, 14 only neighbours one that is gone
+    assert kept.tolist() == [True, False, True, False, True]
+
+
+def test_a_suppressed_keypoint_suppresses_nothing():
+    chain = torch.tensor([[0.0, 0.0], [3.0, 0.0], [6.0, 0.0], [9.0, 0.0]])
+    assert metrics.suppress_points(chain, torch.tensor([4.0, 3, 2, 1]), 3).tolist() == [1, 0, 1, 0]
+    assert metrics.suppress_points(chain, torch.tensor([1.0, 4, 3, 2]), 3).tolist() == [0, 1, 0, 1]
+
+
+def test_of_equally_good_keypoints_the_first_is_kept():
+    same = torch.tensor([[5.0, 5.0]]).expand(3, 2)
+    assert metrics.suppress_points(same, torch.ones(3), 1).tolist() == [True, False, False]
+
+
+def test_a_radius_of_zero_suppresses_nothing():
+    same = torch.tensor([[5.0, 5.0]]).expand(3, 2)
+    assert metrics.suppress_points(same, torch.ones(3), 0).all()
+
+
+@pytest.mark.parametrize('count', [0, 1])
+def test_suppression_takes_few_points(count):
+    assert metrics.suppress_points(GRID[:count], torch.ones(count), 4).tolist() == [True] * count
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_suppressed_keypoints_have_a_better_one_nearby_and_kept_ones_have_none(seed):
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(300, 2, generator=generator) * 60
+    scores = torch.rand(300, generator=generator)
+    kept = metrics.suppress_points(points, scores, 4)
+    near = (points[:, None] - points).abs().amax(-1) <= 4
+    better = scores[:, None] < scores
+    assert ((near & better & kept).any(1) == ~kept).all()
+
+
+def nearest(*values):
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def test_matching_score_of_right_nearest_neighbours_is_one():
+    points1 = (GRID + torch.tensor([10.0, 0.0])).flip(0)
+    backwards = nearest(3, 2, 1, 0)
+    score = metrics.matching_score(GRID, points1, backwards, backwards, MOVED, SIZE, SIZE)
+    assert score == 1
+
+
+def test_matching_score_includes_the_threshold_and_nothing_beyond():
+    same = nearest(0, 1, 2, 3)
+    for shift, threshold, score in ((0.5, 0.5, 1), (0.5, 0.49, 0), (3.0, 3.0, 1)):
+        moved = GRID + torch.tensor([shift, 0.0])
+        arguments = (GRID, moved, same, same, IDENTITY, SIZE, SIZE, threshold)
+        assert metrics.matching_score(*arguments) == score
+
+
+def test_matching_score_of_swapped_x_and_y_is_zero():
+    same = nearest(0, 1, 2, 3)
+    assert metrics.matching_score(GRID, GRID.flip(1), same, same, IDENTITY, SIZE, SIZE) == 0
+
+
+def test_matching_score_is_the_mean_of_both_directions():
+    # image 1 has two keypoints nowhere found in image 0: 4 of 4 forward, 4 of 6 back
+    points1 = torch.cat([GRID, torch.tensor([[5.0, 60.0], [90.0, 5.0]])])
+    score = metrics.matching_score(
+        GRID, points1, nearest(0, 1, 2, 3), nearest(0, 1, 2, 3, 0, 0), IDENTITY, SIZE, SIZE
+    )
+    assert score == pytest.approx((1 + 4 / 6) / 2)
+
+
+def test_matching_score_counts_only_the_shared_region():
+    points0 = torch.tensor([[20.0, 10.0], [95.0, 10.0]])  # the second falls at x = 105
+    points1 = torch.tensor([[30.0, 10.0], [5.0, 10.0]])  # the second comes from x = -5
+    arguments = (points0, points1, nearest(0, 1), nearest(0, 1), MOVED, SIZE, SIZE)
+    assert metrics.matching_score(*arguments) == 1
+
+
+def test_matching_score_without_features_or_a_shared_region_is_zero():
+    none = nearest(-1, -1, -1, -1)
+    empty = metrics.matching_score(GRID, GRID[:0], none, nearest(), IDENTITY, SIZE, SIZE)
+    assert empty == 0
+    away = torch.tensor([[1.0, 0, 1000], [0, 1, 0], [0, 0, 1]])
+    same = nearest(0, 1, 2, 3)
+    assert metrics.matching_score(GRID, GRID, same, same, away, SIZE, SIZE) == 0
+
+
+def test_matching_score_of_one_feature():
+    one = GRID[:1]
+    assert metrics.matching_score(one, one, nearest(0), nearest(0), IDENTITY, SIZE, SIZE) == 1
+
+
+def test_a_match_in_every_cell_covers_the_image():
+    x, y = torch.meshgrid(torch.arange(0, 100, 10), torch.arange(0, 80, 8), indexing='ij')
+    corners = torch.stack([x, y], -1).reshape(-1, 2).float()
+    assert metrics.match_coverage(corners, SIZE) == 1
+    assert metrics.match_coverage(corners + torch.tensor([9.0, 7.0]), SIZE) == 1
+    assert metrics.match_coverage(corners[x.reshape(-1) < 50], SIZE) == 0.5
+    # swapped, x and y reach 72 and 70: eight columns, and rows 0 to 8 without one
+    assert metrics.match_coverage(corners.flip(1), SIZE) == 0.64
+
+
+def test_matches_in_one_place_cover_one_cell():
+    crowd = torch.tensor([41.0, 25.0]) + torch.rand(500, 2)
+    assert metrics.match_coverage(crowd, SIZE) == 0.01
+    assert metrics.match_coverage(crowd[:1], SIZE, cells=2) == 0.25
+
+
+def test_no_matches_or_none_inside_cover_nothing():
+    assert metrics.match_coverage(GRID[:0], SIZE) == 0
+    assert metrics.match_coverage(GRID + 500, SIZE) == 0
