@@ -6,7 +6,7 @@ import shutil
 
 import cv2
 from kpfeat_core.adaptation.config import AdaptConfig
-from kpfeat_core.adaptation.labels import make_labels
+from kpfeat_core.adaptation.labels import make_labels, read_index, read_labels
 from kpfeat_core.data.labelled import LabelledImages, LabelledPairs
 from kpfeat_core.data.shapes.cache import write_shapes
 from kpfeat_core.data.shapes.config import ShapesConfig
@@ -19,7 +19,7 @@ from kpfeat_core.training.magicpoint import detector_terms, MagicPointLossConfig
 from kpfeat_core.training.options import Options
 from kpfeat_core.training.superpoint import SuperPointLossConfig, SuperPointRecipe
 from kpfeat_core.training.validation import validate
-from kpfeat_core.weights import save_weights
+from kpfeat_core.weights import save_weights, sha256
 import numpy as np
 import pytest
 import torch
@@ -225,6 +225,32 @@ def test_all_three_stages_run_one_after_the_other(shapes, photographs, labels, t
     )  # fmt: skip
     features = create_extractor('superpoint', str(third)).extract(np.zeros((64, 64), np.uint8))
     assert features.descriptor_dim == 256
+
+
+def test_each_round_of_adaptation_asks_the_detector_that_the_round_before_taught(
+    shapes, photographs, tmp_path
+) -> None:
+    images = expand_images([str(photographs)], by_stem=True)
+    config = AdaptConfig(num=2, max_num_keypoints=12, resize=-1, detection_threshold=0.0)
+    weights, labelled = run('magicpoint', shapes, tmp_path / '0'), []
+    for number in ('1', '2'):
+        folder = tmp_path / f'labels{number}'
+        detector = create_extractor('magicpoint', str(weights))
+        list(make_labels(detector, images, folder, config, weights_sha256=sha256(weights)))
+        assert read_index(folder)['weights_sha256'] == sha256(weights)
+        labelled.append([read_labels(folder / f'{i}.npz')['keypoints'] for i in range(8)])
+        weights = run(
+            'magicpoint', photographs, tmp_path / number, start=str(weights), labels=str(folder),
+            learning_rate=0.01, **ON_PHOTOGRAPHS,
+        )  # fmt: skip
+    assert all(len(keypoints) > 0 for keypoints in labelled[0] + labelled[1])
+    same = [np.array_equal(*pair) for pair in zip(*labelled, strict=True)]
+    assert not all(same)
+    joint = run(
+        'superpoint', photographs, tmp_path / 'joint', start=str(weights),
+        labels=str(tmp_path / 'labels2'), **ON_PHOTOGRAPHS,
+    )  # fmt: skip
+    assert create_extractor('superpoint', str(joint)).descriptor_dim == 256
 
 
 def test_a_run_begins_with_the_weights_of_another_and_says_so(shapes, tmp_path, capsys) -> None:
