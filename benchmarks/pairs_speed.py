@@ -7,7 +7,8 @@ How fast training pairs are made, and what share of a training step that is.
 First pairs a second of `make_pairs` for each size, with every list of photometric changes that is
 asked for, and without any. Then steps of recipes as `kpfeat train` takes them: the time of drawing
 a batch, that of forward, backward and the optimizer, and the share that the data have. On a
-graphics card each part is waited for. All sizes, and all models, take turns.
+graphics card each part is waited for. All sizes, and all models, take turns. With one thread on a
+CPU, times are of the processor, not of the clock, and other programs matter little.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from dataclasses import fields
 import json
 from pathlib import Path
 import statistics
+import time
 from typing import Annotated
 
 from common import provenance
@@ -44,9 +46,11 @@ def photometric(name: str) -> PhotometricConfig:
     return PhotometricConfig(**dict.fromkeys(strengths, 0.0))
 
 
-def timed(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def timed(
+    calls: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
+) -> dict[str, float]:
     """Return the median milliseconds of calls that take turns."""
-    turns = Turns(calls)
+    turns = Turns(calls, clock)
     turns.run(rounds, WARM_UP)
     if turns.failures:
         raise SystemExit(f'error: {turns.failures}')
@@ -121,19 +125,28 @@ def main(
     """Time pairs and steps, and print pairs a second and the share of the data."""
     torch.set_num_threads(threads)
     place = torch.device(device)
+    alone = place.type == 'cpu' and threads == 1
+    clock = time.thread_time if alone else time.perf_counter
     with unpacked(photographs) as folder:
         paths = find_images(folder)
         bank = load_bank(paths[:: max(1, len(paths) // images)][:images]).to(place)
     sides = [int(side) for side in sizes.split(',')]
-    milliseconds = timed(pair_calls(bank, sides, lists.split(','), batch_size, place), rounds)
-    shared = {'device': device_name(place), 'batch_size': batch_size, 'load': load}
+    milliseconds = timed(
+        pair_calls(bank, sides, lists.split(','), batch_size, place), rounds, clock
+    )
+    shared = {
+        'device': device_name(place),
+        'batch_size': batch_size,
+        'clock': clock.__name__,
+        'load': load,
+    }
     rates = {name: round(1e3 * batch_size / ms, 1) for name, ms in milliseconds.items()}
     lines = [{'benchmark': 'pairs_speed, pairs', 'pairs_per_second': rates, **shared}]
 
     calls = {}
     for model in filter(None, models.split(',')):
         calls |= step_calls(bank, model, step_size, batch_size, place)
-    times = timed(calls, rounds)
+    times = timed(calls, rounds, clock)
     for model in filter(None, models.split(',')):
         data, learning = times[f'{model}: data'], times[f'{model}: learning']
         step = {
