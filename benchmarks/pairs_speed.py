@@ -126,7 +126,7 @@ def main(
     torch.set_num_threads(threads)
     place = torch.device(device)
     alone = place.type == 'cpu' and threads == 1
-    clock = time.thread_time if alone else time.perf_counter
+    clock = time.process_time if alone else time.perf_counter
     with unpacked(photographs) as folder:
         paths = find_images(folder)
         bank = load_bank(paths[:: max(1, len(paths) // images)][:images]).to(place)
