@@ -105,7 +105,7 @@ def read_json(path: Path | str) -> list[Results]:
     """Read a file that `write_json` wrote; raises DataError."""
     try:
         values = json.loads(Path(path).read_text(encoding='utf-8'))
-        found = values['results']
+        found = list(values['results'])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"'{path}' holds no results of an evaluation ({type(error).__name__}: {error}); "
@@ -212,8 +212,8 @@ def _figures(
         'curves': [
             report_figures.curves(results, f) for f in report_figures.curve_families(results)
         ],
-        'splits': [report_figures.bars(splits, main, True)] if splits else [],
-        'groups': [report_figures.bars(groups, main, False)] if len(groups) > 1 else [],
+        'splits': [report_figures.bars(splits, main, 'kind of change', True)] if splits else [],
+        'groups': [report_figures.bars(groups, main, 'group')] if len(groups) > 1 else [],
         'spread': [report_figures.spread(results, main)] if main else [],
         'speed': [report_figures.speed_against_accuracy(results)],
     }

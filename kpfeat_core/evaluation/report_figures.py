@@ -88,11 +88,16 @@ def curves(results: Sequence[Results], family: str) -> str:
     return done(f'{family} over its threshold')
 
 
-def bars(groups: Mapping[str, Sequence[Results]], column: str, with_intervals: bool) -> str:
+def bars(
+    groups: Mapping[str, Sequence[Results]],
+    column: str,
+    what: str,
+    with_intervals: bool = False,
+) -> str:
     """
     Return the mean of a column for each extractor in each group, side by side.
 
-    groups: results of the extractors, in the same order, by name of the group.
+    groups: results of the extractors, in the same order, by name of the group; what: a group is.
     """
     count = max(len(results) for results in groups.values())
     as_bars = len(groups) * count <= MAX_BARS
@@ -118,7 +123,7 @@ def bars(groups: Mapping[str, Sequence[Results]], column: str, with_intervals: b
         axis.set_xlim(0, None)
         axis.grid(axis='y', visible=not as_bars)
         axis.tick_params(axis='y', length=0)
-    return done(f'{column} of each group')
+    return done(f'{column} of each {what}')
 
 
 def spread(results: Sequence[Results], column: str) -> str:
