@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .commands import adapt, bench, demo, extract, match, shapes, train, weights
+from .commands import adapt, bench, demo, evaluate, extract, match, shapes, train, weights
 from .commands.common import prose
 from .errors import KpfeatError
 from .threads import share_cores
@@ -57,7 +57,7 @@ def _usage_error(error: Any) -> int:
 app = typer.Typer(
     cls=Group,
     name='kpfeat',
-    help='Learned local image features: extract, match, train.',
+    help='Learned local image features: extract, match, train, evaluate.',
     epilog='Each command shows examples with --help.',
     no_args_is_help=True,
     add_completion=False,
@@ -70,6 +70,7 @@ for _name, _module, _context in (
     ('train', train, {}),
     ('adapt', adapt, {}),
     ('shapes', shapes, {}),
+    ('evaluate', evaluate, {}),
     ('bench', bench, {}),
     ('demo', demo, demo.CONTEXT),
 ):

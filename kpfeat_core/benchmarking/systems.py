@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config import ExtractorConfig, parse_options
 from ..errors import ConfigError
-from ..evaluation.baselines import BASELINES, OpencvExtractor
+from ..evaluation.baselines import available_baselines, BASELINES, OpencvExtractor
 from ..models.base import Extractor
 from ..registry import (
     build_extractor,
@@ -89,7 +89,7 @@ class System:
 
 def system_names() -> list[str]:
     """Return the names of everything that can be measured: extractors, then SIFT and ORB."""
-    return [*extractor_names(), *BASELINES]
+    return [*extractor_names(), *available_baselines()]
 
 
 def choose_systems(

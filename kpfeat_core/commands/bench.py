@@ -34,7 +34,7 @@ def bench(
     models: Annotated[
         Optional[list[str]],  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
         typer.Argument(
-            help="Models, and sift and orb for OpenCV's; none measures all there are.",
+            help="Models, and sift, orb and akaze for OpenCV's; none measures all there are.",
             show_default=False,
         ),
     ] = None,

@@ -1,27 +1,32 @@
 """Measuring extractors: pairs of views with known truth, protocols, metrics."""
 
 from .baselines import BASELINES, OpencvExtractor
-from .planar import (
-    balanced_subset,
-    evaluate,
-    planar_pairs,
-    PlanarPair,
-    PlanarProtocol,
-    PlanarResults,
-)
+from .pairs import balanced_subset, planar_pairs, PlanarPair, pose_pairs, PosePair
+from .protocols import find_protocol, Protocol, PROTOCOLS
+from .results import compare, Results
+from .run import evaluate, Evaluator
+from .sources import parse_source, Source
 from .synthetic import find_photographs, Level, LEVELS, SyntheticPairs
 
 __all__ = [
     'BASELINES',
     'LEVELS',
+    'PROTOCOLS',
+    'Evaluator',
     'Level',
     'OpencvExtractor',
     'PlanarPair',
-    'PlanarProtocol',
-    'PlanarResults',
+    'PosePair',
+    'Protocol',
+    'Results',
+    'Source',
     'SyntheticPairs',
     'balanced_subset',
+    'compare',
     'evaluate',
     'find_photographs',
+    'find_protocol',
+    'parse_source',
     'planar_pairs',
+    'pose_pairs',
 ]

@@ -1,5 +1,6 @@
 """OpenCV's hand-made features behind the extractor contract, for comparison."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 import math
 
@@ -10,17 +11,18 @@ import torch
 from ..errors import ConfigError
 from ..features import Features
 
-BASELINES = ('sift', 'orb')
+BASELINES = ('sift', 'orb', 'akaze')
+BITS = {'orb': 256, 'akaze': 488}  # of 61 bytes, the last two are always 0
 
 
 @dataclass(frozen=True)
 class OpencvExtractor:
     """
-    SIFT or ORB with OpenCV's own settings and at most max_num_keypoints keypoints.
+    SIFT, ORB or AKAZE with OpenCV's own settings and at most max_num_keypoints keypoints.
 
-    SIFT's descriptors are scaled to unit length and otherwise as they are (no RootSIFT). ORB's
-    256 bits become +-1/16, so that the cosine similarity is 1 - Hamming distance / 128 and
-    nearest neighbours are the same.
+    SIFT's descriptors are scaled to unit length and otherwise as they are (no RootSIFT). The n
+    bits of the others become +-1/sqrt(n), so that the cosine similarity is 1 - 2 Hamming distance
+    / n and nearest neighbours are the same.
     """
 
     name: str = 'sift'
@@ -28,7 +30,14 @@ class OpencvExtractor:
 
     def __post_init__(self) -> None:
         if self.name not in BASELINES:
-            raise ConfigError(f"there is no baseline '{self.name}'; expected sift or orb")
+            raise ConfigError(
+                f"there is no baseline '{self.name}'; expected one of {', '.join(BASELINES)}"
+            )
+        if self.name not in available_baselines():
+            raise ConfigError(
+                f'OpenCV {cv2.__version__} has no AKAZE: install opencv-contrib-python, or an '
+                'OpenCV before 5'
+            )
 
     def with_options(self, max_num_keypoints: int) -> 'OpencvExtractor':
         """Return the same method with another number of keypoints; -1 keeps all."""
@@ -62,13 +71,27 @@ class OpencvExtractor:
 def _create(name: str, count: int) -> cv2.Feature2D:
     if name == 'sift':
         return cv2.SIFT_create(nfeatures=max(count, 0))
+    if name == 'akaze':
+        return _akaze()()  # which keeps all; the best are chosen afterwards
     return cv2.ORB_create(nfeatures=count if count >= 0 else 1_000_000)
+
+
+def _akaze() -> Callable[[], cv2.Feature2D] | None:
+    """Find AKAZE, which moved to the contributed modules with OpenCV 5."""
+    contributed = getattr(cv2, 'xfeatures2d', None)
+    return getattr(cv2, 'AKAZE_create', None) or getattr(contributed, 'AKAZE_create', None)
+
+
+def available_baselines() -> list[str]:
+    """Return the baselines that the installed OpenCV has."""
+    return [name for name in BASELINES if name != 'akaze' or _akaze() is not None]
 
 
 def _unit_rows(name: str, descriptors: np.ndarray | None, order: np.ndarray) -> np.ndarray:
     if descriptors is None:
-        return np.zeros((0, 128 if name == 'sift' else 256), np.float32)
+        return np.zeros((0, BITS.get(name, 128)), np.float32)
     rows = descriptors[order]
-    if name == 'orb':
-        return (np.unpackbits(rows, axis=1).astype(np.float32) * 2 - 1) / 16
+    if name in BITS:
+        bits = np.unpackbits(rows, axis=1).astype(np.float32)
+        return (bits * 2 - 1) / np.float32(math.sqrt(BITS[name]))
     return torch.nn.functional.normalize(torch.from_numpy(rows).float(), dim=1).numpy()

@@ -14,6 +14,7 @@ from kpfeat_core.benchmarking.pictures import load_pictures
 from kpfeat_core.benchmarking.provenance import command, commit
 from kpfeat_core.cli import app
 from kpfeat_core.errors import ConfigError, ImageError, KpfeatError
+from kpfeat_core.evaluation.baselines import available_baselines
 from kpfeat_core.image import write_image
 from kpfeat_core.registry import build_extractor, extractor_names
 from kpfeat_core.weights import save_weights
@@ -112,7 +113,7 @@ def test_random_weights_are_marked_and_still_find_all_the_keypoints(tiny_run):
 
 def test_every_registered_extractor_is_measured_where_none_is_named():
     specs = systems.choose_systems([], 10)
-    assert [s.name for s in specs] == [*extractor_names(), 'sift', 'orb']
+    assert [s.name for s in specs] == [*extractor_names(), *available_baselines()]
 
 
 def test_a_weight_file_is_named_and_a_missing_companion_makes_random_ones(tmp_path, monkeypatch):

@@ -1,0 +1,250 @@
+"""`kpfeat evaluate`: accuracy of extractors on image pairs with known truth."""
+
+from collections.abc import Iterator, Sequence
+import os
+from pathlib import Path
+from typing import Annotated, Any, Optional, TYPE_CHECKING
+
+import typer
+
+from ..errors import ConfigError
+from .common import DeviceOption, examples, tell, track
+
+if TYPE_CHECKING:
+    from ..evaluation import Protocol, Results, Source
+    from ..evaluation.pairs import Pair
+    from ..evaluation.report import Example
+
+EXAMPLES = 3  # best and worst pairs of each extractor in the report
+SYNTHETIC_PAIRS = 500
+
+EPILOG = examples(
+    'kpfeat evaluate alike-t sift orb --data hpatches-sequences-release --out report/',
+    'kpfeat evaluate ours=alike-t:runs/a/alike-t.safetensors published=alike-t:alike-t.pth sift '
+    '--data hpatches-sequences-release --protocol d2net --reference published',
+    'kpfeat evaluate alike-t keynet:keynet.pth,descriptor=sift --synthetic photos/ --pairs 1000',
+    'kpfeat evaluate alike-t sift --poses pairs.txt --images scenes/ --protocol pose',
+    'An extractor is \\[LABEL=]NAME\\[:FILE]\\[,OPTION=VALUE…]: a model, sift, orb or akaze; FILE '
+    'is a weight file or a published checkpoint.',
+)
+
+
+def evaluate(
+    extractors: Annotated[
+        list[str], typer.Argument(help='\\[LABEL=]NAME\\[:FILE]\\[,OPTION=VALUE…]; see below.')
+    ],
+    data: Annotated[
+        Optional[Path],  # noqa: UP045 - typer 0.9 knows no `|`
+        typer.Option('--data', '-d', help='Sequences in the layout of HPatches.'),
+    ] = None,
+    synthetic: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option('--synthetic', help='Photographs, to make pairs with exact truth from.'),
+    ] = None,
+    poses: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option('--poses', help="Pairs with intrinsics and poses, in SuperGlue's layout."),
+    ] = None,
+    images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option('--images', help='Folder of the images that --poses names.'),
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            '--protocol',
+            '-p',
+            help='default, superpoint-detector, superpoint, kp2d-300, kp2d-1000, d2net, keynet '
+            'or pose.',
+        ),
+    ] = 'default',
+    pairs: Annotated[
+        int, typer.Option('--pairs', min=1, help='Synthetic pairs to make.')
+    ] = SYNTHETIC_PAIRS,
+    seed: Annotated[int, typer.Option('--seed', min=0, help='Of the synthetic pairs.')] = 0,
+    limit: Annotated[
+        int,
+        typer.Option('--limit', help='Use this many pairs, of all sequences alike; -1 all.'),
+    ] = -1,
+    reference: Annotated[
+        str, typer.Option('--reference', '-r', help='Label that the others are compared with.')
+    ] = '',
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option('--out', '-o', help='Folder for report.html and results.json.'),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option('--workers', '-j', min=-1, help='Processes; -1 takes all cores.')
+    ] = 1,
+    cache: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            '--cache', help='Folder that keeps features; else $KPFEAT_CACHE or the user cache.'
+        ),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option('--no-cache', help='Keep no features.')] = False,
+    device: DeviceOption = 'cpu',
+) -> None:
+    """
+    Measure the accuracy of extractors on image pairs with known truth.
+
+    All extractors see the same pairs under the same protocol. Every mean comes with its 95 %
+    interval, and with --reference every difference with the verdict whether it is more than
+    noise. Features are kept, so that the next run with the same images, weights and options only
+    matches and measures. Errors are in pixels of the images as the protocol resizes them.
+    """
+    import torch
+
+    from ..benchmarking.provenance import provenance
+    from ..evaluation.cache import default_cache
+    from ..evaluation.protocols import find_protocol
+    from ..evaluation.sources import parse_source
+
+    chosen = find_protocol(protocol)
+    folder = None if no_cache else cache or default_cache()
+    imported = (cache or default_cache()) / 'imported'
+    sources = [parse_source(text, device, imported) for text in extractors]
+    _check_labels([source.label for source in sources], reference)
+    for source in sources:
+        source.create(chosen.extracted)  # what is missing is said before hours of work
+    name, known = _load_pairs(data, synthetic, poses, images, pairs, seed, limit)
+    workers = len(os.sched_getaffinity(0)) if workers < 1 else workers
+    about = provenance('kpfeat') | {'workers': workers}
+    threads = torch.get_num_threads() if workers == 1 else 1
+    results = [
+        _measure(source, known, chosen, name, folder, workers, about | {'threads': threads})
+        for source in sources
+    ]
+    _show(results, reference)
+    if out is not None:
+        _write(out, results, sources, known, folder, reference, about['command'])
+
+
+def _check_labels(labels: Sequence[str], reference: str) -> None:
+    if len(set(labels)) < len(labels):
+        raise ConfigError(f'labels must differ, got {", ".join(labels)}; write LABEL=NAME:FILE')
+    if reference and reference not in labels:
+        raise ConfigError(f"reference is '{reference}', expected one of {', '.join(labels)}")
+
+
+def _load_pairs(
+    data: Path | None,
+    synthetic: Path | None,
+    poses: Path | None,
+    images: Path | None,
+    count: int,
+    seed: int,
+    limit: int,
+) -> tuple[str, Sequence['Pair']]:
+    """Return the name of the data and its pairs; raises ConfigError and DataError."""
+    from ..evaluation import (
+        balanced_subset,
+        find_photographs,
+        planar_pairs,
+        pose_pairs,
+        SyntheticPairs,
+    )
+
+    given = [path for path in (data, synthetic, poses) if path is not None]
+    if len(given) != 1:
+        raise ConfigError(
+            f'{len(given)} of --data, --synthetic and --poses are given, expected one of them'
+        )
+    if synthetic is not None:
+        count = count if limit < 0 else min(limit, count)
+        return f'synthetic-{count}', SyntheticPairs(find_photographs(synthetic), count, seed)
+    found = planar_pairs(data) if data is not None else pose_pairs(poses, images or '')
+    return given[0].resolve().stem, balanced_subset(found, limit)
+
+
+def _measure(
+    source: 'Source',
+    pairs: Sequence['Pair'],
+    protocol: 'Protocol',
+    data: str,
+    cache: Path | None,
+    workers: int,
+    about: dict[str, Any],
+) -> 'Results':
+    from dataclasses import replace
+
+    from ..evaluation.run import evaluate as measure
+
+    def progress(results: Iterator) -> Iterator:
+        return track(results, len(pairs), source.label)
+
+    found = measure(source, pairs, protocol, data, cache=cache, workers=workers, progress=progress)
+    return replace(found, about={**about, **found.about})
+
+
+def _show(results: Sequence['Results'], reference: str) -> None:
+    from rich.console import Console
+
+    from ..evaluation.tables import (
+        comparison_table,
+        group_table,
+        main_column,
+        split_results,
+        split_table,
+        summary_table,
+    )
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 1000  # whole lines for grep and scripts
+    console.print(summary_table(results))
+    if split_results(results):
+        console.print(split_table(results))
+    if len(results[0].groups) > 1:
+        console.print(group_table(results, main_column(results)))
+    if reference:
+        console.print(comparison_table(results, reference))
+
+
+def _write(
+    out: Path,
+    results: Sequence['Results'],
+    sources: Sequence['Source'],
+    pairs: Sequence['Pair'],
+    cache: Path | None,
+    reference: str,
+    command: str,
+) -> None:
+    from ..evaluation.report import write_json, write_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / 'results.json', results)
+    drawn = {
+        result.label: list(_draw_examples(source, result, pairs, cache))
+        for source, result in zip(sources, results, strict=True)
+    }
+    write_report(out / 'report.html', results, reference, drawn, command)
+    tell(f'written to {out}: report.html, results.json')
+
+
+def _draw_examples(
+    source: 'Source', result: 'Results', pairs: Sequence['Pair'], cache: Path | None
+) -> Iterator['Example']:
+    """Draw the matches of the best and of the worst pairs."""
+    import numpy as np
+
+    from ..evaluation.report import Example
+    from ..evaluation.run import Evaluator, load_view
+    from ..evaluation.tables import main_column
+    from ..visualize import draw_matches
+
+    order = np.argsort(-result.column(main_column([result])), kind='stable').tolist()
+    kinds = dict.fromkeys(order[-EXAMPLES:], 'worst')
+    kinds |= dict.fromkeys(order[:EXAMPLES], 'best')
+    wanted = {result.pairs[index].name: kind for index, kind in kinds.items()}
+    evaluator = Evaluator(source, result.protocol, cache)
+    for index in range(len(pairs)):
+        pair = pairs[index]
+        if pair.name not in wanted:
+            continue
+        measured = evaluator(pair)
+        views = [load_view(view, result.protocol) for view in (pair.view0, pair.view1)]
+        picture = draw_matches(
+            *views, measured.points0, measured.points1, correct=measured.right.numpy()
+        )
+        yield Example(wanted[pair.name], pair.name, measured.values, picture)

@@ -1,0 +1,123 @@
+"""`kpfeat evaluate` as a user runs it."""
+
+from html.parser import HTMLParser
+import json
+
+import cv2
+from kpfeat_core.cli import app
+from kpfeat_core.evaluation.report import read_json
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+
+def run(*words, **environment):
+    pytest.importorskip('rich')
+    return CliRunner().invoke(app, ['evaluate', *map(str, words)], env=environment)
+
+
+@pytest.fixture(scope='module')
+def photograph():
+    scene = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    return cv2.resize(scene, (320, 240), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture
+def sequences(tmp_path, photograph):
+    """Write two sequences: a picture and its shift by 5 pixels, and a darker one."""
+    for name, views, shift in (
+        ('v_shift', (photograph[:, :300], photograph[:, 5:305]), -5),
+        ('i_dark', (photograph, photograph // 2), 0),
+    ):
+        folder = tmp_path / 'planes' / name
+        folder.mkdir(parents=True)
+        for k, view in enumerate(views, 1):
+            cv2.imwrite(str(folder / f'{k}.png'), view)
+        np.savetxt(folder / 'H_1_2', [[1, 0, shift], [0, 1, 0], [0, 0, 1]])
+    return tmp_path / 'planes'
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / 'cache'
+
+
+def test_extractors_are_compared_in_tables_a_report_and_json(sequences, cache, tmp_path) -> None:
+    out = tmp_path / 'report'
+    result = run(
+        'a=sift', 'orb', '--data', sequences, '--reference', 'a', '--out', out, '--cache', cache
+    )
+    assert result.exit_code == 0, result.output
+    for words in ('planes: 2 pairs, protocol default', 'MMA@3', 'viewpoint', 'v_shift'):
+        assert words in result.stdout
+    assert 'difference from a' in result.stdout
+    sift, orb = read_json(out / 'results.json')
+    assert (sift.label, orb.label) == ('a', 'orb')
+    assert sift.mean('MMA@3') > 0.9
+    assert {'commit', 'command', 'machine', 'opencv', 'threads'} <= sift.about.keys()
+    html = (out / 'report.html').read_text()
+    HTMLParser().feed(html)
+    assert html.count('data:image/') >= 4  # curves and examples
+    assert str(tmp_path) not in json.dumps(dict(sift.about))
+
+
+def test_synthetic_pairs_are_made_of_a_folder_of_photographs(tmp_path, photograph, cache) -> None:
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    cv2.imwrite(str(folder / 'a.png'), photograph)
+    words = ('sift', '--synthetic', folder, '--pairs', 4, '--cache', cache)
+    first, second = run(*words), run(*words)
+    assert first.exit_code == 0, first.output
+    assert 'synthetic-4: 4 pairs' in first.stdout
+    assert first.stdout == second.stdout  # times too: they were kept with the features
+
+
+def test_poses_are_measured_from_a_file_of_pairs(tmp_path, photograph, cache) -> None:
+    images = tmp_path / 'images'
+    images.mkdir()
+    for name in ('a.png', 'b.png'):
+        cv2.imwrite(str(images / name), photograph)
+    intrinsics = [300, 0, 160, 0, 300, 120, 0, 0, 1]
+    numbers = [*intrinsics, *intrinsics, *np.eye(4).ravel()]
+    pairs = tmp_path / 'pairs.txt'
+    pairs.write_text(f'a.png b.png 0 0 {" ".join(map(str, numbers))}\n')
+    result = run(
+        'sift', '--poses', pairs, '--images', images, '--protocol', 'pose', '--cache', cache
+    )
+    assert result.exit_code == 0, result.output
+    assert 'pose_AUC@5' in result.stdout
+
+
+def test_no_features_are_kept_where_they_are_not_wanted(sequences, cache) -> None:
+    result = run('orb', '--data', sequences, '--no-cache', KPFEAT_CACHE=str(cache))
+    assert result.exit_code == 0, result.output
+    assert not list(cache.rglob('*.npz'))
+    run('orb', '--data', sequences, KPFEAT_CACHE=str(cache))
+    assert len(list(cache.rglob('*.npz'))) == 4
+
+
+@pytest.mark.parametrize(
+    ('words', 'text'),
+    [
+        (('surf', '--data', 'DATA'), "there is no model 'surf'"),
+        (('sift', 'sift', '--data', 'DATA'), 'labels must differ'),
+        (('sift', '--data', 'DATA', '--protocol', 'kitti'), "there is no protocol 'kitti'"),
+        (('sift', '--data', 'DATA', '--reference', 'x'), "reference is 'x'"),
+        (('alike-t:missing.pth', '--data', 'DATA'), "there is no checkpoint 'missing.pth'"),
+        (('sift',), '0 of --data, --synthetic and --poses are given'),
+        (('sift', '--data', 'nowhere'), "'nowhere' holds no sequences"),
+    ],
+)
+def test_a_mistake_is_one_sentence(sequences, cache, words, text) -> None:
+    words = [sequences if word == 'DATA' else word for word in words]
+    result = run(*words, '--cache', cache)
+    assert result.exit_code == 2
+    assert text in result.stderr
+    assert 'Traceback' not in result.output
+
+
+def test_an_image_that_cannot_be_read_is_named(sequences, cache) -> None:
+    (sequences / 'v_shift/2.png').write_bytes(b'nothing')
+    result = run('orb', '--data', sequences, '--cache', cache)
+    assert result.exit_code == 2
+    assert 'v_shift/2.png' in result.stderr

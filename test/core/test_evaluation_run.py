@@ -1,0 +1,376 @@
+"""The protocols end to end, with extractors that know the truth, and what is kept of them."""
+
+from dataclasses import replace
+
+import cv2
+from kpfeat_core.errors import ConfigError, WeightsError
+from kpfeat_core.evaluation import (
+    evaluate,
+    Evaluator,
+    OpencvExtractor,
+    planar_pairs,
+    PlanarPair,
+    PosePair,
+    Protocol,
+    PROTOCOLS,
+)
+from kpfeat_core.evaluation.baselines import available_baselines
+from kpfeat_core.evaluation.cache import Extraction
+from kpfeat_core.evaluation.pairs import resized_pixels
+from kpfeat_core.evaluation.run import resized_view
+from kpfeat_core.evaluation.sources import parse_source, Source
+from kpfeat_core.features import Features
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+DEFAULT = PROTOCOLS['default']
+
+
+@pytest.fixture(scope='module')
+def scene() -> np.ndarray:
+    """Return (360, 480, 3) with rectangles, rich in corners at all sizes."""
+    rng = np.random.default_rng(3)
+    image = np.full((360, 480, 3), 90, np.uint8)
+    for _ in range(160):
+        x, y = (int(v) for v in rng.integers(0, (480, 360)))
+        w, h = (int(v) for v in rng.integers(6, 60, 2))
+        color = tuple(int(v) for v in rng.integers(0, 256, 3))
+        cv2.rectangle(image, (x, y), (x + w, y + h), color, -1)
+    return cv2.GaussianBlur(image, (0, 0), 0.7)
+
+
+@pytest.fixture
+def sequences(tmp_path, scene):
+    """Write two sequences in the HPatches layout: a shift by (12, 8), and the same picture."""
+    shifted = np.array([[1.0, 0, -12], [0, 1, -8], [0, 0, 1]])
+    for name, H_0to1 in (('v_shift', shifted), ('i_same', np.eye(3))):
+        folder = tmp_path / 'data' / name
+        folder.mkdir(parents=True)
+        for k, matrix in (('1', np.eye(3)), ('2', H_0to1), ('10', H_0to1)):
+            view = cv2.warpPerspective(scene, matrix, (440, 320))
+            cv2.imwrite(str(folder / f'{k}.png'), view[..., ::-1])
+            if k != '1':
+                np.savetxt(folder / f'H_1_{k}', matrix)
+    return tmp_path / 'data'
+
+
+class GridExtractor:
+    """Finds fixed points; two images get the same descriptors in the same order."""
+
+    def __init__(self, points_of_width):
+        self.points_of_width = points_of_width
+        self.calls = 0
+
+    def with_options(self, max_num_keypoints):
+        self.limit = max_num_keypoints
+        return self
+
+    def extract(self, image):
+        self.calls += 1
+        points = torch.as_tensor(self.points_of_width[image.shape[1]], dtype=torch.float32)
+        count = len(points)
+        return Features(
+            keypoints=points[None],
+            keypoint_scores=torch.linspace(1, 0.5, count)[None],
+            descriptors=F.normalize(torch.eye(60)[:count] + 0.01, dim=-1)[None],
+            mask=torch.ones(1, count, dtype=torch.bool),
+            image_size=torch.tensor([[float(image.shape[1]), float(image.shape[0])]]),
+        )
+
+
+POINTS = np.array([[10.0, 14.0], [90.0, 12.0], [80.0, 60.0], [15.0, 70.0], [50.0, 33.0]])
+
+
+def blank_pair(H_0to1, width0=100, width1=101):
+    views = [np.zeros((80, width, 3), np.uint8) for width in (width0, width1)]
+    return PlanarPair('group', 'group/pair', *views, H_0to1)
+
+
+def values(extractor, pair, protocol=DEFAULT):
+    return Evaluator(extractor, protocol)(pair).values
+
+
+@pytest.mark.parametrize('name', [name for name in PROTOCOLS if name != 'pose'])
+def test_an_extractor_that_knows_the_truth_gets_full_marks_under_every_protocol(name) -> None:
+    protocol = PROTOCOLS[name]
+    pair = blank_pair(np.array([[1.0, 0, 2], [0, 1, 3], [0, 0, 1]]))
+    height, width = protocol.size or (80, 0)
+    if width:
+        scale0, scale1 = np.array([width / 100, height / 80]), np.array([width / 101, height / 80])
+        grid = {'first': (POINTS + 0.5) * scale0 - 0.5}
+        grid['second'] = (POINTS + [2, 3] + 0.5) * scale1 - 0.5
+
+        class Both(GridExtractor):
+            def extract(self, image):
+                self.points_of_width = {width: grid['first' if self.calls % 3 < 2 else 'second']}
+                return super().extract(image)
+
+        oracle = Both({})
+    else:
+        oracle = GridExtractor({100: POINTS, 101: POINTS + [2, 3]})
+    numbers = values(oracle, pair, protocol)
+    full = [key for key in numbers if key.startswith(('MMA', 'HA', 'repeatability', 'matching'))]
+    assert len(full) >= 15
+    assert {key: numbers[key] for key in full} == pytest.approx(dict.fromkeys(full, 1.0))
+    assert numbers['matches'] == numbers['right'] == numbers['keypoints'] == 5
+    assert numbers['corner_error'] == pytest.approx(0, abs=1e-2)
+
+
+def test_an_extractor_off_by_half_a_pixel_loses_half_a_pixel() -> None:
+    numbers = values(GridExtractor({100: POINTS, 101: POINTS + 0.5}), blank_pair(np.eye(3)))
+    assert numbers['localization_px'] == pytest.approx(0.5**0.5)
+    assert numbers['corner_error'] == pytest.approx(0.5**0.5, abs=1e-2)
+    assert numbers['AUC@1'] == pytest.approx(1 - 0.5**0.5, abs=1e-2)
+
+
+def test_an_extractor_off_by_more_than_a_pixel_passes_from_two_pixels_on() -> None:
+    numbers = values(GridExtractor({100: POINTS, 101: POINTS + [1.5, 0]}), blank_pair(np.eye(3)))
+    assert [numbers[f'MMA@{t}'] for t in (1, 2, 10)] == [0, 1, 1]
+    assert [numbers[f'HA@{t}'] for t in (1, 3, 5)] == [0, 1, 1]
+
+
+def test_an_extractor_that_swaps_x_and_y_fails() -> None:
+    swapped = GridExtractor({100: POINTS[:, ::-1].copy(), 101: POINTS})
+    numbers = values(swapped, blank_pair(np.eye(3)))
+    assert numbers['MMA@3'] == numbers['HA@3'] == numbers['matching_score'] == 0
+
+
+@pytest.mark.parametrize('count', [0, 1])
+def test_an_image_with_hardly_any_keypoints_counts_as_failed(count) -> None:
+    numbers = values(GridExtractor({100: POINTS, 101: POINTS[:count]}), blank_pair(np.eye(3)))
+    assert numbers['matches'] == count
+    assert [numbers[f'HA@{t}'] for t in (1, 3, 5)] == [0, 0, 0]
+    assert numbers['MMA@3'] == count  # the one match there is, is right
+
+
+def test_a_detector_without_descriptors_is_measured_by_what_it_repeats() -> None:
+    class Bare(GridExtractor):
+        def extract(self, image):
+            features = super().extract(image)
+            return replace(features, descriptors=features.descriptors[..., :0])
+
+    numbers = values(Bare({100: POINTS, 101: POINTS}), blank_pair(np.eye(3)))
+    assert numbers['repeatability'] == 1
+    assert numbers['matches'] == numbers['matching_score'] == 0
+
+
+def test_only_keypoints_that_both_views_see_count_where_the_protocol_says_so() -> None:
+    pair = blank_pair(np.array([[1.0, 0, 60], [0, 1, 0], [0, 0, 1]]), 100, 101)
+    oracle = GridExtractor({100: POINTS, 101: [[70, 14], [75, 70], [20, 30]]})
+    everywhere = values(oracle, pair)
+    shared = values(oracle, pair, replace(DEFAULT, shared_region=True))
+    assert (everywhere['keypoints'], shared['keypoints']) == (4, 2)
+
+
+def test_crowded_keypoints_are_thinned_where_the_protocol_says_so() -> None:
+    crowd = np.concatenate([POINTS, POINTS + 2])
+    oracle = GridExtractor({100: crowd, 101: crowd})
+    assert values(oracle, blank_pair(np.eye(3)))['keypoints'] == 10
+    assert values(oracle, blank_pair(np.eye(3)), replace(DEFAULT, nms_px=3))['keypoints'] == 5
+
+
+def test_extractors_are_asked_for_spare_keypoints_where_some_will_not_count() -> None:
+    oracle = GridExtractor({100: POINTS, 101: POINTS})
+    Evaluator(oracle, Protocol('p', '', max_num_keypoints=3, shared_region=True))(
+        blank_pair(np.eye(3))
+    )
+    assert oracle.limit == 12
+    protocol = Protocol('p', '', max_num_keypoints=3)
+    numbers = values(oracle, blank_pair(np.eye(3)), protocol)
+    assert oracle.limit == numbers['keypoints'] == 3
+
+
+def test_homographies_move_with_resized_images() -> None:
+    """The truth is given at 200 and 404 pixels; the extractor sees both images at 100 wide."""
+    H_0to1 = np.array([[2.0, 0, 5], [0, 2.1, -4], [1e-4, 0, 1]])
+    pair = blank_pair(H_0to1, 200, 404)
+    to_small0 = resized_pixels(80, 200, 40, 100)
+    to_small1 = resized_pixels(80, 404, 20, 100)
+    truth = to_small1 @ H_0to1 @ np.linalg.inv(to_small0)
+
+    class Oracle(GridExtractor):
+        def extract(self, image):
+            points = POINTS * 0.5
+            if image.shape[0] != 40:
+                points = cv2.perspectiveTransform(points[None], truth)[0]
+            self.points_of_width = {100: points}
+            return super().extract(image)
+
+    assert values(Oracle({}), pair, replace(DEFAULT, long_side=100))['MMA@1'] == 1
+
+
+def test_resized_pixels_agree_with_the_resized_picture() -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[40:44, 16:20] = 255  # middle at (17.5, 41.5), exactly one pixel of the small image
+    small = resized_view(image, replace(DEFAULT, long_side=16))
+    expected = resized_pixels(64, 64, 16, 16) @ [17.5, 41.5, 1]
+    y, x = np.unravel_index(small[..., 0].argmax(), (16, 16))
+    assert (x, y) == tuple(expected[:2])
+
+
+def test_views_are_stretched_to_the_size_of_a_protocol_and_never_enlarged_by_a_long_side() -> None:
+    image = np.zeros((60, 100, 3), np.uint8)
+    assert resized_view(image, PROTOCOLS['superpoint']).shape == (480, 640, 3)
+    assert resized_view(image, DEFAULT) is image
+
+
+def test_sequences_that_a_protocol_leaves_out_do_not_count(sequences) -> None:
+    (sequences / 'i_same').rename(sequences / 'v_talent')
+    results = evaluate(OpencvExtractor('orb'), planar_pairs(sequences), PROTOCOLS['d2net'])
+    assert results.groups == ['v_shift']
+
+
+def test_a_pose_is_found_from_true_matches_at_any_size() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform([-1, -0.8, 3], [1, 0.8, 6], (60, 3))
+    angle = np.radians(8)
+    T_0to1 = np.eye(4)
+    T_0to1[:3, :3] = [
+        [np.cos(angle), 0, np.sin(angle)],
+        [0, 1, 0],
+        [-np.sin(angle), 0, np.cos(angle)],
+    ]
+    T_0to1[:3, 3] = -0.5, 0.1, 0.05
+    K0, K1 = np.array([[[300.0, 0, 100], [0, 300, 80], [0, 0, 1]]] * 2)
+    moved = points @ T_0to1[:3, :3].T + T_0to1[:3, 3]
+
+    def project(K, xyz):
+        pixels = xyz @ K.T
+        return pixels[:, :2] / pixels[:, 2:]
+
+    views = [np.zeros((160, width, 3), np.uint8) for width in (200, 202)]
+    pair = PosePair('s', 's/0', *views, K0, K1, T_0to1)
+    halved = {100: (project(K0, points) + 0.5) / 2 - 0.5}
+    halved[101] = halved[100]
+
+    class Half(GridExtractor):
+        def extract(self, image):
+            found = project(K0, points) if self.calls % 3 < 2 else project(K1, moved)
+            scale = np.array([image.shape[1], image.shape[0]]) / (
+                [200, 160] if self.calls % 3 < 2 else [202, 160]
+            )
+            self.points_of_width = {image.shape[1]: (found + 0.5) * scale - 0.5}
+            return super().extract(image)
+
+    protocol = replace(PROTOCOLS['pose'], long_side=101)
+    numbers = values(Half({}), pair, protocol)
+    assert numbers['pose_error'] < 0.5
+    assert numbers['pose_AUC@5'] > 0.9
+    assert numbers['precision'] == 1
+
+
+def test_each_file_is_extracted_once_a_sequence(sequences) -> None:
+    counter = GridExtractor({440: POINTS})
+    results = evaluate(counter, planar_pairs(sequences))
+    assert len(results.pairs) == 4
+    assert counter.calls == 6 + 1  # and once to warm up
+    assert counter.limit == 1024
+
+
+@pytest.mark.parametrize('name', available_baselines())
+def test_opencv_features_match_a_shifted_picture(sequences, name) -> None:
+    results = evaluate(OpencvExtractor(name), planar_pairs(sequences))
+    assert results.mean('MMA@3', 'v_') > 0.8
+    assert results.mean('HA@3', 'v_shift') == 1
+    assert results.mean('MMA@1', 'i_same') == 1
+    low, high = results.interval('MMA@3')
+    assert low <= results.mean('MMA@3') <= high
+
+
+def without_times(results):
+    return [(p.name, {k: v for k, v in p.values.items() if k != 'ms'}) for p in results.pairs]
+
+
+def test_several_workers_measure_what_one_does(sequences, tmp_path) -> None:
+    source, pairs = Source('sift', 'sift'), planar_pairs(sequences)
+    alone = evaluate(source, pairs)
+    shared = evaluate(source, pairs, workers=2, cache=tmp_path / 'cache')
+    assert without_times(alone) == without_times(shared)
+
+
+def test_a_second_run_extracts_nothing_and_measures_the_same(
+    sequences, tmp_path, monkeypatch
+) -> None:
+    source, pairs = Source('orb', 'orb'), planar_pairs(sequences)
+    first = evaluate(source, pairs, cache=tmp_path / 'cache')
+
+    def fail(*_):
+        raise AssertionError('extracted again')
+
+    monkeypatch.setattr(Extraction, '_extract', fail)
+    assert evaluate(source, pairs, cache=tmp_path / 'cache').pairs == first.pairs
+
+
+def test_kept_features_depend_on_image_weights_options_and_count(tmp_path, scene) -> None:
+    def extraction(weights='', count=50, **options):
+        return Extraction(Source('x', 'alike-t', weights, options=options), count, tmp_path)
+
+    def misses(extraction, image):
+        extraction(image)
+        return extraction.misses
+
+    small = scene[:96, :128].copy()
+    assert misses(extraction(), small) == 1
+    assert misses(extraction(), small) == 0
+    assert misses(extraction(), small[:, ::-1].copy()) == 1
+    assert misses(extraction(count=49), small) == 1
+    assert misses(extraction(nms_radius=3), small) == 1
+    from kpfeat_core.registry import build_extractor
+    from kpfeat_core.weights import save_weights
+
+    torch.manual_seed(0)
+    other = tmp_path / 'other.safetensors'
+    save_weights(build_extractor('alike-t'), other)
+    assert misses(extraction(str(other)), small) == 1
+
+
+def test_a_damaged_file_in_the_cache_is_extracted_again(tmp_path, scene) -> None:
+    source = Source('orb', 'orb')
+    expected, _ = Extraction(source, 50, tmp_path)(scene)
+    (path,) = tmp_path.rglob('*.npz')
+    path.write_bytes(path.read_bytes()[:100])
+    again = Extraction(source, 50, tmp_path)
+    features, _ = again(scene)
+    assert again.misses == 1
+    assert torch.equal(features.keypoints, expected.keypoints)
+
+
+@pytest.mark.parametrize(
+    ('text', 'label', 'model', 'options'),
+    [
+        ('alike-t', 'alike-t', 'alike-t', {}),
+        ('mine=alike-t', 'mine', 'alike-t', {}),
+        ('alike-t,nms_radius=3', 'alike-t nms_radius=3', 'alike-t', {'nms_radius': 3}),
+        ('a=alike-t:x/y.safetensors', 'a', 'alike-t', {}),
+        ('alike-t:x/y.safetensors', 'alike-t (y)', 'alike-t', {}),
+        ('old=sift', 'old', 'sift', {}),
+    ],
+)
+def test_an_extractor_is_described_in_a_word(text, label, model, options, tmp_path) -> None:
+    source = parse_source(text, 'cpu', tmp_path)
+    assert (source.label, source.model, source.options) == (label, model, options)
+
+
+def test_a_published_checkpoint_is_imported_once(tmp_path, reference, monkeypatch) -> None:
+    checkpoint = reference / 'weights/alike/alike-t.pth'
+    source = parse_source(f'alike-t:{checkpoint}', 'cpu', tmp_path)
+    assert source.about()['file'] == 'alike-t.pth'
+    assert source.create(10).config.max_num_keypoints == 10
+    monkeypatch.setattr('kpfeat_core.evaluation.sources.import_checkpoint', None)
+    assert parse_source(f'alike-t:{checkpoint}', 'cpu', tmp_path) == source
+
+
+@pytest.mark.parametrize(
+    ('text', 'error', 'words'),
+    [
+        ('surf', ConfigError, "there is no model 'surf'"),
+        ('alike-t:missing.pth', WeightsError, "there is no checkpoint 'missing.pth'"),
+        ('alike-t,nms=3', ConfigError, "unknown option 'nms'"),
+        ('sift:file.pth', ConfigError, "sift is OpenCV's"),
+    ],
+)
+def test_a_wrong_description_is_refused_in_words(text, error, words, tmp_path) -> None:
+    with pytest.raises(error, match=words):
+        parse_source(text, 'cpu', tmp_path)
