@@ -1,5 +1,9 @@
 """
-The losses of KP2D: five, of which the last comes from a second network, IO-Net.
+The losses of KP2D: five, of which the last comes from a second network, IO-Net; and a sixth.
+
+The sixth, `softmax_terms`, is none of the paper's. With random weights, the nearest of a hundred
+wrong descriptors is nearer than the right one, and then the quickest way down for `triplet_terms`
+is to make all descriptors equal, where it stays at the margin, with hardly a gradient.
 
 Tang et al., "Neural Outlier Rejection for Self-Supervised Keypoint Learning", ICLR 2020, section
 3, and the code published with it, which has the constants.
@@ -120,10 +124,9 @@ def triplet_terms(
     distance = descriptor_distances(
         only_real(descriptors0, counted), only_real(descriptors1, counted)
     )
-    places = torch.where(counted[..., None], warped0, 0).detach()
-    apart = (places[:, :, None] - places[:, None]).abs().amax(-1)
     unknown = ~(counted[:, :, None] & counted[:, None, :])
-    negative = hardest_negatives(distance, (apart <= radius_px) | unknown, 2)
+    near = _near(warped0, counted, radius_px)
+    negative = hardest_negatives(distance, near | unknown, 2)
     positive = distance.diagonal(dim1=1, dim2=2)
     loss = torch.where(counted, (margin + positive - negative).clamp(min=0), 0)
     own = torch.arange(counted.shape[1], device=counted.device)
@@ -131,13 +134,49 @@ def triplet_terms(
     return TripletTerms(loss, counted & (best == own))
 
 
+def softmax_terms(
+    descriptors0: Float[Tensor, 'b n d'],
+    descriptors1: Float[Tensor, 'b n d'],
+    warped0: Float[Tensor, 'b n 2'],
+    counted: Bool[Tensor, 'b n'],
+    temperature: float = 0.1,
+    radius_px: float = 4.0,
+) -> Float[Tensor, 'b n']:
+    """
+    Compute -log softmax_k(a_i . p_k / temperature) at k = i, and so for p_i; the mean of both.
+
+    Arguments and negatives are those of `triplet_terms`, but all negatives have a part in it, and
+    equal descriptors cost the log of the number of candidates. What is not counted has loss 0.
+    Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding",
+    2018, equation 4 (InfoNCE).
+    """
+    if counted.shape[1] == 0:
+        return descriptors0.new_zeros(counted.shape)
+    cosine = only_real(descriptors0, counted) @ only_real(descriptors1, counted).mT
+    own = torch.eye(counted.shape[1], dtype=torch.bool, device=counted.device)
+    known = counted[:, :, None] & counted[:, None, :]
+    rivals = (known & ~_near(warped0, counted, radius_px)) | own
+    logits = torch.where(rivals, cosine / temperature, -torch.inf)
+    right = logits.diagonal(dim1=1, dim2=2)
+    return torch.where(counted, (logits.logsumexp(1) + logits.logsumexp(2)) / 2 - right, 0)
+
+
+def _near(
+    warped0: Float[Tensor, 'b n 2'], counted: Bool[Tensor, 'b n'], radius_px: float
+) -> Bool[Tensor, 'b n n']:
+    """Tell which points lie within the radius of each other, in x and in y."""
+    places = torch.where(counted[..., None], warped0, 0).detach()
+    return (places[:, :, None] - places[:, None]).abs().amax(-1) <= radius_px
+
+
 def triplet_loss(
     terms: Float[Tensor, 'b n'], counted: Bool[Tensor, 'b n'], at_least: int = 20
 ) -> Float[Tensor, ' b']:
     """
-    Mean of `triplet_terms` over the keypoints that count; 0 for images with too few of them.
+    Mean of `triplet_terms` or `softmax_terms` over the keypoints that count.
 
-    The published weight is 2 times that of the configuration, which is 1.
+    Images with too few of them have 0. The published weight of the triplets is 2 times that of
+    the configuration, which is 1.
     """
     return masked_mean(terms, counted) * (counted.sum(1) >= at_least)
 
@@ -186,13 +225,13 @@ def outlier_rejection_loss(
     answers: Float[Tensor, 'b n'],
     inliers: Bool[Tensor, 'b n'],
     counted: Bool[Tensor, 'b n'],
-    more_than: int = 10,
+    more_than: int | Tensor = 10,
 ) -> Float[Tensor, ' b']:
     """
     Mean squared difference of IO-Net's answers from 1 for inliers and -1 for outliers.
 
-    inliers: matches whose end lies within the threshold of warped0. Without more than ten
-    inliers in the whole batch all losses are 0: at first, IO-Net would learn to say no.
+    inliers: matches whose end lies within the threshold of warped0. Without more inliers than
+    more_than, in the whole batch, all losses are 0: at first, IO-Net would learn to say no.
     """
     target = 2 * inliers.to(answers.dtype) - 1
     enough = (inliers & counted).sum() > more_than

@@ -35,13 +35,37 @@ class Kp2dLossConfig:
 
     localization: float = option(1.0, 'weight of the localization loss', low=0.0)
     usefulness: float = option(1.0, 'weight of the usefulness of scores', low=0.0)
-    consistency: float = option(1.0, 'weight of the consistency of scores', low=0.0)
-    triplet: float = option(2.0, 'weight of the triplet loss; 0 trains v3', low=0.0)
+    consistency: float = option(
+        0.3,
+        'weight of the consistency of scores (published: 1, with which all scores came near 1 '
+        'within 100 steps, before keypoints repeat: equal scores are consistent)',
+        low=0.0,
+    )
+    softmax: float = option(
+        1.0,
+        'weight of the softmax over all wrong partners, for descriptors (published: 0, with '
+        'triplet 2)',
+        low=0.0,
+    )
+    temperature: float = option(0.1, 'temperature of that softmax', low=0.001)
+    triplet: float = option(
+        0.0,
+        'weight of the triplet loss (published: 2, in v3 0; alone it makes all descriptors equal '
+        'from random weights, for some hundred steps at least)',
+        low=0.0,
+    )
     rejection: float = option(1.0, "weight of IO-Net's loss; 0 trains up to v2", low=0.0)
     margin: float = option(0.2, 'margin of the triplet loss', low=0.0)
     match_px: float = option(4.0, 'largest distance of true partners in pixels', low=0.0)
     rejection_share: float = option(
         0.25, 'share of the cells whose keypoints IO-Net sees (300 at 240x320)', 0.01, 1.0
+    )
+    rejection_from: float = option(
+        0.2,
+        'share of right ones among those matches, and at least 10, from which its loss counts in '
+        'a batch (published: 0)',
+        0.0,
+        1.0,
     )
     rejection_points: str = option(
         'highest',
@@ -82,7 +106,7 @@ class _View(NamedTuple):
 
 class Kp2dRecipe(Recipe):
     """
-    The five losses on a batch of pairs.
+    The losses on a batch of pairs: the five published ones, and one more for descriptors.
 
     IO-Net is trained beside the extractor and lies in the checkpoints of a run, but not in the
     weight file: extraction has no use for it.
@@ -137,13 +161,15 @@ class Kp2dRecipe(Recipe):
         counted = shown & within & shown_there & _inner_cells(maps0.score_map)
 
         parts = self._detection_losses(view0, view1, there, counted, size)
-        triplets = losses.triplet_terms(
+        pairs = (
             self.extractor.describe(maps0, view0.keypoints.detach()),
             self.extractor.describe(maps1, there.detach()),
             there,
             counted,
-            config.margin,
         )
+        softmax = losses.softmax_terms(*pairs, config.temperature)
+        parts['softmax'] = losses.triplet_loss(softmax, counted).mean()
+        triplets = losses.triplet_terms(*pairs, config.margin)
         parts['triplet'] = losses.triplet_loss(triplets.loss, counted).mean()
         # what falls outside has no partner; of what falls on no photograph, nothing is known
         known = shown & (~within | shown_there)
@@ -198,10 +224,12 @@ class Kp2dRecipe(Recipe):
             *(normalize_points(xy, *size) for xy in points), *described
         )
         error = (_pick(warped0, chosen[0]) - _pick(points[1], putative.partner)).norm(dim=-1)
+        judged = known.gather(1, chosen[0])
         return losses.outlier_rejection_loss(
             self.io_net(putative.matches),
             error < config.match_px,  # what is NaN, behind the horizon, has no partner
-            known.gather(1, chosen[0]),
+            judged,
+            more_than=(config.rejection_from * judged.sum()).clamp(min=10),
         ).mean()
 
     @classmethod

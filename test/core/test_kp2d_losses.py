@@ -125,6 +125,48 @@ def test_the_triplet_loss_falls_as_descriptors_turn_to_the_truth() -> None:
     assert found == sorted(found, reverse=True) and found[0] > found[-1]
 
 
+def test_the_softmax_is_the_cross_entropy_of_both_directions() -> None:
+    anchors, others = vectors(0, 90, 180, 270), vectors(10, 70, 200, 300)
+    logits = (anchors[0] @ others[0].T) / 0.5
+    own = torch.arange(4)
+    expected = sum(F.cross_entropy(side, own, reduction='none') for side in (logits, logits.T)) / 2
+    terms = losses.softmax_terms(anchors, others, places(), ALL, 0.5)
+    torch.testing.assert_close(terms[0], expected)
+
+
+def test_the_softmax_has_no_rivals_that_are_near_or_do_not_count() -> None:
+    anchors, others = vectors(0, 90, 180, 270), vectors(0, 0, 180, 270)
+    warped = places()
+    warped[0, 1] = warped[0, 0] + 4
+    counted = torch.tensor([[True, True, False, False]])
+    warped[0, 2:] = torch.nan
+    assert losses.softmax_terms(anchors, others, warped, counted).tolist() == [[0, 0, 0, 0]]
+    warped[0, 1, 0] += 0.1
+    terms = losses.softmax_terms(anchors, others, warped, counted)
+    assert terms[0, 0] > 0.3 and terms[0, 2:].tolist() == [0, 0]
+
+
+def test_triplets_crowd_descriptors_together_and_the_softmax_spreads_them() -> None:
+    """Sixty steps of a linear map, with 16 numbers that views share and 48 of noise."""
+    warped = 10 * torch.arange(100.0).view(1, 100, 1).expand(1, 100, 2)
+    counted = torch.ones(1, 100, dtype=torch.bool)
+    shared = torch.arange(64) < 16
+    alike = []
+    for terms in (losses.softmax_terms, lambda *given: losses.triplet_terms(*given).loss):
+        generator = torch.Generator().manual_seed(0)
+        weights = (torch.randn(64, 32, generator=generator) / 8).requires_grad_()
+        optimizer = torch.optim.Adam([weights], 1e-2)
+        for _ in range(60):
+            own, *noise = torch.randn(3, 1, 100, 64, generator=generator)
+            views = [torch.where(shared, own, 2 * n) + 1 for n in noise]
+            described = [F.normalize(view @ weights, dim=-1) for view in views]
+            optimizer.zero_grad()
+            terms(*described, warped, counted).mean().backward()
+            optimizer.step()
+        alike.append(float((described[0] @ described[0].mT).detach().mean()))
+    assert alike[0] < 0.2 < 0.8 < alike[1]
+
+
 def test_images_with_few_keypoints_have_no_triplet_loss() -> None:
     terms = torch.ones(2, 30)
     counted = torch.zeros(2, 30, dtype=torch.bool)
@@ -183,6 +225,7 @@ def test_without_anything_that_counts_all_losses_are_zero_and_not_nan(count) -> 
         losses.usefulness_loss(found, scores, scores),
         losses.score_consistency_loss(scores, scores, nothing),
         losses.triplet_loss(terms.loss, nothing),
+        losses.triplet_loss(losses.softmax_terms(unit, unit, nowhere, nothing), nothing),
         losses.outlier_rejection_loss(scores, nothing, nothing),
     ]
     for value in values:
@@ -219,8 +262,14 @@ def test_gradients_are_right_in_double_precision() -> None:
 
     def description(first, second):
         unit = [F.normalize(d, dim=-1) for d in (first, second)]
-        terms = losses.triplet_terms(*unit, keypoints0.detach(), counted, margin=1.0)
-        return losses.triplet_loss(terms.loss, counted, at_least=1)
+        given = (*unit, keypoints0.detach(), counted)
+        return [
+            losses.triplet_loss(terms, counted, at_least=1)
+            for terms in (
+                losses.triplet_terms(*given, margin=1.0).loss,
+                losses.softmax_terms(*given, temperature=0.5),
+            )
+        ]
 
     def rejection(first, second, here, there):
         unit = [F.normalize(d, dim=-1) for d in (first, second)]
