@@ -311,6 +311,13 @@ def test_matching_score_counts_only_the_shared_region():
     assert metrics.matching_score(*arguments) == 1
 
 
+def test_a_right_match_of_a_feature_outside_the_shared_region_does_not_count():
+    points0 = torch.tensor([[50.0, 10.0], [90.0, 10.0]])  # the second falls at x = 100, outside
+    points1 = torch.tensor([[60.0, 10.0], [99.0, 10.0]])  # and its match comes from x = 89
+    arguments = (points0, points1, nearest(0, 1), nearest(0, 1), MOVED, SIZE, SIZE)
+    assert metrics.matching_score(*arguments) == 1
+
+
 def test_matching_score_without_features_or_a_shared_region_is_zero():
     none = nearest(-1, -1, -1, -1)
     empty = metrics.matching_score(GRID, GRID[:0], none, nearest(), IDENTITY, SIZE, SIZE)
@@ -339,6 +346,13 @@ def test_matches_in_one_place_cover_one_cell():
     crowd = torch.tensor([41.0, 25.0]) + torch.rand(500, 2)
     assert metrics.match_coverage(crowd, SIZE) == 0.01
     assert metrics.match_coverage(crowd[:1], SIZE, cells=2) == 0.25
+
+
+def test_cells_are_parts_of_the_image_and_not_of_the_span_of_pixel_centres():
+    points = torch.tensor([[32.0, 0.0], [33.0, 0.0]])  # a third of 100 px ends at x = 32.83
+    assert metrics.match_coverage(points, SIZE, cells=3) == pytest.approx(2 / 9)
+    assert metrics.match_coverage(points - 1, SIZE, cells=3) == 0  # y = -1 is outside
+    assert metrics.match_coverage(points - torch.tensor([1.0, 0]), SIZE, cells=3) == 1 / 9
 
 
 def test_no_matches_or_none_inside_cover_nothing():

@@ -92,6 +92,17 @@ def test_the_allowed_distance_is_in_pixels_whatever_the_radius(ignore_scale):
             assert repeat(GRID, radii, moved, radii, ignore_scale=ignore_scale).share == share
 
 
+def test_the_larger_of_two_regions_is_the_one_of_normal_size():
+    limit = 6.0
+    error = 1 - lens_overlap(30 / 1.2, 30, limit)
+    for shift, share in ((limit - 0.1, 1), (limit + 0.1, 0)):
+        moved = GRID + torch.tensor([0.0, shift])
+        assert repeat(GRID, RADII, moved, RADII * 1.2, max_error=error).share == share
+        assert repeat(GRID, RADII * 1.2, moved, RADII, max_error=error).share == share
+        found = repeat(GRID, RADII, moved, RADII * 1.2, max_error=error, normalised_radius=60.0)
+        assert found.share == 1
+
+
 @BOTH
 def test_distances_are_those_of_image_0(ignore_scale):
     moved = GRID * 2 + torch.tensor([20.0, 0.0])  # 10 px in image 0
@@ -138,6 +149,26 @@ def test_foreshortened_circles_overlap_as_circles_and_not_as_ellipses():
     assert repeat(*arguments).share == 1
     assert repeat(*arguments, ellipses=True).share == 0
     assert repeat(*arguments, ellipses=True, max_error=0.6).share == 1
+
+
+def test_ellipses_lie_as_image_0_sees_them():
+    # a quarter turn, and view 1 squeezed in its x: circles of it are high in view 0
+    H_0to1 = torch.tensor([[0, -0.5, 80], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
+    one, radius = torch.tensor([[100.0, 60.0]]), torch.tensor([8.0])
+    high = torch.diag(torch.tensor([0.5, 2.0], dtype=torch.float64))[None]
+    normal = torch.tensor([30.0], dtype=torch.float64)
+    errors = []
+    for shift in ((0.0, 10.0), (10.0, 0.0)):
+        moved = one + torch.tensor(shift)
+        point1 = torch.stack([80 - 0.5 * moved[:, 1], moved[:, 0]], 1)
+        arguments = (one, radius, point1, radius * 0.5**0.5, H_0to1, (80, 200))
+        offset = torch.tensor([shift], dtype=torch.float64)
+        error = 1 - float(ellipse_overlap(offset, normal, normal, high))
+        for allowed, share in ((error + 0.01, 1), (error - 0.01, 0)):
+            found = repeat(*arguments, ellipses=True, max_error=allowed)
+            assert found.share == share
+        errors.append(error)
+    assert errors[1] > errors[0] + 0.03  # what the above can tell apart
 
 
 def test_under_perspective_radii_change_with_the_area_around_a_point():
