@@ -23,7 +23,7 @@ from kpfeat_core.errors import DataError, KpfeatError
 from kpfeat_core.image import read_image, scaled_size
 from kpfeat_core.io import replacing
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -31,9 +31,13 @@ import typer
 
 LIST = Path(__file__).with_suffix('.csv')
 SIDE = 480  # longest side of a picture, in pixels
-FIRST_QUALITY = 90  # of a JPEG; those of lower quality were made from one of this
 SAME = 6  # bits of 64 in which the hash of a picture may differ from that of the original
-REPEATED = ('origin', 'version', 'licence')  # an empty cell of these is that of the row above
+REPEATED = ('origin', 'version', 'resize', 'licence')  # empty: as in the row above
+    'origin',
+    'version',
+    'resize',
+    'licence',
+)  # an empty cell of these is that of the row above
 NOTES = ('file', 'kind', 'source', 'licence', 'author', 'width', 'height', 'different_bits')
 USER_ERROR, INCOMPLETE = 2, 3
 EXAMPLES = """
@@ -63,7 +67,8 @@ class Picture:
     quarter: str
     width: str
     height: str
-    quality: str
+    resize: str  # 'lanczos' or 'area'
+    quality: str  # of the JPEG; of two, the second is written from what the first left
     dhash: str
     weak: str
     licence: str
@@ -119,14 +124,17 @@ def read_member(file: Path, member: str) -> bytes:
     return file.read_bytes()
 
 
-def small_picture(image: Image.Image, quarter: str) -> Image.Image:
-    """Cut out a quarter ('0' to '3' by rows; '' for all), and shrink it to `SIDE`."""
+def small_picture(image: Image.Image, quarter: str, resize: str) -> Image.Image:
+    """Cut out a quarter ('0' to '3' by rows; '' for all), and shrink it to `SIDE` pixels."""
     if quarter:
         row, column = divmod(int(quarter), 2)
         x, y = image.width // 2, image.height // 2
         image = image.crop((column * x, row * y, (column + 1) * x, (row + 1) * y))
     height, width = scaled_size(image.height, image.width, min(SIDE, max(image.size)))
-    return image.resize((width, height), Image.Resampling.LANCZOS)
+    if resize == 'lanczos':
+        return image.resize((width, height), Image.Resampling.LANCZOS)
+    small = cv2.resize(np.asarray(image), (width, height), interpolation=cv2.INTER_AREA)
+    return Image.fromarray(small)
 
 
 def to_jpeg(image: Image.Image, quality: int) -> bytes:
@@ -144,14 +152,14 @@ def build(picture: Picture, file: Path, out: Path) -> None:
         raise DataError(f'not in {Path(picture.path).name}') from error
     try:
         with Image.open(io.BytesIO(data)) as original:
-            image = small_picture(original.convert('RGB'), picture.quarter)
+            upright = ImageOps.exif_transpose(original).convert('RGB')
     except (OSError, ValueError, NotImplementedError) as error:
         raise DataError(f'{type(error).__name__} in decoding') from error
-    quality = int(picture.quality)
-    jpeg = to_jpeg(image, max(quality, FIRST_QUALITY))
-    if quality < FIRST_QUALITY:
-        with Image.open(io.BytesIO(jpeg)) as image:
-            jpeg = to_jpeg(image, quality)
+    image = small_picture(upright, picture.quarter, picture.resize)
+    jpeg = b''
+    for quality in picture.quality.split():
+        jpeg = to_jpeg(image, int(quality))
+        image = Image.open(io.BytesIO(jpeg))
     with replacing(out / picture.file) as temporary:
         temporary.write_bytes(jpeg)
 
