@@ -33,11 +33,6 @@ LIST = Path(__file__).with_suffix('.csv')
 SIDE = 480  # longest side of a picture, in pixels
 SAME = 6  # bits of 64 in which the hash of a picture may differ from that of the original
 REPEATED = ('origin', 'version', 'resize', 'licence')  # empty: as in the row above
-    'origin',
-    'version',
-    'resize',
-    'licence',
-)  # an empty cell of these is that of the row above
 NOTES = ('file', 'kind', 'source', 'licence', 'author', 'width', 'height', 'different_bits')
 USER_ERROR, INCOMPLETE = 2, 3
 EXAMPLES = """
