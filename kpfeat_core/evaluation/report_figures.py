@@ -84,7 +84,7 @@ def curves(results: Sequence[Results], family: str) -> str:
                 axis.fill_between(at, *bands, color=colour(k), alpha=0.13, linewidth=0)
         ticks = _thresholds(results, family)
         axis.set(xlabel=f'threshold ({unit})', ylabel=family, xticks=ticks)
-        axis.set_ylim(0, min(1, axis.get_ylim()[1]))
+        axis.set_ylim(0, min(1.02, axis.get_ylim()[1]))
     return done(f'{family} over its threshold')
 
 
@@ -108,9 +108,13 @@ def bars(
             means = np.array([results[k].mean(column) for results in groups.values()])
             rows = np.arange(len(groups)) + ((k - (count - 1) / 2) * step if as_bars else 0)
             if not as_bars:
-                axis.plot(means, rows, 'o', color=colour(k), markersize=4, alpha=0.85)
+                marker = 's' if is_dashed(k) else 'o'
+                axis.plot(means, rows, marker, color=colour(k), markersize=4, alpha=0.85)
                 continue
-            axis.barh(rows, np.nan_to_num(means), step * 0.9, color=colour(k), alpha=0.85)
+            look = {'color': colour(k)}
+            if is_dashed(k):
+                look = {'facecolor': 'none', 'edgecolor': colour(k), 'hatch': '//////'}
+            axis.barh(rows, np.nan_to_num(means), step * 0.9, alpha=0.85, **look)
             ends = means
             if with_intervals:
                 spans = np.array([results[k].interval(column) for results in groups.values()])
@@ -162,6 +166,7 @@ def speed_against_accuracy(results: Sequence[Results]) -> str:
             axis.annotate(result.label, (x, y), (6, 3), textcoords='offset points', fontsize=8)
         axis.set(xlabel='ms an image', ylabel=column, xscale='log')
         axis.margins(x=0.25)
+        axis.tick_params(axis='x', which='minor', pad=5)  # level with the long ticks' labels
         axis.grid(which='minor', visible=False)
         axis.xaxis.set_major_formatter(lambda value, _: f'{value:g}')
         axis.xaxis.set_minor_formatter(lambda value, _: f'{value:g}' if _is_2_or_5(value) else '')
