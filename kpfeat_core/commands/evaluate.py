@@ -226,17 +226,17 @@ def _draw_examples(
     source: 'Source', result: 'Results', pairs: Sequence['Pair'], cache: Path | None
 ) -> Iterator['Example']:
     """Draw the matches of the best and of the worst pairs."""
-    import numpy as np
-
-    from ..evaluation.report import Example
+    from ..evaluation.report import Example, extreme_pairs
     from ..evaluation.run import Evaluator, load_view
     from ..evaluation.tables import main_column
     from ..visualize import draw_matches
 
-    order = np.argsort(-result.column(main_column([result])), kind='stable').tolist()
-    kinds = dict.fromkeys(order[-EXAMPLES:], 'worst')
-    kinds |= dict.fromkeys(order[:EXAMPLES], 'best')
-    wanted = {result.pairs[index].name: kind for index, kind in kinds.items()}
+    chosen = extreme_pairs(result, main_column([result]), EXAMPLES)
+    wanted = {
+        pair.name: kind
+        for kind, found in zip(('best', 'worst'), chosen, strict=True)
+        for pair in found
+    }
     evaluator = Evaluator(source, result.protocol, cache)
     for index in range(len(pairs)):
         pair = pairs[index]

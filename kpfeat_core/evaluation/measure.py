@@ -1,7 +1,6 @@
 """The numbers of one pair under a protocol."""
 
 from dataclasses import dataclass, fields
-import math
 from typing import Any
 
 import cv2
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from ..config import MatcherConfig
 from ..features import Features
+from ..geometry import inside
 from ..matchers import find_geometry, MutualNearestNeighbour
 from ..shapes import Bool, Float, Int
 from . import metrics, two_view
@@ -103,9 +103,7 @@ def _measure_pose(pair: PosePair, view0: Viewed, view1: Viewed, protocol: Protoc
     index0, index1 = _matches(features0, features1).unbind(1)
     matched0, matched1 = features0.keypoints[0][index0], features1.keypoints[0][index1]
     pose = two_view.estimate_relative_pose(matched0, matched1, K0, K1, protocol.ransac_px)
-    error = math.inf
-    if pose is not None:
-        error = max(two_view.pose_error_deg(pair.T_0to1, *pose[:2]))
+    error = two_view.pose_error(pair.T_0to1, pose)
     epipolar = two_view.epipolar_errors(matched0, matched1, K0, K1, pair.T_0to1)
     right = epipolar < RIGHT_EPIPOLAR
     size = view0.features.image_size[0].tolist()
@@ -142,6 +140,9 @@ def _counted(
     kept = features.mask[0].clone()
     if protocol.nms_px:
         kept &= metrics.suppress_points(points, scores, protocol.nms_px)
+    if protocol.border_px:
+        width, height = (int(side) for side in features.image_size[0].tolist())
+        kept &= inside(points, height, width, margin=protocol.border_px)
     if protocol.shared_region:
         kept &= metrics.in_shared_region(points, to_other, size_other)
     return _best(_rows(features, kept.nonzero()[:, 0]), protocol.max_num_keypoints)

@@ -29,7 +29,8 @@ class Protocol:
     images are reduced to it; size: (height, width) to which all are stretched; the truth moves
     with the images. nms_px: keypoints with a better one within this many pixels in x and y are
     dropped, whatever the extractor. shared_region: only keypoints that the other image can see
-    count, the best max_num_keypoints of them. estimator: OpenCV's USAC (MAGSAC) or its plain
+    count, the best max_num_keypoints of them; border_px: nor do those this close to the border of
+    their own image. estimator: OpenCV's USAC (MAGSAC) or its plain
     RANSAC, with errors of inliers up to ransac_px. repeatability: of keypoints within repeated_px
     of each other, or of regions whose overlap error is at most 0.4. left_out: groups that do not
     count. headlines: the columns that tables show first.
@@ -42,6 +43,7 @@ class Protocol:
     size: tuple[int, int] | None = None
     nms_px: int = 0
     shared_region: bool = False
+    border_px: int = 0
     estimator: str = USAC
     ransac_px: float = 3.0
     repeatability: str = DISTANCE
@@ -52,7 +54,7 @@ class Protocol:
     @property
     def extracted(self) -> int:
         """Keypoints that an extractor is asked for, of which some may not count."""
-        spare = SPARE if self.shared_region or self.nms_px else 1
+        spare = SPARE if self.shared_region or self.nms_px or self.border_px else 1
         return spare * self.max_num_keypoints
 
 
@@ -117,6 +119,7 @@ PROTOCOLS = {
             'Barroso-Laguna et al. 2019 (Key.Net)',
             max_num_keypoints=1000,
             shared_region=True,
+            border_px=15,
             repeatability=OVERLAP,
             headlines=('repeatability', 'repeatability_scale', 'localization_px'),
         ),

@@ -68,33 +68,35 @@ class Results:
         return metrics.bootstrap_interval(values[np.isfinite(values)].tolist())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold; NaN becomes None."""
-        pairs = [
-            {'group': p.group, 'name': p.name, **{k: _json(v) for k, v in p.values.items()}}
-            for p in self.pairs
+        """Return what JSON can hold: pairs as rows under `columns`, five digits, NaN as None."""
+        columns = self.columns
+        rows = [
+            [pair.group, pair.name, *(_json(pair.values.get(name, math.nan)) for name in columns)]
+            for pair in self.pairs
         ]
-        columns = [name for name in self.columns if np.isfinite(self.column(name)).any()]
+        some = [name for name in columns if np.isfinite(self.column(name)).any()]
         return {
             'extractor': self.label,
             'data': self.data,
             'protocol': asdict(self.protocol),
             'about': dict(self.about),
-            'means': {name: _json(self.mean(name)) for name in columns},
-            'intervals_95': {name: [_json(v) for v in self.interval(name)] for name in columns},
-            'pairs': pairs,
+            'means': {name: _json(self.mean(name)) for name in some},
+            'intervals_95': {name: [_json(v) for v in self.interval(name)] for name in some},
+            'columns': ['group', 'name', *columns],
+            'pairs': rows,
         }
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> 'Results':
         """Read what `to_dict` gave; raises DataError."""
         try:
-            protocol = values['protocol']
-            protocol = {f.name: _tuple(protocol[f.name]) for f in fields(Protocol)}
-            pairs = tuple(_pair(pair) for pair in values['pairs'])
+            protocol = {f.name: _tuple(values['protocol'][f.name]) for f in fields(Protocol)}
+            names = values['columns'][2:]
+            pairs = tuple(_pair(names, *row) for row in values['pairs'])
             return Results(
                 values['extractor'], values['data'], Protocol(**protocol), pairs, values['about']
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(
                 f'these are no results of an evaluation ({type(error).__name__}: {error}); '
                 'expected a .json file that `kpfeat evaluate` wrote'
@@ -137,13 +139,12 @@ def compare(results: Results, reference: Results, name: str, group: str = '') ->
 
 
 def _json(value: float) -> float | None:
-    return round(float(value), 6) if math.isfinite(value) else None
+    return float(f'{value:.5g}') if math.isfinite(value) else None
 
 
-def _pair(values: Mapping[str, Any]) -> PairResult:
-    numbers = {k: v for k, v in values.items() if k not in ('group', 'name')}
-    numbers = {k: math.nan if v is None else float(v) for k, v in numbers.items()}
-    return PairResult(values['group'], values['name'], numbers)
+def _pair(names: Sequence[str], group: str, name: str, *numbers: float | None) -> PairResult:
+    values = (math.nan if number is None else float(number) for number in numbers)
+    return PairResult(group, name, dict(zip(names, values, strict=True)))
 
 
 def _tuple(value: Any) -> Any:
