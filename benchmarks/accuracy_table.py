@@ -29,7 +29,6 @@ COLUMNS = {
     'oxford': ('MMA@3', 'HA@3', 'repeatability'),
     'synthetic': ('MMA@3', 'HA@3', 'AUC@3'),
 }
-TIMED = 'ms'
 BEGIN, END = '<!-- accuracy:begin -->', '<!-- accuracy:end -->'
 RESULTS = ROOT / 'benchmarks/results/accuracy'
 
@@ -84,9 +83,6 @@ def table(measured: Measured) -> str:
             pairs = f'{name}, {" or ".join(map(str, counts))} pairs: ' if k == 0 else ''
             heads.append(f'{pairs}{column}')
             columns.append({label: row[k] for label, row in cells.items()})
-    timed = _cells(measured.sets[names[0]], [TIMED])
-    heads.append(f'{TIMED} an image')
-    columns.append({label: row[0]._replace(spread='') for label, row in timed.items()})
     lines = [_line(['', *heads]), '|---' * (len(heads) + 1) + '|']
     missing = Cell(MISSING)
     for label in measured.labels:

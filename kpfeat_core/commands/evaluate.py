@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..evaluation.report import Example
 
 EXAMPLES = 3  # best and worst pairs of each extractor in the report
+DRAWN = 200  # matches of them, or nothing can be seen
 SYNTHETIC_PAIRS = 500
 
 EPILOG = examples(
@@ -98,8 +99,11 @@ def evaluate(
     from ..benchmarking.provenance import provenance
     from ..evaluation.cache import default_cache
     from ..evaluation.protocols import find_protocol
+    from ..evaluation.report_figures import require_libraries
     from ..evaluation.sources import parse_source
 
+    if out is not None:
+        require_libraries()
     chosen = find_protocol(protocol)
     folder = None if no_cache else cache or default_cache()
     imported = (cache or default_cache()) / 'imported'
@@ -245,6 +249,10 @@ def _draw_examples(
         measured = evaluator(pair)
         views = [load_view(view, result.protocol) for view in (pair.view0, pair.view1)]
         picture = draw_matches(
-            *views, measured.points0, measured.points1, correct=measured.right.numpy()
+            *views,
+            measured.points0,
+            measured.points1,
+            correct=measured.right.numpy(),
+            limit=DRAWN,
         )
         yield Example(wanted[pair.name], pair.name, measured.values, picture)

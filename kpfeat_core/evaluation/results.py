@@ -12,6 +12,9 @@ from . import metrics
 from .protocols import Protocol
 
 
+NOT_AVERAGED = ('corner_error', 'pose_error')
+
+
 @dataclass(frozen=True)
 class PairResult:
     """
@@ -51,21 +54,28 @@ class Results:
         """Names of the numbers."""
         return list(self.pairs[0].values) if self.pairs else []
 
-    def column(self, name: str, group: str = '') -> np.ndarray:
-        """Return a number of every pair (K,), or of those of a group; a group may be a prefix."""
-        chosen = (pair for pair in self.pairs if pair.group.startswith(group))
-        return np.array([pair.values.get(name, math.nan) for pair in chosen])
+    def column(self, name: str) -> np.ndarray:
+        """Return a number of every pair (K,), NaN where it has none."""
+        return np.array([pair.values.get(name, math.nan) for pair in self.pairs])
 
-    def mean(self, name: str, group: str = '') -> float:
+    def mean(self, name: str) -> float:
         """Return the mean over pairs, NaN where there is nothing to average."""
-        values = self.column(name, group)
+        values = self.column(name)
         finite = values[np.isfinite(values)]
         return float(finite.mean()) if len(finite) else math.nan
 
-    def interval(self, name: str, group: str = '') -> tuple[float, float]:
+    def interval(self, name: str) -> tuple[float, float]:
         """Return the bootstrapped 95 % interval of a mean."""
-        values = self.column(name, group)
+        values = self.column(name)
         return metrics.bootstrap_interval(values[np.isfinite(values)].tolist())
+
+    def averaged(self) -> list[str]:
+        """Return the columns whose mean means something: errors are infinite where all failed."""
+        return [
+            name
+            for name in self.columns
+            if name not in NOT_AVERAGED and np.isfinite(self.column(name)).any()
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: pairs as rows under `columns`, five digits, NaN as None."""
@@ -74,7 +84,7 @@ class Results:
             [pair.group, pair.name, *(_json(pair.values.get(name, math.nan)) for name in columns)]
             for pair in self.pairs
         ]
-        some = [name for name in columns if np.isfinite(self.column(name)).any()]
+        some = self.averaged()
         return {
             'extractor': self.label,
             'data': self.data,
@@ -120,7 +130,7 @@ class Comparison(NamedTuple):
         return not (self.low > 0 or self.high < 0)
 
 
-def compare(results: Results, reference: Results, name: str, group: str = '') -> Comparison:
+def compare(results: Results, reference: Results, name: str) -> Comparison:
     """
     Compare a number of two extractors, pair by pair; raises DataError for different pairs.
 
@@ -133,7 +143,7 @@ def compare(results: Results, reference: Results, name: str, group: str = '') ->
             f"'{results.label}' and '{reference.label}' were measured on different pairs or under "
             'different protocols; measure both in one run to compare them'
         )
-    table = np.stack([results.column(name, group), reference.column(name, group)], 1)
+    table = np.stack([results.column(name), reference.column(name)], 1)
     table = table[np.isfinite(table).all(1)]
     return Comparison(*metrics.bootstrap_difference(table[:, 0], table[:, 1]))
 

@@ -16,7 +16,6 @@ COUNTS = ('keypoints', 'matches', 'right')
 LOWER_IS_BETTER = ('localization_px', 'ms')
 NEITHER_IS_BETTER = ('keypoints', 'matches')
 # Errors of whole pairs, infinite where the estimate failed: a mean would leave the failures out.
-NOT_AVERAGED = ('corner_error', 'pose_error')
 MISSING = '–'
 # What changes within a sequence of the HPatches layout, by the first letters of its name.
 SPLITS = {'v_': 'viewpoint', 'i_': 'light', 'x_': 'other'}
@@ -104,8 +103,7 @@ def headlines(results: Sequence[Results]) -> list[str]:
 
 def all_columns(results: Sequence[Results]) -> list[str]:
     """Return every column whose mean means something and that any of the results has."""
-    names = dict.fromkeys(name for result in results for name in result.columns)
-    return [name for name in names if name not in NOT_AVERAGED and _measured(results, name)]
+    return list(dict.fromkeys(name for result in results for name in result.averaged()))
 
 
 def main_column(results: Sequence[Results]) -> str:

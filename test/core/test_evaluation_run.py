@@ -19,6 +19,7 @@ from kpfeat_core.evaluation.cache import Extraction
 from kpfeat_core.evaluation.pairs import resized_pixels
 from kpfeat_core.evaluation.run import resized_view
 from kpfeat_core.evaluation.sources import parse_source, Source
+from kpfeat_core.evaluation.tables import only_group
 from kpfeat_core.features import Features
 import numpy as np
 import pytest
@@ -276,9 +277,9 @@ def test_each_file_is_extracted_once_a_sequence(sequences) -> None:
 @pytest.mark.parametrize('name', available_baselines())
 def test_opencv_features_match_a_shifted_picture(sequences, name) -> None:
     results = evaluate(OpencvExtractor(name), planar_pairs(sequences))
-    assert results.mean('MMA@3', 'v_') > 0.8
-    assert results.mean('HA@3', 'v_shift') == 1
-    assert results.mean('MMA@1', 'i_same') == 1
+    assert only_group(results, 'v_shift').mean('MMA@3') > 0.8
+    assert only_group(results, 'v_shift').mean('HA@3') == 1
+    assert only_group(results, 'i_same').mean('MMA@1') == 1
     low, high = results.interval('MMA@3')
     assert low <= results.mean('MMA@3') <= high
 
