@@ -11,7 +11,6 @@ from ..errors import DataError
 from . import metrics
 from .protocols import Protocol
 
-
 NOT_AVERAGED = ('corner_error', 'pose_error')
 
 
