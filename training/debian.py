@@ -41,7 +41,6 @@ def open_deb(deb: Path) -> Iterator[tarfile.TarFile]:
         tarfile.open(fileobj=process.stdout, mode='r|') as tar,
     ):
         yield tar
-        process.stdout.close()  # it may not have come to its end
 
 
 def extract(deb: Path, wanted: set[str], scratch: Path) -> Iterator[tuple[str, Path]]:
@@ -59,7 +58,7 @@ def extract(deb: Path, wanted: set[str], scratch: Path) -> Iterator[tuple[str, P
                 if not wanted:
                     return
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise DataError(f'{deb.name} is damaged: {error}') from error
+        raise DataError(f'{deb.name} could not be unpacked: {error}') from error
     except DataError as error:
         raise DataError(f'{deb.name} {error}') from error
 

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 import csv
 from dataclasses import dataclass, field
+from functools import partial
 import io
 from pathlib import Path
 import re
+import signal
 import sys
 import tempfile
 from typing import Annotated
@@ -23,11 +25,15 @@ from kpfeat_core.errors import DataError, KpfeatError
 from kpfeat_core.image import read_image, scaled_size
 from kpfeat_core.io import replacing
 import numpy as np
-from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 import typer
+
+try:
+    from PIL import Image, ImageOps
+except ImportError:
+    sys.exit("error: this needs Pillow, which is not installed; pip install '.[train]'")
 
 LIST = Path(__file__).with_suffix('.csv')
 SIDE = 480  # longest side of a picture, in pixels
@@ -191,14 +197,17 @@ class Places:
                 deb.unlink()
         else:
             kind = origin.partition(':')[0]
-            raise DataError(f'not from Debian: fetch {package} ({kind}) and pass --folder')
+            raise DataError(f'not from Debian: fetch {package} {version} ({kind}), pass --folder')
 
 
-def build_origin(pictures: Sequence[Picture], places: Places, out: Path) -> Report:
+def build_origin(
+    pictures: Sequence[Picture], places: Places, out: Path, advance: Callable[[int], None]
+) -> Report:
     """Make the pictures of one origin that are not there yet."""
     report = Report()
     missing = {p.file: p for p in pictures if not (out / p.file).is_file()}
     report.kept = len(pictures) - len(missing)
+    advance(report.kept)
     try:
         for path, file in places.files(list(missing.values())) if missing else ():
             for picture in [p for p in missing.values() if p.path == path]:
@@ -208,8 +217,9 @@ def build_origin(pictures: Sequence[Picture], places: Places, out: Path) -> Repo
                 except DataError as error:
                     report.reasons[str(error)] += 1
                 del missing[picture.file]
+                advance(1)
         if missing:
-            report.reasons['not in what was found'] += len(missing)
+            report.reasons['not in the package or checkout'] += len(missing)
     except DataError as error:
         report.reasons[str(error)] += len(missing)
     return report
@@ -304,7 +314,9 @@ def photographs(
         ),
     ] = False,
     offline: Annotated[bool, typer.Option('--offline', help='Fetch nothing.')] = False,
-    listing: Annotated[Path, typer.Option('--list', help='The list of pictures.')] = LIST,
+    listing: Annotated[
+        Path, typer.Option('--list', help='The list of pictures.', show_default='photographs.csv')
+    ] = LIST,
 ) -> None:
     """Rebuild the photographs on which the bundled weights were trained."""
     console = Console(stderr=True)
@@ -328,8 +340,7 @@ def photographs(
         places = Places(debs or Path(scratch), folder, offline, Path(scratch), warn)
         for origin, group in chosen.items():
             progress.update(task, description=origin)
-            reports[origin] = build_origin(group, places, out)
-            progress.advance(task, len(group))
+            reports[origin] = build_origin(group, places, out, partial(progress.advance, task))
     different = write_manifest(pictures, out)
     print_reports(reports, different, console)
     missing = sum(report.reasons.total() for report in reports.values())
@@ -339,11 +350,17 @@ def photographs(
         raise typer.Exit(INCOMPLETE)
 
 
-if __name__ == '__main__':
+def main(arguments: Sequence[str]) -> None:
+    """Run the command; errors are one sentence and exit code 2."""
     app = typer.Typer(add_completion=False, rich_markup_mode='markdown')
     app.command(epilog=EXAMPLES)(photographs)
     try:
-        app()
+        app(arguments)
     except KpfeatError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without cleaning up
+    main(sys.argv[1:])
