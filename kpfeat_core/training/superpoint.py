@@ -44,9 +44,10 @@ class SuperPointLossConfig(LabelConfig):
     """How the descriptors are learnt beside the detector."""
 
     descriptor_loss: str = option(
-        'normalized',
-        'hinge over all pairs of cells, with normalized similarities or as in the paper (with '
-        'which many saw nothing learnt); or over a sparse choice of them',
+        'sparse',
+        'hinge over a sparse choice of pairs of cells, which learnt fastest (training/NOTES.md); '
+        'over all of them as in the paper; or with normalized similarities, as its open '
+        'implementation',
         choices=(*SCALINGS, SPARSE),
     )
     descriptor_weight: float = option(
