@@ -345,7 +345,8 @@ def photographs(
     print_reports(reports, different, console)
     missing = sum(report.reasons.total() for report in reports.values())
     there = sum(report.built + report.kept for report in reports.values())
-    print(f'{out}: {there} pictures, {missing} missing, {sum(different.values())} differ')
+    others = sum(different[origin] for origin in reports)
+    print(f'{out}: {there} pictures, {missing} missing, {others} differ')
     if missing:
         raise typer.Exit(INCOMPLETE)
 
