@@ -41,21 +41,32 @@ class CameraNode(KpfeatNode):
         super().__init__(name, **options)
         self.start()
 
-    def configure(self) -> None:
-        """Declare parameters and open the source."""
-        super().configure()
-        self.options = self.parameters.declare(CameraNodeOptions, self._use_options)
-        self.source = create_source(self.parameters.declare(SourceConfig))
+    def declare(self) -> None:
+        """Declare parameters."""
+        super().declare()
+        self.parameters.declare(CameraNodeOptions)
+        self.parameters.declare(SourceConfig)
+
+    def load(self) -> None:
+        """Open the source."""
+        super().load()
+        self.options = self.parameters.read(CameraNodeOptions, self._use_options)
+        self.source = create_source(self.parameters.read(SourceConfig))
         self.input_topic = self.source.name
 
-    def activate(self) -> None:
+    def begin(self) -> None:
         """Start sending."""
-        super().activate()
+        super().begin()
         self.publisher = self.publish_on(Image, TOPIC)
         self.poll(1 / self.source.rate_hz, self._send)
         self.get_logger().info(
             f"{self.source.name}: {self.source.rate_hz:g} Hz on '{self.publisher.topic_name}'"
         )
+
+    def unload(self) -> None:
+        """Close the source."""
+        self.source = None
+        super().unload()
 
     def _use_options(self, options: CameraNodeOptions) -> None:
         self.options = options
@@ -68,11 +79,11 @@ class CameraNode(KpfeatNode):
         try:
             picture = self.source.next(now.nanoseconds)
         except ImageError as error:
-            self.on_error('image', error, self.statistics.fail('image'))
+            self.note_error('image', error, self.statistics.fail('image'))
             return
         if picture is None:
             self.get_logger().info('the last image was sent')
-            self.deactivate()
+            self.trigger_deactivate()
             return
         header = Header(stamp=now.to_msg(), frame_id=self.options.frame_id)
         self.publisher.publish(fill_image(Image(), picture, header))

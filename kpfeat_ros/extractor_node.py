@@ -1,18 +1,19 @@
 """Images in, features out: `ros2 run kpfeat extractor_node --ros-args -r image:=TOPIC`."""
 
+from contextlib import suppress
 import sys
 from typing import Any
 
 from kpfeat.msg import Features
+from kpfeat_core.errors import ConfigError
 from kpfeat_core.registry import extractor_config_class, extractor_names
 from sensor_msgs.msg import CompressedImage, Image
 
 from .conversions import fill_features, image_to_array
 from .descriptors import DescriptorType
-from .loading import load_extractor
+from .loading import load_extractor, release_memory
 from .node import KpfeatNode, run
 from .options import ExtractorNodeOptions
-from .worker import Worker
 
 
 class ExtractorNode(KpfeatNode):
@@ -25,39 +26,46 @@ class ExtractorNode(KpfeatNode):
 
     def __init__(self, name: str = 'extractor', **options: Any) -> None:
         super().__init__(name, **options)
+        self.extractor: Any = None
+        self._config_class: type | None = None  # of the model whose options are declared
         self.start()
 
-    def configure(self) -> None:
-        """Declare parameters, load the network and run it once."""
-        super().configure()
-        self.options = self.parameters.declare(
-            ExtractorNodeOptions, self._use_options, {'model': extractor_names()}
-        )
-        config = self.parameters.declare(
-            extractor_config_class(self.options.model), self._use_config
-        )
+    def declare(self) -> None:
+        """Declare parameters: those of the node, and those of its model."""
+        super().declare()
+        self.parameters.declare(ExtractorNodeOptions, {'model': extractor_names()})
+        with suppress(ConfigError):  # there is no such model: configure says so
+            self._declare_options_of(self.get_parameter('model').value)
+
+    def load(self) -> None:
+        """Load the network and run it once."""
+        super().load()
+        self.options = self.parameters.read(ExtractorNodeOptions, self._use_options)
+        config_class = self._declare_options_of(self.options.model)
+        config = self.parameters.read(config_class, self._use_config)
         self.extractor = load_extractor(self.options, config)
         self.get_logger().info(f'{self.options.model} is ready on {self.extractor.device}')
 
-    def activate(self) -> None:
+    def begin(self) -> None:
         """Start the worker, then listen."""
-        super().activate()
-        stages = [('decode', self._decode), ('extract', self._extract), ('publish', self._publish)]
+        super().begin()
         self.publisher = self.publish_on(Features, 'features')
-        self.worker = Worker(stages, self.statistics, self.on_error)
-        self.worker.start()
+        self.worker = self.work_through(
+            [('decode', self._decode), ('extract', self._extract), ('publish', self._publish)]
+        )
         self.listen_to_images(self.options.image_transport, self.on_image)
 
-    def deactivate(self) -> None:
-        """Stop listening and working."""
-        if hasattr(self, 'worker'):
-            self.worker.stop()
-        super().deactivate()
-
-    def cleanup(self) -> None:
+    def unload(self) -> None:
         """Free the network."""
-        super().cleanup()
         self.extractor = None
+        super().unload()
+        release_memory()
+
+    def _declare_options_of(self, model: str) -> type:
+        before, self._config_class = self._config_class, extractor_config_class(model)
+        if before is not self._config_class:
+            self.parameters.exchange(before, self._config_class)
+        return self._config_class
 
     def _use_options(self, options: ExtractorNodeOptions) -> None:
         self.options = options

@@ -13,7 +13,6 @@ from .conversions import fill_matches
 from .frames import FramePairs, message_to_frame
 from .node import KpfeatNode, run
 from .options import MatcherNodeOptions
-from .worker import Worker
 
 
 class MatcherNode(KpfeatNode):
@@ -27,34 +26,40 @@ class MatcherNode(KpfeatNode):
         super().__init__(name, **options)
         self.start()
 
-    def configure(self) -> None:
-        """Declare parameters and make the matcher."""
-        super().configure()
-        self.options = self.parameters.declare(MatcherNodeOptions, self._use_options)
-        self._use_config(self.parameters.declare(MatcherConfig, self._use_config))
+    def declare(self) -> None:
+        """Declare parameters."""
+        super().declare()
+        self.parameters.declare(MatcherNodeOptions)
+        self.parameters.declare(MatcherConfig)
 
-    def activate(self) -> None:
-        """Start the worker, then listen."""
-        super().activate()
-        stages = [
-            ('decode', message_to_frame),
-            ('pair', self._pair),
-            ('match', self._match),
-            ('publish', self._publish),
-        ]
+    def load(self) -> None:
+        """Make the matcher."""
+        super().load()
+        self.options = self.parameters.read(MatcherNodeOptions, self._use_options)
+        self.pairs = FramePairs(self.options.mode)
+        self._use_config(self.parameters.read(MatcherConfig, self._use_config))
+
+    def begin(self) -> None:
+        """Start the worker with no frame known, then listen."""
+        super().begin()
         self.pairs = FramePairs(self.options.mode)
         self.publisher = self.publish_on(Matches, 'matches')
-        self.worker = Worker(stages, self.statistics, self.on_error)
-        self.worker.start()
+        self.worker = self.work_through(
+            [
+                ('decode', message_to_frame),
+                ('pair', self._pair),
+                ('match', self._match),
+                ('publish', self._publish),
+            ]
+        )
         self.offer(Trigger, '~/set_reference', self.on_set_reference)
         self.input_topic = self.resolve_topic_name('features')
         self.listen_to(Features, 'features', self.on_features)
 
-    def deactivate(self) -> None:
-        """Stop listening and working."""
-        if hasattr(self, 'worker'):
-            self.worker.stop()
-        super().deactivate()
+    def unload(self) -> None:
+        """Forget all frames."""
+        self.pairs = self.matcher = None
+        super().unload()
 
     def _use_options(self, options: MatcherNodeOptions) -> None:
         self.options = options

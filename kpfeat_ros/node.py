@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+import os
 import signal
 import sys
 import traceback
@@ -11,9 +12,9 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from kpfeat_core.errors import ConfigError, KpfeatError
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import (
     HistoryPolicy,
     QoSDurabilityPolicy,
@@ -29,9 +30,13 @@ try:
 except ImportError:  # ROS 2 Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
+from .diagnosis import judge, judge_rest
+from .lifecycle import ManagedNode
+from .options import LifecycleOptions
 from .parameters import NodeParameters
 from .stamps import stamp_ns
 from .stats import Report, Statistics
+from .worker import abandoned_work, Stage, Worker
 
 DIAGNOSTICS_PERIOD_S = 1.0
 HELP = """
@@ -55,12 +60,11 @@ def sensor_qos(depth: int = 1) -> QoSProfile:
     )
 
 
-class KpfeatNode(Node):
+class KpfeatNode(ManagedNode):
     """
-    Base of the nodes.
+    Base of the nodes: endpoints and workers that live while the node is active, and diagnostics.
 
-    `configure` declares parameters and loads, `activate` connects to topics and starts work,
-    `deactivate` and `cleanup` undo them, each safe to call twice. A subclass extends all four.
+    A subclass calls `start` at the end of its constructor, and extends the hooks of ManagedNode.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
@@ -69,38 +73,47 @@ class KpfeatNode(Node):
         self.parameters = NodeParameters(self)
         self.input_topic = ''  # what this node's work starts with
         self._endpoints: dict[Any, Callable[[Any], bool]] = {}
+        self._workers: list[Worker] = []
+        # a simulated clock may stand still or jump, and nothing here waits for it
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
-        self._timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=self._steady)
 
-    def start(self) -> None:
-        """Configure and activate; where that fails, free everything and raise the error."""
-        try:
-            self.configure()
-            self.activate()
-        except BaseException:
-            self.destroy_node()
-            raise
+    def declare(self) -> None:
+        """Declare what all nodes have; a subclass declares its own parameters as well."""
+        super().declare()
+        self.parameters.declare(LifecycleOptions, fixed=True)
 
-    def configure(self) -> None:
-        """Declare parameters and load what is needed; raises KpfeatError."""
+    def starts_itself(self) -> bool:
+        """Say whether `start` configures and activates; raises ConfigError."""
+        return self.parameters.read(LifecycleOptions).autostart
 
-    def activate(self) -> None:
-        """Connect to topics and start working."""
-
-    def deactivate(self) -> None:
+    def end(self) -> None:
         """Stop working and disconnect from topics."""
+        self.ask_to_stop()
+        for worker in self._workers:
+            worker.stop()
+        self._workers.clear()
         for endpoint in list(self._endpoints):
             self.disconnect(endpoint)
+        super().end()
 
-    def cleanup(self) -> None:
-        """Free what configure loaded; declared parameters stay."""
+    def unload(self) -> None:
+        """Free what was loaded; declared parameters stay."""
         self.parameters.forget()
+        super().unload()
 
-    def destroy_node(self) -> None:
-        """Stop, free and destroy."""
-        self.deactivate()
-        self.cleanup()
-        super().destroy_node()
+    def ask_to_stop(self) -> None:
+        """Let the items at work be the last, and do not wait for them."""
+        for worker in self._workers:
+            worker.ask_to_stop()
+
+    def work_through(self, stages: Sequence[Stage]) -> Worker:
+        """Start a worker that stops with deactivate."""
+        worker = Worker(stages, self.statistics, self.note_error)
+        worker.start()
+        self._workers.append(worker)
+        return worker
 
     def publish_on(self, kind: type, topic: str) -> Any:
         """Create a reliable publisher, with QoS overrides, that deactivate destroys."""
@@ -142,8 +155,9 @@ class KpfeatNode(Node):
         self._endpoints[self.create_service(kind, name, callback)] = self.destroy_service
 
     def poll(self, period_s: float, callback: Callable[[], None]) -> None:
-        """Call back regularly until deactivate."""
-        self._endpoints[self.create_timer(period_s, callback)] = self.destroy_timer
+        """Call back regularly until deactivate, whatever the ROS clock does."""
+        timer = self.create_timer(period_s, callback, clock=self._steady)
+        self._endpoints[timer] = self.destroy_timer
 
     def disconnect(self, endpoint: Any) -> None:
         """Destroy one publisher, subscription, service or timer made by the methods above."""
@@ -152,7 +166,7 @@ class KpfeatNode(Node):
     def _note_lost(self, event: Any) -> None:
         self.statistics.count('lost', event.total_count_change)
 
-    def on_error(self, kind: str, error: Exception, first: bool) -> None:
+    def note_error(self, kind: str, error: Exception, first: bool) -> None:
         """Log the first failure of each kind; all of them are counted in diagnostics."""
         if not first or not self.context.ok():  # interrupted: nothing can be published any more
             return
@@ -168,53 +182,28 @@ class KpfeatNode(Node):
             self.statistics.add_duration('stamp_to_publish', 1e-9 * age_ns)
 
     def settings(self) -> dict[str, str]:
-        """Return what diagnostics say besides statistics, such as the model."""
+        """Return what diagnostics of a configured node say besides statistics: the model, ..."""
         return {}
 
     def _publish_diagnostics(self) -> None:
         report = self.statistics.report()
-        level, sentence = judge(report, self.input_topic)
+        if self.state == 'active':
+            level, sentence = judge(report, self.input_topic)
+        else:
+            level, sentence = judge_rest(self.state, self.get_fully_qualified_name(), self.trouble)
         status = DiagnosticStatus(
             level=level,
             name=f'kpfeat: {self.get_fully_qualified_name()}',
             message=sentence,
-            values=[
-                KeyValue(key=key, value=value)
-                for key, value in [*self.settings().items(), *report.values()]
-            ],
+            values=[KeyValue(key=key, value=value) for key, value in self._values(report)],
         )
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
 
-
-def judge(report: Report, topic: str) -> tuple[bytes, str]:
-    """Return level and sentence of a node's diagnostics."""
-    if report.failures:
-        kinds = ', '.join(f'{count} {kind}' for kind, count in report.failures.items())
-        return DiagnosticStatus.WARN, f'failed since the last report: {kinds}'
-    if not report.totals['received']:
-        return (
-            DiagnosticStatus.WARN,
-            f"nothing received on '{topic}' yet: compare with `ros2 topic info -v {topic}`",
-        )
-    if not report.rates['received']:
-        return DiagnosticStatus.WARN, f"nothing received on '{topic}' since the last report"
-    if report.rates.get('unpaired') and not report.rates['processed']:
-        return (
-            DiagnosticStatus.WARN,
-            f"no image on '{topic}' has the stamp of the features or matches: listen to the same "
-            'topic as the extractor, raise buffer_size, or set the reference again',
-        )
-    if report.rates.get('lost'):
-        return (
-            DiagnosticStatus.WARN,
-            f'{report.rates["lost"]:.1f} messages a second were lost on their way here: with Fast '
-            'DDS and large images, use config/fastdds_large_images.xml',
-        )
-    if report.rates.get('idle'):
-        return DiagnosticStatus.OK, 'idle: nobody listens to the results'
-    return DiagnosticStatus.OK, f'{report.rates["processed"]:.1f} Hz'
+    def _values(self, report: Report) -> list[tuple[str, str]]:
+        settings = self.settings() if self.state in ('inactive', 'active') else {}
+        return [('state', self.state), *settings.items(), *report.values()]
 
 
 def run(
@@ -239,7 +228,13 @@ def run(
         except (KpfeatError, RuntimeError) as error:  # RCLError: a rule or a file is not right
             print(f'error: {error}', file=sys.stderr)
             return 2
-        return _spin(makers)
+        code = _spin(makers)
+    if abandoned_work():
+        # C++ code of the network would be torn down under its own thread: leave at once instead
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _spin(makers: Sequence[Callable[[], KpfeatNode]]) -> int:
@@ -260,6 +255,8 @@ def _spin(makers: Sequence[Callable[[], KpfeatNode]]) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     finally:
+        for node in nodes:
+            node.ask_to_stop()  # all of them first, so that they stop side by side
         for node in nodes:
             node.destroy_node()
         rclpy.try_shutdown()

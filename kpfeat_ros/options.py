@@ -13,12 +13,24 @@ DESCRIPTOR_TYPES = ('float32', 'float16', 'int8', 'binary')
 
 
 @dataclass(frozen=True)
+class LifecycleOptions:
+    """How a node begins its life."""
+
+    autostart: bool = option(
+        True, 'configure and activate at the start; false waits for `ros2 lifecycle set`'
+    )
+
+
+@dataclass(frozen=True)
 class ExtractorNodeOptions:
     """What the extractor node loads, listens to and sends."""
 
     model: str = option(DEFAULT_MODEL, 'name of the extractor')
     weights: str = option('', 'weight file; empty takes $KPFEAT_WEIGHTS or the bundled one')
     device: str = option('auto', 'cpu, cuda, cuda:1, ..., or auto: a GPU where there is one')
+    warm_up_size: str = option(
+        '640x480', 'WIDTHxHEIGHT of the images to expect: configure runs the network at it'
+    )
     image_transport: str = option(
         'raw', "raw listens to 'image', compressed to 'image/compressed'", choices=TRANSPORTS
     )

@@ -11,7 +11,6 @@ from .node import KpfeatNode, run
 from .options import OverlayNodeOptions
 from .pictures import picture_of_keypoints, picture_of_matches
 from .stamps import stamp_ns, StampBuffer
-from .worker import Worker
 
 POLL_PERIOD_S = 0.2
 
@@ -25,39 +24,41 @@ class OverlayNode(KpfeatNode):
 
     def __init__(self, name: str = 'overlay', **options: Any) -> None:
         super().__init__(name, **options)
+        self.inputs: dict[str, Any] = {}
+        self.kept: dict[str, StampBuffer] = {}
         self.start()
 
-    def configure(self) -> None:
+    def declare(self) -> None:
         """Declare parameters."""
-        super().configure()
-        self.options = self.parameters.declare(OverlayNodeOptions, self._use_options)
+        super().declare()
+        self.parameters.declare(OverlayNodeOptions)
 
-    def activate(self) -> None:
+    def load(self) -> None:
+        """Read parameters."""
+        super().load()
+        self.options = self.parameters.read(OverlayNodeOptions, self._use_options)
+
+    def begin(self) -> None:
         """Start the workers; topics are connected when somebody listens."""
-        super().activate()
-        self.inputs: dict[str, Any] = {}
+        super().begin()
         self.images = StampBuffer(self.options.buffer_size)
         self.features = StampBuffer(self.options.buffer_size)
         self.kept = {'image': self.images, 'features': self.features}
         self.keypoints_publisher = self.publish_on(Image, 'image_keypoints')
         self.matches_publisher = self.publish_on(Image, 'image_matches')
         publish = ('publish', self._publish)
-        stages = {
-            'keypoints': [('draw_keypoints', self._draw_keypoints), publish],
-            'matches': [('draw_matches', self._draw_matches), publish],
-        }
         self.workers = {
-            name: Worker(each, self.statistics, self.on_error) for name, each in stages.items()
+            'keypoints': self.work_through([('draw_keypoints', self._draw_keypoints), publish]),
+            'matches': self.work_through([('draw_matches', self._draw_matches), publish]),
         }
-        for worker in self.workers.values():
-            worker.start()
         self.poll(POLL_PERIOD_S, self._follow_listeners)
 
-    def deactivate(self) -> None:
-        """Stop listening and drawing."""
-        for worker in getattr(self, 'workers', {}).values():
-            worker.stop()
-        super().deactivate()
+    def end(self) -> None:
+        """Stop drawing and forget what was kept for it."""
+        super().end()
+        self.inputs.clear()
+        for buffer in self.kept.values():
+            buffer.clear()
 
     def _use_options(self, options: OverlayNodeOptions) -> None:
         self.options = options

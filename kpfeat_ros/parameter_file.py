@@ -11,7 +11,12 @@ import textwrap
 from kpfeat_core.config import DEFAULT_MODEL, ExtractorConfig, MatcherConfig
 from kpfeat_core.registry import extractor_config_class
 
-from .options import ExtractorNodeOptions, MatcherNodeOptions, OverlayNodeOptions
+from .options import (
+    ExtractorNodeOptions,
+    LifecycleOptions,
+    MatcherNodeOptions,
+    OverlayNodeOptions,
+)
 
 HEAD = """\
 # Parameters of the nodes, each with its default. Written by
@@ -24,11 +29,12 @@ WIDTH = 99
 
 def node_classes() -> dict[str, list[type]]:
     """Return the dataclasses behind the parameters of each node, for the default model."""
-    return {
+    own = {
         'extractor': [ExtractorNodeOptions, extractor_config_class(DEFAULT_MODEL)],
         'matcher': [MatcherNodeOptions, MatcherConfig],
         'overlay': [OverlayNodeOptions],
     }
+    return {name: [LifecycleOptions, *classes] for name, classes in own.items()}
 
 
 def parameter_file() -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, Field, fields, replace
+from functools import partial
 import sys
 from typing import Any, TypeVar
 
@@ -21,16 +22,22 @@ Config = TypeVar('Config')
 LARGEST_INT = 2**31 - 1  # shown by `ros2 param describe` where an option has no upper bound
 
 
-def describe(field: Field, choices: Sequence[str] | None = None) -> ParameterDescriptor:
-    """Return the descriptor of an option: its sentence, range or choices, and read-only flag."""
+def describe(
+    field: Field, choices: Sequence[str] | None = None, fixed: bool = False
+) -> ParameterDescriptor:
+    """
+    Return the descriptor of an option: its sentence, range or choices, and when it may change.
+
+    fixed: never after the start; else an option that is not live may change before configure.
+    """
     record = field.metadata
     choices = choices or record['choices']
-    descriptor = ParameterDescriptor(
-        name=field.name, description=record['help'], read_only=not record['live']
-    )
+    descriptor = ParameterDescriptor(name=field.name, description=record['help'], read_only=fixed)
     if choices:
         descriptor.additional_constraints = f'one of: {", ".join(choices)}'
         descriptor.description += f' ({", ".join(choices)})'
+    if not (fixed or record['live']):
+        descriptor.description += '; read-only while the node is configured'
     low, high = record['low'], record['high']
     if low is None and high is None:
         return descriptor
@@ -55,51 +62,86 @@ class NodeParameters:
     """
     The parameters of one node, each an option of a configuration dataclass.
 
-    A change is checked as a whole with `check_config` and applied as a whole: if one value is
-    refused, or applying fails, everything stays as it was and the caller gets the reason.
+    Declared once, and read each time that the node is configured. From then on a change is
+    checked as a whole with `check_config` and applied as a whole: if one value is refused, or
+    applying fails, everything stays as it was and the caller gets the reason. Before that any
+    value of the right type and range is taken: it is read later.
     """
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._groups: list[_Group] = []
+        self._refused: dict[str, ConfigError] = {}  # given at start and not allowed
         node.add_on_set_parameters_callback(self._on_set)
 
     def declare(
         self,
-        cls: type[Config],
-        apply: Callable[[Config], None] = lambda config: None,
+        cls: type,
         choices: Mapping[str, Sequence[str]] | None = None,
+        fixed: bool = False,
+    ) -> None:
+        """
+        Declare every option of a dataclass.
+
+        choices: of options whose choices are known at run time only; fixed: none may change.
+        """
+        for field in fields(cls):
+            if not self._node.has_parameter(field.name):
+                self._declare(field, describe(field, (choices or {}).get(field.name), fixed))
+
+    def exchange(self, before: type | None, after: type) -> None:
+        """
+        Declare the options of another model; values that differ from their default stay.
+
+        Raises ConfigError where such a value is not allowed there; the default is set then.
+        """
+        kept = {}
+        for field in fields(before) if before else ():
+            if self._node.has_parameter(field.name):
+                parameter = self._node.get_parameter(field.name)
+                if parameter.value != field.default:
+                    kept[field.name] = parameter
+                self._node.undeclare_parameter(field.name)
+            self._refused.pop(field.name, None)
+        self.declare(after)
+        for field in fields(after):
+            if field.name in kept:
+                result = self._node.set_parameters([kept[field.name]])[0]
+                if not result.successful:
+                    raise ConfigError(f"parameter '{field.name}': {result.reason}")
+
+    def read(
+        self, cls: type[Config], apply: Callable[[Config], None] = lambda config: None
     ) -> Config:
         """
-        Declare every option of a dataclass and return it with the values given at start.
+        Return the values of a dataclass that is declared, and follow their changes from now on.
 
         apply: takes over a changed configuration; a KpfeatError from it refuses the change.
-        choices: of options whose choices are known at run time only.
 
         Raises ConfigError.
         """
-        values = {}
+        self.declare(cls)  # what was deleted with `ros2 param delete`
         for field in fields(cls):
-            descriptor = describe(field, (choices or {}).get(field.name))
-            values[field.name] = self._declare(field, descriptor)
-        config = cls(**values)
+            if field.name in self._refused:
+                raise self._refused[field.name].with_traceback(None)
+        config = cls(**{f.name: self._node.get_parameter(f.name).value for f in fields(cls)})
         check_config(config)
         self._groups.append(_Group(config, apply))
         return config
 
-    def _declare(self, field: Field, descriptor: ParameterDescriptor) -> Any:
-        if self._node.has_parameter(field.name):  # configured a second time
-            return self._node.get_parameter(field.name).value
+    def _declare(self, field: Field, descriptor: ParameterDescriptor) -> None:
+        declare = partial(self._node.declare_parameter, field.name, field.default, descriptor)
         try:
-            return self._node.declare_parameter(field.name, field.default, descriptor).value
-        except InvalidParameterTypeException as error:
+            declare()
+            return
+        except InvalidParameterTypeException:
             kind = type(field.default).__name__
             hint = ' (write 1.0, not 1)' if kind == 'float' else ''
-            raise ConfigError(
-                f"parameter '{field.name}' got a value of another type, expected {kind}{hint}"
-            ) from error
+            reason = f"parameter '{field.name}' got a value of another type, expected {kind}{hint}"
         except InvalidParameterValueException as error:
-            raise ConfigError(f"parameter '{field.name}': {error}") from error
+            reason = f"parameter '{field.name}': {error}"
+        declare(ignore_override=True)  # so that it can be set to another value
+        self._refused[field.name] = ConfigError(reason)
 
     def forget(self) -> None:
         """Stop following changes of what was declared, before it is declared again."""
@@ -108,13 +150,29 @@ class NodeParameters:
     def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
         changes = {parameter.name: parameter.value for parameter in parameters}
         try:
+            self._check_read_only(changes)
             wanted = [_changed(group.config, changes) for group in self._groups]
             for config in wanted:
                 check_config(config)
             self._apply(wanted)
         except KpfeatError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        for name in changes:
+            self._refused.pop(name, None)
         return SetParametersResult(successful=True)
+
+    def _check_read_only(self, changes: Mapping[str, Any]) -> None:
+        """Raise ConfigError if an option changes that is read at configure only."""
+        for group in self._groups:
+            for field in fields(group.config):
+                name, value = field.name, getattr(group.config, field.name)
+                if field.metadata['live'] or changes.get(name, value) == value:
+                    continue
+                node = self._node.get_fully_qualified_name()
+                raise ConfigError(
+                    f"'{name}' is read-only while the node is configured: deactivate and clean it "
+                    f'up first with `ros2 lifecycle set {node} deactivate` and `... cleanup`'
+                )
 
     def _apply(self, wanted: list[Any]) -> None:
         """Apply all changed groups; where one fails, the ones before go back."""

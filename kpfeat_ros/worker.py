@@ -15,6 +15,14 @@ from .stats import Statistics
 Stage = tuple[str, Callable[[Any], Any]]
 OnError = Callable[[str, Exception, bool], None]
 
+THREAD_NAME = 'kpfeat-worker'
+STOP_TIMEOUT_S = 1.0  # a result that takes longer than this is not waited for
+
+
+def abandoned_work() -> bool:
+    """Say whether a worker that was stopped is still in mid-stage."""
+    return any(thread.name == THREAD_NAME for thread in threading.enumerate())
+
 
 class Worker:
     """
@@ -31,57 +39,75 @@ class Worker:
         self._on_error = on_error
         self._changed = threading.Condition()
         self._waiting: list[Any] = []  # none or one
-        self._stopping = False
+        self._stopping = threading.Event()  # of this run: an abandoned thread keeps its own
+        self._asked_at = 0.0
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread; does nothing if it runs."""
-        if self._thread is None:
-            self._stopping = False
-            # daemon: a network in mid-inference must not hold up the end of the process
-            thread = threading.Thread(target=self._run, name='kpfeat-worker', daemon=True)
-            thread.start()
-            self._thread = thread
+        if self._thread is not None:
+            return
+        self._stopping = threading.Event()
+        # daemon: a network in mid-inference must not hold up the end of the process
+        self._thread = threading.Thread(
+            target=self._run, args=(self._stopping,), name=THREAD_NAME, daemon=True
+        )
+        self._thread.start()
 
     def submit(self, item: Any) -> None:
-        """Hand over the newest item; never blocks."""
+        """Hand over the newest item; never blocks. A worker that is stopped ignores it."""
         with self._changed:
+            if self._thread is None or self._stopping.is_set():
+                return
             if self._waiting:
                 self._statistics.count('dropped')
-            self._waiting[:] = [item]
-            self._changed.notify()
+            self._waiting = [item]
+            self._changed.notify_all()
 
-    def stop(self, timeout_s: float = 2.0) -> bool:
-        """Forget what waits, and wait for the item at work; false if it takes too long."""
+    def ask_to_stop(self) -> None:
+        """Forget what waits and let the item at work be the last; returns at once."""
         with self._changed:
-            self._stopping = True
+            if not self._stopping.is_set():
+                self._asked_at = time.monotonic()
+            self._stopping.set()
             self._waiting.clear()
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+        """
+        Wait until the item at work is done; false if it takes too long, then it is abandoned.
+
+        timeout_s: since it was asked to stop, so that several workers stop side by side.
+        """
+        self.ask_to_stop()
         thread, self._thread = self._thread, None
         if thread is None or thread is threading.current_thread():
             return True
-        thread.join(timeout_s)
+        thread.join(max(0.0, self._asked_at + timeout_s - time.monotonic()))
         return not thread.is_alive()
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._stopping)
-                if self._stopping:
-                    return
-                item = self._waiting.pop()
-            self._process(item)
+    def _run(self, stopping: threading.Event) -> None:
+        while taken := self._next(stopping):
+            self._process(taken.pop(), stopping)  # nothing is held while waiting for the next
 
-    def _process(self, item: Any) -> None:
+    def _next(self, stopping: threading.Event) -> list[Any]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or stopping.is_set())
+            if stopping.is_set():
+                return []
+            taken, self._waiting = self._waiting, []
+            return taken
+
+    def _process(self, item: Any, stopping: threading.Event) -> None:
         last = self._stages[-1]
         for name, stage in self._stages:
-            if self._stopping:  # what a stage needs, such as a publisher, may be gone
+            if stopping.is_set():  # what a stage needs, such as a publisher, may be gone
                 return
             start = time.perf_counter()
             try:
                 item = stage(item)
             except Exception as error:
-                if not self._stopping:
+                if not stopping.is_set():
                     kind = getattr(error, 'kind', type(error).__name__)
                     self._on_error(kind, error, self._statistics.fail(kind))
                 return

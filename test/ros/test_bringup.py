@@ -246,13 +246,13 @@ def interrupt():
     time.sleep(0.5)  # until the signal has ended ROS
 
 class Node(MatcherNode):
-    def configure(self):
+    def load(self):
         if '{when}' == 'configure':
             interrupt()
-        super().configure()
+        super().load()
 
-    def activate(self):
-        super().activate()
+    def begin(self):
+        super().begin()
         if '{when}' == 'activate':
             interrupt()
 

@@ -203,9 +203,9 @@ def test_node_survives_a_failure_that_is_our_own_and_logs_where(ros, start, phot
 
 def test_node_can_be_deactivated_and_activated_again(ros, start, photo) -> None:
     node, camera, features = start()
-    node.deactivate()
+    node.trigger_deactivate()
     ros.until(lambda: not camera.get_subscription_count(), 'unsubscribing')
-    node.activate()
+    node.trigger_activate()
     ros.until(camera.get_subscription_count, 'subscribing again')
     ros.until(node.publisher.get_subscription_count, 'a listener')
     camera.publish(ros.image(photo))

@@ -1,10 +1,12 @@
 """The worker thread: newest wins, failures are survived, and it stops."""
 
 import threading
+import weakref
 
 from kpfeat_core.errors import ImageError
 from kpfeat_ros.stats import Statistics
-from kpfeat_ros.worker import Worker
+from kpfeat_ros.worker import abandoned_work, Worker
+import numpy as np
 import pytest
 
 WAIT_S = 10.0
@@ -116,6 +118,7 @@ def test_stop_returns_in_time_although_a_stage_hangs(rig) -> None:
     rig.worker.submit(0)
     assert rig.entered.acquire(timeout=WAIT_S)
     assert not rig.worker.stop(timeout_s=0.05)
+    assert abandoned_work()
     rig.gate.release()
 
 
@@ -123,3 +126,57 @@ def test_worker_can_be_started_again(rig) -> None:
     assert rig.worker.stop(WAIT_S)
     rig.worker.start()
     assert finished(rig) == ['last']
+
+
+def test_item_in_mid_stage_when_the_worker_stops_comes_to_nothing(rig) -> None:
+    rig.worker.submit(0)
+    assert rig.entered.acquire(timeout=WAIT_S)
+    abandoned = rig.worker._thread
+    assert not rig.worker.stop(timeout_s=0.05)
+    rig.worker.start()  # beside the thread that was abandoned, which must not take part again
+    rig.gate.release()
+    abandoned.join(WAIT_S)
+    assert not abandoned.is_alive()
+    assert rig.done == []
+    assert finished(rig) == ['last']
+
+
+def test_stopped_worker_ignores_items(rig) -> None:
+    assert rig.worker.stop(WAIT_S)
+    rig.worker.submit(1)
+    rig.worker.start()
+    assert finished(rig) == ['last']
+
+
+def test_workers_that_were_asked_together_stop_side_by_side() -> None:
+    rigs = [Rig() for _ in range(3)]
+    for each in rigs:
+        each.worker.start()
+        each.worker.submit(0)
+        assert each.entered.acquire(timeout=WAIT_S)
+    for each in rigs:
+        each.worker.ask_to_stop()
+        each.worker.ask_to_stop()  # the time runs since the first
+    rigs[0].worker._asked_at -= WAIT_S  # as if that time had passed
+    assert not rigs[0].worker.stop(WAIT_S)  # so it does not wait any more
+    for each in rigs:
+        each.gate.release()
+    assert all(each.worker.stop(WAIT_S) for each in rigs)
+
+
+def test_at_most_two_items_are_held_however_fast_they_come(rig) -> None:
+    images = []
+    for _ in range(10_000):
+        image = np.zeros((48, 64), np.uint8)
+        images.append(weakref.ref(image))
+        rig.worker.submit(image)
+    del image
+    assert rig.entered.acquire(timeout=WAIT_S)
+    alive = [k for k, image in enumerate(images) if image() is not None]
+    assert len(alive) <= 2 and alive[-1] == len(images) - 1
+    rig.done = []
+    rig.gate.release(2)
+    finished(rig)
+    rig.done.clear()
+    assert not any(image() is not None for image in images)
+    assert rig.statistics.total('dropped') >= len(images) - 2
