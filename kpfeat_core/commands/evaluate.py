@@ -1,7 +1,6 @@
 """`kpfeat evaluate`: accuracy of extractors on image pairs with known truth."""
 
 from collections.abc import Iterator, Sequence
-import os
 from pathlib import Path
 from typing import Annotated, Any, Optional, TYPE_CHECKING
 
@@ -24,7 +23,7 @@ EPILOG = examples(
     'kpfeat evaluate ours=alike-t:runs/a/alike-t.safetensors published=alike-t:alike-t.pth sift '
     '--data hpatches-sequences-release --protocol d2net --reference published',
     'kpfeat evaluate alike-t keynet:keynet.pth,descriptor=sift --synthetic photos/ --pairs 1000',
-    'kpfeat evaluate alike-t sift --poses pairs.txt --images scenes/ --protocol pose',
+    'kpfeat evaluate alike-t sift --poses pairs.txt --images scenes/',
     'An extractor is \\[LABEL=]NAME\\[:FILE]\\[,OPTION=VALUE…]: a model, sift, orb or akaze; FILE '
     'is a weight file or a published checkpoint.',
 )
@@ -56,16 +55,21 @@ def evaluate(
             '--protocol',
             '-p',
             help='default, superpoint-detector, superpoint, kp2d-300, kp2d-1000, d2net, keynet '
-            'or pose.',
+            'or pose; else default, and pose with --poses.',
+            show_default=False,
         ),
-    ] = 'default',
+    ] = '',
     pairs: Annotated[
         int, typer.Option('--pairs', min=1, help='Synthetic pairs to make.')
     ] = SYNTHETIC_PAIRS,
     seed: Annotated[int, typer.Option('--seed', min=0, help='Of the synthetic pairs.')] = 0,
     limit: Annotated[
         int,
-        typer.Option('--limit', help='Use this many pairs, of all sequences alike; -1 all.'),
+        typer.Option(
+            '--limit',
+            min=-1,
+            help='Use this many pairs, of all sequences alike; -1 all.',
+        ),
     ] = -1,
     reference: Annotated[
         str, typer.Option('--reference', '-r', help='Label that the others are compared with.')
@@ -75,12 +79,20 @@ def evaluate(
         typer.Option('--out', '-o', help='Folder for report.html and results.json.'),
     ] = None,
     workers: Annotated[
-        int, typer.Option('--workers', '-j', min=-1, help='Processes; -1 takes all cores.')
+        int,
+        typer.Option(
+            '--workers',
+            '-j',
+            min=-1,
+            help='Processes, of one thread each if more than one; -1 takes all cores.',
+        ),
     ] = 1,
     cache: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            '--cache', help='Folder that keeps features; else $KPFEAT_CACHE or the user cache.'
+            '--cache',
+            help='Folder that keeps features; else $KPFEAT_CACHE or the user cache. '
+            'May be deleted at any time.',
         ),
     ] = None,
     no_cache: Annotated[bool, typer.Option('--no-cache', help='Keep no features.')] = False,
@@ -97,22 +109,26 @@ def evaluate(
     import torch
 
     from ..benchmarking.provenance import provenance
-    from ..evaluation.cache import default_cache
-    from ..evaluation.protocols import find_protocol
+    from ..data.shapes.pieces import count_workers
+    from ..evaluation.cache import cache_bytes, default_cache
+    from ..evaluation.protocols import find_protocol, POSE
     from ..evaluation.report_figures import require_libraries
     from ..evaluation.sources import parse_source
 
     if out is not None:
         require_libraries()
-    chosen = find_protocol(protocol)
-    folder = None if no_cache else cache or default_cache()
-    imported = (cache or default_cache()) / 'imported'
+        out.mkdir(parents=True, exist_ok=True)
+    chosen = find_protocol(protocol or (POSE if poses else 'default'))
+    if (chosen.name == POSE) != (poses is not None):
+        raise ConfigError(f"the protocol '{POSE}' is for --poses, and it alone, not {chosen.name}")
+    base = cache or default_cache()
+    folder, imported = None if no_cache else base, base / 'imported'
     sources = [parse_source(text, device, imported) for text in extractors]
     _check_labels([source.label for source in sources], reference)
     for source in sources:
         source.create(chosen.extracted)  # what is missing is said before hours of work
     name, known = _load_pairs(data, synthetic, poses, images, pairs, seed, limit)
-    workers = len(os.sched_getaffinity(0)) if workers < 1 else workers
+    workers = min(count_workers(workers), len(known))
     about = provenance('kpfeat') | {'workers': workers}
     threads = torch.get_num_threads() if workers == 1 else 1
     results = [
@@ -122,6 +138,8 @@ def evaluate(
     _show(results, reference)
     if out is not None:
         _write(out, results, sources, known, folder, reference, about['command'])
+    if folder is not None:
+        tell(f'features kept in {folder}: {cache_bytes(folder) / 1e9:.1f} GB')
 
 
 def _check_labels(labels: Sequence[str], reference: str) -> None:
@@ -154,6 +172,10 @@ def _load_pairs(
         raise ConfigError(
             f'{len(given)} of --data, --synthetic and --poses are given, expected one of them'
         )
+    if limit == 0:
+        raise ConfigError('limit is 0, expected at least 1, or -1 for all pairs')
+    if images is not None and poses is None:
+        raise ConfigError('--images is given without --poses, whose images it is the folder of')
     if synthetic is not None:
         count = count if limit < 0 else min(limit, count)
         return f'synthetic-{count}', SyntheticPairs(find_photographs(synthetic), count, seed)
@@ -231,21 +253,16 @@ def _draw_examples(
 ) -> Iterator['Example']:
     """Draw the matches of the best and of the worst pairs."""
     from ..evaluation.report import Example, extreme_pairs
-    from ..evaluation.run import Evaluator, load_view
+    from ..evaluation.run import counted_pairs, Evaluator, load_view
     from ..evaluation.tables import main_column
     from ..visualize import draw_matches
 
-    chosen = extreme_pairs(result, main_column([result]), EXAMPLES)
-    wanted = {
-        pair.name: kind
-        for kind, found in zip(('best', 'worst'), chosen, strict=True)
-        for pair in found
-    }
+    best, worst = extreme_pairs(result, main_column([result]), EXAMPLES)
+    index = {pair.name: k for k, pair in enumerate(result.pairs)}
+    pairs = counted_pairs(pairs, result.protocol)
     evaluator = Evaluator(source, result.protocol, cache)
-    for index in range(len(pairs)):
-        pair = pairs[index]
-        if pair.name not in wanted:
-            continue
+    for kind, found in [*(('best', pair) for pair in best), *(('worst', pair) for pair in worst)]:
+        pair = pairs[index[found.name]]
         measured = evaluator(pair)
         views = [load_view(view, result.protocol) for view in (pair.view0, pair.view1)]
         picture = draw_matches(
@@ -255,4 +272,4 @@ def _draw_examples(
             correct=measured.right.numpy(),
             limit=DRAWN,
         )
-        yield Example(wanted[pair.name], pair.name, measured.values, picture)
+        yield Example(kind, pair.name, measured.values, picture)

@@ -1,18 +1,22 @@
 """Features of images, extracted once: they are found again by what they depend on."""
 
 import hashlib
+import math
 import os
 from pathlib import Path
 import time
 
 import numpy as np
+import torch
 
+from ..benchmarking.provenance import device_name
 from ..errors import DataError
 from ..features import Features
 from ..io import read_npz, write_npz
+from ..registry import check_device
 from .sources import FeatureSource, Source
 
-SECONDS = 'seconds'
+SECONDS, TIMED_ON = 'seconds', 'timed_on'
 
 
 def default_cache() -> Path:
@@ -23,19 +27,38 @@ def default_cache() -> Path:
     return Path(base) / 'kpfeat' / 'evaluation'
 
 
+def cache_bytes(folder: Path) -> int:
+    """Return the size of all that a cache folder holds."""
+    total = 0
+    for path in folder.rglob('*'):
+        try:
+            total += path.stat().st_size
+        except OSError:  # another run replaced it
+            continue
+    return total
+
+
 class Extraction:
     """
     Extract images, or read what was extracted before.
 
     A file's name is the digest of the pixels, the extractor's weights, options and code, and the
     number of keypoints. The extractor is built when the first image needs it, and sees that image
-    twice, so that times are those of a running one.
+    twice, so that times are those of a running one. A time that was kept is NaN where it was taken
+    on another processor, with more or fewer threads or beside more or fewer workers.
     """
 
     def __init__(
-        self, source: Source | FeatureSource, max_num_keypoints: int, folder: Path | None = None
+        self,
+        source: Source | FeatureSource,
+        max_num_keypoints: int,
+        folder: Path | None = None,
+        workers: int = 1,
     ) -> None:
         self.source, self.count = source, max_num_keypoints
+        device = source.device if isinstance(source, Source) else 'cpu'
+        machine = device_name(check_device(device))
+        self.timed_on = f'{machine}, {torch.get_num_threads()} threads, {workers} workers'
         self.extractor: FeatureSource | None = None
         self.folder = None
         if folder is not None and isinstance(source, Source):
@@ -50,16 +73,27 @@ class Extraction:
         if path is not None and path.exists():
             try:
                 arrays = read_npz(path)
-                seconds = float(arrays.pop(SECONDS))
+                seconds, timed_on = float(arrays.pop(SECONDS)), str(arrays.pop(TIMED_ON))
                 self.hits += 1
-                return Features.from_numpy(arrays), seconds
+                comparable = timed_on == self.timed_on
+                return Features.from_numpy(arrays), seconds if comparable else math.nan
             except (DataError, KeyError):
-                path.unlink(missing_ok=True)  # cut off by a full disk: extract again
+                path.unlink(missing_ok=True)  # damaged: extract again
         self.misses += 1
         features, seconds = self._extract(image)
         if path is not None:
-            write_npz(path, features.numpy() | {SECONDS: np.float64(seconds)})
+            self._keep(path, features, seconds)
         return features, seconds
+
+    def _keep(self, path: Path, features: Features, seconds: float) -> None:
+        notes = {SECONDS: np.float64(seconds), TIMED_ON: np.str_(self.timed_on)}
+        try:
+            write_npz(path, features.numpy() | notes)
+        except OSError as error:
+            raise DataError(
+                f"cannot keep features in '{self.folder}': {error}; make room (all of it may be "
+                'deleted), or choose another folder with --cache, or keep none with --no-cache'
+            ) from error
 
     def _path(self, image: np.ndarray) -> Path | None:
         if self.folder is None:

@@ -141,11 +141,14 @@ def _counted(
     if protocol.nms_px:
         kept &= metrics.suppress_points(points, scores, protocol.nms_px)
     if protocol.border_px:
-        width, height = (int(side) for side in features.image_size[0].tolist())
-        kept &= inside(points, height, width, margin=protocol.border_px)
+        kept &= _inside(points, features.image_size[0].tolist(), protocol.border_px)
     if protocol.shared_region:
-        kept &= metrics.in_shared_region(points, to_other, size_other)
+        kept &= _inside(metrics.warp(points, to_other), size_other, protocol.border_px)
     return _best(_rows(features, kept.nonzero()[:, 0]), protocol.max_num_keypoints)
+
+
+def _inside(points: Tensor, size: Any, margin: float) -> Bool[Tensor, ' n']:
+    return inside(points, int(size[1]), int(size[0]), margin)
 
 
 def _best(features: Features, count: int) -> Features:

@@ -4,6 +4,7 @@ Pairs of images with known truth, as they lie on disk.
 Planes: a folder of sequences in the HPatches layout; a sequence holds `1.png` … `6.png` (or .ppm,
 .jpg) and text files `H_1_2` … `H_1_6`, 3x3, that take pixels of image 1 to image k. The name's
 first letters say what changes: `v_` viewpoint, `i_` light, `x_` something else.
+Numbers k may be missing.
 
 Scenes: a text file in SuperGlue's layout, one pair a line: both image names, two rotations that
 are not used here, both intrinsics (9 numbers each, row by row) and T_0to1 (16), which takes points
@@ -13,6 +14,7 @@ of camera 0 to camera 1.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+import re
 
 import numpy as np
 
@@ -30,7 +32,8 @@ class PlanarPair:
     Two views of a plane.
 
     Each view is a file or an array (H, W, 3) uint8 RGB. H_0to1 (3, 3) float64 takes pixels of
-    view 0 to view 1. The group is a sequence or a level of difficulty.
+    view 0 to view 1. The group is a sequence or a level of difficulty. origin: what the
+    views show, where that is not the group; pairs of one origin resemble each other.
     """
 
     group: str
@@ -38,6 +41,7 @@ class PlanarPair:
     view0: View
     view1: View
     H_0to1: np.ndarray
+    origin: str = ''
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class PosePair:
     Two views of a scene.
 
     K0, K1 (3, 3): intrinsics in pixels of the views; T_0to1 (4, 4) takes points of camera 0 to
-    camera 1, whose unit does not matter. float64.
+    camera 1, whose unit does not matter. float64. The group is a scene; origin as in PlanarPair.
     """
 
     group: str
@@ -56,6 +60,7 @@ class PosePair:
     K0: np.ndarray
     K1: np.ndarray
     T_0to1: np.ndarray
+    origin: str = ''
 
 
 Pair = PlanarPair | PosePair
@@ -64,7 +69,9 @@ Pair = PlanarPair | PosePair
 def planar_pairs(folder: Path | str) -> list[PlanarPair]:
     """List the pairs (1, k) of all sequences of a folder in the HPatches layout; DataError."""
     folder = Path(folder)
-    sequences = sorted(path.parent for path in folder.glob('*/H_1_2'))
+    if not folder.is_dir():
+        raise DataError(f"there is no folder '{folder}'")
+    sequences = sorted({path.parent for path in folder.glob('*/H_1_*') if _number(path)})
     if not sequences:
         raise DataError(
             f"'{folder}' holds no sequences; expected folders with 1.png … 6.png and H_1_2 … "
@@ -85,14 +92,14 @@ def pose_pairs(path: Path | str, images: Path | str = '') -> list[PosePair]:
         lines = path.read_text(encoding='utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read pairs from '{path}': {error}") from error
-    pairs = [
-        _pose_pair(line.split(), folder, f"'{path}', line {number}")
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-    if not pairs:
+    rows = {number: line.split() for number, line in enumerate(lines, 1) if line.strip()}
+    if not rows:
         raise DataError(f"'{path}' holds no pairs")
-    return pairs
+    scenes = _scenes([words[0] for words in rows.values()])
+    return [
+        _pose_pair(words, scene or folder.name, folder, f"'{path}', line {number}")
+        for (number, words), scene in zip(rows.items(), scenes, strict=True)
+    ]
 
 
 def balanced_subset(pairs: Sequence[Pair], count: int) -> list[Pair]:
@@ -115,7 +122,7 @@ def resized_pixels(height: int, width: int, new_height: int, new_width: int) -> 
 
 def _sequence_pairs(sequence: Path) -> list[PlanarPair]:
     pairs = []
-    for path in sorted(sequence.glob('H_1_*'), key=lambda path: int(path.name[4:])):
+    for path in sorted(filter(_number, sequence.glob('H_1_*')), key=_number):
         k = path.name[4:]
         pairs.append(
             PlanarPair(
@@ -129,6 +136,12 @@ def _sequence_pairs(sequence: Path) -> list[PlanarPair]:
     return pairs
 
 
+def _number(path: Path) -> int:
+    """Return k of a file H_1_k, 0 for any other file."""
+    match = re.fullmatch(r'H_1_([0-9]+)', path.name)
+    return int(match[1]) if match else 0
+
+
 def _find_image(sequence: Path, stem: str) -> Path:
     for ending in ENDINGS:
         path = sequence / (stem + ending)
@@ -139,15 +152,29 @@ def _find_image(sequence: Path, stem: str) -> Path:
 
 def _read_homography(path: Path) -> np.ndarray:
     try:
-        matrix = np.loadtxt(path)
+        rows = [line.split() for line in path.read_text(encoding='utf-8-sig').splitlines()]
+        matrix = np.array([row for row in rows if row], dtype=np.float64)
     except ValueError as error:
         raise DataError(f"'{path}' is not a table of numbers: {error}") from error
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
         raise DataError(f"'{path}' has shape {matrix.shape}, expected 3x3 finite numbers")
+    if np.linalg.matrix_rank(matrix) < 3:
+        raise DataError(f"'{path}' is no homography: it moves the plane to a line or a point")
     return matrix
 
 
-def _pose_pair(words: Sequence[str], folder: Path, where: str) -> PosePair:
+def _scenes(names: Sequence[str]) -> list[str]:
+    """Return for each image the folders above it, without those that all images share."""
+    folders = [Path(name).parts[:-1] for name in names]
+    if len({len(parts) for parts in folders}) > 1:
+        return ['/'.join(parts) for parts in folders]
+    differ = [k for k, parts in enumerate(zip(*folders, strict=True)) if len(set(parts)) > 1]
+    if not differ:
+        return ['/'.join(parts[-1:]) for parts in folders]
+    return ['/'.join(parts[k] for k in differ) for parts in folders]
+
+
+def _pose_pair(words: Sequence[str], scene: str, folder: Path, where: str) -> PosePair:
     if len(words) != POSE_COLUMNS:
         raise DataError(
             f'{where}: {len(words)} columns, expected {POSE_COLUMNS}: two names, two rotations, '
@@ -166,5 +193,4 @@ def _pose_pair(words: Sequence[str], folder: Path, where: str) -> PosePair:
     for path in paths:
         if not path.is_file():
             raise DataError(f"{where}: there is no image '{path}'")
-    group = words[0].split('/')[0] if '/' in words[0] else folder.name
-    return PosePair(group, f'{words[0]} {words[1]}', *paths, K0, K1, T_0to1)
+    return PosePair(scene, f'{words[0]} {words[1]}', *paths, K0, K1, T_0to1)

@@ -18,6 +18,7 @@ TOO_LARGE = (
 SPARE = 4  # so many times the keypoints wanted are extracted where some of them will not count
 DISTANCE, OVERLAP = 'distance', 'overlap'
 USAC, RANSAC = 'usac', 'ransac'
+POSE = 'pose'
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Protocol:
     with the images. nms_px: keypoints with a better one within this many pixels in x and y are
     dropped, whatever the extractor. shared_region: only keypoints that the other image can see
     count, the best max_num_keypoints of them; border_px: nor do those this close to the border of
-    their own image. estimator: OpenCV's USAC (MAGSAC) or its plain
-    RANSAC, with errors of inliers up to ransac_px. repeatability: of keypoints within repeated_px
-    of each other, or of regions whose overlap error is at most 0.4. left_out: groups that do not
-    count. headlines: the columns that tables show first.
+    their own image or, under a shared region, of the other one. estimator: OpenCV's USAC (MAGSAC)
+    or its plain RANSAC, with errors of inliers up to ransac_px. repeatability: of keypoints within
+    repeated_px of each other, or of regions whose overlap error is at most 0.4. left_out: groups
+    that do not count. headlines: the columns that tables show first.
     """
 
     name: str
@@ -124,7 +125,7 @@ PROTOCOLS = {
             headlines=('repeatability', 'repeatability_scale', 'localization_px'),
         ),
         Protocol(
-            'pose',
+            POSE,
             'Sarlin et al. 2020 (SuperGlue), with the sizes of glue-factory',
             max_num_keypoints=2048,
             long_side=1600,

@@ -19,7 +19,7 @@ from .results import PairResult, Results
 
 TEMPLATE = 'report.html.j2'
 ASSETS = Path(__file__).resolve().parents[1] / 'assets'
-FEW_PAIRS = 20  # below, bootstrapped intervals are too narrow to be believed
+FEW_ORIGINS = 20  # below, bootstrapped intervals are too narrow to be believed
 PICTURE_WIDTH = 1100
 JPEG = (
     cv2.IMWRITE_JPEG_QUALITY, 78,
@@ -185,7 +185,8 @@ def _content(
         ],
         'words': protocol_in_words(first.protocol, everything),
         'facts': _shared_facts(results, command),
-        'few_pairs': len(first.pairs) < FEW_PAIRS,
+        'few_origins': len(set(first.origins)) < FEW_ORIGINS,
+        'drawn': tables.drawn(first),
         'columns': columns,
         'summary': tables.summary_cells(results, columns),
         'reference': reference,

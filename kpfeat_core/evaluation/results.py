@@ -20,12 +20,14 @@ class PairResult:
     Numbers of one pair, by column.
 
     group: its sequence or level of difficulty. A number is NaN where there is nothing to measure,
-    such as the localisation of keypoints of which none is repeated; means leave it out.
+    such as the localisation of keypoints of which none is repeated; means leave it out. origin:
+    what the pair shows, a sequence or a photograph; '' is the group.
     """
 
     group: str
     name: str
     values: Mapping[str, float]
+    origin: str = ''
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Results:
         """Names of the numbers."""
         return list(self.pairs[0].values) if self.pairs else []
 
+    @property
+    def origins(self) -> np.ndarray:
+        """What each pair shows: pairs of one origin resemble each other."""
+        return np.array([pair.origin or pair.group for pair in self.pairs])
+
     def column(self, name: str) -> np.ndarray:
         """Return a number of every pair (K,), NaN where it has none."""
         return np.array([pair.values.get(name, math.nan) for pair in self.pairs])
@@ -64,9 +71,10 @@ class Results:
         return float(finite.mean()) if len(finite) else math.nan
 
     def interval(self, name: str) -> tuple[float, float]:
-        """Return the bootstrapped 95 % interval of a mean."""
+        """Return the 95 % interval of a mean, bootstrapped over what the pairs show."""
         values = self.column(name)
-        return metrics.bootstrap_interval(values[np.isfinite(values)].tolist())
+        finite = np.isfinite(values)
+        return metrics.bootstrap_interval(values[finite], origins=self.origins[finite])
 
     def averaged(self) -> list[str]:
         """Return the columns whose mean means something: errors are infinite where all failed."""
@@ -83,7 +91,7 @@ class Results:
             [pair.group, pair.name, *(_json(pair.values.get(name, math.nan)) for name in columns)]
             for pair in self.pairs
         ]
-        some = self.averaged()
+        some, origins = self.averaged(), [pair.origin for pair in self.pairs]
         return {
             'extractor': self.label,
             'data': self.data,
@@ -93,6 +101,7 @@ class Results:
             'intervals_95': {name: [_json(v) for v in self.interval(name)] for name in some},
             'columns': ['group', 'name', *columns],
             'pairs': rows,
+            **({'origins': origins} if any(origins) else {}),
         }
 
     @staticmethod
@@ -100,8 +109,9 @@ class Results:
         """Read what `to_dict` gave; raises DataError."""
         try:
             protocol = {f.name: _tuple(values['protocol'][f.name]) for f in fields(Protocol)}
-            names = values['columns'][2:]
-            pairs = tuple(_pair(names, *row) for row in values['pairs'])
+            names, rows = values['columns'][2:], values['pairs']
+            origins = values.get('origins', [''] * len(rows))
+            pairs = tuple(_pair(names, o, *row) for o, row in zip(origins, rows, strict=True))
             return Results(
                 values['extractor'], values['data'], Protocol(**protocol), pairs, values['about']
             )
@@ -133,8 +143,8 @@ def compare(results: Results, reference: Results, name: str) -> Comparison:
     """
     Compare a number of two extractors, pair by pair; raises DataError for different pairs.
 
-    A paired bootstrap: pairs are drawn for both at once, so that what makes a pair easy or hard
-    for everybody cancels out. Pairs where either has no number are left out.
+    A paired bootstrap over what the pairs show, drawn for both at once, so that what makes a pair
+    easy or hard for everybody cancels out. Pairs where either has no number are left out.
     """
     names = [[pair.name for pair in r.pairs] for r in (results, reference)]
     if names[0] != names[1] or results.protocol != reference.protocol:
@@ -143,17 +153,21 @@ def compare(results: Results, reference: Results, name: str) -> Comparison:
             'different protocols; measure both in one run to compare them'
         )
     table = np.stack([results.column(name), reference.column(name)], 1)
-    table = table[np.isfinite(table).all(1)]
-    return Comparison(*metrics.bootstrap_difference(table[:, 0], table[:, 1]))
+    finite = np.isfinite(table).all(1)
+    first, second = table[finite].T
+    origins = results.origins[finite]
+    return Comparison(*metrics.bootstrap_difference(first, second, origins=origins))
 
 
 def _json(value: float) -> float | None:
     return float(f'{value:.5g}') if math.isfinite(value) else None
 
 
-def _pair(names: Sequence[str], group: str, name: str, *numbers: float | None) -> PairResult:
+def _pair(
+    names: Sequence[str], origin: str, group: str, name: str, *numbers: float | None
+) -> PairResult:
     values = (math.nan if number is None else float(number) for number in numbers)
-    return PairResult(group, name, dict(zip(names, values, strict=True)))
+    return PairResult(group, name, dict(zip(names, values, strict=True)), origin)
 
 
 def _tuple(value: Any) -> Any:

@@ -1,14 +1,19 @@
 """Measuring an extractor on pairs: views are resized, extracted, matched, compared with truth."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 import multiprocessing
 from pathlib import Path
+import signal
+import threading
+from typing import Any
 
 import numpy as np
 import torch
 
+from ..errors import DataError
 from ..image import image_to_tensor, read_image, resize, scaled_size
 from .cache import Extraction
 from .measure import measure_pair, Measured, Viewed
@@ -18,16 +23,22 @@ from .results import PairResult, Results
 from .sources import FeatureSource, Source
 
 Progress = Callable[[Iterable[PairResult]], Iterable[PairResult]]
+MOST_VIEWS = 16  # of one group whose features stay in memory
+MOST_PAIRS = 10  # of one group that a worker takes at a time
 
 
 class Evaluator:
     """One extractor under a protocol; views that are files are extracted once in a sequence."""
 
     def __init__(
-        self, source: Source | FeatureSource, protocol: Protocol, cache: Path | None = None
+        self,
+        source: Source | FeatureSource,
+        protocol: Protocol,
+        cache: Path | None = None,
+        workers: int = 1,
     ) -> None:
         self.protocol = protocol
-        self.extraction = Extraction(source, protocol.extracted, cache)
+        self.extraction = Extraction(source, protocol.extracted, cache, workers)
         self._seen: dict[Path, Viewed] = {}
         self._group = ''
 
@@ -42,9 +53,11 @@ class Evaluator:
         """Resize and extract a view."""
         if not isinstance(view, Path):
             return self._extract(view)
-        if view not in self._seen:
-            self._seen[view] = self._extract(read_image(view))
-        return self._seen[view]
+        viewed = self._seen.pop(view, None) or self._extract(read_image(view))
+        self._seen[view] = viewed  # the last one now
+        if len(self._seen) > MOST_VIEWS:
+            del self._seen[next(iter(self._seen))]
+        return viewed
 
     def _extract(self, image: np.ndarray) -> Viewed:
         small = resized_view(image, self.protocol)
@@ -88,45 +101,36 @@ def evaluate(
     processes, each with one thread, that share the pairs; more than one needs a `Source`.
     progress may wrap the results as they come, to show how far it is. Raises KpfeatError.
     """
-    pairs = _Chosen(pairs, protocol)
-    work = _Work(source, protocol, cache)
+    pairs = counted_pairs(pairs, protocol)
+    work = _Work(source, protocol, cache, workers)
     if workers == 1 or len(pairs) < 2:
         results = tuple(progress(_in_turn(work, pairs)))
     else:
-        with ProcessPoolExecutor(
-            workers, multiprocessing.get_context('spawn'), _start, (work, pairs)
-        ) as pool:
-            chunks = pool.map(_measure_chunk, pairs.chunks())
-            results = tuple(progress(result for chunk in chunks for result in chunk))
+        results = tuple(progress(_side_by_side(work, pairs)))
     label = source.label if isinstance(source, Source) else type(source).__name__
     about = source.about() if isinstance(source, Source) else {}
     return Results(label, data, protocol, results, about)
 
 
-class _Chosen(Sequence[Pair]):
-    """The pairs that count under a protocol; they may be made when they are read."""
+def counted_pairs(pairs: Sequence[Pair], protocol: Protocol) -> Sequence[Pair]:
+    """Return the pairs that count under a protocol, in their order; DataError without any."""
+    if isinstance(pairs, list):  # others are made when they are read
+        pairs = [pair for pair in pairs if pair.group not in protocol.left_out]
+    if not pairs:
+        raise DataError(f"there are no pairs that count under the protocol '{protocol.name}'")
+    return pairs
 
-    def __init__(self, pairs: Sequence[Pair], protocol: Protocol) -> None:
-        self.pairs = pairs
-        if protocol.left_out:
-            self.pairs = [pair for pair in pairs if pair.group not in protocol.left_out]
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> Pair:
-        return self.pairs[index]
-
-    def chunks(self) -> list[range]:
-        """Split into runs of pairs that share images, and single ones."""
-        if not isinstance(self.pairs, list):  # made one by one: nothing is shared
-            return [range(i, i + 1) for i in range(len(self))]
-        starts = [
-            i
-            for i, pair in enumerate(self.pairs)
-            if i == 0 or pair.group != self.pairs[i - 1].group
-        ]
-        return [range(a, b) for a, b in zip(starts, [*starts[1:], len(self)], strict=True)]
+def _chunks(pairs: Sequence[Pair]) -> list[range]:
+    """Split into short runs of pairs that share images, and single ones."""
+    if not isinstance(pairs, list):  # made one by one: nothing is shared
+        return [range(i, i + 1) for i in range(len(pairs))]
+    starts = [i for i in range(len(pairs)) if i == 0 or pairs[i].group != pairs[i - 1].group]
+    return [
+        range(i, min(i + MOST_PAIRS, end))
+        for start, end in zip(starts, [*starts[1:], len(pairs)], strict=True)
+        for i in range(start, end, MOST_PAIRS)
+    ]
 
 
 @dataclass(frozen=True)
@@ -134,28 +138,68 @@ class _Work:
     source: Source | FeatureSource
     protocol: Protocol
     cache: Path | None
+    workers: int
+
+    def evaluator(self) -> Evaluator:
+        return Evaluator(self.source, self.protocol, self.cache, self.workers)
 
 
 def _in_turn(work: _Work, pairs: Sequence[Pair]) -> Iterator[PairResult]:
-    evaluator = Evaluator(work.source, work.protocol, work.cache)
+    evaluator = work.evaluator()
     for index in range(len(pairs)):
         yield _result(evaluator, pairs[index])
 
 
+def _side_by_side(work: _Work, pairs: Sequence[Pair]) -> Iterator[PairResult]:
+    context = multiprocessing.get_context('spawn')
+    try:
+        with ProcessPoolExecutor(work.workers, context, _start, (work, pairs)) as pool:
+            with _deaf():
+                chunks = pool.map(_measure_chunk, _chunks(pairs))
+            for chunk in chunks:
+                yield from chunk
+    except BrokenExecutor as error:
+        raise DataError(
+            f'a process that measures died ({error}); run again to go on, with fewer workers if '
+            'memory is short'
+        ) from error
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ignore Ctrl-C, and so do processes that are started meanwhile, until they are ready."""
+    if threading.current_thread() is not threading.main_thread():  # which may not ask for it
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _result(evaluator: Evaluator, pair: Pair) -> PairResult:
-    return PairResult(pair.group, pair.name, evaluator(pair).values)
+    return PairResult(pair.group, pair.name, evaluator(pair).values, pair.origin)
 
 
 def _start(work: _Work, pairs: Sequence[Pair]) -> None:
     """Prepare a worker process: everything stays in it between its chunks."""
     global _evaluator, _pairs
+    signal.signal(signal.SIGINT, _stop)
     torch.set_num_threads(1)
-    _evaluator, _pairs = Evaluator(work.source, work.protocol, work.cache), pairs
+    _evaluator, _pairs = work.evaluator(), pairs
+
+
+def _stop(*_: Any) -> None:
+    """Take no more pairs after Ctrl-C, which all processes hear; the first one says so."""
+    global _stopped
+    _stopped = True
 
 
 def _measure_chunk(chunk: range) -> list[PairResult]:
-    return [_result(_evaluator, _pairs[index]) for index in chunk]
+    return [_result(_evaluator, _pairs[index]) for index in chunk if not _stopped]
 
 
 _evaluator: Evaluator
 _pairs: Sequence[Pair]
+_stopped = False

@@ -15,7 +15,7 @@ import torch
 from ..config import parse_options
 from ..errors import ConfigError, WeightsError
 from ..features import Features
-from ..registry import build_extractor, create_extractor, extractor_config_class
+from ..registry import build_extractor, check_device, create_extractor, extractor_config_class
 from ..weights import find_weights, import_checkpoint, sha256
 from .baselines import BASELINES, OpencvExtractor
 
@@ -69,8 +69,9 @@ class Source:
             'weights': {name: sha256(file) for name, file in files.items()},
             'file': Path(self.checkpoint or path).name,
             'options': dict(self.options),
-            'device': self.device,
+            'device': str(check_device(self.device)),
             'torch': torch.__version__,
+            'opencv': cv2.__version__,  # which can describe, with SIFT
         }
 
     def _built(self) -> Any:
@@ -88,16 +89,18 @@ def parse_source(text: str, device: str, imported: Path) -> Source:
     Read `[LABEL=]NAME[:FILE][,OPTION=VALUE…]`.
 
     FILE is a weight file of ours or a published checkpoint, which is imported into the folder
-    `imported`. Raises ConfigError and WeightsError.
+    `imported`; only commas cannot be in its name. Raises ConfigError and WeightsError.
     """
     head, *settings = text.split(',')
-    label, _, rest = head.rpartition('=')
-    name, _, file = rest.partition(':')
+    first, _, file = head.partition(':')
+    label, _, name = first.rpartition('=')
     if name in BASELINES:
         if file or settings:
             raise ConfigError(f"'{text}': {name} is OpenCV's with its own settings, and has none")
         return Source(label or name, name)
     options = parse_options(settings, extractor_config_class(name))
+    if 'max_num_keypoints' in options:
+        raise ConfigError(f"'{text}': the protocol says how many keypoints, not the extractor")
     build_extractor(name, **options)  # which refuses unknown ones
     if not label:
         label = ' '.join([name, *([f'({Path(file).stem})'] if file else []), *settings])

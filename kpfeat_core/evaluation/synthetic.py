@@ -7,7 +7,7 @@ its own changes of light, blur, noise and JPEG compression.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -78,7 +78,8 @@ class SyntheticPairs(Sequence[PlanarPair]):
         path = self.images[index % len(self.images)]
         # every photograph meets every level, also where their counts share a factor
         level = self.levels[(index + index // len(self.images)) % len(self.levels)]
-        return render_pair(path, level, np.random.default_rng([self.seed, index]))
+        pair = render_pair(path, level, np.random.default_rng([self.seed, index]))
+        return replace(pair, name=f'{pair.name}-{index}')  # a photograph may come again
 
 
 def find_photographs(folder: Path | str) -> list[Path]:
@@ -101,7 +102,8 @@ def render_pair(path: Path, level: Level, rng: np.random.Generator) -> PlanarPai
     H_0to1 = _relative_view(size, level, rng)
     view0 = _distort(_render(photograph, to_view0, size), level, rng)
     view1 = _distort(_render(photograph, H_0to1 @ to_view0, size), level, rng)
-    return PlanarPair(level.name, f'{level.name}/{path.stem}', view0, view1, H_0to1)
+    name = f'{level.name}/{path.stem}'
+    return PlanarPair(level.name, name, view0, view1, H_0to1, origin=path.stem)
 
 
 def _at_most(image: np.ndarray, long_side: int) -> np.ndarray:

@@ -94,6 +94,15 @@ def check_together(results: Sequence[Results]) -> Results:
     return results[0]
 
 
+def drawn(result: Results) -> str:
+    """Say what the bootstrap draws."""
+    count = len(set(result.origins))
+    if count in (1, len(result.pairs)):
+        return f'{len(result.pairs)} pairs'
+    what = 'photographs' if any(pair.origin for pair in result.pairs) else 'groups'
+    return f'{count} {what} with all their pairs, since pairs of one resemble each other'
+
+
 def headlines(results: Sequence[Results]) -> list[str]:
     """Return the columns that a summary shows: the protocol's own, then matches and time."""
     wanted = (*check_together(results).protocol.headlines, 'matches', 'ms')

@@ -2,6 +2,11 @@
 
 from html.parser import HTMLParser
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import cv2
 from kpfeat_core.cli import app
@@ -81,11 +86,45 @@ def test_poses_are_measured_from_a_file_of_pairs(tmp_path, photograph, cache) ->
     numbers = [*intrinsics, *intrinsics, *np.eye(4).ravel()]
     pairs = tmp_path / 'pairs.txt'
     pairs.write_text(f'a.png b.png 0 0 {" ".join(map(str, numbers))}\n')
-    result = run(
-        'sift', '--poses', pairs, '--images', images, '--protocol', 'pose', '--cache', cache
-    )
+    result = run('sift', '--poses', pairs, '--images', images, '--cache', cache)
     assert result.exit_code == 0, result.output
+    assert 'protocol pose' in result.stdout
     assert 'pose_AUC@5' in result.stdout
+
+
+def test_examples_are_drawn_of_the_pairs_that_they_name(tmp_path, photograph, cache) -> None:
+    (tmp_path / 'photos').mkdir()
+    cv2.imwrite(str(tmp_path / 'photos/a.png'), photograph)
+    words = ('--synthetic', tmp_path / 'photos', '--pairs', 9, '--limit', 9, '--cache', cache)
+    result = run('orb', *words, '--out', tmp_path / 'out')
+    assert result.exit_code == 0, result.output
+    (orb,) = read_json(tmp_path / 'out/results.json')
+    assert set(orb.origins) == {'a'}
+    html = (tmp_path / 'out/report.html').read_text()
+    assert (html.count('alt="best pair'), html.count('alt="worst pair')) == (3, 3)
+    assert 'features kept in' in result.stderr
+
+
+def test_an_interruption_is_silent_and_the_next_run_goes_on(tmp_path, photograph, cache) -> None:
+    (tmp_path / 'photos').mkdir()
+    cv2.imwrite(str(tmp_path / 'photos/a.png'), photograph)
+    words = ['sift', '--synthetic', tmp_path / 'photos', '--pairs', 4000, '-j', 2]
+    command = [sys.executable, '-m', 'kpfeat_core.cli', 'evaluate', *words, '--cache', cache]
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C goes to all of them
+    )
+    while process.poll() is None and len(list(cache.rglob('[!.]*.npz'))) < 4:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert 'Traceback' not in errors
+    assert not list(cache.rglob('.*'))  # nothing half-written
+    result = run(*words[:4], 4, '--cache', cache)
+    assert result.exit_code == 0, result.output
 
 
 def test_no_features_are_kept_where_they_are_not_wanted(sequences, cache) -> None:
@@ -105,11 +144,17 @@ def test_no_features_are_kept_where_they_are_not_wanted(sequences, cache) -> Non
         (('sift', '--data', 'DATA', '--reference', 'x'), "reference is 'x'"),
         (('alike-t:missing.pth', '--data', 'DATA'), "there is no checkpoint 'missing.pth'"),
         (('sift',), '0 of --data, --synthetic and --poses are given'),
-        (('sift', '--data', 'nowhere'), "'nowhere' holds no sequences"),
+        (('sift', '--data', 'nowhere'), "there is no folder 'nowhere'"),
+        (('sift', '--data', 'DATA', '--limit', '0'), 'limit is 0, expected at least 1'),
+        (('sift', '--data', 'DATA', '--workers', '0'), 'workers is 0, expected at least 1'),
+        (('sift', '--data', 'DATA', '--protocol', 'pose'), "the protocol 'pose' is for --poses"),
+        (('sift', '--poses', 'x', '--protocol', 'd2net'), "the protocol 'pose' is for --poses"),
+        (('sift', '--data', 'DATA', '--images', 'x'), '--images is given without --poses'),
+        (('sift', '--data', 'DATA', '--out', 'DATA/v_shift/H_1_2'), 'File exists'),
     ],
 )
 def test_a_mistake_is_one_sentence(sequences, cache, words, text) -> None:
-    words = [sequences if word == 'DATA' else word for word in words]
+    words = [word.replace('DATA', str(sequences)) for word in words]
     result = run(*words, '--cache', cache)
     assert result.exit_code == 2
     assert text in result.stderr

@@ -140,6 +140,26 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     assert 0.83 * 200 <= held <= 0.96 * 200
 
 
+def test_pairs_of_one_origin_are_drawn_together():
+    values = np.repeat([0.0, 1.0, 0.2, 0.7], 50)
+    origins = np.repeat(list('abcd'), 50)
+    apart = metrics.bootstrap_interval(values)
+    together = metrics.bootstrap_interval(values, origins=origins)
+    assert together == pytest.approx(metrics.bootstrap_interval([0.0, 1.0, 0.2, 0.7]))
+    assert together[0] < apart[0] < apart[1] < together[1]
+    gain = metrics.bootstrap_difference(values, values * 0, origins=origins)
+    assert gain[1:] == pytest.approx(together)
+    only = metrics.bootstrap_interval(values, origins=['a'] * 200)
+    assert only == apart
+
+
+def test_origins_weigh_as_many_pairs_as_they_have():
+    means = metrics._resampled_means(
+        np.array([[0.0], [0.0], [0.0], [1.0]]), 500, 0, ['a', 'a', 'a', 'b']
+    )
+    assert set(means.ravel()) == {0, 0.25, 1}
+
+
 def test_bootstrap_difference_of_a_constant_gain_is_that_gain():
     others = [0.1, 0.5, 1.0, 0.2, 0.9]
     values = [value + 0.25 for value in others]

@@ -48,7 +48,29 @@ def test_a_missing_image_of_a_sequence_is_named(sequences):
         planar_pairs(sequences)
 
 
-@pytest.mark.parametrize('text', ['1 0 0\n0 1 0\n', 'not numbers\n', '1 0 0\n0 nan 0\n0 0 1\n'])
+def test_numbers_of_images_may_be_missing_and_other_files_do_not_count(sequences):
+    (sequences / 'v_shift/H_1_2').rename(sequences / 'v_shift/H_1_2.bak')
+    names = [pair.name for pair in planar_pairs(sequences)]
+    assert names == ['i_same/1-2', 'i_same/1-10', 'v_shift/1-10']
+
+
+@pytest.mark.parametrize('text', ['1 0 5\r\n0 1 0\r\n0 0 1\r\n', '\ufeff1 0 5\n\n0 1 0\n0 0 1'])
+def test_homographies_of_other_systems_are_read(sequences, text):
+    (sequences / 'i_same/H_1_2').write_bytes(text.encode())
+    assert planar_pairs(sequences)[0].H_0to1.tolist() == [[1, 0, 5], [0, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '',
+        '1 0 0\n0 1 0\n',
+        'not numbers\n',
+        '1 0 0\n0 1\n0 0 1\n',
+        '1 0 0\n0 nan 0\n0 0 1\n',
+        '1 0 0\n2 0 0\n0 0 1\n',
+    ],
+)
 def test_a_broken_homography_file_is_named(sequences, text):
     (sequences / 'v_shift/H_1_2').write_text(text)
     with pytest.raises(DataError, match='H_1_2'):
@@ -87,6 +109,26 @@ def test_a_line_of_a_pair_file_gives_intrinsics_and_pose(pair_file):
     assert pair.group == 'scene'
     for got, expected in ((pair.K0, K0), (pair.K1, K1), (pair.T_0to1, POSE)):
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ('folders', 'groups'),
+    [
+        (('a/1/images', 'a/2/images'), ['1', '2']),
+        (('a/images', 'a/images'), ['images', 'images']),
+        (('a', 'a/b'), ['a', 'a/b']),
+    ],
+)
+def test_groups_are_the_folders_that_differ(tmp_path, folders, groups):
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / 'a.jpg').touch()
+    lines = [
+        pose_line(name=f'{folder}/a.jpg').replace('scene/a.jpg', f'{folder}/a.jpg')
+        for folder in folders
+    ]
+    (tmp_path / 'pairs.txt').write_text(''.join(lines))
+    assert [pair.group for pair in pose_pairs(tmp_path / 'pairs.txt')] == groups
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import cv2
-from kpfeat_core.errors import ConfigError, WeightsError
+from kpfeat_core.errors import ConfigError, DataError, WeightsError
 from kpfeat_core.evaluation import (
     evaluate,
     Evaluator,
@@ -17,7 +17,7 @@ from kpfeat_core.evaluation import (
 from kpfeat_core.evaluation.baselines import available_baselines
 from kpfeat_core.evaluation.cache import Extraction
 from kpfeat_core.evaluation.pairs import resized_pixels
-from kpfeat_core.evaluation.run import resized_view
+from kpfeat_core.evaluation.run import _chunks, resized_view
 from kpfeat_core.evaluation.sources import parse_source, Source
 from kpfeat_core.evaluation.tables import only_group
 from kpfeat_core.features import Features
@@ -172,6 +172,14 @@ def test_keypoints_near_the_border_do_not_count_where_the_protocol_says_so() -> 
     assert numbers['keypoints'] == 2
 
 
+def test_the_border_of_the_other_view_does_not_count_in_a_shared_region() -> None:
+    pair = blank_pair(np.array([[1.0, 0, -8], [0, 1, 0], [0, 0, 1]]))
+    oracle = GridExtractor({100: POINTS, 101: POINTS - [8, 0]})
+    protocol = replace(DEFAULT, border_px=10, shared_region=True)
+    # of view 0 x 10 and 15 fall on 2 and 7; 90 is too close to its own border
+    assert values(oracle, pair, protocol)['keypoints'] == 2
+
+
 def test_crowded_keypoints_are_thinned_where_the_protocol_says_so() -> None:
     crowd = np.concatenate([POINTS, POINTS + 2])
     oracle = GridExtractor({100: crowd, 101: crowd})
@@ -295,6 +303,33 @@ def test_several_workers_measure_what_one_does(sequences, tmp_path) -> None:
     assert without_times(alone) == without_times(shared)
 
 
+def test_workers_share_the_pairs_of_one_large_group() -> None:
+    pairs = [replace(blank_pair(np.eye(3)), name=str(k)) for k in range(25)]
+    pairs += [replace(pairs[0], group='other')]
+    assert _chunks(pairs) == [range(10), range(10, 20), range(20, 25), range(25, 26)]
+
+
+def test_a_set_of_which_no_pair_counts_is_refused(sequences) -> None:
+    with pytest.raises(DataError, match="no pairs that count under the protocol 'default'"):
+        evaluate(OpencvExtractor('orb'), [])
+
+
+def test_times_of_other_conditions_do_not_count(tmp_path, scene) -> None:
+    source = Source('orb', 'orb')
+    _, seconds = Extraction(source, 50, tmp_path)(scene)
+    assert Extraction(source, 50, tmp_path)(scene)[1] == seconds
+    assert np.isnan(Extraction(source, 50, tmp_path, workers=2)(scene)[1])
+
+
+def test_a_full_disk_is_said_in_a_sentence(tmp_path, scene, monkeypatch) -> None:
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('kpfeat_core.evaluation.cache.write_npz', full)
+    with pytest.raises(DataError, match='No space left on device; make room'):
+        Extraction(Source('orb', 'orb'), 50, tmp_path)(scene)
+
+
 def test_a_second_run_extracts_nothing_and_measures_the_same(
     sequences, tmp_path, monkeypatch
 ) -> None:
@@ -350,6 +385,7 @@ def test_a_damaged_file_in_the_cache_is_extracted_again(tmp_path, scene) -> None
         ('alike-t,nms_radius=3', 'alike-t nms_radius=3', 'alike-t', {'nms_radius': 3}),
         ('a=alike-t:x/y.safetensors', 'a', 'alike-t', {}),
         ('alike-t:x/y.safetensors', 'alike-t (y)', 'alike-t', {}),
+        ('alike-t:lr=0.1/y.safetensors', 'alike-t (y)', 'alike-t', {}),
         ('old=sift', 'old', 'sift', {}),
     ],
 )
@@ -374,6 +410,7 @@ def test_a_published_checkpoint_is_imported_once(tmp_path, reference, monkeypatc
         ('alike-t:missing.pth', WeightsError, "there is no checkpoint 'missing.pth'"),
         ('alike-t,nms=3', ConfigError, "unknown option 'nms'"),
         ('sift:file.pth', ConfigError, "sift is OpenCV's"),
+        ('alike-t,max_num_keypoints=9', ConfigError, 'the protocol says how many keypoints'),
     ],
 )
 def test_a_wrong_description_is_refused_in_words(text, error, words, tmp_path) -> None:

@@ -58,7 +58,13 @@ def test_levels_take_turns_and_every_photograph_meets_every_level(folder):
     images = (find_photographs(folder) * 2)[:4]  # 4 photographs, 4 levels: counts share a factor
     names = [pair.name for pair in SyntheticPairs(images, 16)]
     assert {name.split('/')[0] for name in names[:4]} == {level.name for level in LEVELS}
-    assert len({name for name in names if name.endswith('/0')}) == 4
+    assert len({name.split('-')[0] for name in names if '/0-' in name}) == 4
+
+
+def test_pairs_of_one_photograph_have_names_of_their_own_and_one_origin(folder):
+    pairs = list(SyntheticPairs(find_photographs(folder), 20, levels=[CLEAN]))
+    assert len({pair.name for pair in pairs}) == 20
+    assert {pair.name.split('/')[1].split('-')[0] for pair in pairs} == {p.origin for p in pairs}
 
 
 def test_views_are_filled_up_to_the_border(folder):
