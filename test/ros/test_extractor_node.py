@@ -212,6 +212,29 @@ def test_node_can_be_deactivated_and_activated_again(ros, start, photo) -> None:
     ros.until(lambda: features, 'features')
 
 
+def test_publisher_of_images_may_go_and_come_again(ros, start, photo) -> None:
+    _, camera, features = start()
+    for count in (1, 2, 3):
+        camera.publish(ros.image(photo))
+        ros.until(lambda: len(features) == count, f'features of camera {count}')  # noqa: B023
+        ros.probe.destroy_publisher(camera)
+        ros.until(lambda: not ros.probe.count_publishers('image'), 'its end')
+        camera = ros.camera()
+
+
+def test_listener_to_features_may_go_and_come_again(ros, start, photo) -> None:
+    from kpfeat.msg import Features
+
+    node, camera, features = start()
+    for _ in range(2):
+        ros.stop_listening(features)
+        ros.until(lambda: not node.publisher.get_subscription_count(), 'nobody')
+        features = ros.listen(Features, 'features')
+        ros.until(node.publisher.get_subscription_count, 'a listener')
+        camera.publish(ros.image(photo))
+        ros.until(lambda: features, 'features')  # noqa: B023
+
+
 def test_unknown_model_is_refused_with_the_names_of_the_others(ros) -> None:
     from kpfeat_core.errors import ConfigError
     from kpfeat_ros.extractor_node import ExtractorNode

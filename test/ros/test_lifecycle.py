@@ -340,7 +340,8 @@ def test_memory_of_a_large_network_falls_back_after_cleanup(ros, steered) -> Non
 
     def load_more() -> None:
         load()
-        subject.node.extractor.ballast = torch.nn.Linear(8192, 8192)  # 256 MiB
+        layers = [torch.nn.Linear(128, 128) for _ in range(4096)]  # 256 MiB in small pieces
+        subject.node.extractor.ballast = torch.nn.ModuleList(layers)
 
     subject.node.load = load_more
     before = resident_mib()
