@@ -27,14 +27,15 @@ class Protocol:
     What is done with each pair; every error is in pixels of the resized images.
 
     source: where it is published. max_num_keypoints: the best of each image. long_side: larger
-    images are reduced to it; size: (height, width) to which all are stretched; the truth moves
-    with the images. nms_px: keypoints with a better one within this many pixels in x and y are
-    dropped, whatever the extractor. shared_region: only keypoints that the other image can see
-    count, the best max_num_keypoints of them; border_px: nor do those this close to the border of
-    their own image or, under a shared region, of the other one. estimator: OpenCV's USAC (MAGSAC)
-    or its plain RANSAC, with errors of inliers up to ransac_px. repeatability: of keypoints within
-    repeated_px of each other, or of regions whose overlap error is at most 0.4. left_out: groups
-    that do not count. headlines: the columns that tables show first.
+    images are reduced to it; size: (height, width) to which all are stretched or, with crop,
+    resized until they fill it and cut to their middle; the truth moves with the images. nms_px:
+    keypoints with a better one within this many pixels in x and y are dropped, whatever the
+    extractor. shared_region: only keypoints that the other image can see count, the best
+    max_num_keypoints of them; border_px: nor do those this close to the border of their own image
+    or, under a shared region, of the other one. estimator: OpenCV's USAC (MAGSAC) or its plain
+    RANSAC, with errors of inliers up to ransac_px. repeatability: of keypoints within repeated_px
+    of each other, or of regions whose overlap error is at most 0.4. left_out: groups that do not
+    count. headlines: the columns that tables show first.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Protocol:
     max_num_keypoints: int = 1024
     long_side: int = -1
     size: tuple[int, int] | None = None
+    crop: bool = False
     nms_px: int = 0
     shared_region: bool = False
     border_px: int = 0
@@ -73,6 +75,7 @@ PROTOCOLS = {
             _SUPERPOINT,
             max_num_keypoints=300,
             size=(240, 320),
+            crop=True,
             nms_px=4,
             shared_region=True,
             estimator=RANSAC,
@@ -83,6 +86,7 @@ PROTOCOLS = {
             _SUPERPOINT,
             max_num_keypoints=1000,
             size=(480, 640),
+            crop=True,
             nms_px=8,
             shared_region=True,
             estimator=RANSAC,

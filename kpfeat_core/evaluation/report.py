@@ -133,7 +133,8 @@ def extreme_pairs(
 def protocol_in_words(protocol: Protocol, columns: Sequence[str]) -> list[str]:
     """Say what a protocol does, a sentence each, as far as the columns depend on it."""
     if protocol.size:
-        words = [f'Images are stretched to {protocol.size[1]}×{protocol.size[0]} pixels']
+        how = 'resized until they fill, and cut to' if protocol.crop else 'stretched to'
+        words = [f'Images are {how} {protocol.size[1]}×{protocol.size[0]} pixels']
     elif protocol.long_side > 0:
         words = [f'Images whose long side is above {protocol.long_side} pixels are reduced to it']
     else:

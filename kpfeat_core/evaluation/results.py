@@ -1,7 +1,7 @@
 """What an evaluation found: numbers of every pair, their means, intervals and comparisons."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 import math
 from typing import Any, NamedTuple
 
@@ -108,7 +108,7 @@ class Results:
     def from_dict(values: Mapping[str, Any]) -> 'Results':
         """Read what `to_dict` gave; raises DataError."""
         try:
-            protocol = {f.name: _tuple(values['protocol'][f.name]) for f in fields(Protocol)}
+            protocol = {name: _tuple(value) for name, value in values['protocol'].items()}
             names, rows = values['columns'][2:], values['pairs']
             origins = values.get('origins', [''] * len(rows))
             pairs = tuple(_pair(names, o, *row) for o, row in zip(origins, rows, strict=True))

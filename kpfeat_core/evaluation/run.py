@@ -60,28 +60,46 @@ class Evaluator:
         return viewed
 
     def _extract(self, image: np.ndarray) -> Viewed:
-        small = resized_view(image, self.protocol)
+        small, moved = resized_view(image, self.protocol)
         features, seconds = self.extraction(small)
-        return Viewed(features, resized_pixels(*image.shape[:2], *small.shape[:2]), seconds)
+        return Viewed(features, moved, seconds)
 
 
 def load_view(view: View, protocol: Protocol) -> np.ndarray:
     """Read a view that is a file, and resize it as the protocol asks."""
-    return resized_view(read_image(view) if isinstance(view, Path) else view, protocol)
+    return resized_view(read_image(view) if isinstance(view, Path) else view, protocol)[0]
 
 
-def resized_view(image: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """Return a (H, W, 3) uint8 RGB image at the size that the protocol asks for."""
-    height, width = image.shape[:2]
-    size = (height, width)
+def resized_view(image: np.ndarray, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Return a (H, W, 3) uint8 RGB image at the size that the protocol asks for.
+
+    Also (3, 3), which takes pixels of the image given to those of the image returned.
+    """
+    given = image.shape[:2]
+    size = _full_size(*given, protocol)
+    moved = resized_pixels(*given, *size)
+    if size != given:
+        small = resize(image_to_tensor(image), size)[0].permute(1, 2, 0)
+        image = (small * 255).round().clamp(0, 255).byte().numpy()
+    if not protocol.crop or size == protocol.size:
+        return image, moved
+    height, width = protocol.size
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    cut = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])
+    return image[top : top + height, left : left + width], cut @ moved
+
+
+def _full_size(height: int, width: int, protocol: Protocol) -> tuple[int, int]:
+    """Return (height, width) of a resized view, before it is cut."""
     if protocol.size is not None:
-        size = protocol.size
-    elif 0 < protocol.long_side < max(size):
-        size = scaled_size(height, width, protocol.long_side)
-    if size == (height, width):
-        return image
-    small = resize(image_to_tensor(image), size)[0].permute(1, 2, 0)
-    return (small * 255).round().clamp(0, 255).byte().numpy()
+        if not protocol.crop:
+            return protocol.size
+        scale = max(protocol.size[0] / height, protocol.size[1] / width)
+        return round(height * scale), round(width * scale)
+    if 0 < protocol.long_side < max(height, width):
+        return scaled_size(height, width, protocol.long_side)
+    return height, width
 
 
 def evaluate(

@@ -100,8 +100,11 @@ def test_an_extractor_that_knows_the_truth_gets_full_marks_under_every_protocol(
     points = {300: POINTS * 3, 303: POINTS * 3 + [2, 3]}
     if protocol.size:
         height, width = protocol.size
+        full = {side: round(240 * width / side) if protocol.crop else height for side in points}
         stretched = [
-            (points[side] + 0.5) * [width / side, height / 240] - 0.5 for side in (300, 303)
+            (points[side] + 0.5) * [width / side, full[side] / 240]
+            - [0.5, 0.5 + (full[side] - height) // 2]
+            for side in (300, 303)
         ]
 
         class Both(GridExtractor):
@@ -220,16 +223,30 @@ def test_homographies_move_with_resized_images() -> None:
 def test_resized_pixels_agree_with_the_resized_picture() -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     image[40:44, 16:20] = 255  # middle at (17.5, 41.5), exactly one pixel of the small image
-    small = resized_view(image, replace(DEFAULT, long_side=16))
-    expected = resized_pixels(64, 64, 16, 16) @ [17.5, 41.5, 1]
+    small, moved = resized_view(image, replace(DEFAULT, long_side=16))
+    expected = moved @ [17.5, 41.5, 1]
     y, x = np.unravel_index(small[..., 0].argmax(), (16, 16))
     assert (x, y) == tuple(expected[:2])
 
 
 def test_views_are_stretched_to_the_size_of_a_protocol_and_never_enlarged_by_a_long_side() -> None:
     image = np.zeros((60, 100, 3), np.uint8)
-    assert resized_view(image, PROTOCOLS['superpoint']).shape == (480, 640, 3)
-    assert resized_view(image, DEFAULT) is image
+    view, moved = resized_view(image, PROTOCOLS['kp2d-1000'])
+    assert view.shape == (480, 640, 3)
+    assert (moved[0, 0], moved[1, 1]) == (6.4, 8)
+    assert resized_view(image, DEFAULT)[0] is image
+
+
+@pytest.mark.parametrize('shape', [(300, 200), (240, 500), (61, 83)])
+def test_views_are_cut_where_a_protocol_keeps_their_shape(shape) -> None:
+    image = np.zeros((*shape, 3), np.uint8)
+    y, x = (side // 2 for side in shape)
+    cv2.circle(image, (x, y), 9, (255, 255, 255), -1)
+    view, moved = resized_view(image, PROTOCOLS['superpoint'])
+    assert view.shape == (480, 640, 3)
+    assert moved[0, 0] == pytest.approx(moved[1, 1], rel=5e-3)
+    rows, columns = np.nonzero(view[..., 0] > 127)
+    assert np.allclose((moved @ [x, y, 1])[:2], (columns.mean(), rows.mean()), atol=0.1)
 
 
 def test_sequences_that_a_protocol_leaves_out_do_not_count(sequences) -> None:
