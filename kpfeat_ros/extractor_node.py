@@ -44,6 +44,12 @@ class ExtractorNode(KpfeatNode):
         config_class = self._declare_options_of(self.options.model)
         config = self.parameters.read(config_class, self._use_config)
         self.extractor = load_extractor(self.options, config)
+        unknown = self.parameters.unknown()
+        if unknown:
+            self.get_logger().warning(
+                f'given, but no parameter of this node or of {self.options.model}: '
+                + ', '.join(unknown)
+            )
         self.get_logger().info(f'{self.options.model} is ready on {self.extractor.device}')
 
     def begin(self) -> None:

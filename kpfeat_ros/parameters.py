@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, Field, fields, replace
+from difflib import get_close_matches
 from functools import partial
 import sys
 from typing import Any, TypeVar
@@ -128,6 +129,16 @@ class NodeParameters:
         check_config(config)
         self._groups.append(_Group(config, apply))
         return config
+
+    def unknown(self) -> list[str]:
+        """Return the names given at start that no parameter has, each with the nearest name."""
+        names = []
+        for name in self._node._parameter_overrides:  # rclpy shows them nowhere else
+            if self._node.has_parameter(name) or name.startswith('qos_overrides.'):
+                continue
+            near = get_close_matches(name, self._node._parameters, n=1)
+            names.append(f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else ''))
+        return sorted(names)
 
     def _declare(self, field: Field, descriptor: ParameterDescriptor) -> None:
         declare = partial(self._node.declare_parameter, field.name, field.default, descriptor)

@@ -70,6 +70,7 @@ class Worker:
             if not self._stopping.is_set():
                 self._asked_at = time.monotonic()
             self._stopping.set()
+            self._statistics.count('dropped', len(self._waiting))
             self._waiting.clear()
             self._changed.notify_all()
 
@@ -102,12 +103,15 @@ class Worker:
         last = self._stages[-1]
         for name, stage in self._stages:
             if stopping.is_set():  # what a stage needs, such as a publisher, may be gone
+                self._statistics.count('dropped')
                 return
             start = time.perf_counter()
             try:
                 item = stage(item)
             except Exception as error:
-                if not stopping.is_set():
+                if stopping.is_set():
+                    self._statistics.count('dropped')
+                else:
                     kind = getattr(error, 'kind', type(error).__name__)
                     self._on_error(kind, error, self._statistics.fail(kind))
                 return

@@ -219,6 +219,16 @@ def test_model_can_be_another_after_cleanup_and_changed_values_stay(
     assert not subject.node.has_parameter('upstream_borders')  # an option of alike alone
 
 
+def test_unknown_parameter_is_a_warning_that_names_the_nearest_one(ros, steered) -> None:
+    warnings = ros.logged(level=30)
+    subject = steered(nms_radus=3)
+    ros.until(lambda: ros.probe.count_publishers('/rosout') > 1, 'the log')
+    subject.change('configure')
+    text = "no parameter of this node or of alike-t: 'nms_radus' (did you mean 'nms_radius'?)"
+    ros.until(lambda: warnings, 'the warning')
+    assert text in warnings[0]
+
+
 def test_autostart_is_read_only_and_must_be_true_or_false(steered) -> None:
     subject = steered()
     assert 'read-only' in subject.set(autostart=True).reason

@@ -111,6 +111,7 @@ def test_stop_forgets_what_waits_and_ends_the_thread(rig) -> None:
     rig.gate.release(2)
     assert rig.worker.stop(WAIT_S)
     assert 1 not in rig.done
+    assert rig.statistics.total('dropped') == 1 + (not rig.done)
     assert not any(thread.name == 'kpfeat-worker' for thread in threading.enumerate())
 
 
@@ -138,6 +139,7 @@ def test_item_in_mid_stage_when_the_worker_stops_comes_to_nothing(rig) -> None:
     abandoned.join(WAIT_S)
     assert not abandoned.is_alive()
     assert rig.done == []
+    assert rig.statistics.total('dropped') == 1
     assert finished(rig) == ['last']
 
 
