@@ -139,7 +139,7 @@ def evaluate(
     if out is not None:
         _write(out, results, sources, known, folder, reference, about['command'])
     if folder is not None:
-        tell(f'features kept in {folder}: {cache_bytes(folder) / 1e9:.1f} GB')
+        tell(f'features kept in {folder}: {cache_bytes(folder) / 1e6:,.0f} MB')
 
 
 def _check_labels(labels: Sequence[str], reference: str) -> None:
@@ -194,10 +194,13 @@ def _measure(
 ) -> 'Results':
     from dataclasses import replace
 
+    from rich.markup import escape
+
+    from ..evaluation.run import counted_pairs
     from ..evaluation.run import evaluate as measure
 
     def progress(results: Iterator) -> Iterator:
-        return track(results, len(pairs), source.label)
+        return track(results, len(counted_pairs(pairs, protocol)), escape(source.label))
 
     found = measure(source, pairs, protocol, data, cache=cache, workers=workers, progress=progress)
     return replace(found, about={**about, **found.about})

@@ -22,6 +22,7 @@ INK = '#123456'  # stands for the colour of the page's text until the figure is 
 WIDTH_IN = 5.0
 MAX_BARS = 120  # with more than this, each group is a row of dots
 MAX_LABELLED = 24
+MAX_BANDS = 3  # with more, intervals hide each other; they are in the tables
 _STYLE = {
     'font.size': 9,
     'svg.fonttype': 'none',
@@ -71,7 +72,7 @@ def curve_families(results: Sequence[Results]) -> list[str]:
 
 
 def curves(results: Sequence[Results], family: str) -> str:
-    """Return the means of a family over its thresholds, with their 95 % intervals as bands."""
+    """Return the means of a family over its thresholds, intervals as bands if they are few."""
     unit = '°' if family.startswith('pose') else 'px'
     with _figure(2.9) as (axis, done):
         for k, result in enumerate(results):
@@ -79,7 +80,7 @@ def curves(results: Sequence[Results], family: str) -> str:
             means = [result.mean(f'{family}@{t:g}') for t in at]
             style = '--' if is_dashed(k) else '-'
             axis.plot(at, means, style, color=colour(k), marker='o', markersize=3, linewidth=1.5)
-            if len(result.pairs) > 1:
+            if len(result.pairs) > 1 and len(results) <= MAX_BANDS:
                 bands = np.transpose([result.interval(f'{family}@{t:g}') for t in at])
                 axis.fill_between(at, *bands, color=colour(k), alpha=0.13, linewidth=0)
         ticks = _thresholds(results, family)

@@ -11,6 +11,8 @@ from ..errors import DataError
 from . import metrics
 from .protocols import Protocol
 
+# Five units differ in the same direction by chance once in 16 times, six once in 32.
+FEWEST_UNITS = 6
 NOT_AVERAGED = ('corner_error', 'pose_error')
 
 
@@ -126,17 +128,19 @@ class Comparison(NamedTuple):
     """
     One extractor's mean minus another's on the same pairs, with its 95 % interval.
 
-    is_noise: the interval contains 0, so that other pairs of the kind might turn it round.
+    units: what was drawn, origins or pairs. is_noise: the interval contains 0, so that other pairs
+    of the kind might turn it round, or there are too few units to tell.
     """
 
     difference: float
     low: float
     high: float
+    units: int
 
     @property
     def is_noise(self) -> bool:
         """Tell whether the difference may be chance."""
-        return not (self.low > 0 or self.high < 0)
+        return self.units < FEWEST_UNITS or not (self.low > 0 or self.high < 0)
 
 
 def compare(results: Results, reference: Results, name: str) -> Comparison:
@@ -156,7 +160,9 @@ def compare(results: Results, reference: Results, name: str) -> Comparison:
     finite = np.isfinite(table).all(1)
     first, second = table[finite].T
     origins = results.origins[finite]
-    return Comparison(*metrics.bootstrap_difference(first, second, origins=origins))
+    drawn = len(set(origins))
+    units = drawn if drawn > 1 else len(first)
+    return Comparison(*metrics.bootstrap_difference(first, second, origins=origins), units)
 
 
 def _json(value: float) -> float | None:

@@ -15,7 +15,13 @@ import torch
 from ..config import parse_options
 from ..errors import ConfigError, WeightsError
 from ..features import Features
-from ..registry import build_extractor, check_device, create_extractor, extractor_config_class
+from ..registry import (
+    build_extractor,
+    check_device,
+    create_extractor,
+    extractor_config_class,
+    extractor_names,
+)
 from ..weights import find_weights, import_checkpoint, sha256
 from .baselines import BASELINES, OpencvExtractor
 
@@ -98,6 +104,9 @@ def parse_source(text: str, device: str, imported: Path) -> Source:
         if file or settings:
             raise ConfigError(f"'{text}': {name} is OpenCV's with its own settings, and has none")
         return Source(label or name, name)
+    if name not in extractor_names():
+        known = ', '.join([*extractor_names(), *BASELINES])
+        raise ConfigError(f"there is no model '{name}' in '{text}'; expected one of {known}")
     options = parse_options(settings, extractor_config_class(name))
     if 'max_num_keypoints' in options:
         raise ConfigError(f"'{text}': the protocol says how many keypoints, not the extractor")

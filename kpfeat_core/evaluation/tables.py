@@ -213,7 +213,7 @@ def _difference_cell(result: Results, base: Results, name: str) -> Cell:
     shared = np.isfinite(result.column(name)) & np.isfinite(base.column(name))
     if shared.sum() < 2:
         return Cell(text, 'one pair', NOISE)
-    ends = (format_number(name, end, signed=True) for end in difference[1:])
+    ends = (format_number(name, end, signed=True) for end in difference[1:3])
     return Cell(
         text, ' to '.join(ends), _verdict(name, difference.difference, difference.is_noise)
     )

@@ -13,6 +13,7 @@ from kpfeat_core.evaluation import (
     PosePair,
     Protocol,
     PROTOCOLS,
+    Results,
 )
 from kpfeat_core.evaluation.baselines import available_baselines
 from kpfeat_core.evaluation.cache import Extraction
@@ -433,3 +434,13 @@ def test_a_published_checkpoint_is_imported_once(tmp_path, reference, monkeypatc
 def test_a_wrong_description_is_refused_in_words(text, error, words, tmp_path) -> None:
     with pytest.raises(error, match=words):
         parse_source(text, 'cpu', tmp_path)
+
+
+def test_what_a_pair_shows_is_kept_with_the_results() -> None:
+    pairs = [replace(blank_pair(np.eye(3)), origin=origin) for origin in 'aab']
+    results = evaluate(GridExtractor({100: POINTS, 101: POINTS}), pairs)
+    assert results.origins.tolist() == ['a', 'a', 'b']
+    again = Results.from_dict(results.to_dict())
+    assert again.origins.tolist() == ['a', 'a', 'b']
+    plain = evaluate(GridExtractor({100: POINTS, 101: POINTS}), [blank_pair(np.eye(3))])
+    assert Results.from_dict(plain.to_dict()).origins.tolist() == ['group']

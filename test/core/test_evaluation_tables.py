@@ -17,6 +17,7 @@ from kpfeat_core.evaluation.tables import (
     group_table,
     headlines,
     main_column,
+    only_group,
     split_results,
     split_table,
     summary_cells,
@@ -92,13 +93,22 @@ def test_results_without_pairs_make_an_empty_table(two):
     assert main_column(empty) == '' and 'strong' in printed(summary_table(empty))
 
 
-def test_a_difference_says_better_worse_or_noise(two):
+def test_a_difference_says_better_worse_or_noise():
+    groups = tuple('abcdef')
+    two = [made_results('strong', 0.6, groups), made_results('weak', 0.4, groups)]
     cells = comparison_cells(two, 'weak', ['MMA@3', 'ms', 'repeatability', 'localization_px'])
     assert list(cells) == ['strong']
     assert [cell.kind for cell in cells['strong']] == ['better', 'worse', 'noise', 'better']
     assert cells['strong'][0].text.startswith('+0.1') and ' to ' in cells['strong'][0].spread
     text = printed(comparison_table(two, 'weak'))
     assert 'difference from weak' in text and 'noise' in text
+
+
+def test_fewer_than_six_sequences_say_nothing_about_others(two):
+    cells = comparison_cells(two, 'weak', ['MMA@3'])
+    assert cells['strong'][0].kind == 'noise'
+    alone = [only_group(result, 'v_wall') for result in two]  # whose pairs are drawn
+    assert comparison_cells(alone, 'weak', ['MMA@3'])['strong'][0].kind == 'better'
 
 
 def test_a_reference_that_is_none_of_them_is_an_error(two):
