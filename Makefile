@@ -6,10 +6,9 @@ ARGS ?=
 
 BOOTSTRAP = $(if $(PYTHON),,$(error Python 3 is missing: apt-get install python3))$(PYTHON) scripts/bootstrap.py
 JAZZY = $(BOOTSTRAP) run jazzy --
-KILTED = $(BOOTSTRAP) run kilted --
 
 # The tests' tensors are small: more threads would only wait for each other.
-TEST = env OMP_NUM_THREADS=1 python -m pytest
+TEST = -- env OMP_NUM_THREADS=1 python -m pytest
 
 .NOTPARALLEL:
 .PHONY: help demo test test-jazzy test-kilted build shell lint format clean
@@ -24,11 +23,11 @@ test: test-jazzy test-kilted  ## run every test on ROS 2 Jazzy, then those of th
 
 test-jazzy:  ## run every test on Jazzy; make test-jazzy ARGS="-k words" for some
 	@echo 'kpfeat: tests on ROS 2 Jazzy'
-	@$(JAZZY) $(TEST) $(ARGS)
+	@$(BOOTSTRAP) test jazzy $(TEST) $(ARGS)
 
 test-kilted:  ## run the tests of the nodes on Kilted
 	@echo 'kpfeat: tests of the nodes on ROS 2 Kilted'
-	@$(KILTED) $(TEST) test/ros $(ARGS)
+	@$(BOOTSTRAP) test kilted $(TEST) test/ros $(ARGS)
 
 build:  ## only make the environment (.venv) and compile the messages (install)
 	@$(BOOTSTRAP) prepare jazzy

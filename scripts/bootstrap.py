@@ -2,11 +2,13 @@
 Make what kpfeat needs to run from its own folder, then run a command in it.
 
     python3 scripts/bootstrap.py prepare jazzy
-    python3 scripts/bootstrap.py run jazzy -- python -m pytest
+    python3 scripts/bootstrap.py run jazzy -- python -m kpfeat_ros.demo
+    python3 scripts/bootstrap.py test jazzy -- python -m pytest
 
-An environment is a virtual environment with ROS 2 and PyTorch as wheels, and the messages compiled
-with colcon. Each step leaves a stamp, so that it is done again only when what it was made from has
-changed, and is finished when it was interrupted. Standard library only, Python 3.8 or newer.
+`test` is `run` with the interfaces that tests need and the wheels lack. An environment is a
+virtual environment with ROS 2 and PyTorch as wheels, and the messages compiled with colcon. Each
+step leaves a stamp, so that it is done again only when what it was made from has changed, and is
+finished when it was interrupted. Standard library only, Python 3.8 or newer.
 """
 
 import argparse
@@ -59,6 +61,11 @@ class Place:
     @property
     def install(self) -> Path:
         return self.root / f'install{self.suffix}'
+
+    @property
+    def test_interfaces(self) -> Path:
+        """Return where interfaces for tests only are compiled."""
+        return self.build / 'test_interfaces'
 
     @property
     def python(self) -> Path:
@@ -158,21 +165,25 @@ def make_environment(place: Place) -> None:
     place.stamp.write_text(key)
 
 
-def environment_variables(place: Place, before: 'dict[str, str]') -> 'dict[str, str]':
+def environment_variables(
+    place: Place, before: 'dict[str, str]', tests: bool = False
+) -> 'dict[str, str]':
     """
     Return the variables to run with, as if install/setup.bash had been sourced.
 
-    Those of another ROS installation are left out, for its packages do not fit these.
+    Those of another ROS installation are left out, for its packages do not fit these. tests: with
+    the interfaces for tests, where there are any.
     """
     foreign = ('AMENT_', 'CMAKE_PREFIX', 'COLCON_', 'PYTHONHOME', 'PYTHONPATH', 'RMW_')
     foreign += ('ROS_DISTRO', 'ROS_VERSION', 'ROS_PYTHON_VERSION', 'LD_LIBRARY_PATH')
     variables = {k: v for k, v in before.items() if not k.startswith(foreign)}
-    package = place.install / 'kpfeat'
-    modules = [str(folder) for folder in package.glob('lib/python3*/site-packages')]
+    packages = [place.install / 'kpfeat']
+    packages += sorted(place.test_interfaces.glob('install/*_interfaces')) if tests else []
+    modules = [str(m) for package in packages for m in package.glob('lib/python3*/site-packages')]
     variables.update(
-        AMENT_PREFIX_PATH=f'{package}:{place.venv}',
+        AMENT_PREFIX_PATH=':'.join(map(str, [*packages, place.venv])),
         CMAKE_PREFIX_PATH=str(place.venv),
-        LD_LIBRARY_PATH=str(package / 'lib'),
+        LD_LIBRARY_PATH=':'.join(str(package / 'lib') for package in packages),
         PATH=f'{place.venv / "bin"}:{before.get("PATH", os.defpath)}',
         PYTHONPATH=':'.join([str(place.root), *modules]),
         ROS_DISTRO=place.distribution,
@@ -194,18 +205,38 @@ def build_messages(place: Place) -> None:
         shutil.rmtree(place.install, ignore_errors=True)
     place.build.mkdir(exist_ok=True)
     made_with.write_text(environment)
-    log = place.build / 'colcon.log'
+    title = f'compiling the messages for ROS 2 {place.distribution.capitalize()}'
+    compile_package(place, title, place.root, place.build, place.install)
+    stamp.write_text(key)
+
+
+def build_test_interfaces(place: Place) -> None:
+    """Compile the interface packages of test/ros, unless that is current or ROS has them."""
+    environment = digest(place.ros_requirements, str(place.python), os.path.realpath(place.python))
+    for folder in sorted(place.root.glob('test/ros/*_interfaces')):
+        stamp = place.test_interfaces / f'{folder.name}.stamp'
+        key = digest([file for file in folder.rglob('*') if file.is_file()], environment)
+        if (place.venv / 'share' / folder.name).is_dir() or is_current(stamp, key):
+            continue
+        place.test_interfaces.mkdir(exist_ok=True)
+        title = f'compiling {folder.name}, for tests'
+        install = place.test_interfaces / 'install'
+        compile_package(place, title, folder, place.test_interfaces, install)
+        stamp.write_text(key)
+
+
+def compile_package(place: Place, title: str, folder: Path, build: Path, install: Path) -> None:
+    """Build the ROS package in a folder with colcon."""
+    log = build / 'colcon.log'
     log.unlink(missing_ok=True)
     variables = environment_variables(place, dict(os.environ))
     variables['AMENT_PREFIX_PATH'] = str(place.venv)
-    command = [str(place.venv / 'bin' / 'colcon'), '--log-base', str(place.build / 'log')]
+    command = [str(place.venv / 'bin' / 'colcon'), '--log-base', str(build / 'log')]
     command += ['build', '--symlink-install', '--event-handlers', 'console_direct+']
-    command += ['--base-paths', str(place.root), '--packages-select', 'kpfeat']
-    command += ['--build-base', str(place.build), '--install-base', str(place.install)]
+    command += ['--base-paths', str(folder)]
+    command += ['--build-base', str(build), '--install-base', str(install)]
     command += ['--cmake-args', f'-DPython3_EXECUTABLE={place.python}']
-    title = f'compiling the messages for ROS 2 {place.distribution.capitalize()}'
     run_logged(title, command, log, variables)
-    stamp.write_text(key)
 
 
 def build_inputs(root: Path) -> 'tuple[list[Path], str]':
@@ -229,26 +260,28 @@ def locked(root: Path) -> Iterator:
         yield
 
 
-def prepare(place: Place) -> None:
+def prepare(place: Place, tests: bool = False) -> None:
     """Bring environment and messages up to date; does nothing where they are."""
     with locked(place.root):
         make_environment(place)
         build_messages(place)
+        if tests:
+            build_test_interfaces(place)
 
 
 def main(arguments: 'list[str]') -> int:
     """Prepare, and run a command if one is given; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument('verb', choices=['prepare', 'run'])
+    parser.add_argument('verb', choices=['prepare', 'run', 'test'])
     parser.add_argument('distribution', choices=['jazzy', 'kilted'])
-    parser.add_argument('command', nargs=argparse.REMAINDER, help='after --, for run')
+    parser.add_argument('command', nargs=argparse.REMAINDER, help='after --')
     options = parser.parse_args(arguments)
     command = [word for i, word in enumerate(options.command) if i or word != '--']
-    if (options.verb == 'run') != bool(command):
-        parser.error('run needs a command after --, and prepare takes none')
-    place = Place(options.distribution)
+    if (options.verb == 'prepare') == bool(command):
+        parser.error('run and test need a command after --, and prepare takes none')
+    place, tests = Place(options.distribution), options.verb == 'test'
     try:
-        prepare(place)
+        prepare(place, tests)
     except StepError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -258,7 +291,7 @@ def main(arguments: 'list[str]') -> int:
     if not command:
         say(f'ready: {place.venv.name} and {place.install.name}')
         return 0
-    variables = environment_variables(place, dict(os.environ))
+    variables = environment_variables(place, dict(os.environ), tests)
     os.chdir(place.root)
     sys.stdout.flush()
     os.execvpe(command[0], command, variables)

@@ -178,6 +178,46 @@ def test_another_ros_installation_stays_out_of_the_environment(bootstrap, tmp_pa
         ('something nobody has seen', ''),
     ],
 )
+def test_interfaces_for_tests_are_seen_by_tests_only(bootstrap, tmp_path) -> None:
+    place = bootstrap.Place('kilted', tmp_path)
+    package = tmp_path / 'build-kilted/test_interfaces/install/composition_interfaces'
+    modules = package / 'lib/python3.11/site-packages'
+    modules.mkdir(parents=True)
+    variables = bootstrap.environment_variables(place, {}, tests=True)
+    found = {
+        name: str(folder) in variables[name].split(':')
+        for name, folder in (
+            ('AMENT_PREFIX_PATH', package),
+            ('LD_LIBRARY_PATH', package / 'lib'),
+            ('PYTHONPATH', modules),
+        )
+    }
+    assert all(found.values()), found
+    assert 'composition' not in str(bootstrap.environment_variables(place, {}))
+
+
+def test_interfaces_for_tests_are_not_compiled_where_ros_has_its_own(
+    bootstrap, tmp_path, monkeypatch
+) -> None:
+    place = bootstrap.Place('jazzy', tmp_path)
+    (tmp_path / 'requirements').mkdir()
+    for file in place.ros_requirements:
+        file.write_text('')
+    (tmp_path / 'test/ros/composition_interfaces').mkdir(parents=True)
+    (tmp_path / 'build').mkdir()
+    compiled = []
+    monkeypatch.setattr(
+        bootstrap, 'compile_package', lambda *given: compiled.append(given[2].name)
+    )
+    bootstrap.build_test_interfaces(place)
+    bootstrap.build_test_interfaces(place)
+    assert compiled == ['composition_interfaces']  # once
+    (place.venv / 'share/composition_interfaces').mkdir(parents=True)
+    (place.test_interfaces / 'composition_interfaces.stamp').unlink()
+    bootstrap.build_test_interfaces(place)
+    assert compiled == ['composition_interfaces']
+
+
 def test_the_reason_of_a_failure_is_read_from_its_output(progress, output, sentence) -> None:
     assert progress.explain(f'first\n{output}\nlast').startswith(sentence)
     assert bool(progress.explain(output)) == bool(sentence)

@@ -1,0 +1,241 @@
+"""Nodes that come and go in one process: loading, unloading and listing, free of services."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+import inspect
+import threading
+import traceback
+from typing import Any, NamedTuple
+
+from kpfeat_core.errors import ConfigError, KpfeatError
+from rclpy.exceptions import NameValidationException, ParameterException
+from rclpy.logging import LoggingSeverity, set_logger_level
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from .exchange import Exchange, using
+from .loading import release_memory
+from .plugins import construct, discard, find_node_class
+
+# Errors whose text says to a user all there is to say.
+EXPECTED = (KpfeatError, NameValidationException, ParameterException)
+FLAGS = (  # extra arguments that the container of rclcpp knows
+    'enable_logger_service',
+    'enable_rosout',
+    'enable_topic_statistics',
+    'forward_global_arguments',
+    'start_parameter_event_publisher',
+    'start_parameter_services',
+    'use_clock_thread',
+    'use_intra_process_comms',
+)
+OF_NODES = inspect.signature(Node).parameters  # those of this distribution
+
+
+class Loaded(NamedTuple):
+    """What came of a request to load a node; the name and the id of one that failed are empty."""
+
+    success: bool
+    error: str = ''
+    full_node_name: str = ''
+    unique_id: int = 0
+
+
+class ComponentManager:
+    """
+    Loads nodes into the executor of another node, the host, and unloads them.
+
+    `load` may be called from any thread, and keeps it busy as long as it takes; `unload` and
+    `close` are to be called from the executor's, so that no callback of the node is at work.
+    """
+
+    def __init__(self, host: Node) -> None:
+        self._host = host
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()  # one after the other: names are checked against all
+        self._nodes: dict[int, Node] = {}
+        self._levels: set[str] = set()  # names of loggers with a level of their own
+        self._last_id = 0
+        self._closed = False
+
+    def load(
+        self,
+        package: str,
+        plugin: str,
+        name: str = '',
+        namespace: str = '',
+        remap_rules: Sequence[str] = (),
+        parameters: Sequence[Parameter] = (),
+        log_level: int = 0,
+        extra_arguments: Mapping[str, Any] | None = None,
+        arguments: Sequence[str] = (),
+    ) -> Loaded:
+        """
+        Make a node and spin it; whatever goes wrong is said in the answer.
+
+        Empty name and namespace: the node's own. remap_rules: 'from:=to'. log_level: as in
+        rcl_interfaces/Log, 0 for the default. arguments: further ROS arguments, which count less
+        than all of these.
+        """
+        own = ['--ros-args', *(word for rule in remap_rules for word in ('-r', rule))]
+        own += ['-r', f'__node:={name}'] if name else []
+        own += ['-r', f'__ns:={namespace}'] if namespace else []
+        options = {
+            'cli_args': [*own, *arguments],
+            'parameter_overrides': list(parameters),
+            'use_global_arguments': False,
+        }
+        wanted = f'/{namespace.strip("/")}/{name}'.replace('//', '/') if name else ''
+        levelled = ''
+        with self._loading:
+            try:
+                place = self._read_flags(plugin, extra_arguments or {}, options)
+                self._check_free(wanted)
+                level = _severity(log_level)
+                if wanted:  # before the node is made, which may have much to say
+                    self._set_level(wanted, level)
+                    levelled = wanted
+                with place:
+                    node = construct(find_node_class(package, plugin), options)
+                try:
+                    return self._add(node, level)
+                except BaseException:
+                    discard(node)
+                    raise
+            except (Exception, SystemExit) as error:  # the node may be anybody's
+                sentence = self._explain(error, plugin)
+        node = None
+        self._forget_level(levelled)
+        release_memory()  # of what was loaded before it failed
+        return Loaded(False, sentence)
+
+    def unload(self, unique_id: int) -> tuple[bool, str]:
+        """Destroy a node; gives success, and what is wrong otherwise."""
+        with self._lock:
+            node = self._nodes.pop(unique_id, None)
+        if node is None:
+            ids = ', '.join(str(known) for known, _ in self.list()) or 'none'
+            return False, f'there is no node with the id {unique_id}; loaded are: {ids}'
+        self._destroy(node)
+        return True, ''
+
+    def list(self) -> list[tuple[int, str]]:
+        """Return id and full name of all nodes, in the order in which they were loaded."""
+        with self._lock:
+            return [(k, node.get_fully_qualified_name()) for k, node in self._nodes.items()]
+
+    def ask_to_stop(self) -> None:
+        """Let nodes that can stop working side by side begin to."""
+        with self._lock:
+            nodes = list(self._nodes.values())
+        for node in nodes:
+            if hasattr(node, 'ask_to_stop'):
+                node.ask_to_stop()
+
+    def close(self) -> None:
+        """Destroy all nodes; one that is being loaded is destroyed as soon as it is there."""
+        with self._lock:
+            self._closed = True
+        self.ask_to_stop()
+        for unique_id, _ in reversed(self.list()):
+            self.unload(unique_id)
+
+    def _add(self, node: Node, level: LoggingSeverity) -> Loaded:
+        full_name = node.get_fully_qualified_name()
+        self._check_free(full_name)
+        self._set_level(full_name, level)
+        executor = self._host.executor
+        with self._lock:
+            if self._closed or executor is None:
+                raise ConfigError('the container has ended, or does not spin yet')
+            self._last_id += 1
+            self._nodes[self._last_id] = node
+            executor.add_node(node)
+            return Loaded(True, '', full_name, self._last_id)
+
+    def _check_free(self, full_name: str) -> None:
+        taken = {known: unique_id for unique_id, known in self.list()}
+        if full_name in taken:
+            raise ConfigError(
+                f"the name '{full_name}' is taken by the node with the id {taken[full_name]} of "
+                'this container: choose another name or namespace, or unload that node first'
+            )
+
+    def _destroy(self, node: Node) -> None:
+        name = node.get_fully_qualified_name()
+        executor = self._host.executor
+        if executor is not None:
+            executor.remove_node(node)
+        try:
+            node.destroy_node()
+        except Exception:  # anybody's: the others go on
+            self._log('error', f"'{name}' failed in its end: {traceback.format_exc()}")
+            discard(node)
+        self._forget_level(name)
+
+    def _read_flags(
+        self, plugin: str, given: Mapping[str, Any], options: dict[str, Any]
+    ) -> AbstractContextManager:
+        """Put extra arguments into options; gives where the node is to be constructed."""
+        for name, value in given.items():
+            if name not in FLAGS:
+                raise ConfigError(
+                    f"extra argument '{name}' is not known; expected one of {', '.join(FLAGS)}"
+                )
+            if not isinstance(value, bool):
+                raise ConfigError(f"extra argument '{name}' is {value!r}, expected true or false")
+            if name == 'forward_global_arguments':
+                options['use_global_arguments'] = value
+                self._warn_if(value, f"'{plugin}' follows the arguments of the whole container")
+            elif name in OF_NODES:
+                options[name] = value
+            elif name == 'use_intra_process_comms':
+                self._warn_if(
+                    value and not plugin.startswith('kpfeat'),
+                    f"'{plugin}' has no use for use_intra_process_comms: nodes in Python have "
+                    'none, but those of kpfeat hand features to each other in memory',
+                )
+            else:
+                self._warn_if(
+                    value, f"nodes in Python have no {name}: it is left out for '{plugin}'"
+                )
+        apart = given.get('use_intra_process_comms') is False
+        return using(Exchange()) if apart else nullcontext()
+
+    def _warn_if(self, condition: bool, sentence: str) -> None:
+        if condition:
+            self._log('warning', sentence)
+
+    def _log(self, level: str, sentence: str) -> None:
+        if self._host.context.ok():
+            getattr(self._host.get_logger(), level)(sentence)
+
+    def _explain(self, error: BaseException, plugin: str) -> str:
+        """Say what went wrong, in one sentence; the log has where, if it is no mistake of use."""
+        if isinstance(error, EXPECTED):
+            return ' '.join(str(error).split())
+        where = ''.join(traceback.format_exception(error))
+        self._log('error', f"'{plugin}' failed to start: {where}")
+        return f"'{plugin}' failed to start with {type(error).__name__}: {error}"
+
+    def _set_level(self, full_name: str, level: LoggingSeverity) -> None:
+        if level != LoggingSeverity.UNSET:
+            set_logger_level(_logger_name(full_name), level)
+            self._levels.add(full_name)
+
+    def _forget_level(self, full_name: str) -> None:
+        if full_name in self._levels:
+            self._levels.discard(full_name)
+            set_logger_level(_logger_name(full_name), LoggingSeverity.UNSET)
+
+
+def _logger_name(full_name: str) -> str:
+    return full_name.strip('/').replace('/', '.')
+
+
+def _severity(level: int) -> LoggingSeverity:
+    try:
+        return LoggingSeverity(level)
+    except ValueError:
+        known = ', '.join(f'{one.value} {one.name.lower()}' for one in LoggingSeverity)
+        raise ConfigError(f'log level is {level}, expected one of: {known}') from None
