@@ -105,10 +105,13 @@ def test_examples_are_drawn_of_the_pairs_that_they_name(tmp_path, photograph, ca
     assert 'features kept in' in result.stderr
 
 
-def test_an_interruption_is_silent_and_the_next_run_goes_on(tmp_path, photograph, cache) -> None:
+@pytest.mark.parametrize('workers', [1, 2])
+def test_an_interruption_is_silent_and_the_next_run_goes_on(
+    tmp_path, photograph, cache, workers
+) -> None:
     (tmp_path / 'photos').mkdir()
     cv2.imwrite(str(tmp_path / 'photos/a.png'), photograph)
-    words = ['sift', '--synthetic', tmp_path / 'photos', '--pairs', 4000, '-j', 2]
+    words = ['sift', '--synthetic', tmp_path / 'photos', '--pairs', 4000, '-j', workers]
     command = [sys.executable, '-m', 'kpfeat_core.cli', 'evaluate', *words, '--cache', cache]
     process = subprocess.Popen(
         [str(word) for word in command],

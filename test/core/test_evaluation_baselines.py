@@ -4,21 +4,14 @@ import cv2
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.evaluation import OpencvExtractor
 from kpfeat_core.evaluation.baselines import available_baselines
+from made_scene import made_scene
 import numpy as np
 import pytest
 
 
 @pytest.fixture(scope='module')
 def scene() -> np.ndarray:
-    """Return (360, 480, 3) with rectangles and discs, rich in corners at all sizes."""
-    rng = np.random.default_rng(3)
-    image = np.full((360, 480, 3), 90, np.uint8)
-    for _ in range(160):
-        x, y = (int(v) for v in rng.integers(0, (480, 360)))
-        w, h = (int(v) for v in rng.integers(6, 60, 2))
-        color = tuple(int(v) for v in rng.integers(0, 256, 3))
-        cv2.rectangle(image, (x, y), (x + w, y + h), color, -1)
-    return cv2.GaussianBlur(image, (0, 0), 0.7)
+    return made_scene()
 
 
 @pytest.mark.parametrize(('name', 'bits'), [('orb', 256), ('akaze', 488)])

@@ -22,6 +22,7 @@ from kpfeat_core.evaluation.run import _chunks, resized_view
 from kpfeat_core.evaluation.sources import parse_source, Source
 from kpfeat_core.evaluation.tables import only_group
 from kpfeat_core.features import Features
+from made_scene import made_scene
 import numpy as np
 import pytest
 import torch
@@ -32,15 +33,7 @@ DEFAULT = PROTOCOLS['default']
 
 @pytest.fixture(scope='module')
 def scene() -> np.ndarray:
-    """Return (360, 480, 3) with rectangles, rich in corners at all sizes."""
-    rng = np.random.default_rng(3)
-    image = np.full((360, 480, 3), 90, np.uint8)
-    for _ in range(160):
-        x, y = (int(v) for v in rng.integers(0, (480, 360)))
-        w, h = (int(v) for v in rng.integers(6, 60, 2))
-        color = tuple(int(v) for v in rng.integers(0, 256, 3))
-        cv2.rectangle(image, (x, y), (x + w, y + h), color, -1)
-    return cv2.GaussianBlur(image, (0, 0), 0.7)
+    return made_scene()
 
 
 @pytest.fixture
