@@ -278,7 +278,7 @@ def main(arguments: 'list[str]') -> int:
     options = parser.parse_args(arguments)
     command = [word for i, word in enumerate(options.command) if i or word != '--']
     if (options.verb == 'prepare') == bool(command):
-        parser.error('run and test need a command after --, and prepare takes none')
+        parser.error('run needs a command after --, as test does, and prepare takes none')
     place, tests = Place(options.distribution), options.verb == 'test'
     try:
         prepare(place, tests)

@@ -168,16 +168,6 @@ def test_another_ros_installation_stays_out_of_the_environment(bootstrap, tmp_pa
     assert after['AMENT_PREFIX_PATH'].startswith(f'{tmp_path}/install-kilted/kpfeat:')
 
 
-@pytest.mark.parametrize(
-    'output, sentence',
-    [
-        ('E: Unable to locate package cmake', "apt-get knows no package 'cmake'"),
-        ('ERROR: No matching distribution found for torch==9', "there is no package 'torch==9'"),
-        ('OSError: [Errno 28] No space left on device', 'the disk is full'),
-        ('Temporary failure resolving "host"', 'the network cannot be reached'),
-        ('something nobody has seen', ''),
-    ],
-)
 def test_interfaces_for_tests_are_seen_by_tests_only(bootstrap, tmp_path) -> None:
     place = bootstrap.Place('kilted', tmp_path)
     package = tmp_path / 'build-kilted/test_interfaces/install/composition_interfaces'
@@ -218,6 +208,16 @@ def test_interfaces_for_tests_are_not_compiled_where_ros_has_its_own(
     assert compiled == ['composition_interfaces']
 
 
+@pytest.mark.parametrize(
+    'output, sentence',
+    [
+        ('E: Unable to locate package cmake', "apt-get knows no package 'cmake'"),
+        ('ERROR: No matching distribution found for torch==9', "there is no package 'torch==9'"),
+        ('OSError: [Errno 28] No space left on device', 'the disk is full'),
+        ('Temporary failure resolving "host"', 'the network cannot be reached'),
+        ('something nobody has seen', ''),
+    ],
+)
 def test_the_reason_of_a_failure_is_read_from_its_output(progress, output, sentence) -> None:
     assert progress.explain(f'first\n{output}\nlast').startswith(sentence)
     assert bool(progress.explain(output)) == bool(sentence)

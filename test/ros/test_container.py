@@ -38,9 +38,13 @@ class Needy(Node):
         super().__init__('needy')
 
 
+kept = []
+
+
 class Broken(Node):
     def __init__(self):
         super().__init__('broken')
+        kept.append(self)  # nothing but its end takes it away
         self.create_publisher(Log, 'broken_out', 1)
         raise ValueError('there is no lens')
 
@@ -488,6 +492,14 @@ def start(folder: Any, *arguments: str) -> subprocess.Popen:
     )
 
 
+def said_by(process: subprocess.Popen) -> str:
+    """Return all that a process says until it ends by itself."""
+    try:
+        return process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+
+
 def test_process_starts_the_nodes_of_command_line_and_parameter_and_ends_on_interrupt(
     ros, others
 ) -> None:
@@ -511,7 +523,7 @@ def test_process_starts_the_nodes_of_command_line_and_parameter_and_ends_on_inte
 
 def test_process_ends_with_one_sentence_if_a_given_node_fails(ros_context, others) -> None:
     process = start(others, 'kpfeat::Absent')
-    said = process.communicate()[0]
+    said = said_by(process)
     assert process.returncode == 2, said
     assert (
         said.strip().splitlines()[-1].startswith("error: there is no component 'kpfeat::Absent'")
@@ -531,6 +543,6 @@ def test_process_that_is_interrupted_while_it_loads_ends(ros, others) -> None:
 
 def test_help_of_the_container_tells_how_to_give_nodes(ros_context, others) -> None:
     process = start(others, '--help')
-    said = process.communicate()[0]
+    said = said_by(process)
     assert process.returncode == 0
     assert 'kpfeat::ExtractorNode' in said
