@@ -1,5 +1,6 @@
-"""Pictures of keypoints and matches: arrays in, uint8 RGB arrays out."""
+"""Pictures of keypoints, tracks and matches: arrays in, uint8 RGB arrays out."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -8,10 +9,12 @@ import numpy as np
 from .errors import ImageError, ShapeError
 from .features import Features
 from .shapes import Float
+from .tracks import Trail
 
 CORRECT = (60, 220, 90)
 WRONG = (240, 60, 60)
 OUTLINE = (0, 0, 0)
+OLD = 64  # frames after which a track is drawn as one of the oldest
 GAP = 8  # pixels between two images side by side
 SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
 FARTHEST = 1 << 15  # OpenCV's fixed-point coordinates overflow somewhere beyond
@@ -28,7 +31,7 @@ def draw_features(image: np.ndarray, features: Features, b: int = 0) -> np.ndarr
     canvas = to_rgb8(image)
     arrays = features.numpy(b)
     points = arrays['keypoints']
-    colours = _colours(_rank(arrays['keypoint_scores']))
+    colours = score_colours(arrays['keypoint_scores'])
     radius = _radius(canvas)
     scales = arrays.get('scales', np.ones(len(points)))
     radii = radius * scales / max(scales.min(initial=np.inf), 1e-6)
@@ -42,6 +45,33 @@ def draw_features(image: np.ndarray, features: Features, b: int = 0) -> np.ndarr
         if angles is not None:
             tip = points[k] + 2.5 * radii[k] * np.array([np.cos(angles[k]), np.sin(angles[k])])
             _line(canvas, points[k], tip, colours[k])
+    return canvas
+
+
+def score_colours(scores: Float[np.ndarray, ' k']) -> np.ndarray:
+    """Return a colour (K, 3) uint8 RGB for each score: red the best, blue the worst."""
+    return _colours(_rank(scores))
+
+
+def draw_tracks(image: np.ndarray, trails: Sequence[Trail]) -> np.ndarray:
+    """
+    Draw where keypoints came from: a line along each trail, a dot where the keypoint is now.
+
+    Blue tracks are new, green ones some 8 frames old, red ones 64 frames or more. Later trails
+    lie above earlier ones. Images as in `draw_features`; raises ImageError.
+    """
+    canvas = to_rgb8(image)
+    colours = _colours(
+        np.log([max(trail.age, 1) for trail in trails]).clip(0, np.log(OLD)) / np.log(OLD)
+    )
+    radius = 0.6 * _radius(canvas)
+    for trail, colour in zip(trails, colours, strict=True):
+        points = trail.points[[_drawable(point) for point in trail.points]]
+        if len(points):
+            path = (points * 2**SHIFT).round().astype(np.int32)
+            cv2.polylines(canvas, [path], False, _tuple(colour), 1, cv2.LINE_AA, SHIFT)
+            _circle(canvas, points[-1], radius + 1, OUTLINE, -1)
+            _circle(canvas, points[-1], radius, colour, -1)
     return canvas
 
 

@@ -2,10 +2,12 @@
 
 from kpfeat_core.errors import ImageError, ShapeError
 from kpfeat_core.features import Features
+from kpfeat_core.tracks import Trail
 from kpfeat_core.visualize import (
     CORRECT,
     draw_features,
     draw_matches,
+    draw_tracks,
     GAP,
     side_by_side,
     to_rgb8,
@@ -141,3 +143,33 @@ def test_what_is_no_image_is_refused_with_its_shape(image):
 def test_an_image_of_whole_numbers_beyond_16_bits_is_refused():
     with pytest.raises(ImageError, match='type int64'):
         to_rgb8(np.zeros((4, 5), np.int64))
+
+
+def trail(*points, age=2):
+    return Trail(np.array(points, np.float32), age)
+
+
+def test_a_trail_is_drawn_along_its_way_with_a_dot_at_its_newest_place():
+    picture = draw_tracks(gray(), [trail([10, 50], [40, 50], [40, 20])])
+    drawn = changed(picture)
+    assert drawn[50, 10:40].all() and drawn[20:50, 40].all()
+    y, x = np.nonzero(drawn)
+    assert np.minimum(abs(y - 50), abs(x - 40)).max() <= 4
+    assert drawn[20, 37:44].all() and not drawn[53, 10]
+
+
+def test_old_tracks_are_red_and_new_ones_blue():
+    picture = draw_tracks(gray(), [trail([10, 10], [20, 10]), trail([50, 10], [60, 10], age=500)])
+    new, old = picture[10, 20].astype(int), picture[10, 60].astype(int)
+    assert new[2] - new[0] > 100
+    assert old[0] - old[2] > 100
+
+
+def test_places_that_are_not_finite_are_left_out_of_a_trail():
+    picture = draw_tracks(gray(), [trail([np.nan, 5], [30, 30]), trail([np.inf, 5], [np.nan, 0])])
+    assert changed(picture)[30, 30]
+    assert not changed(picture)[:25].any() and not changed(picture)[:, :25].any()
+
+
+def test_no_trails_give_the_image_as_it_is():
+    assert not changed(draw_tracks(gray(), [])).any()
