@@ -14,7 +14,10 @@ COEFFICIENTS = {
     'plumb_bob': (4, 5),
     'rational_polynomial': (8, 12, 14),
     'equidistant': (4,),
+    'fisheye': (4,),
 }
+FISHEYE_MODELS = ('equidistant', 'fisheye')
+EXACT = (cv2.TERM_CRITERIA_MAX_ITER | cv2.TERM_CRITERIA_EPS, 100, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,12 @@ class Calibration:
         coefficients = np.zeros(4)
         if any(self.coefficients):
             coefficients = np.array(self.coefficients, np.float64)
-        fisheye = self.model == 'equidistant'
-        undistort = cv2.fisheye.undistortPoints if fisheye else cv2.undistortPoints
-        return undistort(pixels, self.matrix, coefficients)[:, 0]
+        if self.model in FISHEYE_MODELS:
+            return cv2.fisheye.undistortPoints(pixels, self.matrix, coefficients)[:, 0]
+        # one function since OpenCV 5; before, undistortPoints stopped after five steps
+        undistort = getattr(cv2, 'undistortPointsIter', cv2.undistortPoints)
+        found = undistort(pixels, self.matrix, coefficients, R=None, P=None, criteria=EXACT)
+        return found[:, 0]
 
     def check_size(self, size: tuple[int, int], name: str) -> None:
         """Raise ShapeError if something has another width and height than the camera's images."""

@@ -40,7 +40,7 @@ def test_the_distortion_of_the_lens_is_undone(model, coefficients):
         zero = np.zeros(3)
         seen = cv2.projectPoints(lifted, zero, zero, matrix, np.array(coefficients))[0]
     camera = Calibration(matrix, (640, 480), model, coefficients)
-    np.testing.assert_allclose(camera.directions(seen[:, 0]), directions, atol=1e-3)
+    np.testing.assert_allclose(camera.directions(seen[:, 0]), directions, atol=1e-6)
 
 
 def test_points_at_a_distance_lie_on_a_plane_before_the_camera():
