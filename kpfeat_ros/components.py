@@ -15,7 +15,7 @@ from rclpy.parameter import Parameter
 
 from .exchange import Exchange, using
 from .loading import release_memory
-from .plugins import construct, discard, find_node_class
+from .plugins import construct, default_name, discard, find_node_class
 
 # Errors whose text says to a user all there is to say.
 EXPECTED = (KpfeatError, NameValidationException, ParameterException)
@@ -85,18 +85,23 @@ class ComponentManager:
             'parameter_overrides': list(parameters),
             'use_global_arguments': False,
         }
-        wanted = f'/{namespace.strip("/")}/{name}'.replace('//', '/') if name else ''
         levelled = ''
         with self._loading:
             try:
                 place = self._read_flags(plugin, extra_arguments or {}, options)
-                self._check_free(wanted)
                 level = _severity(log_level)
+                # others may rename it: then it is known when it is made
+                renamed = any(rule.startswith('__') for rule in remap_rules)
+                sure = not (renamed or arguments or options['use_global_arguments'])
+                self._check_free(_full_name(name, namespace) if sure else '')
+                cls = find_node_class(package, plugin)
+                wanted = _full_name(name or default_name(cls), namespace) if sure else ''
+                self._check_free(wanted)
                 if wanted:  # before the node is made, which may have much to say
                     self._set_level(wanted, level)
                     levelled = wanted
                 with place:
-                    node = construct(find_node_class(package, plugin), options)
+                    node = construct(cls, options)
                 try:
                     return self._add(node, level)
                 except BaseException:
@@ -227,6 +232,10 @@ class ComponentManager:
         if full_name in self._levels:
             self._levels.discard(full_name)
             set_logger_level(_logger_name(full_name), LoggingSeverity.UNSET)
+
+
+def _full_name(name: str, namespace: str) -> str:
+    return f'/{namespace.strip("/")}/{name}'.replace('//', '/') if name else ''
 
 
 def _logger_name(full_name: str) -> str:

@@ -123,6 +123,13 @@ def discard(node: Node) -> None:
             destroy()
 
 
+def default_name(cls: type[Node]) -> str:
+    """Return the name that a node has by itself, if its constructor shows it; else ''."""
+    parameters = inspect.signature(cls).parameters
+    shown = [parameters[key].default for key in ('name', 'node_name') if key in parameters]
+    return next((name for name in shown if isinstance(name, str)), '')
+
+
 def _takes(cls: type[Node], options: dict[str, Any]) -> bool:
     try:
         inspect.signature(cls).bind(**options)

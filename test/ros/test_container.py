@@ -227,6 +227,16 @@ def test_name_that_is_taken_is_refused_before_anything_is_loaded(manager) -> Non
     assert manager.load('others', 'others_nodes:Plain', name='one').unique_id == 4
 
 
+def test_second_node_of_ours_is_refused_before_it_is_made(manager, monkeypatch) -> None:
+    from kpfeat_ros import components
+
+    assert manager.load('kpfeat', 'kpfeat::MatcherNode').full_node_name == '/matcher'
+    # two nodes of one name would share its log, and the end of one would end it for both
+    monkeypatch.setattr(components, 'construct', None)
+    again = manager.load('kpfeat', 'kpfeat::MatcherNode')
+    assert "'/matcher' is taken" in again.error
+
+
 def test_level_of_a_running_node_stays_when_another_of_its_name_is_refused(manager) -> None:
     manager.load('others', 'others_nodes:Plain', name='one', log_level=10)
     assert not manager.load('others', 'others_nodes:Plain', name='one', log_level=40).success
