@@ -1,5 +1,7 @@
 """What a node's diagnostics say: level and sentence."""
 
+from collections.abc import Sequence
+
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from .stats import Report
@@ -24,11 +26,17 @@ def judge_rest(state: str, node: str, trouble: str = '') -> tuple[bytes, str]:
     return DiagnosticStatus.OK, f'{words}: `ros2 lifecycle set {node} {step}` is the next step'
 
 
-def judge(report: Report, topic: str) -> tuple[bytes, str]:
-    """Return level and sentence of an active node that works on what arrives on a topic."""
+def judge(report: Report, topic: str, mismatches: Sequence[str] = ()) -> tuple[bytes, str]:
+    """
+    Return level and sentence of an active node that works on what arrives on a topic.
+
+    mismatches: what is wrong with the QoS of its topics.
+    """
     if report.failures:
         kinds = ', '.join(f'{count} {kind}' for kind, count in report.failures.items())
         return DiagnosticStatus.WARN, f'failed since the last report: {kinds}'
+    if mismatches:
+        return DiagnosticStatus.WARN, mismatches[0]
     if not report.totals['received']:
         return (
             DiagnosticStatus.WARN,

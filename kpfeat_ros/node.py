@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 import os
 import signal
 import sys
@@ -12,30 +11,16 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from kpfeat_core.errors import ConfigError, KpfeatError
 import rclpy
-from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.qos import (
-    HistoryPolicy,
-    QoSDurabilityPolicy,
-    QoSProfile,
-    QoSReliabilityPolicy,
-)
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import remove_ros_args
-from sensor_msgs.msg import CompressedImage, Image
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
-except ImportError:  # ROS 2 Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 from .diagnosis import judge, judge_rest
-from .lifecycle import ManagedNode
+from .endpoints import ConnectedNode
 from .options import LifecycleOptions
 from .parameters import NodeParameters
 from .stamps import stamp_ns
-from .stats import Report, Statistics
+from .stats import Report
 from .worker import abandoned_work, Stage, Worker
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -45,38 +30,20 @@ All arguments are ROS arguments, after --ros-args:
   -p NAME:=VALUE      set a parameter; config/kpfeat.yaml describes them all
   -r FROM:=TO         rename a topic, such as image:=/camera/image_raw
   --params-file FILE  read parameters from a file"""
-RELIABLE = QoSProfile(
-    depth=5, history=HistoryPolicy.KEEP_LAST, reliability=QoSReliabilityPolicy.RELIABLE
-)
 
 
-def sensor_qos(depth: int = 1) -> QoSProfile:
-    """Return what receives from every publisher: best effort, volatile, the newest only."""
-    return QoSProfile(
-        depth=depth,
-        history=HistoryPolicy.KEEP_LAST,
-        reliability=QoSReliabilityPolicy.BEST_EFFORT,
-        durability=QoSDurabilityPolicy.VOLATILE,
-    )
-
-
-class KpfeatNode(ManagedNode):
+class KpfeatNode(ConnectedNode):
     """
-    Base of the nodes: endpoints and workers that live while the node is active, and diagnostics.
+    Base of the nodes: parameters, workers that live while the node is active, and diagnostics.
 
     A subclass calls `start` at the end of its constructor, and extends the hooks of ManagedNode.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
-        self.statistics = Statistics()
         self.parameters = NodeParameters(self)
-        self.input_topic = ''  # what this node's work starts with
-        self._endpoints: dict[Any, Callable[[Any], bool]] = {}
         self._workers: list[Worker] = []
-        # a simulated clock may stand still or jump, and nothing here waits for it
-        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
+        self._diagnostics = self._make_publisher(DiagnosticArray, '/diagnostics')
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=self._steady)
 
     def declare(self) -> None:
@@ -94,8 +61,6 @@ class KpfeatNode(ManagedNode):
         for worker in self._workers:
             worker.stop()
         self._workers.clear()
-        for endpoint in list(self._endpoints):
-            self.disconnect(endpoint)
         super().end()
 
     def unload(self) -> None:
@@ -114,57 +79,6 @@ class KpfeatNode(ManagedNode):
         worker.start()
         self._workers.append(worker)
         return worker
-
-    def publish_on(self, kind: type, topic: str) -> Any:
-        """Create a reliable publisher, with QoS overrides, that deactivate destroys."""
-        publisher = self.create_publisher(
-            kind,
-            topic,
-            RELIABLE,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
-        self._endpoints[publisher] = self.destroy_publisher
-        return publisher
-
-    def listen_to(
-        self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile = RELIABLE
-    ) -> Any:
-        """Create a subscription, with QoS overrides, that deactivate destroys."""
-        overrides = QoSOverridingOptions.with_default_policies()
-        events = {'event_callbacks': SubscriptionEventCallbacks(message_lost=self._note_lost)}
-        create = partial(self.create_subscription, kind, topic, callback, qos)
-        try:
-            subscription = create(qos_overriding_options=overrides, **events)
-        except UnsupportedEventTypeError:  # this middleware does not tell what it loses
-            subscription = create(qos_overriding_options=overrides)
-        self._endpoints[subscription] = self.destroy_subscription
-        return subscription
-
-    def listen_to_images(
-        self, transport: str, callback: Callable[[Any], None], depth: int = 1
-    ) -> Any:
-        """Subscribe to 'image', remapped or not, or to the compressed topic below it."""
-        self.input_topic = self.resolve_topic_name('image')
-        kind = Image
-        if transport == 'compressed':
-            self.input_topic, kind = f'{self.input_topic}/compressed', CompressedImage
-        return self.listen_to(kind, self.input_topic, callback, sensor_qos(depth))
-
-    def offer(self, kind: Any, name: str, callback: Callable[[Any, Any], Any]) -> None:
-        """Create a service that deactivate destroys."""
-        self._endpoints[self.create_service(kind, name, callback)] = self.destroy_service
-
-    def poll(self, period_s: float, callback: Callable[[], None]) -> None:
-        """Call back regularly until deactivate, whatever the ROS clock does."""
-        timer = self.create_timer(period_s, callback, clock=self._steady)
-        self._endpoints[timer] = self.destroy_timer
-
-    def disconnect(self, endpoint: Any) -> None:
-        """Destroy one publisher, subscription, service or timer made by the methods above."""
-        self._endpoints.pop(endpoint)(endpoint)
-
-    def _note_lost(self, event: Any) -> None:
-        self.statistics.count('lost', event.total_count_change)
 
     def note_error(self, kind: str, error: Exception, first: bool) -> None:
         """Log the first failure of each kind; all of them are counted in diagnostics."""
@@ -188,7 +102,7 @@ class KpfeatNode(ManagedNode):
     def _publish_diagnostics(self) -> None:
         report = self.statistics.report()
         if self.state == 'active':
-            level, sentence = judge(report, self.input_topic)
+            level, sentence = judge(report, self.input_topic, self.mismatches())
         else:
             level, sentence = judge_rest(self.state, self.get_fully_qualified_name(), self.trouble)
         status = DiagnosticStatus(

@@ -14,7 +14,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
 from .conversions import image_to_array, message_to_matches
-from .node import RELIABLE
+from .qos import RELIABLE
 from .stamps import stamp_ns
 from .stats import Statistics
 from .worker import Worker

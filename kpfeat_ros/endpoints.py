@@ -1,0 +1,158 @@
+"""Topics, services and timers of a node that live while it is active, and what they report."""
+
+from collections.abc import Callable, Mapping
+from copy import copy
+from functools import partial
+import inspect
+from typing import Any
+
+from kpfeat_core.errors import ConfigError
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image
+
+try:
+    from rclpy.event_handler import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
+except ImportError:  # ROS 2 Humble
+    from rclpy.qos_event import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
+
+from .lifecycle import ManagedNode
+from .qos import explain_mismatch, overrides, RELIABLE, sensor_qos
+from .stats import Statistics
+
+
+class ConnectedNode(ManagedNode):
+    """
+    A managed node whose endpoints, made by the methods here, go when it is deactivated.
+
+    Each topic's QoS can be overridden by parameter; where two ends do not meet because of it, the
+    log says once what to change.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
+        self.statistics = Statistics()
+        self.input_topic = ''  # what this node's work starts with
+        # a simulated clock may stand still or jump, and nothing here waits for it
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._endpoints: dict[Any, Callable[[Any], bool]] = {}
+        self._suspects: set[str] = set()  # topics with an end somewhere that does not meet ours
+        self._told: set[str] = set()
+
+    def end(self) -> None:
+        """Disconnect from topics."""
+        for endpoint in list(self._endpoints):
+            self.disconnect(endpoint)
+        super().end()
+
+    def publish_on(self, kind: type, topic: str) -> Any:
+        """Create a reliable publisher, with QoS overrides, that deactivate destroys."""
+        publisher = self._make_publisher(kind, topic)
+        self._endpoints[publisher] = self.destroy_publisher
+        return publisher
+
+    def listen_to(
+        self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile = RELIABLE
+    ) -> Any:
+        """Create a subscription, with QoS overrides, that deactivate destroys."""
+        create = partial(self.create_subscription, kind, topic, callback)
+        events = {'message_lost': self._note_lost}
+        subscription = self._create(create, topic, qos, SubscriptionEventCallbacks, events)
+        self._endpoints[subscription] = self.destroy_subscription
+        return subscription
+
+    def listen_to_images(
+        self, transport: str, callback: Callable[[Any], None], depth: int = 1
+    ) -> Any:
+        """Subscribe to 'image', remapped or not, or to the compressed topic below it."""
+        self.input_topic = self.resolve_topic_name('image')
+        kind = Image
+        if transport == 'compressed':
+            self.input_topic, kind = f'{self.input_topic}/compressed', CompressedImage
+        return self.listen_to(kind, self.input_topic, callback, sensor_qos(depth))
+
+    def offer(self, kind: Any, name: str, callback: Callable[[Any, Any], Any]) -> None:
+        """Create a service that deactivate destroys."""
+        self._endpoints[self.create_service(kind, name, callback)] = self.destroy_service
+
+    def poll(self, period_s: float, callback: Callable[[], None]) -> None:
+        """Call back regularly until deactivate, whatever the ROS clock does."""
+        timer = self.create_timer(period_s, callback, clock=self._steady)
+        self._endpoints[timer] = self.destroy_timer
+
+    def disconnect(self, endpoint: Any) -> None:
+        """Destroy one publisher, subscription, service or timer made by the methods above."""
+        self._endpoints.pop(endpoint)(endpoint)
+
+    def mismatches(self) -> list[str]:
+        """
+        Say for each end of our topics elsewhere that QoS keeps from meeting ours what to change.
+
+        The log has each sentence once.
+        """
+        found = []
+        for endpoint in list(self._endpoints):
+            topic = getattr(endpoint, 'topic_name', None)
+            if topic in self._suspects:
+                found += self._mismatches_of(endpoint, topic)
+        for sentence in found:
+            if sentence not in self._told:
+                self._told.add(sentence)
+                self.get_logger().warning(sentence)
+        return found
+
+    def _mismatches_of(self, endpoint: Any, topic: str) -> list[str]:
+        listens = isinstance(endpoint, Subscription)
+        look = 'publishers' if listens else 'subscriptions'
+        others = getattr(self, f'get_{look}_info_by_topic')(topic)
+        name = self.get_fully_qualified_name()
+        return explain_mismatch(topic, endpoint.qos_profile, not listens, others, name)
+
+    def _make_publisher(self, kind: type, topic: str) -> Any:
+        create = partial(self.create_publisher, kind, topic)
+        return self._create(create, topic, RELIABLE, PublisherEventCallbacks, {})
+
+    def _create(
+        self,
+        create: Callable[..., Any],
+        topic: str,
+        qos: QoSProfile,
+        callbacks: type,
+        events: Mapping[str, Callable[[Any], None]],
+    ) -> Any:
+        """Create a publisher or subscription with those events that the middleware knows."""
+        topic = self.resolve_topic_name(topic)
+        known = inspect.signature(callbacks.__init__).parameters
+        wanted = {'incompatible_qos': lambda _: self._suspects.add(topic), **events}
+        wanted = {name: callback for name, callback in wanted.items() if name in known}
+        while True:
+            # a copy: rclpy writes the overrides into the profile
+            create_with = partial(create, copy(qos), qos_overriding_options=overrides())
+            try:
+                return create_with(event_callbacks=callbacks(**wanted))
+            except UnsupportedEventTypeError:
+                if not wanted:
+                    raise
+                wanted.popitem()
+            except ParameterException:
+                raise
+            except (RuntimeError, ValueError, OverflowError) as error:
+                if not self.context.ok():
+                    raise
+                raise ConfigError(
+                    f"QoS of '{topic}' is not possible: {error}. Set the parameters "
+                    f'qos_overrides.{topic}.* otherwise'
+                ) from error
+
+    def _note_lost(self, event: Any) -> None:
+        self.statistics.count('lost', event.total_count_change)
