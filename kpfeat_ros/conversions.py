@@ -8,6 +8,8 @@ namespace in a test. Nothing here imports rclpy. Messages to be filled are passe
 import array
 from typing import Any, TypeVar
 
+from kpfeat_core.calibration import Calibration
+from kpfeat_core.cameras import part_of
 from kpfeat_core.errors import ShapeError
 from kpfeat_core.features import Features
 from kpfeat_core.matchers.pair import PairMatches
@@ -58,6 +60,24 @@ def _decode_with_cv_bridge(message: Any) -> np.ndarray:
         raise BadImageError(
             'encoding', f"cv_bridge cannot decode encoding '{message.encoding}': {error}"
         ) from error
+
+
+def camera_info_to_calibration(message: Any) -> Calibration:
+    """
+    Return the calibration of the images that a CameraInfo message comes with; raises ConfigError.
+
+    Its region of interest and binning are taken into account: pixels are those of the image.
+    """
+    calibration = Calibration(
+        matrix=np.array(message.k, np.float64).reshape(3, 3),
+        size=(message.width, message.height),
+        model=message.distortion_model,
+        coefficients=tuple(message.d),
+    )
+    roi = message.roi
+    size = (roi.width or message.width, roi.height or message.height)  # 0 means all of it
+    binning = (max(1, message.binning_x), max(1, message.binning_y))
+    return part_of(calibration, (roi.x_offset, roi.y_offset), size, binning)
 
 
 def to_sequence(values: np.ndarray) -> array.array:

@@ -62,9 +62,11 @@ def _encodings() -> dict[str, Encoding]:
         '8UC4': Encoding('u1', 4, cv2.COLOR_BGRA2RGB),
         '16UC1': Encoding('u2', 1),
         '16UC3': Encoding('u2', 3, cv2.COLOR_BGR2RGB),
+        '16UC4': Encoding('u2', 4, cv2.COLOR_BGRA2RGB),
         '32FC1': Encoding('f4', 1),
         '32FC3': Encoding('f4', 3, cv2.COLOR_BGR2RGB),
         'nv21': Encoding('u1', 1, cv2.COLOR_YUV2RGB_NV21, chroma=(0.5, 1), even='wh'),
+        'nv12': Encoding('u1', 1, cv2.COLOR_YUV2RGB_NV12, chroma=(0.5, 1), even='wh'),
         'nv24': Encoding('u1', 1, _nv24_to_rgb, chroma=(1, 2)),
     }
     for name in ('yuv422', 'uyvy'):
@@ -98,16 +100,12 @@ def decode_pixels(
     """
     Return gray (H, W) or RGB (H, W, 3) pixels of an image given as bytes.
 
-    data: `height` rows of `step` bytes; in nv21 and nv24 the rows of chroma follow them.
+    data: `height` rows of `step` bytes; in nv12, nv21 and nv24 the rows of chroma follow them.
 
     Raises BadImageError; encoding must be one of ENCODINGS.
     """
     layout = ENCODINGS[encoding]
-    planes = _rows(data, layout, encoding, width, height, step)
-    dtype = np.dtype(layout.dtype).newbyteorder('>' if is_bigendian else '<')
-    pixels = planes.view(dtype).astype(dtype.newbyteorder('='), copy=False)
-    if layout.channels > 1:
-        pixels = pixels.reshape(len(pixels), width, layout.channels)
+    pixels = stored_pixels(data, encoding, width, height, step, is_bigendian)
     if layout.dtype == 'f4':
         _check_floats(pixels, encoding)
     if callable(layout.to_rgb):
@@ -115,6 +113,24 @@ def decode_pixels(
     elif layout.to_rgb is not None:
         pixels = cv2.cvtColor(pixels, layout.to_rgb)
     return to_unit_range(pixels)
+
+
+def stored_pixels(
+    data: bytes | np.ndarray,
+    encoding: str,
+    width: int,
+    height: int,
+    step: int,
+    is_bigendian: bool = False,
+) -> np.ndarray:
+    """Return the numbers of an image as they are, such as depths; as `decode_pixels` otherwise."""
+    layout = ENCODINGS[encoding]
+    planes = _rows(data, layout, encoding, width, height, step)
+    dtype = np.dtype(layout.dtype).newbyteorder('>' if is_bigendian else '<')
+    pixels = planes.view(dtype).astype(dtype.newbyteorder('='), copy=False)
+    if layout.channels > 1:
+        pixels = pixels.reshape(len(pixels), width, layout.channels)
+    return pixels
 
 
 def _rows(

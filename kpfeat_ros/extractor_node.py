@@ -1,19 +1,23 @@
 """Images in, features out: `ros2 run kpfeat extractor_node --ros-args -r image:=TOPIC`."""
 
 from contextlib import suppress
+from functools import partial
 import sys
 from typing import Any
 
 from kpfeat.msg import Features
-from kpfeat_core.errors import ConfigError
+from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.registry import extractor_config_class, extractor_names
-from sensor_msgs.msg import CompressedImage, Image
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from .conversions import fill_features, image_to_array
+from .conversions import camera_info_to_calibration, fill_features, image_to_array
 from .descriptors import DescriptorType
 from .loading import load_extractor, release_memory
 from .node import KpfeatNode, run
-from .options import ExtractorNodeOptions
+from .options import ExtractorNodeOptions, InputOptions
+from .regions import View
+from .throttle import Throttle
 
 
 class ExtractorNode(KpfeatNode):
@@ -21,7 +25,9 @@ class ExtractorNode(KpfeatNode):
     Publishes `features` of what arrives on `image`, with the image's own header.
 
     The newest image wins: while one is at work, later ones replace each other, and are counted as
-    dropped. Nothing is computed while nobody listens to `features`.
+    dropped. While nobody listens to `features`, `image` is
+    not listened to either. Options of the input choose
+    what is looked at; keypoints are in pixels of the image as it came, unless `undistort` is set.
     """
 
     def __init__(self, name: str = 'extractor', **options: Any) -> None:
@@ -34,6 +40,7 @@ class ExtractorNode(KpfeatNode):
         """Declare parameters: those of the node, and those of its model."""
         super().declare()
         self.parameters.declare(ExtractorNodeOptions, {'model': extractor_names()})
+        self.parameters.declare(InputOptions)
         with suppress(ConfigError):  # there is no such model: configure says so
             self._declare_options_of(self.get_parameter('model').value)
 
@@ -41,6 +48,7 @@ class ExtractorNode(KpfeatNode):
         """Load the network and run it once."""
         super().load()
         self.options = self.parameters.read(ExtractorNodeOptions, self._use_options)
+        self.view = View(self.parameters.read(InputOptions, self._use_input))
         config_class = self._declare_options_of(self.options.model)
         config = self.parameters.read(config_class, self._use_config)
         self.extractor = load_extractor(self.options, config)
@@ -59,11 +67,17 @@ class ExtractorNode(KpfeatNode):
         self.worker = self.work_through(
             [('decode', self._decode), ('extract', self._extract), ('publish', self._publish)]
         )
-        self.listen_to_images(self.options.image_transport, self.on_image)
+        self.throttle = Throttle()
+        listen = partial(self.listen_to_images, self.options.image_transport, self.on_image)
+        self.connect_while(self.publisher.get_subscription_count, listen)
+        if self.view.options.undistort and not self.view.options.calibration_file:
+            self.listen_to(
+                CameraInfo, self._camera_info_topic(), self.on_camera_info, qos_profile_sensor_data
+            )
 
     def unload(self) -> None:
         """Free the network."""
-        self.extractor = None
+        self.extractor = self.view = None
         super().unload()
         release_memory()
 
@@ -76,23 +90,47 @@ class ExtractorNode(KpfeatNode):
     def _use_options(self, options: ExtractorNodeOptions) -> None:
         self.options = options
 
+    def _use_input(self, options: InputOptions) -> None:
+        self.view = View(options, self.view.calibration)
+
     def _use_config(self, config: Any) -> None:
         self.extractor = self.extractor.with_options(**vars(config))
 
     def on_image(self, message: Image | CompressedImage) -> None:
         """Hand the image to the worker, if anybody wants features."""
         self.statistics.count('received')
-        if self.publisher.get_subscription_count():
+        if not self.publisher.get_subscription_count():
+            self.statistics.count('idle')
+        elif self.throttle.admits(self.view.options.max_rate_hz):
             self.worker.submit(message)
         else:
-            self.statistics.count('idle')
+            self.statistics.count('throttled')
+
+    def on_camera_info(self, message: CameraInfo) -> None:
+        """Take over how the camera sees."""
+        try:
+            calibration = camera_info_to_calibration(message)
+        except KpfeatError as error:
+            self.note_error('camera_info', error, self.statistics.fail('camera_info'))
+        else:
+            self.view = self.view.with_calibration(calibration)
+
+    def _camera_info_topic(self) -> str:
+        """Return 'camera_info' as remapped, else the sibling of the topic of the images."""
+        name = self.resolve_topic_name('camera_info')
+        if name != self.resolve_topic_name('camera_info', only_expand=True):
+            return name
+        image = self.resolve_topic_name('image')
+        return f'{image.rpartition("/")[0]}/camera_info'
 
     def _decode(self, message: Any) -> Any:
         return message.header, image_to_array(message)
 
     def _extract(self, item: Any) -> Any:
         header, image = item
-        return header, self.extractor.extract(image)
+        with self.parameters.lock:
+            view, extractor = self.view, self.extractor
+        return header, view.extract(extractor, image)
 
     def _publish(self, item: Any) -> None:
         header, features = item

@@ -13,6 +13,7 @@ from kpfeat_core.registry import extractor_config_class
 
 from .options import (
     ExtractorNodeOptions,
+    InputOptions,
     LifecycleOptions,
     MatcherNodeOptions,
     OverlayNodeOptions,
@@ -30,7 +31,7 @@ WIDTH = 99
 def node_classes() -> dict[str, list[type]]:
     """Return the dataclasses behind the parameters of each node, for the default model."""
     own = {
-        'extractor': [ExtractorNodeOptions, extractor_config_class(DEFAULT_MODEL)],
+        'extractor': [ExtractorNodeOptions, InputOptions, extractor_config_class(DEFAULT_MODEL)],
         'matcher': [MatcherNodeOptions, MatcherConfig],
         'overlay': [OverlayNodeOptions],
     }

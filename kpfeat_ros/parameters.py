@@ -5,6 +5,7 @@ from dataclasses import dataclass, Field, fields, replace
 from difflib import get_close_matches
 from functools import partial
 import sys
+from threading import RLock
 from typing import Any, TypeVar
 
 from kpfeat_core.config import check_config
@@ -72,6 +73,7 @@ class NodeParameters:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._groups: list[_Group] = []
+        self.lock = RLock()  # held while a change is applied: who holds it sees all of it or none
         self._refused: dict[str, ConfigError] = {}  # given at start and not allowed
         node.add_on_set_parameters_callback(self._on_set)
 
@@ -165,7 +167,8 @@ class NodeParameters:
             wanted = [_changed(group.config, changes) for group in self._groups]
             for config in wanted:
                 check_config(config)
-            self._apply(wanted)
+            with self.lock:
+                self._apply(wanted)
         except KpfeatError as error:
             return SetParametersResult(successful=False, reason=str(error))
         for name in changes:

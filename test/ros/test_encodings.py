@@ -13,7 +13,14 @@ RGB = np.array(
 )
 GRAY = np.array([[0, 1, 2], [128, 254, 255]], np.uint8)
 ORDER = {'rgb': [0, 1, 2], 'bgr': [2, 1, 0], 'rgba': [0, 1, 2, 3], 'bgra': [2, 1, 0, 3]}
-NAMES = {'8UC3': 'bgr8', '8UC4': 'bgra8', '8UC1': 'mono8', '16UC3': 'bgr16', '16UC1': 'mono16'}
+NAMES = {
+    '8UC3': 'bgr8',
+    '8UC4': 'bgra8',
+    '8UC1': 'mono8',
+    '16UC3': 'bgr16',
+    '16UC4': 'bgra16',
+    '16UC1': 'mono16',
+}
 
 
 def decode(pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False) -> np.ndarray:
@@ -37,7 +44,7 @@ def test_8_bit_colour_becomes_rgb_whatever_the_order_alpha_and_padding(name, pad
 
 @pytest.mark.parametrize('big', [False, True])
 @pytest.mark.parametrize('padding', [0, 1, 4])
-@pytest.mark.parametrize('name', ['rgb16', 'bgr16', 'rgba16', 'bgra16', '16UC3'])
+@pytest.mark.parametrize('name', ['rgb16', 'bgr16', 'rgba16', 'bgra16', '16UC3', '16UC4'])
 def test_16_bit_colour_respects_endianness_and_step(name, padding, big) -> None:
     wide = RGB.astype(np.uint16) * 257
     with_alpha = np.dstack([wide, np.full(RGB.shape[:2], 9, np.uint16)])
@@ -104,7 +111,7 @@ COLOURS = {'white': (255, 255, 255), 'red': (255, 0, 0), 'blue': (0, 0, 255)}
 
 
 @pytest.mark.parametrize('colour', YUV)
-@pytest.mark.parametrize('name', ['yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv', 'nv21', 'nv24'])
+@pytest.mark.parametrize('name', ['yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv', 'nv12', 'nv21', 'nv24'])
 def test_yuv_formats_give_the_right_colours_with_padding(name, colour) -> None:
     y, u, v = YUV[colour]
     width, height, padding = 6, 4, 3
@@ -113,8 +120,10 @@ def test_yuv_formats_give_the_right_colours_with_padding(name, colour) -> None:
     packed |= {'yuv422': packed['uyvy'], 'yuv422_yuy2': packed['yuyv']}
     if name in packed:
         rows = [packed[name] * (width // 2) + [0] * padding] * height
-    elif name == 'nv21':
-        rows = luma + [[v, u] * (width // 2) + [0] * padding] * (height // 2)
+    elif name in ('nv12', 'nv21'):
+        rows = luma + [([u, v] if name == 'nv12' else [v, u]) * (width // 2) + [0] * padding] * (
+            height // 2
+        )
     else:  # nv24: each row of chroma is as long as two of luma, padding at its end
         rows = luma + [[u, v] * width + [0] * (2 * padding)] * height
     data = bytes(value for row in rows for value in row)

@@ -1,0 +1,139 @@
+"""Keypoints without distortion, and calibrations of parts of a camera's image."""
+
+import cv2
+from kpfeat_core.calibration import Calibration
+from kpfeat_core.cameras import part_of, read_calibration, undistort
+from kpfeat_core.errors import ConfigError
+import numpy as np
+import pytest
+
+MATRIX = np.array([[500.0, 0, 319.5], [0, 510.0, 239.5], [0, 0, 1]])
+LENSES = {
+    'plumb_bob': (-0.35, 0.12, 0.001, -0.002, 0.01),
+    'rational_polynomial': (0.5, -0.1, 0.001, 0.0, 0.02, 0.8, 0.1, 0.01),
+    'equidistant': (-0.03, 0.01, -0.002, 0.0005),
+}
+FILE = """
+image_width: 640
+image_height: 480
+camera_name: left
+camera_matrix: {rows: 3, cols: 3, data: [500, 0, 319.5, 0, 510, 239.5, 0, 0, 1]}
+distortion_model: plumb_bob
+distortion_coefficients: {rows: 1, cols: 5, data: [-0.35, 0.12, 0.001, -0.002, 0.01]}
+"""
+
+
+def lens(model: str) -> Calibration:
+    return Calibration(MATRIX, (640, 480), model, LENSES[model])
+
+
+def seen(model: str, ideal: np.ndarray) -> np.ndarray:
+    """Distort ideal pixels with the formulas of the models, written out."""
+    x, y = ((ideal - MATRIX[:2, 2]) / [500, 510]).T
+    k = LENSES[model]
+    if model == 'equidistant':
+        r = np.hypot(x, y)
+        angle = np.arctan(r)
+        bent = angle * (1 + sum(c * angle ** (2 * i) for i, c in enumerate(k, 1)))
+        scale = np.divide(bent, r, out=np.ones_like(r), where=r > 0)
+        return np.stack([500 * x * scale, 510 * y * scale], 1) + MATRIX[:2, 2]
+    k = [*k, *[0.0] * (8 - len(k))]
+    r2 = x**2 + y**2
+    radial = (1 + k[0] * r2 + k[1] * r2**2 + k[4] * r2**3) / (
+        1 + k[5] * r2 + k[6] * r2**2 + k[7] * r2**3
+    )
+    dx = 2 * k[2] * x * y + k[3] * (r2 + 2 * x**2)
+    dy = k[2] * (r2 + 2 * y**2) + 2 * k[3] * x * y
+    return np.stack([500 * (x * radial + dx), 510 * (y * radial + dy)], 1) + MATRIX[:2, 2]
+
+
+@pytest.mark.parametrize('model', LENSES)
+def test_undistorting_finds_the_pixels_that_were_distorted(model) -> None:
+    ideal = np.random.default_rng(0).uniform((0, 0), (639, 479), (200, 2))
+    found, good = undistort(lens(model), seen(model, ideal))
+    assert good.all()
+    assert np.abs(found - ideal).max() < 1e-3
+
+
+@pytest.mark.parametrize('model', LENSES)
+def test_principal_point_stays(model) -> None:
+    found, good = undistort(lens(model), MATRIX[None, :2, 2].astype(np.float32))
+    assert good.all() and found.dtype == np.float32
+    assert np.allclose(found, MATRIX[:2, 2], atol=1e-3)
+
+
+@pytest.mark.parametrize('coefficients', [(), (0.0,) * 5])
+def test_ideal_camera_leaves_keypoints_exactly_as_they_are(coefficients) -> None:
+    points = np.random.default_rng(0).uniform(0, 400, (20, 2)).astype(np.float32)
+    found, good = undistort(Calibration(MATRIX, (640, 480), 'plumb_bob', coefficients), points)
+    assert np.array_equal(found, points) and good.all()
+
+
+@pytest.mark.parametrize('model', LENSES)
+def test_no_keypoints_give_none(model) -> None:
+    found, good = undistort(lens(model), np.zeros((0, 2), np.float32))
+    assert found.shape == (0, 2) and good.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ('model', 'coefficients'),
+    [('plumb_bob', (-0.35, 0, 0, 0)), ('equidistant', LENSES['equidistant'])],
+)
+def test_pixel_beyond_what_the_lens_shows_has_no_place(model, coefficients) -> None:
+    calibration = Calibration(MATRIX, (640, 480), model, coefficients)
+    _, good = undistort(calibration, np.array([[319.5, 239.5], [3000.0, 239.5]]))
+    assert good.tolist() == [True, False]
+
+
+def test_calibration_of_a_binned_part_sees_the_same_directions() -> None:
+    part = part_of(lens('plumb_bob'), (100, 60), (401, 300), (2, 3))
+    assert part.size == (200, 100)
+    pixels = np.array(
+        [[0.0, 0.0], [120.0, 80.0]]
+    )  # of the part; where its pixels lie in the whole
+    whole = (pixels + 0.5) * [2, 3] - 0.5 + [100, 60]
+    assert np.allclose(part.directions(pixels), lens('plumb_bob').directions(whole), atol=1e-9)
+
+
+def test_file_of_camera_calibration_is_read(tmp_path) -> None:
+    path = tmp_path / 'left.yaml'
+    path.write_text(FILE)
+    found = read_calibration(path)
+    assert np.array_equal(found.matrix, MATRIX)
+    assert (found.size, found.model) == ((640, 480), 'plumb_bob')
+    assert found.coefficients == LENSES['plumb_bob']
+
+
+@pytest.mark.parametrize(
+    ('before', 'after', 'sentence'),
+    [
+        ('camera_matrix', 'matrix', "'camera_matrix' is missing"),
+        ('0.01]', '0.01, 1]', 'got 6 coefficients'),
+        ('plumb_bob', 'mirror', "distortion model is 'mirror'"),
+        ('[500', '[0', 'not calibrated'),
+        ('[500', '[500, 1', 'reshape'),
+        ('[500', '[[', 'no calibration'),
+        (FILE, 'text', 'no calibration'),
+    ],
+)
+def test_file_that_is_no_calibration_is_refused_in_words(
+    tmp_path, before, after, sentence
+) -> None:
+    path = tmp_path / 'left.yaml'
+    path.write_text(FILE.replace(before, after))
+    with pytest.raises(ConfigError, match='left.yaml.*is no calibration') as error:
+        read_calibration(path)
+    assert sentence in str(error.value)
+
+
+def test_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match="'/no/such.yaml' cannot be read: No such file"):
+        read_calibration('/no/such.yaml')
+
+
+def test_formulas_of_this_test_are_those_of_opencv() -> None:
+    rays = np.array([[[0.3, -0.2, 1.0]]])
+    ideal = rays[0, :, :2] * [500, 510] + MATRIX[:2, 2]
+    coefficients = np.array(LENSES['plumb_bob'])
+    theirs = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), MATRIX, coefficients)[0]
+    assert np.allclose(seen('plumb_bob', ideal), theirs[:, 0], atol=1e-9)

@@ -1,0 +1,179 @@
+"""Which part of an image is seen, and keypoints in pixels of the whole; without ROS."""
+
+from kpfeat_core.calibration import Calibration
+from kpfeat_core.errors import ConfigError, ImageError
+from kpfeat_core.features import Features
+from kpfeat_core.image import write_image
+from kpfeat_ros.encodings import BadImageError
+from kpfeat_ros.options import InputOptions
+from kpfeat_ros.regions import View
+import numpy as np
+import pytest
+
+LENS = Calibration(
+    np.array([[60.0, 0, 31.5], [0, 60, 23.5], [0, 0, 1]]), (64, 48), 'plumb_bob', (-0.2, 0, 0, 0)
+)
+
+
+class BrightPixels:
+    """An extractor that finds what is brighter than half, at the centre of each blob."""
+
+    scales = False
+
+    def extract(self, image: np.ndarray) -> Features:
+        self.seen = image
+        bright = image if image.ndim == 2 else image.max(2)
+        y, x = np.nonzero(bright > 127)
+        arrays = {
+            'keypoints': np.stack([x, y], 1).astype(np.float32),
+            'keypoint_scores': np.linspace(1, 0.5, len(x), dtype=np.float32),
+            'descriptors': np.eye(max(len(x), 1), 8, dtype=np.float32)[: len(x)],
+            'image_size': np.array(image.shape[1::-1], np.float32),
+        }
+        if self.scales:
+            arrays['scales'] = np.ones(len(x), np.float32)
+        return Features.from_numpy(arrays)
+
+
+def dots(*pixels: tuple[int, int], size: int = 1) -> np.ndarray:
+    """Draw white squares with these upper left pixels on black, 64 wide and 48 high."""
+    image = np.zeros((48, 64, 3), np.uint8)
+    for x, y in pixels:
+        image[y : y + size, x : x + size] = 255
+    return image
+
+
+def keypoints(image: np.ndarray, calibration: Calibration | None = None, **options) -> list:
+    view = View(InputOptions(**options), calibration)
+    features = view.extract(BrightPixels(), image)
+    assert features.image_size.tolist() == [[64, 48]]
+    assert features.descriptors.shape[:2] == features.keypoints.shape[:2]
+    return features.keypoints[0].tolist()
+
+
+def test_whole_image_passes_as_it_is() -> None:
+    extractor, image = BrightPixels(), dots((3, 4))
+    View(InputOptions()).extract(extractor, image)
+    assert np.array_equal(extractor.seen, image)
+
+
+def test_keypoints_of_a_region_are_in_pixels_of_the_image() -> None:
+    image = dots((5, 5), (20, 12), (40, 30), (63, 47))
+    region = {'roi_x_offset': 20, 'roi_y_offset': 10}
+    assert keypoints(image, **region) == [[20, 12], [40, 30], [63, 47]]
+    assert keypoints(image, **region, roi_width=21, roi_height=3) == [[20, 12]]
+
+
+@pytest.mark.parametrize('binning', [2, 3, 4])
+def test_binned_keypoints_are_exact_to_the_half_pixel(binning) -> None:
+    corner = (6 * binning, 5 * binning)
+    centre = [corner[0] + (binning - 1) / 2, corner[1] + (binning - 1) / 2]
+    assert keypoints(dots(corner, size=binning), binning=binning) == [centre]
+    shifted = (corner[0] + 1, corner[1] + 2)  # the grid of bins starts at the region's corner
+    found = keypoints(dots(shifted, size=binning), binning=binning, roi_x_offset=1, roi_y_offset=2)
+    assert found == [[centre[0] + 1, centre[1] + 2]]
+
+
+def test_binning_averages_and_leaves_out_what_fills_no_bin() -> None:
+    extractor = BrightPixels()
+    image = np.arange(48 * 64, dtype=np.float32).reshape(48, 64) / 4096
+    View(InputOptions(binning=5)).extract(extractor, image)
+    expected = image[:45, :60].reshape(9, 5, 12, 5).mean((1, 3))
+    assert np.allclose(extractor.seen, expected, atol=1e-6)
+
+
+def test_scales_grow_with_binning() -> None:
+    extractor = BrightPixels()
+    extractor.scales = True
+    features = View(InputOptions(binning=2)).extract(extractor, dots((4, 4), size=2))
+    assert features.scales.tolist() == [[2.0]]
+
+
+@pytest.mark.parametrize(
+    'region',
+    [
+        {'roi_x_offset': 64},
+        {'roi_x_offset': 10, 'roi_width': 60},
+        {'roi_y_offset': 40, 'roi_height': 9},
+        {'roi_height': 0},
+    ],
+)
+def test_region_outside_the_image_is_refused_with_both_sizes(region) -> None:
+    with pytest.raises(BadImageError, match='does not fit into an image of 64x48') as error:
+        keypoints(dots(), **region)
+    assert error.value.kind == 'region'
+
+
+def test_binning_away_all_pixels_is_refused() -> None:
+    with pytest.raises(BadImageError, match='binning is 16, more than the 8x8 pixels'):
+        keypoints(dots(), binning=16, roi_width=8, roi_height=8)
+
+
+@pytest.fixture
+def mask(tmp_path):
+    """Return a mask that hides the left half."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:, 32:] = 1
+    write_image(tmp_path / 'mask.png', picture)
+    return str(tmp_path / 'mask.png')
+
+
+def test_keypoints_where_the_mask_is_black_are_dropped(mask) -> None:
+    assert keypoints(dots((5, 5), (31, 20), (32, 20), (63, 47)), mask=mask) == [[32, 20], [63, 47]]
+
+
+def test_mask_is_in_pixels_of_the_whole_image(mask) -> None:
+    found = keypoints(dots((30, 8), (40, 8), size=2), mask=mask, roi_x_offset=20, binning=2)
+    assert found == [[40.5, 8.5]]
+
+
+def test_mask_of_another_size_is_refused_with_both_sizes(mask) -> None:
+    with pytest.raises(BadImageError, match='is of 64x48 pixels, expected 20x30') as error:
+        View(InputOptions(mask=mask)).extract(BrightPixels(), np.zeros((30, 20), np.uint8))
+    assert error.value.kind == 'mask'
+
+
+def test_mask_that_cannot_be_read_is_refused_at_once() -> None:
+    with pytest.raises(ImageError, match="there is no file '/no/mask.png'"):
+        View(InputOptions(mask='/no/mask.png'))
+
+
+def test_undistorted_keypoints_leave_the_centre_and_move_outwards() -> None:
+    found = keypoints(dots((0, 0), (31, 23), (63, 47)), LENS, undistort=True)
+    assert np.allclose(found[1], [31, 23], atol=0.01)
+    assert found[0][0] < -1 and found[0][1] < -1
+    assert found[2][0] > 64 and found[2][1] > 48
+
+
+def test_undistortion_comes_after_region_binning_and_mask(mask) -> None:
+    options = {'roi_x_offset': 20, 'binning': 2, 'mask': mask}
+    plain = keypoints(dots((30, 8), (40, 8), size=2), **options)
+    ideal = LENS.directions(np.array(plain)) * 60 + [31.5, 23.5]
+    found = keypoints(dots((30, 8), (40, 8), size=2), LENS, undistort=True, **options)
+    assert np.allclose(found, ideal, atol=1e-4)
+
+
+def test_keypoints_that_no_ideal_camera_shows_are_dropped() -> None:
+    steep = Calibration(LENS.matrix, LENS.size, 'plumb_bob', (-2.0, 0, 0, 0))
+    assert len(keypoints(dots((0, 0), (31, 23)), steep, undistort=True)) == 1
+
+
+def test_undistorting_waits_for_a_calibration_and_says_so() -> None:
+    with pytest.raises(BadImageError, match='no camera_info came so far') as error:
+        keypoints(dots(), undistort=True)
+    assert error.value.kind == 'camera_info'
+
+
+def test_calibration_of_another_size_is_refused() -> None:
+    view = View(InputOptions(undistort=True)).with_calibration(LENS)
+    with pytest.raises(BadImageError, match='images of 64x48, got one of 20x30'):
+        view.extract(BrightPixels(), np.zeros((30, 20), np.uint8))
+
+
+def test_calibration_file_that_is_not_there_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match='/no/left.yaml'):
+        View(InputOptions(undistort=True, calibration_file='/no/left.yaml'))
+
+
+def test_image_without_keypoints_passes_through_everything(mask) -> None:
+    assert keypoints(dots(), LENS, undistort=True, mask=mask, binning=2) == []
