@@ -135,11 +135,11 @@ def evaluate(
         _measure(source, known, chosen, name, folder, workers, about | {'threads': threads})
         for source in sources
     ]
-    _show(results, reference)
     if out is not None:
         _write(out, results, sources, known, folder, reference, about['command'])
     if folder is not None:
         tell(f'features kept in {folder}: {cache_bytes(folder) / 1e6:,.0f} MB')
+    _show(results, reference)
 
 
 def _check_labels(labels: Sequence[str], reference: str) -> None:
