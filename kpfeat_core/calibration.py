@@ -8,11 +8,11 @@ import numpy as np
 from .errors import ConfigError, ShapeError
 from .shapes import Float, Int
 
-# How many coefficients OpenCV takes for the distortion models that ROS names
+LENGTHS = (4, 5, 8, 12, 14)  # numbers in OpenCV's distortion models
 COEFFICIENTS = {
-    '': (4, 5, 8, 12, 14),
-    'plumb_bob': (4, 5),
-    'rational_polynomial': (8, 12, 14),
+    '': LENGTHS,
+    'plumb_bob': LENGTHS,
+    'rational_polynomial': LENGTHS,
     'equidistant': (4,),
     'fisheye': (4,),
 }
@@ -27,7 +27,7 @@ class Calibration:
 
     matrix (3, 3): focal lengths and principal point in pixels, (0, 0) being the centre of the
     top-left pixel. coefficients: of OpenCV's distortion models; none for rectified images. size:
-    width and height of the images.
+    width and height of the images; (0, 0) where they are not known.
     """
 
     matrix: Float[np.ndarray, '3 3']
@@ -71,7 +71,7 @@ class Calibration:
 
     def check_size(self, size: tuple[int, int], name: str) -> None:
         """Raise ShapeError if something has another width and height than the camera's images."""
-        if tuple(size) != tuple(self.size):
+        if tuple(self.size) not in ((0, 0), tuple(size)):
             raise ShapeError(
                 f'{name} is of {size[0]}x{size[1]} pixels, the calibration of '
                 f'{self.size[0]}x{self.size[1]}: both must be of the same image'

@@ -1,31 +1,67 @@
 """Images, features and matches in, pictures out: `ros2 run kpfeat overlay_node`."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 import sys
 from typing import Any
 
 from kpfeat.msg import Features, Matches
-from sensor_msgs.msg import Image
+from kpfeat_core.errors import KpfeatError
+from kpfeat_core.tracks import Tracks
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
+from .annotations import fill_annotations, fill_markers, find_messages
 from .conversions import fill_image
 from .node import KpfeatNode, run
 from .options import OverlayNodeOptions
-from .pictures import picture_of_keypoints, picture_of_matches
+from .pictures import (
+    fill_compressed,
+    follow_matches,
+    picture_of_keypoints,
+    picture_of_matches,
+    picture_of_tracks,
+)
+from .points import camera_info_topic, cloud_of_keypoints
 from .stamps import stamp_ns, StampBuffer
+from .worker import Worker
 
 POLL_PERIOD_S = 0.2
+# Outputs with messages that not every ROS installation has
+OPTIONAL = {'image_annotations': 'foxglove_msgs', 'keypoint_markers': 'visualization_msgs'}
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is made of some inputs, by a worker of its own, while somebody listens to it."""
+
+    inputs: frozenset[str]
+    publishers: Sequence[Any]
+    worker: Worker
+
+    def wanted(self) -> bool:
+        """Say whether somebody listens."""
+        return any(publisher.get_subscription_count() for publisher in self.publishers)
 
 
 class OverlayNode(KpfeatNode):
     """
-    Publishes `image_keypoints` and `image_matches`, each only while somebody listens to it.
+    Publishes pictures of keypoints, tracks and matches, and keypoints in forms for viewers.
 
-    It subscribes only then, so that extractor and matcher may rest as well.
+    Pictures are raw and compressed; the forms are Foxglove annotations, rviz markers and, with a
+    depth image, a point cloud. Each is made only while somebody listens to it. The node subscribes
+    to what is needed for that, and only then, so that extractor and matcher may rest as well.
     """
 
     def __init__(self, name: str = 'overlay', **options: Any) -> None:
         super().__init__(name, **options)
         self.inputs: dict[str, Any] = {}
+        self.outputs: dict[str, Output] = {}
+        self.wanted: set[str] = set()
         self.kept: dict[str, StampBuffer] = {}
+        self.camera_info: CameraInfo | None = None
+        self._missing: set[str] = set()  # packages of messages, each said once
         self.start()
 
     def declare(self) -> None:
@@ -34,100 +70,214 @@ class OverlayNode(KpfeatNode):
         self.parameters.declare(OverlayNodeOptions)
 
     def load(self) -> None:
-        """Read parameters."""
+        """Read parameters, and find out which messages are installed."""
         super().load()
         self.options = self.parameters.read(OverlayNodeOptions, self._use_options)
+        self.messages = {topic: find_messages(package) for topic, package in OPTIONAL.items()}
+        for topic, package in OPTIONAL.items():
+            if self.messages[topic] is None and package not in self._missing:
+                self._missing.add(package)
+                self.get_logger().info(
+                    f"'{topic}' is not offered, because the ROS package {package} is not "
+                    f'installed: install ros-$ROS_DISTRO-{package.replace("_", "-")} for it'
+                )
 
     def begin(self) -> None:
         """Start the workers; topics are connected when somebody listens."""
         super().begin()
-        self.images = StampBuffer(self.options.buffer_size)
-        self.features = StampBuffer(self.options.buffer_size)
-        self.kept = {'image': self.images, 'features': self.features}
-        self.keypoints_publisher = self.publish_on(Image, 'image_keypoints')
-        self.matches_publisher = self.publish_on(Image, 'image_matches')
-        publish = ('publish', self._publish)
-        self.workers = {
-            'keypoints': self.work_through([('draw_keypoints', self._draw_keypoints), publish]),
-            'matches': self.work_through([('draw_matches', self._draw_matches), publish]),
-        }
+        names = ('image', 'features', 'depth', 'features without depth')
+        self.kept = {name: StampBuffer(self.options.buffer_size) for name in names}
+        self.tracks = Tracks(self.options.track_length)
+        self._offer_picture('keypoints', {'image', 'features'}, self._draw_keypoints)
+        self._offer_picture('tracks', {'image', 'matches'}, self._draw_tracks)
+        self._offer_picture('matches', {'image', 'matches'}, self._draw_matches)
+        self._offer_optional('image_annotations', 'ImageAnnotations', set(), self._annotate)
+        self._offer_optional('keypoint_markers', 'MarkerArray', {'camera_info'}, self._mark)
+        self._offer(
+            'keypoint_cloud', PointCloud2, {'features', 'depth', 'camera_info'}, self._place
+        )
         self.poll(POLL_PERIOD_S, self._follow_listeners)
 
     def end(self) -> None:
         """Stop drawing and forget what was kept for it."""
         super().end()
         self.inputs.clear()
+        self.outputs.clear()
+        self.wanted.clear()
         for buffer in self.kept.values():
             buffer.clear()
+        self.camera_info = None
 
     def _use_options(self, options: OverlayNodeOptions) -> None:
         self.options = options
+        if self.outputs:
+            self.tracks.length = options.track_length
+
+    def _offer_picture(self, name: str, inputs: set[str], draw: Callable[[Any], Any]) -> None:
+        raw = self.publish_on(Image, f'image_{name}')
+        compressed = self.publish_on(CompressedImage, f'{raw.topic_name}/compressed')
+        publish = partial(self._publish_picture, raw, compressed)
+        worker = self.work_through([(f'draw_{name}', draw), ('publish', publish)])
+        self.outputs[name] = Output(frozenset(inputs), (raw, compressed), worker)
+
+    def _offer_optional(
+        self, topic: str, kind: str, inputs: set[str], make: Callable[[Any], Any]
+    ) -> None:
+        messages = self.messages[topic]
+        if messages is not None:
+            self._offer(topic, getattr(messages, kind), {'features', *inputs}, make)
+
+    def _offer(self, topic: str, kind: type, inputs: set[str], make: Callable[[Any], Any]) -> None:
+        publisher = self.publish_on(kind, topic)
+        worker = self.work_through([(f'make_{topic}', make), ('publish', publisher.publish)])
+        self.outputs[topic] = Output(frozenset(inputs), (publisher,), worker)
 
     def _follow_listeners(self) -> None:
-        """Subscribe to what the listened-to pictures need, and to nothing else."""
-        keypoints = bool(self.keypoints_publisher.get_subscription_count())
-        matches = bool(self.matches_publisher.get_subscription_count())
-        self._follow('image', keypoints or matches)
-        self._follow('features', keypoints)
-        self._follow('matches', matches)
-
-    def _follow(self, name: str, wanted: bool) -> None:
-        if wanted == (name in self.inputs):
-            return
-        if not wanted:
+        """Subscribe to what the listened-to outputs need, and to nothing else."""
+        self.wanted = {name for name, output in self.outputs.items() if output.wanted()}
+        needed = {name for output in self.wanted for name in self.outputs[output].inputs}
+        for name in sorted(set(self.inputs) - needed):
             self.disconnect(self.inputs.pop(name))
-            if name in self.kept:
-                self.kept[name].clear()
-        elif name == 'image':
-            transport = self.options.image_transport
-            self.inputs[name] = self.listen_to_images(transport, self.on_image, depth=5)
-        elif name == 'features':
-            self.inputs[name] = self.listen_to(Features, name, self.on_features)
-        else:
-            self.inputs[name] = self.listen_to(Matches, name, self.on_matches)
+        for name in sorted(needed - set(self.inputs)):
+            self.inputs[name] = self._connect(name)
+        kept_for = {'features without depth': 'keypoint_cloud', 'features': 'keypoints'}
+        for name, buffer in self.kept.items():
+            if kept_for.get(name, name) not in self.wanted | needed:
+                buffer.clear()
+        if 'tracks' not in self.wanted:
+            self.tracks.clear()
+
+    def _connect(self, name: str) -> Any:
+        if name == 'image':
+            return self.listen_to_images(self.options.image_transport, self.on_image, depth=5)
+        if name == 'features':
+            return self.listen_to(Features, name, self.on_features)
+        if name == 'matches':
+            return self.listen_to(Matches, name, self.on_matches)
+        if name == 'depth':
+            return self.listen_to(Image, name, self.on_depth, qos_profile_sensor_data)
+        topic = camera_info_topic(self)
+        return self.listen_to(CameraInfo, topic, self.on_camera_info, qos_profile_sensor_data)
+
+    def _submit(self, output: str, *item: Any) -> None:
+        if output in self.wanted:
+            self.outputs[output].worker.submit(item)
 
     def on_image(self, image: Any) -> None:
         """Keep the image until its features come; they may have come already."""
         self.statistics.count('received')
         stamp = stamp_ns(image.header)
-        self.images.add(stamp, image)
-        features = self.features.get(stamp)
+        self.kept['image'].add(stamp, image)
+        features = self.kept['features'].get(stamp)
         if features is not None:
-            self.workers['keypoints'].submit((image, features))
+            self._submit('keypoints', image, features)
 
     def on_features(self, features: Features) -> None:
-        """Draw the features if their image is here."""
+        """Pass the features on; to what needs an image only if that is here."""
+        if 'image' not in self.inputs:
+            self.input_topic = self.resolve_topic_name('features')
+            self.statistics.count('received')
+        self._submit('image_annotations', features)
+        if 'keypoints' in self.wanted:
+            self._pair_with_image(features)
+        if self.camera_info is not None:
+            self._submit('keypoint_markers', features, self.camera_info)
+            if 'keypoint_cloud' in self.wanted:
+                self._pair_with_depth(features)
+
+    def _pair_with_image(self, features: Features) -> None:
         stamp = stamp_ns(features.header)
-        image = self.images.get(stamp)
+        image = self.kept['image'].get(stamp)
         if image is not None:
-            self.workers['keypoints'].submit((image, features))
+            self._submit('keypoints', image, features)
         else:
             self.statistics.count('unpaired')
-            self.features.add(stamp, features)
+            self.kept['features'].add(stamp, features)
+
+    def _pair_with_depth(self, features: Features) -> None:
+        stamp = stamp_ns(features.header)
+        depth = self.kept['depth'].nearest(stamp, self._tolerance_ns())
+        if depth is not None:
+            self._submit('keypoint_cloud', features, depth, self.camera_info)
+        else:
+            self.statistics.count('without_depth')
+            self.kept['features without depth'].add(stamp, features)
+
+    def on_depth(self, depth: Image) -> None:
+        """Keep the depth image until its features come; they may have come already."""
+        stamp = stamp_ns(depth.header)
+        self.kept['depth'].add(stamp, depth)
+        waiting = self.kept['features without depth']
+        features = waiting.nearest(stamp, self._tolerance_ns())
+        if features is not None:
+            waiting.forget(stamp_ns(features.header))
+            self._submit('keypoint_cloud', features, depth, self.camera_info)
+
+    def on_camera_info(self, camera_info: CameraInfo) -> None:
+        """Keep the latest one."""
+        self.camera_info = camera_info
 
     def on_matches(self, matches: Matches) -> None:
         """Draw the matches if both images are here; image 0 is kept, it may be a reference."""
-        stamp0, stamp1 = stamp_ns(matches.header0), stamp_ns(matches.header1)
-        self.images.pin(stamp0)
-        image0, image1 = self.images.get(stamp0), self.images.get(stamp1)
-        if image0 is None or image1 is None:
+        images, stamp1 = self.kept['image'], stamp_ns(matches.header1)
+        image1 = images.get(stamp1)
+        if 'tracks' in self.wanted:
+            self._follow_tracks(image1, matches)
+        if 'matches' in self.wanted:
+            stamp0 = stamp_ns(matches.header0)
+            images.pin(stamp0)
+            self._submit_pair('matches', images.get(stamp0), image1, matches)
+
+    def _follow_tracks(self, image: Any, matches: Matches) -> None:
+        try:  # here and not in the worker, which may drop matches: that would end all tracks
+            trails = follow_matches(self.tracks, matches)
+        except KpfeatError as error:
+            kind = type(error).__name__
+            self.note_error(kind, error, self.statistics.fail(kind))
+        else:
+            self._submit_pair('tracks', image, trails)
+
+    def _submit_pair(self, output: str, *item: Any) -> None:
+        if any(part is None for part in item):
             self.statistics.count('unpaired')
         else:
-            self.workers['matches'].submit((image0, image1, matches))
+            self._submit(output, *item)
+
+    def _tolerance_ns(self) -> int:
+        return round(1e6 * self.options.depth_tolerance_ms)
 
     def _draw_keypoints(self, item: Any) -> Any:
         image, features = item
-        return self.keypoints_publisher, image.header, picture_of_keypoints(image, features)
+        return image.header, picture_of_keypoints(image, features)
+
+    def _draw_tracks(self, item: Any) -> Any:
+        image, trails = item
+        return image.header, picture_of_tracks(image, trails)
 
     def _draw_matches(self, item: Any) -> Any:
         image0, image1, matches = item
         picture = picture_of_matches(image0, image1, matches, self.options.max_drawn_matches)
-        return self.matches_publisher, image1.header, picture
+        return image1.header, picture
 
-    def _publish(self, item: Any) -> None:
-        publisher, header, picture = item
-        publisher.publish(fill_image(Image(), picture, header))
+    def _publish_picture(self, raw: Any, compressed: Any, item: Any) -> None:
+        header, picture = item
+        if raw.get_subscription_count():
+            raw.publish(fill_image(Image(), picture, header))
+        if compressed.get_subscription_count():
+            quality = self.options.jpeg_quality
+            compressed.publish(fill_compressed(CompressedImage(), picture, header, quality))
         self.note_age(header)
+
+    def _annotate(self, item: Any) -> Any:
+        return fill_annotations(self.messages['image_annotations'], *item)
+
+    def _mark(self, item: Any) -> Any:
+        options = self.options
+        messages = self.messages['keypoint_markers']
+        return fill_markers(messages, *item, options.keypoint_pixels, options.marker_distance)
+
+    def _place(self, item: Any) -> PointCloud2:
+        return cloud_of_keypoints(*item, self.options.keypoint_pixels)
 
     def settings(self) -> dict[str, str]:
         """Add what is listened to at the moment."""

@@ -38,6 +38,17 @@ class StampBuffer:
             return self._pinned[1]
         return self._items.get(stamp)
 
+    def nearest(self, stamp: int, tolerance_ns: int) -> Any | None:
+        """Return the item whose stamp differs least; None if by more than the tolerance."""
+        near = min(self._items, key=lambda other: abs(other - stamp), default=None)
+        if near is None or abs(near - stamp) > tolerance_ns:
+            return None
+        return self._items[near]
+
+    def forget(self, stamp: int) -> None:
+        """Forget the item of exactly this stamp, if there is one."""
+        self._items.pop(stamp, None)
+
     def pin(self, stamp: int) -> None:
         """Keep the item of this stamp until another is pinned, such as a reference image."""
         item = self.get(stamp)

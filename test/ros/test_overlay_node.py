@@ -32,18 +32,36 @@ class Rig:
         from kpfeat.msg import Features as FeaturesMessage
         from kpfeat.msg import Matches
         from kpfeat_ros.overlay_node import OverlayNode
-        from sensor_msgs.msg import Image
+        from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+        from visualization_msgs.msg import MarkerArray
 
         self.ros = ros
-        self.kinds = {'image': Image, 'features': FeaturesMessage, 'matches': Matches}
+        self.kinds = {
+            'image': Image,
+            'features': FeaturesMessage,
+            'matches': Matches,
+            'depth': Image,
+            'camera_info': CameraInfo,
+        }
+        outputs = {'keypoint_cloud': PointCloud2, 'keypoint_markers': MarkerArray}
+        needed = {
+            'image_keypoints': ['image', 'features'],
+            'image_tracks': ['image', 'matches'],
+            'image_matches': ['image', 'matches'],
+            'image_annotations': ['features'],
+            'keypoint_markers': ['features', 'camera_info'],
+            'keypoint_cloud': ['features', 'camera_info', 'depth'],
+        }
         self.node = ros.start(OverlayNode, **parameters)
         self.publishers = {
             name: ros.probe.create_publisher(kind, name, 10) for name, kind in self.kinds.items()
         }
-        self.pictures = {topic: ros.listen(Image, topic) for topic in topics}
-        needed = {'image_keypoints': ['image', 'features'], 'image_matches': ['image', 'matches']}
+        self.pictures = {}
         for topic in topics:
-            for name in needed[topic]:
+            kind = CompressedImage if topic.endswith('/compressed') else Image
+            self.pictures[topic] = ros.listen(outputs.get(topic, kind), topic)
+        for topic in topics:
+            for name in needed[topic.split('/')[0]]:
                 ros.until(self.publishers[name].get_subscription_count, f'the overlay on {name}')
 
     def send_image(self, pixels: np.ndarray = GRAY):
@@ -58,6 +76,23 @@ class Rig:
         message = self.kinds['features']()
         fill_features(message, features_at(*points), image.header)
         self.publishers['features'].publish(message)
+
+    def send_depth(self, image, metres: np.ndarray, later_ns: int = 0):
+        """Publish a depth image in metres, stamped somewhat later than an image."""
+        message = self.kinds['depth']()
+        message.header.stamp.sec = image.header.stamp.sec
+        message.header.stamp.nanosec = image.header.stamp.nanosec + later_ns
+        message.height, message.width = metres.shape
+        message.encoding, message.step = '32FC1', 4 * metres.shape[1]
+        message.data = metres.astype('<f4').tobytes()
+        self.publishers['depth'].publish(message)
+
+    def send_camera_info(self) -> None:
+        """Publish a calibration for focal lengths 100 and 50, and wait until it is there."""
+        message = self.kinds['camera_info'](width=80, height=60)
+        message.k = [100.0, 0.0, 40.0, 0.0, 50.0, 30.0, 0.0, 0.0, 1.0]
+        self.publishers['camera_info'].publish(message)
+        self.ros.until(lambda: self.node.camera_info, 'camera_info')
 
     def send_matches(self, image0, image1, point0=(20, 20), point1=(30, 20)) -> None:
         message = self.kinds['matches']()
@@ -127,15 +162,23 @@ def test_matches_of_forgotten_images_are_counted_and_not_drawn(ros) -> None:
 def test_nothing_is_subscribed_or_drawn_while_nobody_looks(ros) -> None:
     rig = Rig(ros)
     ros.spin(0.6)
-    assert [p.get_subscription_count() for p in rig.publishers.values()] == [0, 0, 0]
+    assert [p.get_subscription_count() for p in rig.publishers.values()] == [0] * 5
 
 
 @pytest.mark.parametrize(
-    ('topic', 'idle'), [('image_keypoints', 'matches'), ('image_matches', 'features')]
+    ('topic', 'idle'),
+    [
+        ('image_keypoints', ['matches', 'depth', 'camera_info']),
+        ('image_keypoints/compressed', ['matches', 'depth', 'camera_info']),
+        ('image_matches', ['features', 'depth', 'camera_info']),
+        ('image_tracks', ['features', 'depth', 'camera_info']),
+        ('keypoint_markers', ['image', 'matches', 'depth']),
+        ('keypoint_cloud', ['image', 'matches']),
+    ],
 )
 def test_only_what_is_looked_at_is_subscribed_and_let_go_afterwards(ros, topic, idle) -> None:
     rig = Rig(ros, topic)
-    assert rig.publishers[idle].get_subscription_count() == 0
+    assert not any(rig.publishers[name].get_subscription_count() for name in idle)
     ros.stop_listening(rig.pictures[topic])
     ros.until(
         lambda: not any(p.get_subscription_count() for p in rig.publishers.values()),
@@ -152,3 +195,133 @@ def test_broken_image_is_counted_and_survived(ros) -> None:
     good = rig.send_image()
     rig.send_features(good, (20, 40))
     assert rig.picture('image_keypoints').header == good.header
+
+
+def cloud_rows(cloud) -> list[list[float]]:
+    assert [field.name for field in cloud.fields] == ['x', 'y', 'z', 'score']
+    assert len(cloud.data) == cloud.row_step == cloud.point_step * cloud.width
+    return np.frombuffer(cloud.data, '<f4').reshape(cloud.width, 4).tolist()
+
+
+def test_tracks_are_drawn_over_the_newest_image_and_reach_back_over_frames(ros) -> None:
+    rig = Rig(ros, 'image_tracks')
+    images = [rig.send_image() for _ in range(3)]
+    rig.send_matches(images[0], images[1], (10, 50), (10, 20))
+    rig.picture('image_tracks')
+    rig.send_matches(images[1], images[2], (10, 20), (60, 20))
+    picture = rig.picture('image_tracks', 2)
+    assert picture.header == images[2].header
+    drawn = set(map(tuple, changed(image_to_array(picture)).tolist()))
+    assert {(10, y) for y in range(20, 50)} | {(x, 20) for x in range(10, 60)} <= drawn
+    assert all(abs(x - 10) <= 4 or abs(y - 20) <= 4 for x, y in drawn)
+
+
+def test_tracks_go_on_where_an_image_was_lost(ros) -> None:
+    rig = Rig(ros, 'image_tracks')
+    first, lost = rig.send_image(), ros.image(GRAY)
+    last = rig.send_image()
+    rig.send_matches(first, lost, (10, 50), (10, 20))
+    rig.send_matches(lost, last, (10, 20), (60, 20))
+    drawn = changed(image_to_array(rig.picture('image_tracks'))).tolist()
+    assert [10, 40] in drawn and [40, 20] in drawn
+
+
+def test_matches_that_do_not_fit_are_counted_and_tracks_go_on(ros) -> None:
+    rig = Rig(ros, 'image_tracks')
+    image0, image1 = rig.send_image(), rig.send_image()
+    broken = rig.kinds['matches'](header0=image0.header, header1=image1.header, scores=[1.0])
+    rig.publishers['matches'].publish(broken)
+    ros.until(lambda: rig.node.statistics.total('failed.ShapeError') == 1, 'the failure')
+    rig.send_matches(image0, image1)
+    assert rig.picture('image_tracks').header == image1.header
+
+
+def test_compressed_pictures_are_jpeg_and_show_the_same(ros) -> None:
+    topics = ['image_keypoints', 'image_keypoints/compressed']
+    rig = Rig(ros, *topics, jpeg_quality=95)
+    image = rig.send_image()
+    rig.send_features(image, (20, 40), (60, 10))
+    raw, compressed = (rig.picture(topic) for topic in topics)
+    assert compressed.header == image.header
+    assert compressed.format == 'rgb8; jpeg compressed bgr8'
+    assert bytes(compressed.data[:2]) == b'\xff\xd8'
+    pixels = image_to_array(compressed).astype(int)
+    difference = np.abs(pixels - image_to_array(raw))
+    assert difference.mean() < 2 and difference[5:15, 55:65].mean() < 30
+    assert rig.node.statistics.total('processed') == 1  # drawn once
+
+
+def test_only_the_form_that_is_listened_to_is_published(ros) -> None:
+    rig = Rig(ros, 'image_keypoints/compressed')
+    raw = ros.probe.count_publishers('image_keypoints')
+    rig.send_features(rig.send_image(), (20, 40))
+    assert rig.picture('image_keypoints/compressed')
+    assert raw == 1  # offered, and nothing is on its way
+    assert rig.node.wanted == {'keypoints'}
+
+
+def test_keypoints_with_depth_are_a_cloud_in_metres(ros) -> None:
+    rig = Rig(ros, 'keypoint_cloud')
+    rig.send_camera_info()
+    depth = np.full((60, 80), np.nan)
+    depth[30, 60], depth[55, 40] = 4.0, 0.5
+    image = ros.image(GRAY)
+    rig.send_depth(image, depth, later_ns=5_000_000)
+    ros.until(lambda: len(rig.node.kept['depth']), 'the depth image')
+    rig.send_features(image, (60, 30), (5, 5), (40, 55))
+    cloud = rig.picture('keypoint_cloud')
+    assert cloud.header == image.header
+    np.testing.assert_allclose(cloud_rows(cloud), [[0.8, 0, 4, 1], [0, 0.25, 0.5, 1]], atol=1e-6)
+
+
+def test_features_wait_for_their_depth_image(ros) -> None:
+    rig = Rig(ros, 'keypoint_cloud')
+    rig.send_camera_info()
+    image = ros.image(GRAY)
+    rig.send_features(image, (60, 30))
+    ros.until(lambda: rig.node.statistics.total('without_depth'), 'the features')
+    rig.send_depth(image, np.full((60, 80), 2.0))
+    assert cloud_rows(rig.picture('keypoint_cloud'))[0][2] == 2.0
+    rig.send_depth(image, np.full((60, 80), 3.0))
+    ros.spin(0.3)
+    assert len(rig.pictures['keypoint_cloud']) == 1
+
+
+def test_depth_beyond_the_tolerance_belongs_to_other_features(ros) -> None:
+    rig = Rig(ros, 'keypoint_cloud', depth_tolerance_ms=4.0)
+    rig.send_camera_info()
+    image = ros.image(GRAY)
+    rig.send_depth(image, np.full((60, 80), 2.0), later_ns=5_000_000)
+    ros.until(lambda: len(rig.node.kept['depth']), 'the depth image')
+    rig.send_features(image, (60, 30))
+    ros.until(lambda: rig.node.statistics.total('without_depth'), 'the features')
+    assert rig.pictures['keypoint_cloud'] == []
+
+
+def test_markers_lie_where_the_camera_sees_the_keypoints(ros) -> None:
+    rig = Rig(ros, 'keypoint_markers', marker_distance=2.0)
+    rig.send_camera_info()
+    image = ros.image(GRAY)
+    rig.send_features(image, (60, 30), (40, 55))
+    (marker,) = rig.picture('keypoint_markers').markers
+    assert marker.header == image.header
+    assert marker.type == marker.POINTS
+    assert [(p.x, p.y, p.z) for p in marker.points] == [(0.4, 0.0, 2.0), (0.0, 1.0, 2.0)]
+    assert len(marker.colors) == 2
+
+
+def test_without_the_messages_of_foxglove_the_node_says_so_once(ros, monkeypatch) -> None:
+    from kpfeat_ros import overlay_node
+
+    monkeypatch.setattr(overlay_node, 'find_messages', lambda package: None)
+    logged = ros.logged(level=20)
+    ros.until(lambda: ros.probe.count_publishers('/rosout'), 'the log')
+    node = Rig(ros).node
+    for transition in ('deactivate', 'cleanup', 'configure', 'activate'):
+        getattr(node, f'trigger_{transition}')()
+    ros.until(lambda: [text for text in logged if 'visualization_msgs' in text], 'the sentence')
+    ros.spin(0.3)
+    for topic, package in overlay_node.OPTIONAL.items():
+        said = [text for text in logged if topic in text]
+        assert len(said) == 1 and package in said[0]
+        assert ros.probe.count_publishers(topic) == 0

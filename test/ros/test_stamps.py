@@ -59,3 +59,23 @@ def test_clear_forgets_the_pinned_item_as_well() -> None:
     buffer.pin(1)
     buffer.clear()
     assert buffer.get(1) is None
+
+
+def test_the_nearest_stamp_within_the_tolerance_is_found():
+    buffer = StampBuffer(3)
+    for stamp in (100, 200, 300):
+        buffer.add(stamp, f'at {stamp}')
+    assert buffer.nearest(210, 20) == 'at 200'
+    assert buffer.nearest(280, 20) == 'at 300'
+    assert buffer.nearest(220, 20) == 'at 200'
+    assert buffer.nearest(221, 20) is None
+    assert buffer.nearest(100, 0) == 'at 100'
+    assert StampBuffer(3).nearest(0, 10) is None
+
+
+def test_what_is_forgotten_is_gone():
+    buffer = StampBuffer(3)
+    buffer.add(1, 'one')
+    buffer.forget(1)
+    buffer.forget(2)
+    assert buffer.get(1) is None and len(buffer) == 0

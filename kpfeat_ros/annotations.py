@@ -1,0 +1,78 @@
+"""Keypoints as Foxglove's annotations and rviz's markers, where these messages are installed."""
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from kpfeat_core.calibration import at_distance
+from kpfeat_core.visualize import score_colours
+import numpy as np
+
+from .conversions import message_to_features
+from .points import calibration_for
+
+POINT_PX = 5.0  # size of a keypoint on the screen or in the image
+NAMESPACE = 'kpfeat'
+
+
+def find_messages(package: str) -> ModuleType | None:
+    """Return the messages of a ROS package, such as foxglove_msgs; None if not installed."""
+    try:
+        return import_module(f'{package}.msg')
+    except ImportError:
+        return None
+
+
+def fill_annotations(messages: Any, features: Any) -> Any:
+    """
+    Return ImageAnnotations of a Features message: one coloured point for each keypoint.
+
+    messages: foxglove_msgs.msg. Its pixels begin at the image's corner: (0.5, 0.5) is the centre
+    of the first one.
+    """
+    found = message_to_features(features).numpy()
+    points = messages.PointsAnnotation(
+        timestamp=features.header.stamp,
+        type=messages.PointsAnnotation.POINTS,
+        thickness=POINT_PX,
+    )
+    points.points = [
+        messages.Point2(x=x, y=y) for x, y in (found['keypoints'].astype(float) + 0.5).tolist()
+    ]
+    points.outline_colors = [
+        messages.Color(r=r, g=g, b=b, a=1.0)
+        for r, g, b in (score_colours(found['keypoint_scores']) / 255).tolist()
+    ]
+    annotations = messages.ImageAnnotations(points=[points])
+    if hasattr(annotations, 'timestamp'):  # newer versions have one for all
+        annotations.timestamp = features.header.stamp
+    return annotations
+
+
+def fill_markers(
+    messages: Any, features: Any, camera_info: Any, pixels: str, distance: float
+) -> Any:
+    """
+    Return a MarkerArray of a Features message: points on a plane `distance` before the camera.
+
+    messages: visualization_msgs.msg. Seen from the camera, as in rviz's Camera display, each
+    lies exactly on its keypoint. pixels: see `calibration_for`; raises ConfigError, ShapeError.
+    """
+    from geometry_msgs.msg import Point  # visualization_msgs brings both
+    from std_msgs.msg import ColorRGBA
+
+    calibration = calibration_for(camera_info, pixels)
+    calibration.check_size((features.width, features.height), 'the image of the features')
+    found = message_to_features(features).numpy()
+    places = at_distance(calibration, found['keypoints'], distance)
+    colours = score_colours(found['keypoint_scores']) / 255
+    seen = np.isfinite(places).all(1)
+    marker = messages.Marker(header=features.header, ns=NAMESPACE, type=messages.Marker.POINTS)
+    if not seen.any():  # rviz takes a marker without points for an error
+        marker.action = messages.Marker.DELETE
+        return messages.MarkerArray(markers=[marker])
+    marker.pose.orientation.w = 1.0
+    marker.scale.x = marker.scale.y = POINT_PX * distance / float(calibration.matrix[0, 0])
+    marker.points = [Point(x=x, y=y, z=z) for x, y, z in places[seen].tolist()]
+    marker.colors = [ColorRGBA(r=r, g=g, b=b, a=1.0) for r, g, b in colours[seen].tolist()]
+    return messages.MarkerArray(markers=[marker])
