@@ -139,7 +139,7 @@ class OverlayNode(KpfeatNode):
         for name in sorted(set(self.inputs) - needed):
             self.disconnect(self.inputs.pop(name))
         for name in sorted(needed - set(self.inputs)):
-            self.inputs[name] = self._connect(name)
+            self.inputs[name] = self._subscribe(name)
         kept_for = {'features without depth': 'keypoint_cloud', 'features': 'keypoints'}
         for name, buffer in self.kept.items():
             if kept_for.get(name, name) not in self.wanted | needed:
@@ -147,7 +147,7 @@ class OverlayNode(KpfeatNode):
         if 'tracks' not in self.wanted:
             self.tracks.clear()
 
-    def _connect(self, name: str) -> Any:
+    def _subscribe(self, name: str) -> Any:
         if name == 'image':
             return self.listen_to_images(self.options.image_transport, self.on_image, depth=5)
         if name == 'features':

@@ -310,6 +310,40 @@ def test_markers_lie_where_the_camera_sees_the_keypoints(ros) -> None:
     assert len(marker.colors) == 2
 
 
+def test_annotations_need_nothing_but_features(ros, monkeypatch) -> None:
+    from types import SimpleNamespace
+
+    from kpfeat_ros import overlay_node
+    from sensor_msgs.msg import Image
+
+    # any compiled message does for Foxglove's, which the wheels lack
+    found = {'foxglove_msgs': SimpleNamespace(ImageAnnotations=Image)}
+    monkeypatch.setattr(overlay_node, 'find_messages', found.get)
+    monkeypatch.setattr(
+        overlay_node, 'fill_annotations', lambda _, features: Image(header=features.header)
+    )
+    rig = Rig(ros, 'image_annotations')
+    assert sorted(rig.node.inputs) == ['features']
+    image = ros.image(GRAY)
+    rig.send_features(image, (20, 40))
+    assert rig.picture('image_annotations').header == image.header
+    assert rig.node.statistics.total('received') == 1
+
+
+def test_the_length_of_trails_changes_while_the_node_runs(ros) -> None:
+    from rclpy.parameter import Parameter
+
+    rig = Rig(ros, 'image_tracks')
+    images = [rig.send_image() for _ in range(4)]
+    (done,) = rig.node.set_parameters([Parameter('track_length', value=2)])
+    assert done.successful
+    for k, (x0, x1) in enumerate([(10, 30), (30, 50), (50, 70)]):
+        rig.send_matches(images[k], images[k + 1], (x0, 30), (x1, 30))
+        picture = rig.picture('image_tracks', k + 1)
+    drawn = changed(image_to_array(picture))
+    assert drawn[:, 0].min() >= 48
+
+
 def test_without_the_messages_of_foxglove_the_node_says_so_once(ros, monkeypatch) -> None:
     from kpfeat_ros import overlay_node
 
