@@ -15,6 +15,8 @@ CORRECT = (60, 220, 90)
 WRONG = (240, 60, 60)
 OUTLINE = (0, 0, 0)
 OLD = 64  # frames after which a track is drawn as one of the oldest
+RECENT = 4  # places of a trail that are joined by strong lines
+PALE = 0.35  # opacity of the lines before
 GAP = 8  # pixels between two images side by side
 SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
 FARTHEST = 1 << 15  # OpenCV's fixed-point coordinates overflow somewhere beyond
@@ -57,21 +59,24 @@ def draw_tracks(image: np.ndarray, trails: Sequence[Trail]) -> np.ndarray:
     """
     Draw where keypoints came from: a line along each trail, a dot where the keypoint is now.
 
-    Blue tracks are new, green ones some 8 frames old, red ones 64 frames or more. Later trails
-    lie above earlier ones. Images as in `draw_features`; raises ImageError.
+    Blue tracks are new, green ones some 8 frames old, red ones 64 frames or more. The way of the
+    last frames is strong, the one before pale. Later trails lie above earlier ones. Images as in
+    `draw_features`; raises ImageError.
     """
     canvas = to_rgb8(image)
-    colours = _colours(
-        np.log([max(trail.age, 1) for trail in trails]).clip(0, np.log(OLD)) / np.log(OLD)
-    )
+    ages = np.array([trail.age for trail in trails], np.float64)
+    colours = _colours(np.log(ages.clip(1, OLD)) / np.log(OLD))
+    drawable = [np.array([_drawable(point) for point in trail.points]) for trail in trails]
+    ways = [trail.points[seen] for trail, seen in zip(trails, drawable, strict=True)]
+    pale = canvas.copy()
+    _draw_ways(pale, ways, colours)
+    canvas = cv2.addWeighted(canvas, 1 - PALE, pale, PALE, 0)
+    _draw_ways(canvas, [way[-RECENT:] for way in ways], colours)
     radius = 0.6 * _radius(canvas)
-    for trail, colour in zip(trails, colours, strict=True):
-        points = trail.points[[_drawable(point) for point in trail.points]]
-        if len(points):
-            path = (points * 2**SHIFT).round().astype(np.int32)
-            cv2.polylines(canvas, [path], False, _tuple(colour), 1, cv2.LINE_AA, SHIFT)
-            _circle(canvas, points[-1], radius + 1, OUTLINE, -1)
-            _circle(canvas, points[-1], radius, colour, -1)
+    for way, colour in zip(ways, colours, strict=True):
+        for point in way[-1:]:
+            _circle(canvas, point, radius + 1, OUTLINE, -1)
+            _circle(canvas, point, radius, colour, -1)
     return canvas
 
 
@@ -150,6 +155,13 @@ def _draw_pairs(
         for point in (points0[k], points1[k]):
             _circle(canvas, point, radius + 1, OUTLINE, -1)
             _circle(canvas, point, radius, colours[k], -1)
+
+
+def _draw_ways(canvas: np.ndarray, ways: Sequence[np.ndarray], colours: np.ndarray) -> None:
+    for way, colour in zip(ways, colours, strict=True):
+        path = (way * 2**SHIFT).round().astype(np.int32)
+        if len(path):
+            cv2.polylines(canvas, [path], False, _tuple(colour), 1, cv2.LINE_AA, SHIFT)
 
 
 def _circle(canvas: np.ndarray, point: Any, radius: float, colour: Any, thickness: int) -> None:

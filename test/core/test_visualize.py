@@ -158,6 +158,12 @@ def test_a_trail_is_drawn_along_its_way_with_a_dot_at_its_newest_place():
     assert drawn[20, 37:44].all() and not drawn[53, 10]
 
 
+def test_the_way_of_the_last_frames_is_strong_and_the_one_before_pale():
+    picture = draw_tracks(gray(), [trail(*([x, 30] for x in range(5, 76, 10)))]).astype(int)
+    pale, strong = (np.abs(picture[30, x] - 128).max() for x in (20, 60))
+    assert 10 < pale < 0.6 * strong
+
+
 def test_old_tracks_are_red_and_new_ones_blue():
     picture = draw_tracks(gray(), [trail([10, 10], [20, 10]), trail([50, 10], [60, 10], age=500)])
     new, old = picture[10, 20].astype(int), picture[10, 60].astype(int)
