@@ -1,19 +1,23 @@
 """Images in, features out: `ros2 run kpfeat extractor_node --ros-args -r image:=TOPIC`."""
 
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 import sys
+import traceback
 from typing import Any
 
 from kpfeat.msg import Features
 from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.registry import extractor_config_class, extractor_names
+from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from .conversions import camera_info_to_calibration, fill_features, image_to_array
 from .descriptors import DescriptorType
-from .loading import load_extractor, release_memory
+from .loader import Loader
+from .loading import check_loadable, load_extractor, release_memory
 from .node import KpfeatNode, run
 from .options import ExtractorNodeOptions, InputOptions
 from .regions import View
@@ -25,15 +29,21 @@ class ExtractorNode(KpfeatNode):
     Publishes `features` of what arrives on `image`, with the image's own header.
 
     The newest image wins: while one is at work, later ones replace each other, and are counted as
-    dropped. While nobody listens to `features`, `image` is
-    not listened to either. Options of the input choose
-    what is looked at; keypoints are in pixels of the image as it came, unless `undistort` is set.
+    dropped. While nobody listens to `features`, the node does not listen to `image` either.
+    Options of the input choose what is looked at; keypoints are in pixels of the image as it
+    came, unless `undistort` is set.
+
+    Another model, weights or device is loaded beside the one at work, which it replaces between
+    two images; where that fails the old one goes on and the parameters are put back.
     """
 
     def __init__(self, name: str = 'extractor', **options: Any) -> None:
         super().__init__(name, **options)
         self.extractor: Any = None
         self._config_class: type | None = None  # of the model whose options are declared
+        self._wanted: ExtractorNodeOptions | None = None  # what is being loaded
+        self._loader: Loader | None = None
+        self._switch_trouble = ''
         self.start()
 
     def declare(self) -> None:
@@ -58,7 +68,8 @@ class ExtractorNode(KpfeatNode):
                 f'given, but no parameter of this node or of {self.options.model}: '
                 + ', '.join(unknown)
             )
-        self.get_logger().info(f'{self.options.model} is ready on {self.extractor.device}')
+        self._loader = Loader(self, lambda request: load_extractor(*request), self._switch)
+        self._say_ready()
 
     def begin(self) -> None:
         """Start the worker, then listen."""
@@ -77,6 +88,10 @@ class ExtractorNode(KpfeatNode):
 
     def unload(self) -> None:
         """Free the network."""
+        if self._loader:
+            self._loader.close()
+        self._loader = self._wanted = None
+        self._switch_trouble = ''
         self.extractor = self.view = None
         super().unload()
         release_memory()
@@ -88,7 +103,53 @@ class ExtractorNode(KpfeatNode):
         return self._config_class
 
     def _use_options(self, options: ExtractorNodeOptions) -> None:
-        self.options = options
+        running = _loaded_by(self.options)
+        if _loaded_by(options) == running:
+            self._wanted = None
+        elif self._wanted is None or _loaded_by(options) != _loaded_by(self._wanted):
+            config_class = extractor_config_class(options.model)
+            config = self.parameters.carried(self._config_class, config_class)
+            check_loadable(options)
+            self._wanted = options
+            self._loader.submit((options, config))
+        self.options = replace(options, **running)
+
+    def _switch(self, request: Any, extractor: Any, error: Exception | None) -> None:
+        """Take over what was loaded beside the work, unless something else is wanted by now."""
+        options, _ = request
+        if options is not self._wanted:
+            return
+        self._wanted = None
+        try:
+            if error:
+                raise error
+            before, after = self._config_class, extractor_config_class(options.model)
+            config = self.parameters.carried(before, after)  # it may have changed meanwhile
+            extractor = extractor.with_options(**vars(config))
+            with self.parameters.lock:
+                self.parameters.switch(before, after, self._use_config)
+                self.extractor = extractor
+                self.options = replace(self.options, **_loaded_by(options))
+                self._config_class = after
+        except Exception as trouble:
+            self._stay(options, trouble)
+        else:
+            self._switch_trouble = ''
+            self._say_ready()
+            release_memory()
+
+    def _stay(self, options: ExtractorNodeOptions, error: Exception) -> None:
+        """Say why the old model goes on, and put its parameters back."""
+        running, what = _loaded_by(self.options), str(error)
+        if not isinstance(error, KpfeatError):  # ours, not the user's: say where
+            what = ''.join(traceback.format_exception(error))
+        self._switch_trouble = f'{options.model} could not be loaded: {what}'
+        self.statistics.count('failed.switch')
+        self.get_logger().error(f'{self._switch_trouble} ({running["model"]} goes on)')
+        self.set_parameters([Parameter(name, value=value) for name, value in running.items()])
+
+    def _say_ready(self) -> None:
+        self.get_logger().info(f'{self.options.model} is ready on {self.extractor.device}')
 
     def _use_input(self, options: InputOptions) -> None:
         self.view = View(options, self.view.calibration)
@@ -129,19 +190,29 @@ class ExtractorNode(KpfeatNode):
     def _extract(self, item: Any) -> Any:
         header, image = item
         with self.parameters.lock:
-            view, extractor = self.view, self.extractor
-        return header, view.extract(extractor, image)
+            view, extractor, model = self.view, self.extractor, self.options.model
+        return header, view.extract(extractor, image), model
 
     def _publish(self, item: Any) -> None:
-        header, features = item
+        header, features, model = item
         kind = DescriptorType[self.options.descriptor_type.upper()]
-        message = fill_features(Features(), features, header, self.options.model, kind)
+        message = fill_features(Features(), features, header, model, kind)
         self.publisher.publish(message)
         self.note_age(header)
 
     def settings(self) -> dict[str, str]:
-        """Add the model and where it runs."""
-        return {'model': self.options.model, 'device': str(self.extractor.device)}
+        """Add the model and where it runs, what is being loaded, and why that failed last."""
+        values = {'model': self.options.model, 'device': str(self.extractor.device)}
+        if self._wanted:
+            values['loading'] = self._wanted.model
+        if self._switch_trouble:
+            values['switch_failed'] = self._switch_trouble
+        return values
+
+
+def _loaded_by(options: ExtractorNodeOptions) -> dict[str, str]:
+    """Return the options of which a change means loading."""
+    return {name: getattr(options, name) for name in ('model', 'weights', 'device')}
 
 
 def main(args: list[str] | None = None) -> int:

@@ -8,7 +8,8 @@ from typing import Any, TYPE_CHECKING
 
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.image_sources import parse_size
-from kpfeat_core.registry import create_extractor
+from kpfeat_core.registry import check_device, create_extractor
+from kpfeat_core.weights import find_weights
 import numpy as np
 import torch
 
@@ -39,6 +40,16 @@ def load_extractor(options: ExtractorNodeOptions, config: Any) -> 'Extractor':
             'resize or warm_up_size, or use device cpu'
         ) from error
     return extractor
+
+
+def check_loadable(options: ExtractorNodeOptions) -> None:
+    """
+    Raise for what is known to fail before anything is loaded.
+
+    Raises ConfigError for a device that is not there, WeightsError where no weights are found.
+    """
+    check_device(options.device)
+    find_weights(options.model, options.weights)
 
 
 def _expected_size(text: str) -> tuple[int, int]:

@@ -26,9 +26,13 @@ class LifecycleOptions:
 class ExtractorNodeOptions:
     """What the extractor node loads, listens to and sends."""
 
-    model: str = option(DEFAULT_MODEL, 'name of the extractor')
-    weights: str = option('', 'weight file; empty takes $KPFEAT_WEIGHTS or the bundled one')
-    device: str = option('auto', 'cpu, cuda, cuda:1, ..., or auto: a GPU where there is one')
+    model: str = option(DEFAULT_MODEL, 'name of the extractor', live=True)
+    weights: str = option(
+        '', 'weight file; empty takes $KPFEAT_WEIGHTS or the bundled one', live=True
+    )
+    device: str = option(
+        'auto', 'cpu, cuda, cuda:1, ..., or auto: a GPU where there is one', live=True
+    )
     warm_up_size: str = option(
         '640x480', 'WIDTHxHEIGHT of the images to expect: configure runs the network at it'
     )

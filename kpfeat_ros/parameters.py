@@ -113,6 +113,36 @@ class NodeParameters:
                 if not result.successful:
                     raise ConfigError(f"parameter '{field.name}': {result.reason}")
 
+    def carried(self, before: type, after: type[Config]) -> Config:
+        """
+        Return what `exchange` would make the values of another model; raises ConfigError.
+
+        Those given at start for it, and those of the present one that differ from their default.
+        """
+        given = self._node._parameter_overrides
+        names = {field.name for field in fields(after)}
+        values = {name: given[name].value for name in names & given.keys()}
+        for field in fields(before):
+            if field.name in names and self._node.has_parameter(field.name):
+                value = self._node.get_parameter(field.name).value
+                if value != field.default:
+                    values[field.name] = value
+        config = after(**values)
+        check_config(config)
+        return config
+
+    def switch(self, before: type, after: type[Config], apply: Callable[[Config], None]) -> Config:
+        """
+        Exchange the options of another model for those read before, and follow those instead.
+
+        Raises ConfigError, and then nothing has changed.
+        """
+        self.carried(before, after)
+        self._groups = [group for group in self._groups if type(group.config) is not before]
+        if after is not before:
+            self.exchange(before, after)
+        return self.read(after, apply)
+
     def read(
         self, cls: type[Config], apply: Callable[[Config], None] = lambda config: None
     ) -> Config:

@@ -28,7 +28,7 @@ def start(ros, weights_file):
         node = ros.start(ExtractorNode, *arguments, **given | parameters)
         features = ros.listen(Features, 'features')
         ros.until(node.publisher.get_subscription_count, 'a listener')
-        return node, ros.camera(node.input_topic), features
+        return node, ros.camera(node.resolve_topic_name('image')), features
 
     return started
 

@@ -74,8 +74,13 @@ def test_live_parameter_changes_the_extractor_at_once(ros, extractor) -> None:
         ('detection_threshold', float('nan'), ''),
         ('descriptor_type', 'float8', 'expected one of float32'),
         ('max_num_keypoints', 'many', ''),
-        ('model', 'alike-n', 'read-only'),
-        ('device', 'cuda', 'read-only'),
+        ('warm_up_size', '64x64', 'read-only'),
+        ('image_transport', 'compressed', 'read-only'),
+        ('undistort', True, 'read-only'),
+        ('model', 'sift', "there is no model 'sift'; expected one of"),
+        ('weights', '/no/such/file', '/no/such/file'),
+        ('device', 'cuda:9', 'or use device cpu'),
+        ('device', 'abacus', 'expected cpu, cuda'),
     ],
 )
 def test_value_that_is_not_allowed_is_refused_with_a_reason(
