@@ -6,6 +6,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from .stats import Report
 
+IDLE = 'idle: nobody listens to the results'
 NEXT_STEP = {
     'inactive': ('inactive', 'activate'),
     'unconfigured': ('inactive, not configured', 'configure'),
@@ -26,17 +27,21 @@ def judge_rest(state: str, node: str, trouble: str = '') -> tuple[bytes, str]:
     return DiagnosticStatus.OK, f'{words}: `ros2 lifecycle set {node} {step}` is the next step'
 
 
-def judge(report: Report, topic: str, mismatches: Sequence[str] = ()) -> tuple[bytes, str]:
+def judge(
+    report: Report, topic: str, mismatches: Sequence[str] = (), rests: bool = False
+) -> tuple[bytes, str]:
     """
     Return level and sentence of an active node that works on what arrives on a topic.
 
-    mismatches: what is wrong with the QoS of its topics.
+    mismatches: what is wrong with the QoS of its topics; rests: it does not listen at present.
     """
     if report.failures:
         kinds = ', '.join(f'{count} {kind}' for kind, count in report.failures.items())
         return DiagnosticStatus.WARN, f'failed since the last report: {kinds}'
     if mismatches:
         return DiagnosticStatus.WARN, mismatches[0]
+    if rests and not report.rates['received']:
+        return DiagnosticStatus.OK, IDLE
     if not report.totals['received']:
         return (
             DiagnosticStatus.WARN,
@@ -57,5 +62,5 @@ def judge(report: Report, topic: str, mismatches: Sequence[str] = ()) -> tuple[b
             'DDS and large images, use config/fastdds_large_images.xml',
         )
     if report.rates.get('idle'):
-        return DiagnosticStatus.OK, 'idle: nobody listens to the results'
+        return DiagnosticStatus.OK, IDLE
     return DiagnosticStatus.OK, f'{report.rates["processed"]:.1f} Hz'

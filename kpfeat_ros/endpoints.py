@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import dataclass
 from functools import partial
 import inspect
+import threading
 from typing import Any
 
 from kpfeat_core.errors import ConfigError
@@ -30,11 +32,21 @@ from .lifecycle import ManagedNode
 from .qos import explain_mismatch, overrides, RELIABLE, sensor_qos
 from .stats import Statistics
 
+POLL_PERIOD_S = 0.2  # for listeners, where the middleware does not tell of them
+
+
+@dataclass
+class _Lazy:
+    wanted: Callable[[], Any]
+    connect: Callable[[], Any]
+    endpoints: tuple[Any, ...] = ()
+
 
 class ConnectedNode(ManagedNode):
     """
     A managed node whose endpoints, made by the methods here, go when it is deactivated.
 
+    `connect_while` makes inputs that are there only while somebody listens to the outputs.
     Each topic's QoS can be overridden by parameter; where two ends do not meet because of it, the
     log says once what to change.
     """
@@ -48,9 +60,16 @@ class ConnectedNode(ManagedNode):
         self._endpoints: dict[Any, Callable[[Any], bool]] = {}
         self._suspects: set[str] = set()  # topics with an end somewhere that does not meet ours
         self._told: set[str] = set()
+        self._lazy: list[_Lazy] = []
+        self._broken: list[str] = []  # what could not be connected
+        self._review_lock = threading.RLock()
+        self._hears_of_listeners = True  # the middleware tells when listeners come and go
 
     def end(self) -> None:
         """Disconnect from topics."""
+        with self._review_lock:
+            self._lazy.clear()
+            self._broken.clear()
         for endpoint in list(self._endpoints):
             self.disconnect(endpoint)
         super().end()
@@ -94,13 +113,53 @@ class ConnectedNode(ManagedNode):
         """Destroy one publisher, subscription, service or timer made by the methods above."""
         self._endpoints.pop(endpoint)(endpoint)
 
+    def connect_while(self, wanted: Callable[[], Any], connect: Callable[[], Any]) -> None:
+        """
+        Keep what `connect` returns, one endpoint or a tuple, for as long as `wanted` holds.
+
+        wanted: asked whenever listeners of a publisher of this node come or go, and once a
+        second besides; such as `publisher.get_subscription_count`.
+        """
+        with self._review_lock:
+            if not (self._lazy or self._hears_of_listeners):
+                self.poll(POLL_PERIOD_S, self.review)
+            self._lazy.append(_Lazy(wanted, connect))
+        self.review()
+
+    def review(self) -> None:
+        """Connect and disconnect what `connect_while` was told of, as it is wanted now."""
+        with self._review_lock:
+            for lazy in list(self._lazy):
+                if bool(lazy.wanted()) == bool(lazy.endpoints):
+                    continue
+                if lazy.endpoints:
+                    for endpoint in lazy.endpoints:
+                        self.disconnect(endpoint)
+                    lazy.endpoints = ()
+                else:
+                    self._connect(lazy)
+
+    def _connect(self, lazy: _Lazy) -> None:
+        try:
+            made = lazy.connect()
+        except ConfigError as error:  # a parameter; nobody but the executor would hear of it
+            self._lazy.remove(lazy)
+            self._broken.append(str(error))
+            return
+        lazy.endpoints = made if isinstance(made, tuple) else (made,)
+
+    @property
+    def rests(self) -> bool:
+        """Say whether nothing is listened to, because nobody wants what would be made of it."""
+        return not any(isinstance(endpoint, Subscription) for endpoint in self._endpoints)
+
     def mismatches(self) -> list[str]:
         """
-        Say for each end of our topics elsewhere that QoS keeps from meeting ours what to change.
+        Say for each end of a topic that QoS keeps from ours, or from being made, what to change.
 
         The log has each sentence once.
         """
-        found = []
+        found = self._broken.copy()
         for endpoint in list(self._endpoints):
             topic = getattr(endpoint, 'topic_name', None)
             if topic in self._suspects:
@@ -120,7 +179,8 @@ class ConnectedNode(ManagedNode):
 
     def _make_publisher(self, kind: type, topic: str) -> Any:
         create = partial(self.create_publisher, kind, topic)
-        return self._create(create, topic, RELIABLE, PublisherEventCallbacks, {})
+        events = {'matched': lambda _: self.review()}
+        return self._create(create, topic, RELIABLE, PublisherEventCallbacks, events)
 
     def _create(
         self,
@@ -136,6 +196,8 @@ class ConnectedNode(ManagedNode):
         wanted = {'incompatible_qos': lambda _: self._suspects.add(topic), **events}
         wanted = {name: callback for name, callback in wanted.items() if name in known}
         while True:
+            if 'matched' in events and 'matched' not in wanted:
+                self._hears_of_listeners = False
             # a copy: rclpy writes the overrides into the profile
             create_with = partial(create, copy(qos), qos_overriding_options=overrides())
             try:

@@ -19,7 +19,8 @@ class MatcherNode(KpfeatNode):
     """
     Publishes `matches` of consecutive frames, or with a reference (`~/set_reference`).
 
-    While nobody listens to `matches` nothing is matched, and the newest frame is still known.
+    While nobody listens to `matches` nothing is matched. In mode consecutive nothing is received
+    either; in mode reference the newest frame stays known, for the service.
     """
 
     def __init__(self, name: str = 'matcher', **options: Any) -> None:
@@ -54,16 +55,25 @@ class MatcherNode(KpfeatNode):
         )
         self.offer(Trigger, '~/set_reference', self.on_set_reference)
         self.input_topic = self.resolve_topic_name('features')
-        self.listen_to(Features, 'features', self.on_features)
+        self.connect_while(self._wants_frames, self._listen)
 
     def unload(self) -> None:
         """Forget all frames."""
         self.pairs = self.matcher = None
         super().unload()
 
+    def _wants_frames(self) -> bool:
+        return self.options.mode == 'reference' or self.publisher.get_subscription_count() > 0
+
+    def _listen(self) -> Any:
+        if self.options.mode == 'consecutive':  # what came before a rest is no neighbour
+            self.pairs = FramePairs(self.options.mode)
+        return self.listen_to(Features, 'features', self.on_features)
+
     def _use_options(self, options: MatcherNodeOptions) -> None:
         self.options = options
         self.pairs.set_mode(options.mode)
+        self.review()
 
     def _use_config(self, config: MatcherConfig) -> None:
         self.matcher = create_matcher(**vars(config))

@@ -100,9 +100,10 @@ class KpfeatNode(ConnectedNode):
         return {}
 
     def _publish_diagnostics(self) -> None:
+        self.review()
         report = self.statistics.report()
         if self.state == 'active':
-            level, sentence = judge(report, self.input_topic, self.mismatches())
+            level, sentence = judge(report, self.input_topic, self.mismatches(), self.rests)
         else:
             level, sentence = judge_rest(self.state, self.get_fully_qualified_name(), self.trouble)
         status = DiagnosticStatus(

@@ -180,7 +180,7 @@ def test_node_of_its_own_process_ends_cleanly_when_interrupted(
 ) -> None:
     arguments = ['--ros-args', '-p', 'model:=alike-t', '-p', f'weights:={weights_file}']
     node = run('kpfeat_ros.extractor_node', *arguments, '-r', 'image:=/camera/image_raw')
-    ros.until(lambda: ros.probe.count_subscribers('/camera/image_raw'), 'the node')
+    ros.until(lambda: ros.probe.count_publishers('/features'), 'the node')
     code, log = node.end(number)
     assert code == 0
     assert 'alike-t is ready on' in log

@@ -34,10 +34,10 @@ class Rig:
         self.ros, self.message = ros, FeaturesMessage
         self.node = ros.start(MatcherNode, *arguments, **parameters)
         self.publisher = ros.probe.create_publisher(FeaturesMessage, 'features', 10)
-        ros.until(self.publisher.get_subscription_count, 'the matcher')
         self.matches = ros.listen(Matches, 'matches') if listen else []
         if listen:
             ros.until(self.node.publisher.get_subscription_count, 'a listener')
+            ros.until(self.publisher.get_subscription_count, 'the matcher')
 
     def send(self, features: Features, model: str = 'alike-t'):
         """Publish a frame, wait until the node is through with it, and return its header."""
@@ -143,11 +143,35 @@ def test_malformed_features_are_counted_logged_once_and_survived(ros) -> None:
 
 
 def test_nothing_is_matched_while_nobody_listens(ros) -> None:
-    rig = Rig(ros, listen=False)
+    rig = Rig(ros, listen=False, mode='reference')
+    ros.until(rig.publisher.get_subscription_count, 'the matcher')
     rig.send(shifted())
     rig.send(shifted(shift=2.0))
     assert rig.node.statistics.total('processed') == 0
     assert 'match' not in rig.node.statistics.report().durations_ms
+
+
+def test_consecutive_frames_are_not_received_while_nobody_listens(ros) -> None:
+    from kpfeat.msg import Matches
+
+    rig = Rig(ros)
+    rig.send(shifted())
+    ros.stop_listening(rig.matches)
+    ros.until(lambda: not rig.publisher.get_subscription_count(), 'unsubscribing')
+    rig.matches = ros.listen(Matches, 'matches')
+    ros.until(rig.publisher.get_subscription_count, 'subscribing again')
+    headers = [rig.send(shifted(shift=shift)) for shift in (3.0, 6.0)]
+    rig.wait(1)  # the frame from before the rest is matched with none
+    assert [rig.matches[0].header0, rig.matches[0].header1] == headers
+
+
+def test_change_to_reference_mode_starts_listening_at_once(ros) -> None:
+    from rclpy.parameter import Parameter
+
+    rig = Rig(ros, listen=False)
+    assert rig.node.rests
+    rig.node.set_parameters([Parameter('mode', value='reference')])
+    assert not rig.node.rests
 
 
 @pytest.mark.parametrize('namespace', ['', 'robot'])

@@ -1,0 +1,175 @@
+"""Nobody listens, nothing is done: inputs come and go with those who want the results."""
+
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is not installed')
+
+from kpfeat_ros import endpoints
+
+
+@pytest.fixture
+def extractor(ros, weights_file):
+    from kpfeat_ros.extractor_node import ExtractorNode
+
+    return ros.start(ExtractorNode, weights=weights_file, device='cpu')
+
+
+@pytest.fixture(params=[True, False], ids=['told', 'polling'])
+def told(request, monkeypatch) -> bool:
+    """Take from the nodes the events of listeners, as where the distribution has none."""
+    if not request.param:
+
+        class Without(endpoints.PublisherEventCallbacks):
+            def __init__(self, incompatible_qos=None) -> None:
+                super().__init__(incompatible_qos=incompatible_qos)
+
+        monkeypatch.setattr(endpoints, 'PublisherEventCallbacks', Without)
+    return request.param
+
+
+def camera_of(ros):
+    from sensor_msgs.msg import Image
+
+    return ros.probe.create_publisher(Image, 'image', 10)
+
+
+def test_images_are_received_only_while_somebody_listens(ros, told, extractor, photo) -> None:
+    from kpfeat.msg import Features
+
+    assert extractor._hears_of_listeners == told
+    camera = camera_of(ros)
+    ros.spin(0.5)
+    assert not camera.get_subscription_count() and extractor.rests
+    for _ in range(3):
+        features = ros.listen(Features, 'features')
+        ros.until(camera.get_subscription_count, 'subscribing')
+        camera.publish(ros.image(photo))
+        ros.until(lambda: features, 'features')  # noqa: B023
+        ros.stop_listening(features)
+        ros.until(lambda: not camera.get_subscription_count(), 'unsubscribing')
+    assert extractor.statistics.total('processed') == 3
+
+
+def test_middleware_that_knows_no_such_event_is_polled(ros, monkeypatch, weights_file) -> None:
+    from kpfeat_ros.extractor_node import ExtractorNode
+
+    class Unknown(endpoints.PublisherEventCallbacks):
+        def create_event_handlers(self, *arguments):
+            if self.matched or self.incompatible_qos:
+                raise endpoints.UnsupportedEventTypeError('unknown')
+            return []
+
+    monkeypatch.setattr(endpoints, 'PublisherEventCallbacks', Unknown)
+    node = ros.start(ExtractorNode, weights=weights_file, device='cpu')
+    assert not node._hears_of_listeners
+    ros.listen(pytest.importorskip('kpfeat.msg').Features, 'features')
+    ros.until(lambda: not node.rests, 'subscribing')
+
+
+def test_second_listener_that_leaves_does_not_end_the_first(ros, extractor, photo) -> None:
+    from kpfeat.msg import Features
+
+    camera = camera_of(ros)
+    first, second = ros.listen(Features, 'features'), ros.listen(Features, 'features')
+    ros.until(lambda: extractor.publisher.get_subscription_count() == 2, 'both listeners')
+    ros.stop_listening(second)
+    ros.until(lambda: extractor.publisher.get_subscription_count() == 1, 'one to leave')
+    ros.spin(1.5)
+    camera.publish(ros.image(photo))
+    ros.until(lambda: first, 'features')
+
+
+def test_chain_of_nodes_wakes_from_its_end_and_falls_asleep_again(ros, extractor, photo) -> None:
+    from kpfeat_ros.matcher_node import MatcherNode
+    from kpfeat_ros.overlay_node import OverlayNode
+    from sensor_msgs.msg import Image
+
+    matcher, overlay = ros.start(MatcherNode), ros.start(OverlayNode)
+    nodes = (extractor, matcher, overlay)
+    ros.spin(1.0)
+    assert all(node.rests for node in nodes)
+    pictures = ros.listen(Image, 'image_matches')
+    ros.until(lambda: not any(node.rests for node in nodes), 'all nodes to wake')
+    camera = camera_of(ros)
+
+    def drawn() -> bool:
+        camera.publish(ros.image(photo))
+        ros.spin(0.1)
+        return bool(pictures)
+
+    ros.until(drawn, 'a picture')
+    ros.stop_listening(pictures)
+    ros.until(lambda: all(node.rests for node in nodes), 'all nodes to rest')
+
+
+def test_diagnostics_say_that_the_node_rests_and_that_this_is_well(ros, extractor) -> None:
+    from diagnostic_msgs.msg import DiagnosticArray
+
+    reports = ros.listen(DiagnosticArray, '/diagnostics')
+    camera_of(ros)
+    found = ros.until(lambda: reports and reports[-1].status[0], 'diagnostics')
+    assert (found.level, found.message) == (b'\x00', 'idle: nobody listens to the results')
+
+
+def test_input_that_cannot_be_made_is_reported_and_the_node_lives_on(ros, weights_file) -> None:
+    from kpfeat.msg import Features
+    from kpfeat_ros.extractor_node import ExtractorNode
+
+    override = ['-p', 'qos_overrides./image.subscription.reliability:=sometimes']
+    node = ros.start(ExtractorNode, *override, weights=weights_file, device='cpu')
+    warnings = ros.logged(30)
+    ros.listen(Features, 'features')
+    words = "QoS of '/image' is not possible"
+    ros.until(lambda: any(words in text for text in warnings), 'the warning')
+    assert words in node.mismatches()[0]
+
+
+def test_deactivate_ends_what_is_connected_lazily(ros, extractor) -> None:
+    from kpfeat.msg import Features
+
+    camera = camera_of(ros)
+    ros.listen(Features, 'features')
+    ros.until(camera.get_subscription_count, 'subscribing')
+    extractor.trigger_deactivate()
+    extractor.review()
+    ros.until(lambda: not camera.get_subscription_count(), 'unsubscribing')
+    extractor.trigger_activate()
+    ros.until(camera.get_subscription_count, 'subscribing again')
+
+
+def cpu_seconds(process: subprocess.Popen) -> float:
+    """Return the time that a process has had on the processors so far."""
+    import os
+
+    fields = Path(f'/proc/{process.pid}/stat').read_text().rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
+@pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='there is no /proc')
+def test_idle_node_beside_a_stream_of_images_hardly_needs_the_processor(
+    ros, weights_file, record_property
+) -> None:
+    import numpy as np
+
+    command = [sys.executable, '-m', 'kpfeat_ros.extractor_node', '--ros-args']
+    node = subprocess.Popen([*command, '-p', f'weights:={weights_file}', '-p', 'device:=cpu'])
+    try:
+        ros.until(lambda: ros.probe.count_publishers('/features'), 'the node')
+        camera, image = camera_of(ros), ros.image(np.zeros((480, 640, 3), np.uint8))
+        timer = ros.probe.create_timer(1 / 30, lambda: camera.publish(image))
+        ros.spin(1.0)  # the end of its start
+        before, begin = cpu_seconds(node), time.monotonic()
+        ros.spin(3.0)
+        share = (cpu_seconds(node) - before) / (time.monotonic() - begin)
+        timer.cancel()
+    finally:
+        node.terminate()
+        assert node.wait(30) == 0
+    record_property('cpu_percent', 100 * share)
+    print(f'idle: {100 * share:.1f} % of one core')
+    assert share < 0.013  # receiving and dropping them takes twice that
