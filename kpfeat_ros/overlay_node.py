@@ -27,7 +27,7 @@ from .points import camera_info_topic, cloud_of_keypoints
 from .stamps import stamp_ns, StampBuffer
 from .worker import Worker
 
-POLL_PERIOD_S = 0.2
+INPUTS = ('image', 'features', 'matches', 'depth', 'camera_info')
 # Outputs with messages that not every ROS installation has
 OPTIONAL = {'image_annotations': 'foxglove_msgs', 'keypoint_markers': 'visualization_msgs'}
 
@@ -56,7 +56,7 @@ class OverlayNode(KpfeatNode):
 
     def __init__(self, name: str = 'overlay', **options: Any) -> None:
         super().__init__(name, **options)
-        self.inputs: dict[str, Any] = {}
+        self.inputs: set[str] = set()  # that somebody needs at the moment
         self.outputs: dict[str, Output] = {}
         self.wanted: set[str] = set()
         self.kept: dict[str, StampBuffer] = {}
@@ -96,7 +96,8 @@ class OverlayNode(KpfeatNode):
         self._offer(
             'keypoint_cloud', PointCloud2, {'features', 'depth', 'camera_info'}, self._place
         )
-        self.poll(POLL_PERIOD_S, self._follow_listeners)
+        for name in INPUTS:
+            self.connect_while(partial(self._needs, name), partial(self._subscribe, name))
 
     def end(self) -> None:
         """Stop drawing and forget what was kept for it."""
@@ -132,19 +133,19 @@ class OverlayNode(KpfeatNode):
         worker = self.work_through([(f'make_{topic}', make), ('publish', publisher.publish)])
         self.outputs[topic] = Output(frozenset(inputs), (publisher,), worker)
 
-    def _follow_listeners(self) -> None:
-        """Subscribe to what the listened-to outputs need, and to nothing else."""
+    def _needs(self, name: str) -> bool:
+        return name in self.inputs
+
+    def review(self) -> None:
+        """Subscribe to what the listened-to outputs need, to nothing else, and forget the rest."""
         self.wanted = {name for name, output in self.outputs.items() if output.wanted()}
-        needed = {name for output in self.wanted for name in self.outputs[output].inputs}
-        for name in sorted(set(self.inputs) - needed):
-            self.disconnect(self.inputs.pop(name))
-        for name in sorted(needed - set(self.inputs)):
-            self.inputs[name] = self._subscribe(name)
+        self.inputs = {name for output in self.wanted for name in self.outputs[output].inputs}
+        super().review()
         kept_for = {'features without depth': 'keypoint_cloud', 'features': 'keypoints'}
         for name, buffer in self.kept.items():
-            if kept_for.get(name, name) not in self.wanted | needed:
+            if kept_for.get(name, name) not in self.wanted | self.inputs:
                 buffer.clear()
-        if 'tracks' not in self.wanted:
+        if self.outputs and 'tracks' not in self.wanted:
             self.tracks.clear()
 
     def _subscribe(self, name: str) -> Any:
@@ -280,8 +281,17 @@ class OverlayNode(KpfeatNode):
         return cloud_of_keypoints(*item, self.options.keypoint_pixels)
 
     def settings(self) -> dict[str, str]:
-        """Add what is listened to at the moment."""
-        return {'listening_to': ' '.join(sorted(self.inputs)) or 'nothing'}
+        """Add what is listened to at the moment, and which of it has never come."""
+        topics = {
+            'camera_info': camera_info_topic(self),
+            'depth': self.resolve_topic_name('depth'),
+        }
+        came = {'camera_info': self.camera_info, 'depth': len(self.kept['depth'])}
+        missing = [topics[name] for name in sorted(self.inputs & set(topics)) if not came[name]]
+        return {
+            'listening_to': ' '.join(sorted(self.inputs)) or 'nothing',
+            'waiting_for': ' '.join(missing) or 'nothing',
+        }
 
 
 def main(args: list[str] | None = None) -> int:

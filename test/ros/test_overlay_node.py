@@ -310,6 +310,28 @@ def test_markers_lie_where_the_camera_sees_the_keypoints(ros) -> None:
     assert len(marker.colors) == 2
 
 
+def test_what_a_cloud_waits_for_is_named(ros) -> None:
+    rig = Rig(ros, 'keypoint_cloud')
+    assert rig.node.settings()['waiting_for'] == '/camera_info /depth'
+    rig.send_camera_info()
+    rig.send_features(ros.image(GRAY), (60, 30))
+    ros.until(lambda: rig.node.statistics.total('without_depth'), 'the features')
+    assert rig.node.settings()['waiting_for'] == '/depth'
+    rig.send_depth(ros.image(GRAY), np.ones((60, 80)))
+    ros.until(lambda: rig.node.settings()['waiting_for'] == 'nothing', 'the depth image')
+
+
+def test_camera_info_is_looked_for_beside_the_images(ros) -> None:
+    from kpfeat_ros.overlay_node import OverlayNode
+    from kpfeat_ros.points import camera_info_topic
+
+    remap = ['-r', 'image:=/left/image_raw']
+    beside = ros.start(OverlayNode, *remap)
+    assert camera_info_topic(beside) == '/left/camera_info'
+    given = ros.start(OverlayNode, *remap, '-r', 'camera_info:=/calibration', '-r', '__node:=b')
+    assert camera_info_topic(given) == '/calibration'
+
+
 def test_annotations_need_nothing_but_features(ros, monkeypatch) -> None:
     from types import SimpleNamespace
 
