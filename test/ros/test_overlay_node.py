@@ -381,3 +381,17 @@ def test_without_the_messages_of_foxglove_the_node_says_so_once(ros, monkeypatch
         said = [text for text in logged if topic in text]
         assert len(said) == 1 and package in said[0]
         assert ros.probe.count_publishers(topic) == 0
+
+
+def test_nothing_is_kept_after_deactivate_and_all_works_again_after_activate(ros) -> None:
+    rig = Rig(ros, 'image_keypoints')
+    rig.send_image()
+    rig.node.trigger_deactivate()
+    assert not any(len(buffer) for buffer in rig.node.kept.values())
+    assert not rig.node.outputs and not rig.node.inputs
+    rig.node.trigger_activate()
+    ros.until(rig.publishers['image'].get_subscription_count, 'the overlay on image')
+    ros.until(rig.publishers['features'].get_subscription_count, 'the overlay on features')
+    image = rig.send_image()
+    rig.send_features(image, (20, 40))
+    assert rig.picture('image_keypoints').header == image.header
