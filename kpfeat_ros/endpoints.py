@@ -86,6 +86,7 @@ class ConnectedNode(ManagedNode):
         """Create a subscription, with QoS overrides, that deactivate destroys."""
         create = partial(self.create_subscription, kind, topic, callback)
         events = {'message_lost': self._note_lost}
+        self.statistics.wait_for_input()
         subscription = self._create(create, topic, qos, SubscriptionEventCallbacks, events)
         self._endpoints[subscription] = self.destroy_subscription
         return subscription
@@ -112,6 +113,8 @@ class ConnectedNode(ManagedNode):
     def disconnect(self, endpoint: Any) -> None:
         """Destroy one publisher, subscription, service or timer made by the methods above."""
         self._endpoints.pop(endpoint)(endpoint)
+        if self.rests:
+            self.statistics.wait_for_input(False)
 
     def connect_while(self, wanted: Callable[[], Any], connect: Callable[[], Any]) -> None:
         """

@@ -10,13 +10,15 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from kpfeat_core.errors import ConfigError, KpfeatError
+from kpfeat_core.timing import timed_stages
 import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.utilities import remove_ros_args
 
-from .diagnosis import judge, judge_rest
+from .diagnosis import gpu_memory, judge, judge_rest
 from .endpoints import ConnectedNode
+from .limits import DiagnosticsOptions
 from .options import LifecycleOptions
 from .parameters import NodeParameters
 from .stamps import stamp_ns
@@ -50,10 +52,19 @@ class KpfeatNode(ConnectedNode):
         """Declare what all nodes have; a subclass declares its own parameters as well."""
         super().declare()
         self.parameters.declare(LifecycleOptions, fixed=True)
+        self.parameters.declare(DiagnosticsOptions)
 
     def starts_itself(self) -> bool:
         """Say whether `start` configures and activates; raises ConfigError."""
         return self.parameters.read(LifecycleOptions).autostart
+
+    def load(self) -> None:
+        """Read what all nodes have."""
+        super().load()
+        self._limits = self.parameters.read(DiagnosticsOptions, self._use_limits)
+
+    def _use_limits(self, limits: DiagnosticsOptions) -> None:
+        self._limits = limits
 
     def end(self) -> None:
         """Stop working and disconnect from topics."""
@@ -75,10 +86,18 @@ class KpfeatNode(ConnectedNode):
 
     def work_through(self, stages: Sequence[Stage]) -> Worker:
         """Start a worker that stops with deactivate."""
-        worker = Worker(stages, self.statistics, self.note_error)
+        timed = [(name, self._timed(stage)) for name, stage in stages]
+        worker = Worker(timed, self.statistics, self.note_error)
         worker.start()
         self._workers.append(worker)
         return worker
+
+    def _timed(self, stage: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def run(item: Any) -> Any:
+            with timed_stages(self.statistics.add_duration):
+                return stage(item)
+
+        return run
 
     def note_error(self, kind: str, error: Exception, first: bool) -> None:
         """Log the first failure of each kind; all of them are counted in diagnostics."""
@@ -103,7 +122,9 @@ class KpfeatNode(ConnectedNode):
         self.review()
         report = self.statistics.report()
         if self.state == 'active':
-            level, sentence = judge(report, self.input_topic, self.mismatches(), self.rests)
+            level, sentence = judge(
+                report, self.input_topic, self.mismatches(), self.rests, self._limits
+            )
         else:
             level, sentence = judge_rest(self.state, self.get_fully_qualified_name(), self.trouble)
         status = DiagnosticStatus(
@@ -118,7 +139,7 @@ class KpfeatNode(ConnectedNode):
 
     def _values(self, report: Report) -> list[tuple[str, str]]:
         settings = self.settings() if self.state in ('inactive', 'active') else {}
-        return [('state', self.state), *settings.items(), *report.values()]
+        return [('state', self.state), *settings.items(), *report.values(), *gpu_memory()]
 
 
 def run(

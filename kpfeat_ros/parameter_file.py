@@ -11,6 +11,7 @@ import textwrap
 from kpfeat_core.config import DEFAULT_MODEL, ExtractorConfig, MatcherConfig
 from kpfeat_core.registry import extractor_config_class
 
+from .limits import DiagnosticsOptions
 from .options import (
     ExtractorNodeOptions,
     InputOptions,
@@ -35,7 +36,9 @@ def node_classes() -> dict[str, list[type]]:
         'matcher': [MatcherNodeOptions, MatcherConfig],
         'overlay': [OverlayNodeOptions],
     }
-    return {name: [LifecycleOptions, *classes] for name, classes in own.items()}
+    return {
+        name: [LifecycleOptions, *classes, DiagnosticsOptions] for name, classes in own.items()
+    }
 
 
 def parameter_file() -> str:

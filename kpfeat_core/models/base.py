@@ -28,6 +28,7 @@ from ..keypoints import (
     suppress_non_maxima,
 )
 from ..shapes import Bool, Float, Int
+from ..timing import Laps
 from .pyramid import merge_levels, Pyramid
 
 
@@ -179,7 +180,9 @@ class Extractor(nn.Module):
                 f'image is {width}x{height} pixels; {self.name} needs at least '
                 f'{self.min_side}x{self.min_side}'
             )
+        laps = Laps(self.device)
         image = image.to(self.device)
+        laps.end('transfer')
         size = scaled_size(height, width, self.config.resize)
         if min(size) < self.min_side:
             raise ImageError(
@@ -213,15 +216,19 @@ class Extractor(nn.Module):
 
     def _extract_level(self, image: Float[Tensor, 'b c h w'], size: tuple[int, int]) -> Features:
         """Extract at one scale; keypoints come back in pixels of the source image."""
+        laps = Laps(self.device)
         source = image.shape[-2:]
         small = self.prepare(resize(image, size))
         small = pad_to_stride(small.to(next(self.parameters()).dtype), self.stride)
         maps = self(channels_last(small))
+        laps.end('network')
         # half precision has no room for positions, whatever the network computes in
         exact = torch.promote_types(maps.score_map.dtype, torch.float32)
         maps = self.crop(replace(maps, score_map=maps.score_map.to(exact)), size)
         found = best_first(self.detect(maps))
+        laps.end('detect')
         descriptors = self.describe(maps, found.keypoints, found.orientations).float()
+        laps.end('describe')
         keypoints = rescale_points(found.keypoints.float(), size, source)
         if max(size) > max(source):  # the outermost pixels of an enlarged image were made up
             last = keypoints.new_tensor([source[1] - 1, source[0] - 1])

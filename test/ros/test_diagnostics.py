@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from kpfeat_ros.limits import DiagnosticsOptions, USUAL_LIMITS
 from kpfeat_ros.stats import Statistics
 import pytest
 
@@ -13,7 +14,7 @@ class Clock:
         return self.now
 
 
-def judged(**counts: int) -> tuple[bytes, str]:
+def judged(limits: DiagnosticsOptions = USUAL_LIMITS, **counts: int) -> tuple[bytes, str]:
     """Return level and sentence after these counts within one second."""
     pytest.importorskip('rclpy', reason='rclpy is not installed')
     from kpfeat_ros.node import judge
@@ -27,10 +28,10 @@ def judged(**counts: int) -> tuple[bytes, str]:
         else:
             statistics.count(name, count)
     clock.now = 1.0
-    return judge(statistics.report(), '/image')
+    return judge(statistics.report(), '/image', limits=limits)
 
 
-OK, WARN = b'\x00', b'\x01'
+OK, WARN, ERROR = b'\x00', b'\x01', b'\x02'
 
 
 def test_node_at_work_is_well_and_says_its_rate() -> None:
@@ -56,14 +57,129 @@ def test_resting_because_nobody_listens_is_no_trouble() -> None:
     assert judged(received=30, idle=30) == (OK, 'idle: nobody listens to the results')
 
 
-def test_end_of_the_images_is_reported() -> None:
+@pytest.mark.parametrize(('seconds', 'level'), [(1.0, OK), (3.0, WARN), (20.0, ERROR)])
+def test_end_of_the_images_is_a_warning_and_then_an_error(seconds, level) -> None:
     pytest.importorskip('rclpy', reason='rclpy is not installed')
-    from kpfeat_ros.node import judge
+    from kpfeat_ros.diagnosis import judge
 
-    statistics = Statistics()
+    clock = Clock()
+    statistics = Statistics(clock)
     statistics.count('received')
+    statistics.count('processed')
     statistics.report()
-    assert judge(statistics.report(), '/image')[0] == WARN
+    clock.now = seconds
+    found, sentence = judge(statistics.report(), '/image')
+    assert found == level
+    assert level == OK or f"nothing received on '/image' for {seconds:.1f} s" in sentence
+
+
+@pytest.mark.parametrize(
+    ('counts', 'limits', 'level', 'words'),
+    [
+        ({'processed': 4}, {'min_rate_warn_hz': 5.0}, WARN, '4.0 Hz'),
+        ({'processed': 6}, {'min_rate_warn_hz': 5.0}, OK, '6.0 Hz'),
+        ({'processed': 4}, {'min_rate_warn_hz': 9.0, 'min_rate_error_hz': 5.0}, ERROR, '4.0 Hz'),
+        ({'processed': 1, 'dropped': 6}, {'max_drop_share_warn': 0.5}, WARN, '60 % of the input'),
+        ({'processed': 6, 'dropped': 4}, {'max_drop_share_warn': 0.5}, OK, '6.0 Hz'),
+        ({'processed': 1, 'dropped': 9}, {'max_drop_share_error': 0.8}, ERROR, '90 %'),
+        ({'processed': 10}, {'max_age_warn_s': 0.5}, WARN, 'for 1.0 s'),
+    ],
+)
+def test_limits_decide_what_is_a_warning_and_what_an_error(counts, limits, level, words) -> None:
+    found, sentence = judged(limits=DiagnosticsOptions(**limits), received=10, **counts)
+    assert found == level
+    assert words in sentence
+
+
+def test_age_begins_anew_when_input_is_waited_for_and_is_none_at_rest() -> None:
+    clock = Clock()
+    statistics = Statistics(clock)
+    assert statistics.report().age_s is None
+    statistics.count('received')
+    clock.now = 60.0
+    assert statistics.report().age_s == 60.0
+    statistics.wait_for_input(False)
+    assert statistics.report().age_s is None
+    statistics.wait_for_input()
+    clock.now = 61.0
+    assert statistics.report().age_s == 1.0
+
+
+class Watched:
+    """An extractor, its camera, and what it says about itself."""
+
+    def __init__(self, ros, weights_file, **parameters) -> None:
+        from diagnostic_msgs.msg import DiagnosticArray
+        from kpfeat.msg import Features
+        from kpfeat_ros.extractor_node import ExtractorNode
+
+        self.ros = ros
+        given = {'weights': weights_file, 'device': 'cpu'} | parameters
+        self.node = ros.start(ExtractorNode, **given)
+        ros.listen(Features, 'features')
+        self.camera = ros.camera()
+        self.reports = ros.listen(DiagnosticArray, '/diagnostics')
+
+    def says(self, level: bytes, words: str = '', photo=None) -> dict[str, str]:
+        """Wait for diagnostics with this level and words; gives their values."""
+
+        def found() -> bool:
+            if photo is not None:
+                self.camera.publish(self.ros.image(photo))
+                self.ros.spin(0.05)
+            last = self.reports[-1].status[0] if self.reports else None
+            return last is not None and last.level == level and words in last.message
+
+        self.ros.until(found, f'{level!r} {words}')
+        return {pair.key: pair.value for pair in self.reports[-1].status[0].values}
+
+
+def test_node_reports_that_input_stops_and_that_it_is_back(ros, weights_file, photo) -> None:
+    watched = Watched(ros, weights_file, max_age_warn_s=1.2, max_age_error_s=2.5)
+    watched.says(WARN, "nothing received on '/image' yet")
+    watched.says(OK, 'Hz', photo)
+    watched.says(WARN, "nothing received on '/image' for")
+    values = watched.says(ERROR, "nothing received on '/image' for")
+    assert float(values['age_s']) > 2.5
+    watched.says(OK, 'Hz', photo)
+
+
+def test_node_reports_rates_age_and_each_stage(ros, weights_file, photo) -> None:
+    watched = Watched(ros, weights_file)
+    watched.says(OK, 'Hz', photo)
+    values = watched.says(OK, 'Hz', photo)
+    stages = {'decode', 'transfer', 'network', 'detect', 'describe', 'extract', 'publish'}
+    assert {f'{stage}_ms' for stage in stages} <= values.keys()
+    assert {'received_hz', 'processed_hz', 'dropped', 'drop_share', 'age_s'} <= values.keys()
+    inner = sum(float(values[f'{stage}_ms']) for stage in ('network', 'detect', 'describe'))
+    assert 0.3 * float(values['extract_ms']) < inner < 1.5 * float(values['extract_ms'])
+
+
+def test_limits_can_be_changed_while_the_node_runs(ros, weights_file, photo) -> None:
+    from rclpy.parameter import Parameter
+
+    watched = Watched(ros, weights_file)
+    watched.says(OK, 'Hz', photo)
+    watched.node.set_parameters([Parameter('min_rate_error_hz', value=900.0)])
+    watched.says(ERROR, 'less than asked for', photo)
+
+
+def test_gpu_memory_is_told_for_each_gpu_in_use(monkeypatch) -> None:
+    torch = pytest.importorskip('torch')
+    pytest.importorskip('rclpy', reason='rclpy is not installed')
+    from kpfeat_ros.diagnosis import gpu_memory
+
+    if not torch.cuda.is_available():
+        assert gpu_memory() == []
+    held = {0: 0, 1: 3 * 2**20}
+    for name, value in {
+        'is_initialized': lambda: True,
+        'device_count': lambda: 2,
+        'memory_reserved': lambda index: 2 * held[index],
+        'memory_allocated': held.get,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    assert gpu_memory() == [('gpu1_memory_mib', '3'), ('gpu1_memory_reserved_mib', '6')]
 
 
 def test_messages_that_the_middleware_loses_are_counted(ros) -> None:
