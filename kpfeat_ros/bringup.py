@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import importlib
 import os
 from pathlib import Path
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from kpfeat_core.config import option
 from kpfeat_core.errors import ConfigError
 
 STOP_TIMEOUT_S = 5.0
+CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class LaunchOptions:
 
     model: str = option('', 'name of the extractor, such as alike-t')
     image: str = option('image', 'topic with the images of the camera')
+    cameras: str = option(
+        '',
+        'names of several cameras, such as left,right: each gets its nodes and topics in a '
+        'namespace of its name, where image is looked for too',
+    )
     params_file: str = option('', 'parameter file; empty takes the one that kpfeat installs')
     composed: bool = option(False, 'all nodes in one process')
     device: str = option('', 'where the network runs: cpu, cuda, cuda:1 or auto')
@@ -74,16 +81,39 @@ class NodePlan:
 
 
 def plan_nodes(options: LaunchOptions) -> list[NodePlan]:
-    """Return extractor, matcher and overlay node; raises ConfigError."""
+    """Return extractor, matcher and overlay node of each camera; raises ConfigError."""
     file = find_params_file(options.params_file)
     image = {} if options.image == 'image' else {'image': options.image}
     chosen = {'model': options.model, 'device': options.device}
     given = {name: value for name, value in chosen.items() if value}
-    return [
-        NodePlan('extractor', given, image, file, options.namespace),
-        NodePlan('matcher', {}, {}, file, options.namespace),
-        NodePlan('overlay', {}, image, file, options.namespace),
-    ]
+    plans = []
+    for camera in camera_names(options):
+        namespace = '/'.join(part for part in (options.namespace.strip('/'), camera) if part)
+        plans += [
+            NodePlan('extractor', given, image, file, namespace),
+            NodePlan('matcher', {}, {}, file, namespace),
+            NodePlan('overlay', {}, image, file, namespace),
+        ]
+    return plans
+
+
+def camera_names(options: LaunchOptions) -> list[str]:
+    """Return the names of the cameras, one empty name for a single one; raises ConfigError."""
+    if not options.cameras:
+        return ['']
+    names = [name.strip() for name in options.cameras.split(',')]
+    for name in names:
+        if not CAMERA_NAME.fullmatch(name) or names.count(name) > 1:
+            raise ConfigError(
+                f"cameras is '{options.cameras}', expected different names between commas, such "
+                'as left,right'
+            )
+    if options.image.startswith('/'):
+        raise ConfigError(
+            f"image is '{options.image}' for all of {options.cameras}: give it without the / at "
+            f'the start, such as image_raw for /{names[0]}/image_raw'
+        )
+    return names
 
 
 def find_params_file(given: str = '') -> str:
@@ -203,7 +233,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[LaunchOptions, list[str]]
         own, ros = own[:start], own[start:]
     parser = argparse.ArgumentParser(
         prog='python -m kpfeat_ros.bringup',
-        description='Start extractor, matcher and overlay node.',
+        description='Start extractor, matcher and overlay node, for each camera.',
         epilog='example: python -m kpfeat_ros.bringup --composed --image /camera/image_raw',
     )
     for field in fields(LaunchOptions):

@@ -1,7 +1,8 @@
 """
-Extractor, matcher and overlay node for one camera.
+Extractor, matcher and overlay node for one camera, or for each of several.
 
     ros2 launch kpfeat kpfeat.launch.py image:=/camera/image_raw model:=alike-t
+    ros2 launch kpfeat kpfeat.launch.py cameras:=left,right image:=image_raw composed:=true
 
 What is started is decided in kpfeat_ros/bringup.py; `--show-args` lists the arguments.
 """

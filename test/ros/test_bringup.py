@@ -213,6 +213,22 @@ def test_all_three_nodes_turn_images_into_pictures(ros, run, weights_file, photo
     assert 'Traceback' not in log
 
 
+@pytest.mark.parametrize('mode', [['--composed'], []])
+def test_each_of_two_cameras_has_features_of_its_own(ros, run, weights_file, photo, mode) -> None:
+    from kpfeat.msg import Features
+
+    options = ['--cameras', 'left,right', '--image', 'image_raw', *mode]
+    nodes = run('kpfeat_ros.bringup', *options, '--ros-args', '-p', f'weights:={weights_file}')
+    found = {name: ros.listen(Features, f'/{name}/features') for name in ('left', 'right')}
+    for name, picture in (('left', photo), ('right', photo[:64])):
+        camera = ros.camera(f'/{name}/image_raw')
+        ros.spin(0.5)  # until both ends know of each other
+        camera.publish(ros.image(picture))
+        ros.until(lambda: found[name], f'features of {name}')  # noqa: B023
+    assert [message.height for name in found for message in found[name]] == [96, 64]
+    assert nodes.end()[0] == 0
+
+
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
