@@ -8,19 +8,22 @@ import traceback
 from typing import Any
 
 from kpfeat.msg import Features
+from kpfeat.srv import ExtractFeatures
 from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.registry import extractor_config_class, extractor_names
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from .background import Background, Requests
 from .conversions import camera_info_to_calibration, fill_features, image_to_array
 from .descriptors import DescriptorType
-from .loader import Loader
 from .loading import check_loadable, load_extractor, release_memory
 from .node import KpfeatNode, run
 from .options import ExtractorNodeOptions, InputOptions
 from .regions import View
+from .services import offer_reset
 from .throttle import Throttle
 
 
@@ -42,8 +45,13 @@ class ExtractorNode(KpfeatNode):
         self.extractor: Any = None
         self._config_class: type | None = None  # of the model whose options are declared
         self._wanted: ExtractorNodeOptions | None = None  # what is being loaded
-        self._loader: Loader | None = None
+        self._loader: Background | None = None
         self._switch_trouble = ''
+        self._requests: Requests | None = None
+        # as long as the node lives: an answer may come after deactivate; in a group of its own,
+        # because all others in a group wait for one that awaits
+        group = ReentrantCallbackGroup()
+        self.create_service(ExtractFeatures, '~/extract', self.on_extract, callback_group=group)
         self.start()
 
     def declare(self) -> None:
@@ -68,7 +76,7 @@ class ExtractorNode(KpfeatNode):
                 f'given, but no parameter of this node or of {self.options.model}: '
                 + ', '.join(unknown)
             )
-        self._loader = Loader(self, lambda request: load_extractor(*request), self._switch)
+        self._loader = Background(self, lambda request: load_extractor(*request), self._switch)
         self._say_ready()
 
     def begin(self) -> None:
@@ -78,6 +86,8 @@ class ExtractorNode(KpfeatNode):
         self.worker = self.work_through(
             [('decode', self._decode), ('extract', self._extract), ('publish', self._publish)]
         )
+        self._requests = Requests(self, self._answer)
+        offer_reset(self)
         self.throttle = Throttle()
         listen = partial(self.listen_to_images, self.options.image_transport, self.on_image)
         self.connect_while(self.publisher.get_subscription_count, listen)
@@ -85,6 +95,13 @@ class ExtractorNode(KpfeatNode):
             self.listen_to(
                 CameraInfo, self._camera_info_topic(), self.on_camera_info, qos_profile_sensor_data
             )
+
+    def end(self) -> None:
+        """Stop working; who waits for an answer is told."""
+        if self._requests:
+            self._requests.close('' if self._destroyed else 'the node was deactivated meanwhile')
+        self._requests = None
+        super().end()
 
     def unload(self) -> None:
         """Free the network."""
@@ -167,6 +184,27 @@ class ExtractorNode(KpfeatNode):
         else:
             self.statistics.count('throttled')
 
+    async def on_extract(
+        self, request: ExtractFeatures.Request, response: ExtractFeatures.Response
+    ) -> ExtractFeatures.Response:
+        """Extract the features of one image beside those of the topic."""
+        try:
+            if self._requests is None:
+                name = self.get_fully_qualified_name()
+                raise ConfigError(
+                    f'the node is {self.state}, expected active: `ros2 lifecycle set {name} ...`'
+                )
+            response.features = await self._requests.answer(request.image)
+        except Exception as error:
+            response.message = str(error)
+            if not isinstance(error, KpfeatError):  # ours, not the user's: say where
+                response.message = f'{type(error).__name__}: {error}; the log says where'
+                self.get_logger().error(''.join(traceback.format_exception(error)))
+            return response
+        response.success = True
+        response.message = f'{len(response.features.scores)} keypoints'
+        return response
+
     def on_camera_info(self, message: CameraInfo) -> None:
         """Take over how the camera sees."""
         try:
@@ -194,11 +232,17 @@ class ExtractorNode(KpfeatNode):
         return header, view.extract(extractor, image), model
 
     def _publish(self, item: Any) -> None:
+        message = self._fill(item)
+        self.publisher.publish(message)
+        self.note_age(message.header)
+
+    def _fill(self, item: Any) -> Features:
         header, features, model = item
         kind = DescriptorType[self.options.descriptor_type.upper()]
-        message = fill_features(Features(), features, header, model, kind)
-        self.publisher.publish(message)
-        self.note_age(header)
+        return fill_features(Features(), features, header, model, kind)
+
+    def _answer(self, image: Image) -> Features:
+        return self._fill(self._extract(self._decode(image)))
 
     def settings(self) -> dict[str, str]:
         """Add the model and where it runs, what is being loaded, and why that failed last."""

@@ -49,6 +49,12 @@ class FramePairs:
             self._kept = self._newest
             return self._kept
 
+    def clear_reference(self) -> bool:
+        """Let the next frame become the reference; false if there was none."""
+        with self._lock:
+            kept, self._kept = self._kept, None
+            return kept is not None
+
     def push(self, frame: Frame) -> tuple[Frame, Frame] | None:
         """Take in the newest frame; gives it after the frame to match it with, if there is one."""
         with self._lock:

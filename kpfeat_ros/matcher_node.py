@@ -13,6 +13,9 @@ from .conversions import fill_matches
 from .frames import FramePairs, message_to_frame
 from .node import KpfeatNode, run
 from .options import MatcherNodeOptions
+from .services import offer_reset
+
+NO_REFERENCE = "mode is consecutive; set parameter 'mode' to reference first"
 
 
 class MatcherNode(KpfeatNode):
@@ -54,6 +57,8 @@ class MatcherNode(KpfeatNode):
             ]
         )
         self.offer(Trigger, '~/set_reference', self.on_set_reference)
+        self.offer(Trigger, '~/clear_reference', self.on_clear_reference)
+        offer_reset(self)
         self.input_topic = self.resolve_topic_name('features')
         self.connect_while(self._wants_frames, self._listen)
 
@@ -86,7 +91,7 @@ class MatcherNode(KpfeatNode):
     def on_set_reference(self, _: Any, response: Trigger.Response) -> Trigger.Response:
         """Make the newest frame the reference."""
         if self.options.mode != 'reference':
-            response.message = "mode is consecutive; set parameter 'mode' to reference first"
+            response.message = NO_REFERENCE
             return response
         frame = self.pairs.set_reference()
         response.success = frame is not None
@@ -94,6 +99,18 @@ class MatcherNode(KpfeatNode):
         if frame is not None:
             count = frame.features.count()
             response.message = f'the newest frame, of {count} keypoints, is the reference'
+        return response
+
+    def on_clear_reference(self, _: Any, response: Trigger.Response) -> Trigger.Response:
+        """Forget the reference, so that the next frame becomes it."""
+        if self.options.mode != 'reference':
+            response.message = NO_REFERENCE
+            return response
+        there = self.pairs.clear_reference()
+        response.success = True
+        response.message = 'the next frame becomes the reference' + (
+            '' if there else ', as before'
+        )
         return response
 
     def _pair(self, frame: Any) -> Any:

@@ -99,13 +99,30 @@ def test_first_frame_is_the_reference_until_the_service_sets_another(ros) -> Non
     assert [message.header0 for message in rig.matches] == [headers[0], headers[0], headers[2]]
 
 
+def test_cleared_reference_is_replaced_by_the_next_frame(ros) -> None:
+    from std_srvs.srv import Trigger
+
+    rig = Rig(ros, mode='reference')
+    early = ros.call(Trigger, '/matcher/clear_reference')
+    words = 'the next frame becomes the reference'
+    assert (early.success, early.message) == (True, f'{words}, as before')
+    headers = [rig.send(shifted(shift=shift)) for shift in (0.0, 3.0)]
+    cleared = ros.call(Trigger, '/matcher/clear_reference')
+    assert (cleared.success, cleared.message) == (True, words)
+    headers += [rig.send(shifted(shift=shift)) for shift in (6.0, 9.0)]
+    rig.wait(2)
+    assert [message.header0 for message in rig.matches] == [headers[0], headers[2]]
+    assert [message.header1 for message in rig.matches] == [headers[1], headers[3]]
+
+
 def test_reference_cannot_be_set_in_consecutive_mode_and_the_reason_is_given(ros) -> None:
     from std_srvs.srv import Trigger
 
     rig = Rig(ros)
-    response = ros.call(Trigger, '/matcher/set_reference')
-    assert not response.success
-    assert 'mode is consecutive' in response.message
+    for name in ('set_reference', 'clear_reference'):
+        response = ros.call(Trigger, f'/matcher/{name}')
+        assert not response.success
+        assert 'mode is consecutive' in response.message
     assert rig.matches == []
 
 
