@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TOPIC = '/camera/image_raw'
 READY_TIMEOUT_S = 120.0  # until all nodes have loaded, on a slow machine with cold files
 FIRST_MATCHES_TIMEOUT_S = 60.0
+FIRST_PICTURES_TIMEOUT_S = 30.0
 LAST_DIAGNOSTICS_S = 1.5  # nodes report once a second
 FILM_RATE_HZ = 30.0  # at most
 DRAWN_MATCHES = 120  # the best ones: more hide the picture
@@ -197,6 +198,8 @@ def _measure(
         spin.until(
             lambda: observer.report.matches, FIRST_MATCHES_TIMEOUT_S, observer.why_no_matches
         )
+        # the overlay begins to listen when it is listened to, which may take longer than a demo
+        spin.until(observer.has_pictures, FIRST_PICTURES_TIMEOUT_S, observer.why_no_pictures)
     with console.status(f'measuring for {options.seconds:g} s …'):
         spin.during(options.seconds)
         observer.pause_camera()

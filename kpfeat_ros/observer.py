@@ -53,6 +53,15 @@ class Observer(Node):
         """Return the topics that nobody publishes so far."""
         return [topic for topic in OUTPUTS if not self.count_publishers(topic)]
 
+    def has_pictures(self) -> bool:
+        """Tell whether a picture of each kind has come."""
+        return len(self.pictures) == 2
+
+    def why_no_pictures(self) -> str:
+        """Say what the node that draws reports."""
+        said = self.diagnostics.get('overlay', {}).get('says', 'nothing')
+        return f'no pictures; the overlay says: {said}'
+
     def pause_camera(self) -> None:
         """Ask the camera node to send no more images, so that all counts come to rest."""
         paused = Parameter('sending', value=False).to_parameter_msg()
