@@ -101,6 +101,13 @@ class ConnectedNode(ManagedNode):
             self.input_topic, kind = f'{self.input_topic}/compressed', CompressedImage
         return self.listen_to(kind, self.input_topic, callback, sensor_qos(depth))
 
+    def camera_info_topic(self) -> str:
+        """Return 'camera_info' as remapped, else the sibling of the topic of the images."""
+        name = self.resolve_topic_name('camera_info')
+        if name != self.resolve_topic_name('camera_info', only_expand=True):
+            return name
+        return f'{self.resolve_topic_name("image").rpartition("/")[0]}/camera_info'
+
     def offer(self, kind: Any, name: str, callback: Callable[[Any, Any], Any]) -> None:
         """Create a service that deactivate destroys."""
         self._endpoints[self.create_service(kind, name, callback)] = self.destroy_service

@@ -93,7 +93,7 @@ class ExtractorNode(KpfeatNode):
         self.connect_while(self.publisher.get_subscription_count, listen)
         if self.view.options.undistort and not self.view.options.calibration_file:
             self.listen_to(
-                CameraInfo, self._camera_info_topic(), self.on_camera_info, qos_profile_sensor_data
+                CameraInfo, self.camera_info_topic(), self.on_camera_info, qos_profile_sensor_data
             )
 
     def end(self) -> None:
@@ -213,14 +213,6 @@ class ExtractorNode(KpfeatNode):
             self.note_error('camera_info', error, self.statistics.fail('camera_info'))
         else:
             self.view = self.view.with_calibration(calibration)
-
-    def _camera_info_topic(self) -> str:
-        """Return 'camera_info' as remapped, else the sibling of the topic of the images."""
-        name = self.resolve_topic_name('camera_info')
-        if name != self.resolve_topic_name('camera_info', only_expand=True):
-            return name
-        image = self.resolve_topic_name('image')
-        return f'{image.rpartition("/")[0]}/camera_info'
 
     def _decode(self, message: Any) -> Any:
         return message.header, image_to_array(message)

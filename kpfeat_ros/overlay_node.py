@@ -23,7 +23,7 @@ from .pictures import (
     picture_of_matches,
     picture_of_tracks,
 )
-from .points import camera_info_topic, cloud_of_keypoints
+from .points import cloud_of_keypoints
 from .stamps import stamp_ns, StampBuffer
 from .worker import Worker
 
@@ -157,7 +157,7 @@ class OverlayNode(KpfeatNode):
             return self.listen_to(Matches, name, self.on_matches)
         if name == 'depth':
             return self.listen_to(Image, name, self.on_depth, qos_profile_sensor_data)
-        topic = camera_info_topic(self)
+        topic = self.camera_info_topic()
         return self.listen_to(CameraInfo, topic, self.on_camera_info, qos_profile_sensor_data)
 
     def _submit(self, output: str, *item: Any) -> None:
@@ -283,7 +283,7 @@ class OverlayNode(KpfeatNode):
     def settings(self) -> dict[str, str]:
         """Add what is listened to at the moment, and which of it has never come."""
         topics = {
-            'camera_info': camera_info_topic(self),
+            'camera_info': self.camera_info_topic(),
             'depth': self.resolve_topic_name('depth'),
         }
         came = {'camera_info': self.camera_info, 'depth': len(self.kept['depth'])}

@@ -42,14 +42,6 @@ def depth_to_metres(message: Any) -> Float[np.ndarray, 'h w']:
     return stored.astype(np.float32) * np.float32(METRES[message.encoding])
 
 
-def camera_info_topic(node: Any) -> str:
-    """Return 'camera_info' as remapped on a node, else the sibling of its topic of images."""
-    name = node.resolve_topic_name('camera_info')
-    if name != node.resolve_topic_name('camera_info', only_expand=True):
-        return name
-    return f'{node.resolve_topic_name("image").rpartition("/")[0]}/camera_info'
-
-
 def calibration_for(camera_info: Any, pixels: str) -> Calibration:
     """
     Return how keypoints are seen, from a CameraInfo message; raises ConfigError.

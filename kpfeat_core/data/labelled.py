@@ -14,7 +14,6 @@ from ..image import rescale_points
 from ..keypoints import max_filter
 from ..shapes import Bool, Float, Int
 from .homographies import sample_homographies
-from .homographies import view_homographies as view_homographies
 from .homography_config import HomographyConfig
 from .homography_pairs import PairBatch, render_views
 from .image_folder import ImageBank, load_bank

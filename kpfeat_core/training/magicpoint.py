@@ -9,9 +9,10 @@ import torch
 from torch import Generator, nn, Tensor
 
 from ..config import AUTO, option
+from ..data.homographies import view_homographies
 from ..data.homography_config import HOMOGRAPHIES, homography_config
 from ..data.homography_pairs import sample_view_homographies
-from ..data.labelled import LabelledBank, LabelledImages, view_homographies, warp_labelled
+from ..data.labelled import LabelledBank, LabelledImages, warp_labelled
 from ..data.light import change_light, LIGHTS
 from ..data.photometric import augment
 from ..data.shapes.config import SharesConfig

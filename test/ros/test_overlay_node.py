@@ -323,13 +323,12 @@ def test_what_a_cloud_waits_for_is_named(ros) -> None:
 
 def test_camera_info_is_looked_for_beside_the_images(ros) -> None:
     from kpfeat_ros.overlay_node import OverlayNode
-    from kpfeat_ros.points import camera_info_topic
 
     remap = ['-r', 'image:=/left/image_raw']
     beside = ros.start(OverlayNode, *remap)
-    assert camera_info_topic(beside) == '/left/camera_info'
+    assert beside.camera_info_topic() == '/left/camera_info'
     given = ros.start(OverlayNode, *remap, '-r', 'camera_info:=/calibration', '-r', '__node:=b')
-    assert camera_info_topic(given) == '/calibration'
+    assert given.camera_info_topic() == '/calibration'
 
 
 def test_annotations_need_nothing_but_features(ros, monkeypatch) -> None:
