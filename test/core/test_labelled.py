@@ -4,15 +4,10 @@ import cv2
 from kpfeat_core.adaptation.config import AdaptConfig
 from kpfeat_core.adaptation.labels import label_path, make_labels
 from kpfeat_core.config import ExtractorConfig
+from kpfeat_core.data.homographies import view_homographies
 from kpfeat_core.data.homography_config import homography_config
 from kpfeat_core.data.image_folder import find_images
-from kpfeat_core.data.labelled import (
-    LabelledImages,
-    LabelledPairs,
-    load_labelled,
-    view_homographies,
-    warp_labelled,
-)
+from kpfeat_core.data.labelled import LabelledImages, LabelledPairs, load_labelled, warp_labelled
 from kpfeat_core.errors import DataError
 from kpfeat_core.geometry import inside, warp_points
 from kpfeat_core.io import expand_images, write_npz
