@@ -69,9 +69,13 @@ class Calibration:
         found = undistort(pixels, self.matrix, coefficients, R=None, P=None, criteria=EXACT)
         return found[:, 0]
 
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Say whether images of this width and height can be the camera's."""
+        return tuple(self.size) in ((0, 0), tuple(size))
+
     def check_size(self, size: tuple[int, int], name: str) -> None:
         """Raise ShapeError if something has another width and height than the camera's images."""
-        if tuple(self.size) not in ((0, 0), tuple(size)):
+        if not self.fits(size):
             raise ShapeError(
                 f'{name} is of {size[0]}x{size[1]} pixels, the calibration of '
                 f'{self.size[0]}x{self.size[1]}: both must be of the same image'

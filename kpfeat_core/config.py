@@ -57,6 +57,44 @@ class ExtractorConfig:
 
 
 @dataclass(frozen=True)
+class ViewConfig:
+    """What an extractor sees of images, and in which pixels its keypoints are said."""
+
+    roi_x_offset: int = option(
+        0, 'left edge of the region of interest, in pixels of the image', low=0, live=True
+    )
+    roi_y_offset: int = option(
+        0, 'upper edge of the region of interest, in pixels of the image', low=0, live=True
+    )
+    roi_width: int = option(
+        -1, 'width of the region of interest; -1 reaches to the right edge', low=-1, live=True
+    )
+    roi_height: int = option(
+        -1, 'height of the region of interest; -1 reaches to the lower edge', low=-1, live=True
+    )
+    binning: int = option(
+        1,
+        'average N x N pixels into one before extraction; keypoints stay in pixels of the image',
+        low=1,
+        high=16,
+        live=True,
+    )
+    mask: str = option(
+        '',
+        'picture of the size of the images: keypoints where it is black are dropped',
+        live=True,
+    )
+    undistort: bool = option(
+        False,
+        'publish keypoints where a lens without distortion, with the same camera matrix, would '
+        "show them; listens to 'camera_info' beside the images",
+    )
+    calibration_file: str = option(
+        '', 'YAML file of camera_calibration, used by undistort in place of camera_info'
+    )
+
+
+@dataclass(frozen=True)
 class MatcherConfig:
     """How two sets of descriptors become matches."""
 

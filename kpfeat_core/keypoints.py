@@ -132,12 +132,24 @@ def select_best(
 def best_first(found: Keypoints) -> Keypoints:
     """Put the keypoints in the order of their scores, padding last; refinement changes scores."""
     order = torch.where(found.mask, found.keypoint_scores, -torch.inf)
-    order = order.argsort(dim=1, descending=True, stable=True)
+    return _in_order(found, order.argsort(dim=1, descending=True, stable=True))
 
+
+def keep_first(found: Keypoints, kept: Bool[Tensor, 'b n'], most: int) -> Keypoints:
+    """Keep some of the keypoints, in their order, and of those the first `most` (-1: all)."""
+    kept = kept & found.mask
+    longest = int(kept.sum(1).max())
+    if most >= 0:
+        longest = min(longest, most)
+    order = kept.byte().argsort(dim=1, descending=True, stable=True)
+    return _in_order(found._replace(mask=kept), order[:, :longest])
+
+
+def _in_order(found: Keypoints, order: Int[Tensor, 'b m']) -> Keypoints:
     def pick(values: Tensor | None) -> Tensor | None:
         if values is None:
             return None
-        index = order if values.ndim == 2 else order[..., None].expand_as(values)
+        index = order if values.ndim == 2 else order[..., None].expand(-1, -1, values.shape[2])
         return values.gather(1, index)
 
     return Keypoints(*map(pick, found))

@@ -5,12 +5,33 @@ Read by the nodes, the launch file and the parameter file; imports neither ROS n
 """
 
 from dataclasses import dataclass
+import re
 
 from kpfeat_core.config import DEFAULT_MODEL, option
+from kpfeat_core.errors import ConfigError
 
 TRANSPORTS = ('raw', 'compressed')
 KEYPOINT_PIXELS = ('distorted', 'undistorted', 'rectified')
 DESCRIPTOR_TYPES = ('float32', 'float16', 'int8', 'binary')
+CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
+
+
+def split_names(option: str, text: str) -> list[str]:
+    """
+    Return the names of cameras in 'left,right'; one empty name for a single camera.
+
+    option: what the text was given as. Raises ConfigError.
+    """
+    if not text:
+        return ['']
+    names = [name.strip() for name in text.split(',')]
+    for name in names:
+        if not CAMERA_NAME.fullmatch(name) or names.count(name) > 1:
+            raise ConfigError(
+                f"{option} is '{text}', expected different names between commas, such as "
+                'left,right'
+            )
+    return names
 
 
 @dataclass(frozen=True)
@@ -36,6 +57,31 @@ class ExtractorNodeOptions:
     warm_up_size: str = option(
         '640x480', 'WIDTHxHEIGHT of the images to expect: configure runs the network at it'
     )
+    on_out_of_memory: str = option(
+        'fail',
+        'when the GPU has too little memory: fail with advice, or go on with cpu, once',
+        choices=('fail', 'cpu'),
+        live=True,
+    )
+    cameras: str = option(
+        '',
+        "names of several cameras that share the model, such as left,right: images of 'left/image' "
+        "become 'left/features'; empty is a single one, of 'image' and 'features'",
+    )
+    batch_size: int = option(
+        1,
+        'work on the images of this many cameras together: faster on a GPU',
+        low=1,
+        high=64,
+        live=True,
+    )
+    batch_wait_ms: float = option(
+        5.0,
+        'with a batch_size: how long the first image waits for those of other cameras',
+        low=0.0,
+        high=1000.0,
+        live=True,
+    )
     image_transport: str = option(
         'raw', "raw listens to 'image', compressed to 'image/compressed'", choices=TRANSPORTS
     )
@@ -45,50 +91,12 @@ class ExtractorNodeOptions:
         choices=DESCRIPTOR_TYPES,
         live=True,
     )
-
-
-@dataclass(frozen=True)
-class InputOptions:
-    """Which images the extractor works on, what it sees of them, and where keypoints are said."""
-
     max_rate_hz: float = option(
         -1.0,
         'work on this many images a second at most, and pass over the others; -1 on all',
         low=-1.0,
         high=1000.0,
         live=True,
-    )
-    roi_x_offset: int = option(
-        0, 'left edge of the region of interest, in pixels of the image', low=0, live=True
-    )
-    roi_y_offset: int = option(
-        0, 'upper edge of the region of interest, in pixels of the image', low=0, live=True
-    )
-    roi_width: int = option(
-        -1, 'width of the region of interest; -1 reaches to the right edge', low=-1, live=True
-    )
-    roi_height: int = option(
-        -1, 'height of the region of interest; -1 reaches to the lower edge', low=-1, live=True
-    )
-    binning: int = option(
-        1,
-        'average N x N pixels into one before extraction; keypoints stay in pixels of the image',
-        low=1,
-        high=16,
-        live=True,
-    )
-    mask: str = option(
-        '',
-        'picture of the size of the images: keypoints where it is black are dropped',
-        live=True,
-    )
-    undistort: bool = option(
-        False,
-        'publish keypoints where a lens without distortion, with the same camera matrix, would '
-        "show them; listens to 'camera_info' beside the images",
-    )
-    calibration_file: str = option(
-        '', 'YAML file of camera_calibration, used by undistort in place of camera_info'
     )
 
 
@@ -99,8 +107,17 @@ class MatcherNodeOptions:
     mode: str = option(
         'consecutive',
         'consecutive matches each frame with the one before; reference with one that is kept, '
-        'the first or that of the last ~/set_reference',
-        choices=('consecutive', 'reference'),
+        "the first or that of the last ~/set_reference; stereo matches those of 'features0' with "
+        "those of 'features1' that were taken at the same time",
+        choices=('consecutive', 'reference', 'stereo'),
+        live=True,
+    )
+    stamp_tolerance_ms: float = option(
+        10.0,
+        'in mode stereo: two frames were taken at the same time if their stamps differ by no more '
+        'than this; less than half the time between two images',
+        low=0.0,
+        high=10000.0,
         live=True,
     )
 
@@ -111,6 +128,9 @@ class OverlayNodeOptions:
 
     image_transport: str = option(
         'raw', "raw listens to 'image', compressed to 'image/compressed'", choices=TRANSPORTS
+    )
+    stereo: bool = option(
+        False, "matches are between 'image' and 'image1', the images of a second camera"
     )
     buffer_size: int = option(
         30, 'images kept until their features arrive; more for slow models', low=2, high=1000

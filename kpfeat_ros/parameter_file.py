@@ -8,13 +8,12 @@ from dataclasses import Field, fields
 import json
 import textwrap
 
-from kpfeat_core.config import DEFAULT_MODEL, ExtractorConfig, MatcherConfig
+from kpfeat_core.config import DEFAULT_MODEL, ExtractorConfig, MatcherConfig, ViewConfig
 from kpfeat_core.registry import extractor_config_class
 
 from .limits import DiagnosticsOptions
 from .options import (
     ExtractorNodeOptions,
-    InputOptions,
     LifecycleOptions,
     MatcherNodeOptions,
     OverlayNodeOptions,
@@ -32,7 +31,7 @@ WIDTH = 99
 def node_classes() -> dict[str, list[type]]:
     """Return the dataclasses behind the parameters of each node, for the default model."""
     own = {
-        'extractor': [ExtractorNodeOptions, InputOptions, extractor_config_class(DEFAULT_MODEL)],
+        'extractor': [ExtractorNodeOptions, ViewConfig, extractor_config_class(DEFAULT_MODEL)],
         'matcher': [MatcherNodeOptions, MatcherConfig],
         'overlay': [OverlayNodeOptions],
     }

@@ -23,10 +23,12 @@ from ..image import (
 from ..keypoints import (
     best_first,
     clear_borders,
+    keep_first,
     Keypoints,
     select_best,
     suppress_non_maxima,
 )
+from ..masks import MaskLike, masks_for, shown_at, stack_masks
 from ..shapes import Bool, Float, Int
 from ..timing import Laps
 from .pyramid import merge_levels, Pyramid
@@ -157,23 +159,47 @@ class Extractor(nn.Module):
         return next(self.parameters()).device
 
     @torch.inference_mode()
-    def extract(self, image: ImageLike | Sequence[ImageLike]) -> Features:
+    def extract(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        masks: MaskLike | Sequence[MaskLike | None] | None = None,
+    ) -> Features:
         """
         Extract features of one image, a batch, or a list of images of any sizes.
 
         image: (H, W) or (H, W, 3) RGB array, or (C, H, W) or (B, C, H, W) tensor; uint8, or float
-        in 0..1; any H, W from 32 pixels on. A list gives one batch entry per image, in order.
+        in 0..1; any H, W from 32 pixels on. A list gives one batch entry per image, in order; its
+        images of equal size go through the network together, and memory grows with their number.
+
+        masks: bool, of the size of the image; one (H, W) for all images, or a list with one, or
+        None, for each. Keypoints lie only where the mask is true, and the best are chosen of
+        those alone.
 
         Keypoints are (x, y) pixels of the images given, best first. Raises ImageError.
         """
         if not isinstance(image, (list, tuple)):
-            return self._extract_batch(image_to_tensor(image, self.channels))
+            batch = image_to_tensor(image, self.channels)
+            fitting = masks_for(masks, [batch.shape[-2:]] * len(batch))
+            return self._extract_batch(batch, stack_masks(fitting, self.device))
         if not image:
             raise ImageError('got an empty list of images, expected at least one')
-        tensors = [image_to_tensor(item, self.channels) for item in image]
-        return Features.cat([self._extract_batch(tensor) for tensor in tensors])
+        # a batch in the list counts as its images
+        images = [one for item in image for one in image_to_tensor(item, self.channels).split(1)]
+        fitting = masks_for(masks, [one.shape[-2:] for one in images])
+        alike: dict[Any, list[int]] = {}
+        for b, one in enumerate(images):
+            alike.setdefault((one.shape, one.device), []).append(b)
+        found: dict[int, Features] = {}
+        for rows in alike.values():
+            batch = torch.cat([images[b] for b in rows])
+            shown = stack_masks([fitting[b] for b in rows], self.device)
+            features = self._extract_batch(batch, shown)
+            found |= {b: features.select(i) for i, b in enumerate(rows)}
+        return Features.cat([found[b] for b in range(len(images))])
 
-    def _extract_batch(self, image: Float[Tensor, 'b c h w']) -> Features:
+    def _extract_batch(
+        self, image: Float[Tensor, 'b c h w'], masks: Bool[Tensor, 'b h w'] | None
+    ) -> Features:
         height, width = image.shape[-2:]
         if min(height, width) < self.min_side:
             raise ImageError(
@@ -190,16 +216,19 @@ class Extractor(nn.Module):
                 f'{self.name} needs at least {self.min_side} pixels a side'
             )
         if not self.config.multi_scale:
-            return self._extract_level(image, size)
+            return self._extract_level(image, size, masks)
         sizes = self.pyramid.sizes(size, self.min_side)
         if not self.pyramid.budget or self.config.max_num_keypoints < 0:
-            levels = [self._extract_level(image, level) for level in sizes]
+            levels = [self._extract_level(image, level, masks) for level in sizes]
         else:
-            levels = self._extract_shares(image, sizes)
+            levels = self._extract_shares(image, sizes, masks)
         return merge_levels(levels, self.config.max_num_keypoints)
 
     def _extract_shares(
-        self, image: Float[Tensor, 'b c h w'], sizes: list[tuple[int, int]]
+        self,
+        image: Float[Tensor, 'b c h w'],
+        sizes: list[tuple[int, int]],
+        masks: Bool[Tensor, 'b h w'] | None,
     ) -> list[Features]:
         """Extract a share of the keypoints on each level; the next gets what one leaves over."""
         levels = []
@@ -209,12 +238,17 @@ class Extractor(nn.Module):
         ):
             allowed = upto - taken
             limited = self.with_options(max_num_keypoints=int(allowed.max()))
-            found = limited._extract_level(image, size)
+            found = limited._extract_level(image, size, masks)
             levels.append(found.first(allowed))
             taken += levels[-1].mask.sum(1)
         return levels
 
-    def _extract_level(self, image: Float[Tensor, 'b c h w'], size: tuple[int, int]) -> Features:
+    def _extract_level(
+        self,
+        image: Float[Tensor, 'b c h w'],
+        size: tuple[int, int],
+        masks: Bool[Tensor, 'b h w'] | None,
+    ) -> Features:
         """Extract at one scale; keypoints come back in pixels of the source image."""
         laps = Laps(self.device)
         source = image.shape[-2:]
@@ -225,14 +259,11 @@ class Extractor(nn.Module):
         # half precision has no room for positions, whatever the network computes in
         exact = torch.promote_types(maps.score_map.dtype, torch.float32)
         maps = self.crop(replace(maps, score_map=maps.score_map.to(exact)), size)
-        found = best_first(self.detect(maps))
+        found = best_first(self._detect_shown(maps, size, masks))
         laps.end('detect')
         descriptors = self.describe(maps, found.keypoints, found.orientations).float()
         laps.end('describe')
-        keypoints = rescale_points(found.keypoints.float(), size, source)
-        if max(size) > max(source):  # the outermost pixels of an enlarged image were made up
-            last = keypoints.new_tensor([source[1] - 1, source[0] - 1])
-            keypoints = keypoints.clamp(min=torch.zeros_like(last), max=last)
+        keypoints = _in_source(found.keypoints, size, source)
         shown = found.mask[..., None]
         orientations = found.orientations
         return Features(
@@ -244,3 +275,26 @@ class Extractor(nn.Module):
             scales=found.mask * (source[1] / size[1]) if self.config.multi_scale else None,
             orientations=None if orientations is None else orientations.float() * found.mask,
         )
+
+    def _detect_shown(
+        self, maps: DenseMaps, size: tuple[int, int], masks: Bool[Tensor, 'b h w'] | None
+    ) -> Keypoints:
+        """Detect the best keypoints that the masks, in pixels of the source image, show."""
+        if masks is None:
+            return self.detect(maps)
+        # All of them first: of the best N many may be hidden, and only what is refined tells on
+        # which pixel it lies. Only the chosen ones are described, which is what takes memory.
+        every = self.with_options(max_num_keypoints=-1).detect(maps)
+        shown = shown_at(masks, _in_source(every.keypoints, size, masks.shape[-2:]))
+        return keep_first(every, shown, self.config.max_num_keypoints)
+
+
+def _in_source(
+    keypoints: Float[Tensor, 'b n 2'], size: tuple[int, int], source: tuple[int, int]
+) -> Float[Tensor, 'b n 2']:
+    """Move keypoints of an image of (height, width) `size` into the source that it was made of."""
+    keypoints = rescale_points(keypoints.float(), size, source)
+    if max(size) > max(source):  # the outermost pixels of an enlarged image were made up
+        last = keypoints.new_tensor([source[1] - 1, source[0] - 1])
+        keypoints = keypoints.clamp(min=torch.zeros_like(last), max=last)
+    return keypoints

@@ -1,12 +1,11 @@
-"""Which part of an image is seen, and keypoints in pixels of the whole; without ROS."""
+"""Which part of an image is seen, and keypoints in pixels of the whole."""
 
 from kpfeat_core.calibration import Calibration
+from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import ConfigError, ImageError
 from kpfeat_core.features import Features
 from kpfeat_core.image import write_image
-from kpfeat_ros.encodings import BadImageError
-from kpfeat_ros.options import InputOptions
-from kpfeat_ros.regions import View
+from kpfeat_core.view import View, ViewError
 import numpy as np
 import pytest
 
@@ -20,10 +19,10 @@ class BrightPixels:
 
     scales = False
 
-    def extract(self, image: np.ndarray) -> Features:
+    def extract(self, image: np.ndarray, mask: np.ndarray | None) -> Features:
         self.seen = image
-        bright = image if image.ndim == 2 else image.max(2)
-        y, x = np.nonzero(bright > 127)
+        bright = (image if image.ndim == 2 else image.max(2)) > 127
+        y, x = np.nonzero(bright if mask is None else bright & mask)
         arrays = {
             'keypoints': np.stack([x, y], 1).astype(np.float32),
             'keypoint_scores': np.linspace(1, 0.5, len(x), dtype=np.float32),
@@ -44,7 +43,7 @@ def dots(*pixels: tuple[int, int], size: int = 1) -> np.ndarray:
 
 
 def keypoints(image: np.ndarray, calibration: Calibration | None = None, **options) -> list:
-    view = View(InputOptions(**options), calibration)
+    view = View(ViewConfig(**options), calibration)
     features = view.extract(BrightPixels(), image)
     assert features.image_size.tolist() == [[64, 48]]
     assert features.descriptors.shape[:2] == features.keypoints.shape[:2]
@@ -53,7 +52,7 @@ def keypoints(image: np.ndarray, calibration: Calibration | None = None, **optio
 
 def test_whole_image_passes_as_it_is() -> None:
     extractor, image = BrightPixels(), dots((3, 4))
-    View(InputOptions()).extract(extractor, image)
+    View(ViewConfig()).extract(extractor, image)
     assert np.array_equal(extractor.seen, image)
 
 
@@ -77,7 +76,7 @@ def test_binned_keypoints_are_exact_to_the_half_pixel(binning) -> None:
 def test_binning_averages_and_leaves_out_what_fills_no_bin() -> None:
     extractor = BrightPixels()
     image = np.arange(48 * 64, dtype=np.float32).reshape(48, 64) / 4096
-    View(InputOptions(binning=5)).extract(extractor, image)
+    View(ViewConfig(binning=5)).extract(extractor, image)
     expected = image[:45, :60].reshape(9, 5, 12, 5).mean((1, 3))
     assert np.allclose(extractor.seen, expected, atol=1e-6)
 
@@ -85,7 +84,7 @@ def test_binning_averages_and_leaves_out_what_fills_no_bin() -> None:
 def test_scales_grow_with_binning() -> None:
     extractor = BrightPixels()
     extractor.scales = True
-    features = View(InputOptions(binning=2)).extract(extractor, dots((4, 4), size=2))
+    features = View(ViewConfig(binning=2)).extract(extractor, dots((4, 4), size=2))
     assert features.scales.tolist() == [[2.0]]
 
 
@@ -99,13 +98,13 @@ def test_scales_grow_with_binning() -> None:
     ],
 )
 def test_region_outside_the_image_is_refused_with_both_sizes(region) -> None:
-    with pytest.raises(BadImageError, match='does not fit into an image of 64x48') as error:
+    with pytest.raises(ViewError, match='does not fit into an image of 64x48') as error:
         keypoints(dots(), **region)
     assert error.value.kind == 'region'
 
 
 def test_binning_away_all_pixels_is_refused() -> None:
-    with pytest.raises(BadImageError, match='binning is 16, more than the 8x8 pixels'):
+    with pytest.raises(ViewError, match='binning is 16, more than the 8x8 pixels'):
         keypoints(dots(), binning=16, roi_width=8, roi_height=8)
 
 
@@ -128,14 +127,14 @@ def test_mask_is_in_pixels_of_the_whole_image(mask) -> None:
 
 
 def test_mask_of_another_size_is_refused_with_both_sizes(mask) -> None:
-    with pytest.raises(BadImageError, match='is of 64x48 pixels, expected 20x30') as error:
-        View(InputOptions(mask=mask)).extract(BrightPixels(), np.zeros((30, 20), np.uint8))
+    with pytest.raises(ViewError, match='is of 64x48 pixels, expected 20x30') as error:
+        View(ViewConfig(mask=mask)).extract(BrightPixels(), np.zeros((30, 20), np.uint8))
     assert error.value.kind == 'mask'
 
 
 def test_mask_that_cannot_be_read_is_refused_at_once() -> None:
     with pytest.raises(ImageError, match="there is no file '/no/mask.png'"):
-        View(InputOptions(mask='/no/mask.png'))
+        View(ViewConfig(mask='/no/mask.png'))
 
 
 def test_undistorted_keypoints_leave_the_centre_and_move_outwards() -> None:
@@ -159,20 +158,20 @@ def test_keypoints_that_no_ideal_camera_shows_are_dropped() -> None:
 
 
 def test_undistorting_waits_for_a_calibration_and_says_so() -> None:
-    with pytest.raises(BadImageError, match='no camera_info came so far') as error:
+    with pytest.raises(ViewError, match='no camera_info came so far') as error:
         keypoints(dots(), undistort=True)
     assert error.value.kind == 'camera_info'
 
 
 def test_calibration_of_another_size_is_refused() -> None:
-    view = View(InputOptions(undistort=True)).with_calibration(LENS)
-    with pytest.raises(BadImageError, match='images of 64x48, got one of 20x30'):
+    view = View(ViewConfig(undistort=True)).with_calibration(LENS)
+    with pytest.raises(ViewError, match='images of 64x48, got one of 20x30'):
         view.extract(BrightPixels(), np.zeros((30, 20), np.uint8))
 
 
 def test_calibration_file_that_is_not_there_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match='/no/left.yaml'):
-        View(InputOptions(undistort=True, calibration_file='/no/left.yaml'))
+        View(ViewConfig(undistort=True, calibration_file='/no/left.yaml'))
 
 
 def test_image_without_keypoints_passes_through_everything(mask) -> None:
