@@ -8,7 +8,7 @@ from kpfeat_core.calibration import at_distance
 from kpfeat_core.visualize import score_colours
 import numpy as np
 
-from .conversions import message_to_features
+from .frames import Frame
 from .points import calibration_for
 
 POINT_PX = 5.0  # size of a keypoint on the screen or in the image
@@ -23,16 +23,16 @@ def find_messages(package: str) -> ModuleType | None:
         return None
 
 
-def fill_annotations(messages: Any, features: Any) -> Any:
+def fill_annotations(messages: Any, frame: Frame) -> Any:
     """
-    Return ImageAnnotations of a Features message: one coloured point for each keypoint.
+    Return ImageAnnotations of features: one coloured point for each keypoint.
 
     messages: foxglove_msgs.msg. Its pixels begin at the image's corner: (0.5, 0.5) is the centre
     of the first one.
     """
-    found = message_to_features(features).numpy()
+    found, stamp = frame.features.numpy(), frame.header.stamp
     points = messages.PointsAnnotation(
-        timestamp=features.header.stamp,
+        timestamp=stamp,
         type=messages.PointsAnnotation.POINTS,
         thickness=POINT_PX,
     )
@@ -45,15 +45,15 @@ def fill_annotations(messages: Any, features: Any) -> Any:
     ]
     annotations = messages.ImageAnnotations(points=[points])
     if hasattr(annotations, 'timestamp'):  # newer versions have one for all
-        annotations.timestamp = features.header.stamp
+        annotations.timestamp = stamp
     return annotations
 
 
 def fill_markers(
-    messages: Any, features: Any, camera_info: Any, pixels: str, distance: float
+    messages: Any, frame: Frame, camera_info: Any, pixels: str, distance: float
 ) -> Any:
     """
-    Return a MarkerArray of a Features message: points on a plane `distance` before the camera.
+    Return a MarkerArray of features: points on a plane `distance` before the camera.
 
     messages: visualization_msgs.msg. Seen from the camera, as in rviz's Camera display, each
     lies exactly on its keypoint. pixels: see `calibration_for`; raises ConfigError, ShapeError.
@@ -62,12 +62,12 @@ def fill_markers(
     from std_msgs.msg import ColorRGBA
 
     calibration = calibration_for(camera_info, pixels)
-    calibration.check_size((features.width, features.height), 'the image of the features')
-    found = message_to_features(features).numpy()
+    calibration.check_size(frame.size, 'the image of the features')
+    found = frame.features.numpy()
     places = at_distance(calibration, found['keypoints'], distance)
     colours = score_colours(found['keypoint_scores']) / 255
     seen = np.isfinite(places).all(1)
-    marker = messages.Marker(header=features.header, ns=NAMESPACE, type=messages.Marker.POINTS)
+    marker = messages.Marker(header=frame.header, ns=NAMESPACE, type=messages.Marker.POINTS)
     if not seen.any():  # rviz takes a marker without points for an error
         marker.action = messages.Marker.DELETE
         return messages.MarkerArray(markers=[marker])

@@ -1,4 +1,4 @@
-"""What takes long, beside the work: in a thread of its own, its result in the executor's."""
+"""Work in one thread, its result in the executor's: for what takes long or is shared."""
 
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +16,45 @@ MOST_WAITING = 8  # requests of a service, each with its image
 Deliver = Callable[[Any, Any, Exception | None], None]
 
 
+class Handover:
+    """
+    Calls `deliver(*item)` in the executor's thread for each item that other threads put.
+
+    most: how many wait at most, the newest; None for all. After `close` nothing is delivered.
+    """
+
+    def __init__(self, node: Node, deliver: Callable[..., None], most: int | None = None) -> None:
+        self._node = node
+        self._deliver = deliver
+        self._lock = threading.Lock()
+        self._items: deque[tuple] = deque(maxlen=most)
+        self._guard: Any = node.create_guard_condition(self._hand_over)
+
+    def put(self, *item: Any) -> None:
+        """Hand over an item; never blocks."""
+        with self._lock:
+            if self._guard is not None:
+                self._items.append(item)
+                self._guard.trigger()
+
+    def close(self) -> bool:
+        """Deliver nothing any more; false if that was so before."""
+        with self._lock:
+            self._items.clear()
+            guard, self._guard = self._guard, None
+        if guard is not None:
+            self._node.destroy_guard_condition(guard)
+        return guard is not None
+
+    def _hand_over(self) -> None:
+        while True:
+            with self._lock:
+                if not self._items:
+                    return
+                item = self._items.popleft()
+            self._deliver(*item)
+
+
 class Background:
     """
     Calls `do(request)` in a thread, then `deliver(request, result, error)` in the executor's.
@@ -25,12 +64,8 @@ class Background:
     """
 
     def __init__(self, node: Node, do: Callable[[Any], Any], deliver: Deliver) -> None:
-        self._node = node
         self._do = do
-        self._deliver = deliver
-        self._lock = threading.Lock()
-        self._done: list[tuple[Any, Any, Exception | None]] = []
-        self._guard: Any = node.create_guard_condition(self._hand_over)
+        self._handover = Handover(node, deliver)
         # its counts are its own: they are not about images
         self._worker = Worker([('do', self._run)], Statistics(), lambda *_: None)
         self._worker.start()
@@ -41,11 +76,7 @@ class Background:
 
     def close(self) -> None:
         """Deliver nothing any more; the second time does nothing."""
-        with self._lock:
-            self._done.clear()
-            guard, self._guard = self._guard, None
-        if guard is not None:
-            self._node.destroy_guard_condition(guard)
+        if self._handover.close():
             self._worker.stop(timeout_s=0.0)
 
     def _run(self, request: Any) -> None:
@@ -54,16 +85,7 @@ class Background:
             result = self._do(request)
         except Exception as error:
             trouble = error
-        with self._lock:
-            if self._guard is not None:
-                self._done.append((request, result, trouble))
-                self._guard.trigger()
-
-    def _hand_over(self) -> None:
-        with self._lock:
-            done, self._done = self._done, []
-        for request, result, error in done:
-            self._deliver(request, result, error)
+        self._handover.put(request, result, trouble)
 
 
 class Requests:

@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 
 from .conversions import fill_image
 from .node import KpfeatNode, run
+from .services import offer_reset
 
 TOPIC = 'camera/image_raw'
 
@@ -52,12 +53,13 @@ class CameraNode(KpfeatNode):
         super().load()
         self.options = self.parameters.read(CameraNodeOptions, self._use_options)
         self.source = create_source(self.parameters.read(SourceConfig))
-        self.input_topic = self.source.name
+        self.input_topics = {'': self.source.name}
 
     def begin(self) -> None:
         """Start sending."""
         super().begin()
         self.publisher = self.publish_on(Image, TOPIC)
+        offer_reset(self)
         self.poll(1 / self.source.rate_hz, self._send)
         self.get_logger().info(
             f"{self.source.name}: {self.source.rate_hz:g} Hz on '{self.publisher.topic_name}'"

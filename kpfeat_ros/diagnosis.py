@@ -40,7 +40,8 @@ def judge(
     """
     Return level and sentence of an active node that works on what arrives on a topic.
 
-    mismatches: what is wrong with the QoS of its topics; rests: it does not listen at present.
+    topic: that of the source that has been silent longest, where there are several; mismatches:
+    what is wrong with the QoS of its topics; rests: it does not listen at present.
     """
     return (
         _judge_failures(report, mismatches)
@@ -66,7 +67,7 @@ def _judge_input(
         return DiagnosticStatus.OK, IDLE
     age_s = report.age_s or 0.0
     level = _level(age_s, limits.max_age_warn_s, limits.max_age_error_s)
-    if not report.totals['received']:
+    if not report.received_from(report.quietest):
         return (
             level or DiagnosticStatus.WARN,
             f"nothing received on '{topic}' yet: compare with `ros2 topic info -v {topic}`",
@@ -87,6 +88,12 @@ def _judge_work(report: Report, topic: str, limits: DiagnosticsOptions) -> Verdi
             DiagnosticStatus.WARN,
             f"no image on '{topic}' has the stamp of the features or matches: listen to the same "
             'topic as the extractor, raise buffer_size, or set the reference again',
+        )
+    if rates.get('without_partner') and not rates['processed']:
+        return (
+            DiagnosticStatus.WARN,
+            f"no frame on '{topic}' was taken at the time of one of the other camera: let both "
+            'cameras be triggered together, or raise stamp_tolerance_ms',
         )
     if rates.get('lost'):
         return (

@@ -8,7 +8,8 @@ import inspect
 import threading
 from typing import Any
 
-from kpfeat_core.errors import ConfigError
+from kpfeat.msg import Features
+from kpfeat_core.errors import ConfigError, KpfeatError
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.qos import QoSProfile
@@ -28,6 +29,9 @@ except ImportError:  # ROS 2 Humble
         UnsupportedEventTypeError,
     )
 
+from .background import Handover
+from .exchange import current_exchange, Inbox, KEPT
+from .frames import Frame, message_to_frame
 from .lifecycle import ManagedNode
 from .qos import explain_mismatch, overrides, RELIABLE, sensor_qos
 from .stats import Statistics
@@ -54,10 +58,12 @@ class ConnectedNode(ManagedNode):
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
         self.statistics = Statistics()
-        self.input_topic = ''  # what this node's work starts with
+        self.exchange = current_exchange()
+        self.input_topics = {'': ''}  # what this node's work starts with, by source
         # a simulated clock may stand still or jump, and nothing here waits for it
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._endpoints: dict[Any, Callable[[Any], bool]] = {}
+        self._endpoints: dict[Any, Callable[[Any], Any]] = {}
+        self._sources: dict[Any, str] = {}  # of subscriptions
         self._suspects: set[str] = set()  # topics with an end somewhere that does not meet ours
         self._told: set[str] = set()
         self._lazy: list[_Lazy] = []
@@ -70,7 +76,7 @@ class ConnectedNode(ManagedNode):
         with self._review_lock:
             self._lazy.clear()
             self._broken.clear()
-        for endpoint in list(self._endpoints):
+        for endpoint in reversed(list(self._endpoints)):
             self.disconnect(endpoint)
         super().end()
 
@@ -81,32 +87,90 @@ class ConnectedNode(ManagedNode):
         return publisher
 
     def listen_to(
-        self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile = RELIABLE
+        self,
+        kind: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        qos: QoSProfile = RELIABLE,
+        source: str | None = None,
     ) -> Any:
-        """Create a subscription, with QoS overrides, that deactivate destroys."""
+        """
+        Create a subscription, with QoS overrides, that deactivate destroys.
+
+        source: camera whose input this is, '' where there is one alone: its age counts from now
+        on. None for what the node need not wait for.
+        """
         create = partial(self.create_subscription, kind, topic, callback)
         events = {'message_lost': self._note_lost}
-        self.statistics.wait_for_input()
         subscription = self._create(create, topic, qos, SubscriptionEventCallbacks, events)
         self._endpoints[subscription] = self.destroy_subscription
+        if source is not None:
+            self._sources[subscription] = source
+            self.statistics.wait_for_input(source=source)
         return subscription
 
     def listen_to_images(
-        self, transport: str, callback: Callable[[Any], None], depth: int = 1
+        self,
+        transport: str,
+        callback: Callable[[Any], None],
+        depth: int = 1,
+        topic: str = 'image',
+        source: str = '',
     ) -> Any:
-        """Subscribe to 'image', remapped or not, or to the compressed topic below it."""
-        self.input_topic = self.resolve_topic_name('image')
-        kind = Image
+        """Subscribe to a topic, remapped or not, or to the compressed one below it."""
+        topic, kind = self.resolve_topic_name(topic), Image
         if transport == 'compressed':
-            self.input_topic, kind = f'{self.input_topic}/compressed', CompressedImage
-        return self.listen_to(kind, self.input_topic, callback, sensor_qos(depth))
+            topic, kind = f'{topic}/compressed', CompressedImage
+        self.input_topics[source] = topic
+        return self.listen_to(kind, topic, callback, sensor_qos(depth), source)
 
-    def camera_info_topic(self) -> str:
-        """Return 'camera_info' as remapped, else the sibling of the topic of the images."""
-        name = self.resolve_topic_name('camera_info')
-        if name != self.resolve_topic_name('camera_info', only_expand=True):
+    def listen_to_features(
+        self,
+        topic: str,
+        callback: Callable[[Frame], None],
+        in_executor: bool = False,
+        source: str | None = '',
+    ) -> tuple[Any, ...]:
+        """
+        Subscribe to features; gives the endpoints that this takes.
+
+        Those of nodes in this process come as tensors in memory, and at once: in their thread, if
+        not in_executor. The callback must not block.
+        """
+        name = self.resolve_topic_name(topic)
+        if source is not None:
+            self.input_topics[source] = name
+        on_frame = callback
+        if in_executor:
+            handover = Handover(self, callback, KEPT)
+            self._endpoints[handover] = Handover.close
+            on_frame = handover.put
+        subscription = self.listen_to(
+            Features, topic, lambda message: self._unpack(message, inbox, callback), source=source
+        )
+        inbox = self.exchange.listen(name, on_frame)
+        self._endpoints[inbox] = Inbox.close
+        made = (inbox, subscription)  # in the order in which they are to go
+        return (*made, handover) if in_executor else made
+
+    def _unpack(self, message: Features, inbox: Inbox, callback: Callable[[Frame], None]) -> None:
+        if inbox.take(message) is not None:
+            return  # it came in memory
+        try:
+            frame = message_to_frame(message)
+        except KpfeatError as error:
+            kind = type(error).__name__
+            self.note_error(kind, error, self.statistics.fail(kind))
+        else:
+            callback(frame)
+
+    def camera_info_topic(self, image: str = 'image') -> str:
+        """Return the 'camera_info' beside a topic 'image' as remapped, else its sibling."""
+        own = f'{image.rpartition("image")[0]}camera_info'
+        name = self.resolve_topic_name(own)
+        if name != self.resolve_topic_name(own, only_expand=True):
             return name
-        return f'{self.resolve_topic_name("image").rpartition("/")[0]}/camera_info'
+        return f'{self.resolve_topic_name(image).rpartition("/")[0]}/camera_info'
 
     def offer(self, kind: Any, name: str, callback: Callable[[Any, Any], Any]) -> None:
         """Create a service that deactivate destroys."""
@@ -120,8 +184,9 @@ class ConnectedNode(ManagedNode):
     def disconnect(self, endpoint: Any) -> None:
         """Destroy one publisher, subscription, service or timer made by the methods above."""
         self._endpoints.pop(endpoint)(endpoint)
-        if self.rests:
-            self.statistics.wait_for_input(False)
+        source = self._sources.pop(endpoint, None)
+        if source not in self._sources.values():
+            self.statistics.wait_for_input(False, source)
 
     def connect_while(self, wanted: Callable[[], Any], connect: Callable[[], Any]) -> None:
         """
@@ -160,8 +225,8 @@ class ConnectedNode(ManagedNode):
 
     @property
     def rests(self) -> bool:
-        """Say whether nothing is listened to, because nobody wants what would be made of it."""
-        return not any(isinstance(endpoint, Subscription) for endpoint in self._endpoints)
+        """Say whether no input is listened to, because nobody wants what would be made of it."""
+        return not self._sources
 
     def mismatches(self) -> list[str]:
         """

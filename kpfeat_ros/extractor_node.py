@@ -5,12 +5,14 @@ from dataclasses import replace
 from functools import partial
 import sys
 import traceback
-from typing import Any
+from typing import Any, NamedTuple
 
 from kpfeat.msg import Features
 from kpfeat.srv import ExtractFeatures
+from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.registry import extractor_config_class, extractor_names
+from kpfeat_core.view import Look, View
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
@@ -19,12 +21,22 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from .background import Background, Requests
 from .conversions import camera_info_to_calibration, fill_features, image_to_array
 from .descriptors import DescriptorType
-from .loading import check_loadable, load_extractor, release_memory
+from .loading import check_loadable, extract, load_extractor, OutOfMemoryError, release_memory
 from .node import KpfeatNode, run
-from .options import ExtractorNodeOptions, InputOptions
-from .regions import View
+from .options import ExtractorNodeOptions, split_names
 from .services import offer_reset
-from .throttle import Throttle
+from .streams import Stream, topic_of
+from .worker import Stage, Worker
+
+
+class Shot(NamedTuple):
+    """One image on its way through the node."""
+
+    stream: Stream | None
+    header: Any
+    look: Look
+    features: Any = None
+    model: str = ''
 
 
 class ExtractorNode(KpfeatNode):
@@ -36,6 +48,9 @@ class ExtractorNode(KpfeatNode):
     Options of the input choose what is looked at; keypoints are in pixels of the image as it
     came, unless `undistort` is set.
 
+    With `cameras`, several take turns: each has its topics, its newest image and its counts, and
+    all share the model, which can work on the images of several of them together.
+
     Another model, weights or device is loaded beside the one at work, which it replaces between
     two images; where that fails the old one goes on and the parameters are put back.
     """
@@ -43,10 +58,12 @@ class ExtractorNode(KpfeatNode):
     def __init__(self, name: str = 'extractor', **options: Any) -> None:
         super().__init__(name, **options)
         self.extractor: Any = None
+        self.streams: dict[str, Stream] = {}
+        self.worker: Worker | None = None
         self._config_class: type | None = None  # of the model whose options are declared
         self._wanted: ExtractorNodeOptions | None = None  # what is being loaded
         self._loader: Background | None = None
-        self._switch_trouble = ''
+        self._trouble: dict[str, str] = {}  # of the model: what, and a sentence
         self._requests: Requests | None = None
         # as long as the node lives: an answer may come after deactivate; in a group of its own,
         # because all others in a group wait for one that awaits
@@ -58,7 +75,7 @@ class ExtractorNode(KpfeatNode):
         """Declare parameters: those of the node, and those of its model."""
         super().declare()
         self.parameters.declare(ExtractorNodeOptions, {'model': extractor_names()})
-        self.parameters.declare(InputOptions)
+        self.parameters.declare(ViewConfig)
         with suppress(ConfigError):  # there is no such model: configure says so
             self._declare_options_of(self.get_parameter('model').value)
 
@@ -66,34 +83,54 @@ class ExtractorNode(KpfeatNode):
         """Load the network and run it once."""
         super().load()
         self.options = self.parameters.read(ExtractorNodeOptions, self._use_options)
-        self.view = View(self.parameters.read(InputOptions, self._use_input))
+        self.cameras = split_names('cameras', self.options.cameras)
+        self.view = View(self.parameters.read(ViewConfig, self._use_view))
         config_class = self._declare_options_of(self.options.model)
         config = self.parameters.read(config_class, self._use_config)
-        self.extractor = load_extractor(self.options, config)
+        self.extractor = self._load_extractor((self.options, config))
         unknown = self.parameters.unknown()
         if unknown:
             self.get_logger().warning(
                 f'given, but no parameter of this node or of {self.options.model}: '
                 + ', '.join(unknown)
             )
-        self._loader = Background(self, lambda request: load_extractor(*request), self._switch)
+        self._loader = Background(self, self._load_extractor, self._switch)
         self._say_ready()
 
     def begin(self) -> None:
         """Start the worker, then listen."""
         super().begin()
-        self.publisher = self.publish_on(Features, 'features')
         self.worker = self.work_through(
-            [('decode', self._decode), ('extract', self._extract), ('publish', self._publish)]
+            [
+                Stage('decode', self._decode),
+                Stage('extract', self._extract, together=True),
+                Stage('publish', self._publish),
+            ]
         )
         self._requests = Requests(self, self._answer)
         offer_reset(self)
-        self.throttle = Throttle()
-        listen = partial(self.listen_to_images, self.options.image_transport, self.on_image)
-        self.connect_while(self.publisher.get_subscription_count, listen)
-        if self.view.options.undistort and not self.view.options.calibration_file:
+        for source in self.cameras:
+            self._serve(source)
+
+    def _serve(self, source: str) -> None:
+        """Offer the features of one camera, and listen to it while somebody wants them."""
+        stream = Stream(source, self.publish_on(Features, topic_of(source, 'features')))
+        self.streams[source] = stream
+        image, options = topic_of(source, 'image'), self.view.config
+        listen = partial(
+            self.listen_to_images,
+            self.options.image_transport,
+            partial(self.on_image, stream),
+            topic=image,
+            source=source,
+        )
+        self.connect_while(stream.wanted, listen)
+        if options.undistort and not options.calibration_file:
             self.listen_to(
-                CameraInfo, self.camera_info_topic(), self.on_camera_info, qos_profile_sensor_data
+                CameraInfo,
+                self.camera_info_topic(image),
+                partial(self.on_camera_info, stream),
+                qos_profile_sensor_data,
             )
 
     def end(self) -> None:
@@ -102,13 +139,14 @@ class ExtractorNode(KpfeatNode):
             self._requests.close('' if self._destroyed else 'the node was deactivated meanwhile')
         self._requests = None
         super().end()
+        self.streams.clear()
 
     def unload(self) -> None:
         """Free the network."""
         if self._loader:
             self._loader.close()
         self._loader = self._wanted = None
-        self._switch_trouble = ''
+        self._trouble.clear()
         self.extractor = self.view = None
         super().unload()
         release_memory()
@@ -118,6 +156,21 @@ class ExtractorNode(KpfeatNode):
         if before is not self._config_class:
             self.parameters.exchange(before, self._config_class)
         return self._config_class
+
+    def _load_extractor(self, request: tuple[ExtractorNodeOptions, Any]) -> Any:
+        options, config = request
+        try:
+            return load_extractor(options, config)
+        except OutOfMemoryError as error:
+            if options.on_out_of_memory != 'cpu' or options.device == 'cpu':
+                raise
+            extractor = load_extractor(replace(options, device='cpu'), config)
+            self._note_fall(error)
+            return extractor
+
+    def _note_fall(self, error: OutOfMemoryError) -> None:
+        self._trouble['out_of_memory'] = f'on the CPU instead: {error}'
+        self.get_logger().warning(self._trouble['out_of_memory'])
 
     def _use_options(self, options: ExtractorNodeOptions) -> None:
         running = _loaded_by(self.options)
@@ -130,6 +183,19 @@ class ExtractorNode(KpfeatNode):
             self._wanted = options
             self._loader.submit((options, config))
         self.options = replace(options, **running)
+        self._use_batches()
+
+    def _use_batches(self) -> None:
+        """Let images of different cameras wait for each other, where there are several."""
+        if self.worker is not None:
+            wanted = sum(1 for stream in list(self.streams.values()) if stream.wanted())
+            self.worker.batch = min(self.options.batch_size, wanted)
+            self.worker.wait_s = 1e-3 * self.options.batch_wait_ms if self.worker.batch > 1 else 0
+
+    def review(self) -> None:
+        """Connect what is wanted; images wait for those of cameras that are."""
+        super().review()
+        self._use_batches()
 
     def _switch(self, request: Any, extractor: Any, error: Exception | None) -> None:
         """Take over what was loaded beside the work, unless something else is wanted by now."""
@@ -151,7 +217,7 @@ class ExtractorNode(KpfeatNode):
         except Exception as trouble:
             self._stay(options, trouble)
         else:
-            self._switch_trouble = ''
+            self._trouble.pop('switch_failed', None)
             self._say_ready()
             release_memory()
 
@@ -160,29 +226,30 @@ class ExtractorNode(KpfeatNode):
         running, what = _loaded_by(self.options), str(error)
         if not isinstance(error, KpfeatError):  # ours, not the user's: say where
             what = ''.join(traceback.format_exception(error))
-        self._switch_trouble = f'{options.model} could not be loaded: {what}'
+        trouble = f'{options.model} could not be loaded: {what}'
+        self._trouble['switch_failed'] = trouble
         self.statistics.count('failed.switch')
-        self.get_logger().error(f'{self._switch_trouble} ({running["model"]} goes on)')
+        self.get_logger().error(f'{trouble} ({running["model"]} goes on)')
         self.set_parameters([Parameter(name, value=value) for name, value in running.items()])
 
     def _say_ready(self) -> None:
         self.get_logger().info(f'{self.options.model} is ready on {self.extractor.device}')
 
-    def _use_input(self, options: InputOptions) -> None:
-        self.view = View(options, self.view.calibration)
+    def _use_view(self, config: ViewConfig) -> None:
+        self.view = View(config)
 
     def _use_config(self, config: Any) -> None:
         self.extractor = self.extractor.with_options(**vars(config))
 
-    def on_image(self, message: Image | CompressedImage) -> None:
+    def on_image(self, stream: Stream, message: Image | CompressedImage) -> None:
         """Hand the image to the worker, if anybody wants features."""
-        self.statistics.count('received')
-        if not self.publisher.get_subscription_count():
-            self.statistics.count('idle')
-        elif self.throttle.admits(self.view.options.max_rate_hz):
-            self.worker.submit(message)
+        self.statistics.count('received', source=stream.source)
+        if not stream.wanted():
+            self.statistics.count('idle', source=stream.source)
+        elif stream.throttle.admits(self.options.max_rate_hz):
+            self.worker.submit((stream, message), stream.source)
         else:
-            self.statistics.count('throttled')
+            self.statistics.count('throttled', source=stream.source)
 
     async def on_extract(
         self, request: ExtractFeatures.Request, response: ExtractFeatures.Response
@@ -205,45 +272,75 @@ class ExtractorNode(KpfeatNode):
         response.message = f'{len(response.features.scores)} keypoints'
         return response
 
-    def on_camera_info(self, message: CameraInfo) -> None:
+    def on_camera_info(self, stream: Stream, message: CameraInfo) -> None:
         """Take over how the camera sees."""
         try:
             calibration = camera_info_to_calibration(message)
         except KpfeatError as error:
             self.note_error('camera_info', error, self.statistics.fail('camera_info'))
         else:
-            self.view = self.view.with_calibration(calibration)
+            stream.calibration, stream.frame_id = calibration, message.header.frame_id
 
-    def _decode(self, message: Any) -> Any:
-        return message.header, image_to_array(message)
+    def _decode(self, item: Any) -> Shot:
+        stream, message = item
+        view = self.view
+        if stream is not None and stream.calibration is not None:
+            view = view.with_calibration(stream.calibration)
+        return Shot(stream, message.header, view.look(image_to_array(message)))
 
-    def _extract(self, item: Any) -> Any:
-        header, image = item
+    def _extract(self, shots: list[Shot]) -> list[Shot]:
         with self.parameters.lock:
-            view, extractor, model = self.view, self.extractor, self.options.model
-        return header, view.extract(extractor, image), model
+            extractor, model = self.extractor, self.options.model
+        looks = [shot.look for shot in shots]
+        images, masks = [look.image for look in looks], [look.mask for look in looks]
+        try:
+            found = extract(extractor, images, masks)
+        except OutOfMemoryError as error:
+            if len(shots) > 1 or not self._falls_back(extractor, error):
+                raise
+            found = extract(self.extractor, images, masks)
+        return [
+            shot._replace(features=shot.look.finish(features), model=model)
+            for shot, features in zip(shots, found, strict=True)
+        ]
 
-    def _publish(self, item: Any) -> None:
-        message = self._fill(item)
-        self.publisher.publish(message)
-        self.note_age(message.header)
+    def _falls_back(self, extractor: Any, error: OutOfMemoryError) -> bool:
+        """Put the model on the CPU, if it is to go on there; once, for it stays there."""
+        if self.options.on_out_of_memory != 'cpu' or str(extractor.device) == 'cpu':
+            return False
+        release_memory()
+        other = load_extractor(replace(self.options, device='cpu'), extractor.config)
+        with self.parameters.lock:
+            if self.extractor is extractor:  # else another model has come meanwhile
+                self.extractor = other
+                self._note_fall(error)
+        return True
 
-    def _fill(self, item: Any) -> Features:
-        header, features, model = item
+    def _publish(self, shot: Shot) -> None:
+        """Hand features over in this process as they are, and to others as a message."""
+        stream = shot.stream
+        exact = self.options.descriptor_type == 'float32'  # else messages differ from features
+        if exact:
+            self.exchange.offer(stream.topic, shot.header, shot.features, shot.model)
+        if not exact or self.exchange.others_listen(stream.topic, stream.wanted()):
+            stream.publisher.publish(self._fill(shot))
+        self.note_age(shot.header)
+
+    def _fill(self, shot: Shot) -> Features:
         kind = DescriptorType[self.options.descriptor_type.upper()]
-        return fill_features(Features(), features, header, model, kind)
+        return fill_features(Features(), shot.features, shot.header, shot.model, kind)
 
     def _answer(self, image: Image) -> Features:
-        return self._fill(self._extract(self._decode(image)))
+        streams = list(self.streams.values())
+        own = [s for s in streams if len(streams) == 1 or s.frame_id == image.header.frame_id]
+        return self._fill(self._extract([self._decode((own[0] if own else None, image))])[0])
 
     def settings(self) -> dict[str, str]:
         """Add the model and where it runs, what is being loaded, and why that failed last."""
         values = {'model': self.options.model, 'device': str(self.extractor.device)}
         if self._wanted:
             values['loading'] = self._wanted.model
-        if self._switch_trouble:
-            values['switch_failed'] = self._switch_trouble
-        return values
+        return values | self._trouble
 
 
 def _loaded_by(options: ExtractorNodeOptions) -> dict[str, str]:

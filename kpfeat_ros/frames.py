@@ -17,6 +17,12 @@ class Frame:
     model: str
     features: Features
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return width and height of the image."""
+        width, height = self.features.image_size[0].tolist()
+        return round(width), round(height)
+
 
 def message_to_frame(message: Any) -> Frame:
     """Unpack a Features message; raises ShapeError."""

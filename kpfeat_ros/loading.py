@@ -1,12 +1,14 @@
-"""Loading and freeing of what the nodes run, so that node files need neither torch nor NumPy."""
+"""Loading, running and freeing networks, so that node files need neither torch nor NumPy."""
 
 from contextlib import suppress
 import ctypes
 import dataclasses
+from functools import partial
 import gc
 from typing import Any, TYPE_CHECKING
 
 from kpfeat_core.errors import ConfigError
+from kpfeat_core.features import Features
 from kpfeat_core.image_sources import parse_size
 from kpfeat_core.registry import check_device, create_extractor
 from kpfeat_core.weights import find_weights
@@ -14,32 +16,61 @@ import numpy as np
 import torch
 
 from .options import ExtractorNodeOptions
+from .sharing import network_key, share
 
 if TYPE_CHECKING:
     from kpfeat_core.models.base import Extractor
 
 
+class OutOfMemoryError(ConfigError):
+    """A GPU that has too little memory."""
+
+    kind = 'out_of_memory'
+
+
 def load_extractor(options: ExtractorNodeOptions, config: Any) -> 'Extractor':
     """
-    Build the extractor and run it once, so that the first image is not the slow one.
+    Return the extractor, run once, so that the first image is not the slow one.
 
-    config: the model's own configuration.
+    Nodes of one process share a network. config: the model's own configuration.
 
-    Raises ConfigError and WeightsError.
+    Raises ConfigError, its OutOfMemoryError, and WeightsError.
     """
     width, height = _expected_size(options.warm_up_size)
+    values = dataclasses.asdict(config)
+    build = partial(create_extractor, options.model, options.weights, options.device, **values)
     try:
-        extractor = create_extractor(
-            options.model, options.weights, options.device, **dataclasses.asdict(config)
-        )
-        extractor.extract(np.zeros((height, width), np.uint8))
+        key = network_key(options.model, options.weights, options.device, config)
+        extractor = share(key, build, **values)
     except torch.OutOfMemoryError as error:
-        raise ConfigError(
-            f"device '{options.device}' has too little memory for {options.model} on "
-            f'{options.warm_up_size} images: end what else uses it, choose a smaller model, set '
-            'resize or warm_up_size, or use device cpu'
-        ) from error
+        raise _out_of_memory(options.model, options.device, 'its weights') from error
+    extract(extractor, [np.zeros((height, width), np.uint8)])
     return extractor
+
+
+def extract(
+    extractor: 'Extractor', images: list[np.ndarray], masks: list[np.ndarray | None] | None = None
+) -> list[Features]:
+    """
+    Return the features of each image, a batch of one; raises OutOfMemoryError.
+
+    images: (H, W) or (H, W, 3); masks: (H, W) bool, or None for all of an image.
+    """
+    try:
+        features = extractor.extract(images, masks)
+    except torch.OutOfMemoryError as error:
+        height, width = images[0].shape[:2]
+        what = f'{len(images)} image(s) of {width}x{height}'
+        raise _out_of_memory(extractor.name, extractor.device, what) from error
+    return [features.select(b) for b in range(len(images))]
+
+
+def _out_of_memory(model: str, device: Any, what: str) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"device '{device}' has too little memory for {model} on {what}: end what else uses it, "
+        'choose a smaller model, set resize, binning or a smaller batch_size or warm_up_size, use '
+        'device cpu, or set on_out_of_memory to cpu'
+    )
 
 
 def check_loadable(options: ExtractorNodeOptions) -> None:

@@ -1,29 +1,36 @@
-"""Features in, matches with the frame before or a reference out: `matcher_node`."""
+"""Features in, matches with another frame or with a second camera out: `matcher_node`."""
 
+from functools import partial
 import sys
 from typing import Any
 
-from kpfeat.msg import Features, Matches
+from kpfeat.msg import Matches
 from kpfeat_core.config import MatcherConfig
+from kpfeat_core.errors import ConfigError
 from kpfeat_core.matchers.pair import match_pair
 from kpfeat_core.registry import create_matcher
 from std_srvs.srv import Trigger
 
 from .conversions import fill_matches
-from .frames import FramePairs, message_to_frame
+from .frames import Frame, FramePairs
 from .node import KpfeatNode, run
 from .options import MatcherNodeOptions
 from .services import offer_reset
+from .stamps import stamp_ns, StampPairs
+from .worker import Stage
 
-NO_REFERENCE = "mode is consecutive; set parameter 'mode' to reference first"
+STEREO = ('features0', 'features1')
+WAITING = 10  # frames of a camera that wait for those of the other
 
 
 class MatcherNode(KpfeatNode):
     """
     Publishes `matches` of consecutive frames, or with a reference (`~/set_reference`).
 
-    While nobody listens to `matches` nothing is matched. In mode consecutive nothing is received
-    either; in mode reference the newest frame stays known, for the service.
+    In mode stereo it matches `features0` with `features1` of the same time, from two cameras.
+
+    While nobody listens to `matches` nothing is matched, and but for mode reference nothing is
+    received either; there the newest frame stays known, for the service.
     """
 
     def __init__(self, name: str = 'matcher', **options: Any) -> None:
@@ -40,7 +47,7 @@ class MatcherNode(KpfeatNode):
         """Make the matcher."""
         super().load()
         self.options = self.parameters.read(MatcherNodeOptions, self._use_options)
-        self.pairs = FramePairs(self.options.mode)
+        self.pairs, self.stereo = FramePairs(self.options.mode), StampPairs(WAITING)
         self._use_config(self.parameters.read(MatcherConfig, self._use_config))
 
     def begin(self) -> None:
@@ -50,30 +57,46 @@ class MatcherNode(KpfeatNode):
         self.publisher = self.publish_on(Matches, 'matches')
         self.worker = self.work_through(
             [
-                ('decode', message_to_frame),
-                ('pair', self._pair),
-                ('match', self._match),
-                ('publish', self._publish),
+                Stage('pair', self._pair),
+                Stage('match', self._match),
+                Stage('publish', self._publish),
             ]
         )
         self.offer(Trigger, '~/set_reference', self.on_set_reference)
         self.offer(Trigger, '~/clear_reference', self.on_clear_reference)
         offer_reset(self)
-        self.input_topic = self.resolve_topic_name('features')
         self.connect_while(self._wants_frames, self._listen)
+        self.connect_while(self._wants_stereo, self._listen_to_both)
 
     def unload(self) -> None:
         """Forget all frames."""
-        self.pairs = self.matcher = None
+        self.pairs = self.stereo = self.matcher = None
         super().unload()
 
     def _wants_frames(self) -> bool:
-        return self.options.mode == 'reference' or self.publisher.get_subscription_count() > 0
+        mode = self.options.mode
+        return mode == 'reference' or (mode == 'consecutive' and self._wanted())
+
+    def _wants_stereo(self) -> bool:
+        return self.options.mode == 'stereo' and self._wanted()
+
+    def _wanted(self) -> bool:
+        return self.publisher.get_subscription_count() > 0
 
     def _listen(self) -> Any:
         if self.options.mode == 'consecutive':  # what came before a rest is no neighbour
             self.pairs = FramePairs(self.options.mode)
-        return self.listen_to(Features, 'features', self.on_features)
+        return self.listen_to_features('features', self.on_frame)
+
+    def _listen_to_both(self) -> Any:
+        self.stereo.clear()
+        return tuple(
+            endpoint
+            for k, topic in enumerate(STEREO)
+            for endpoint in self.listen_to_features(
+                topic, partial(self.on_stereo_frame, k), source=topic
+            )
+        )
 
     def _use_options(self, options: MatcherNodeOptions) -> None:
         self.options = options
@@ -83,19 +106,27 @@ class MatcherNode(KpfeatNode):
     def _use_config(self, config: MatcherConfig) -> None:
         self.matcher = create_matcher(**vars(config))
 
-    def on_features(self, message: Features) -> None:
+    def on_frame(self, frame: Frame) -> None:
         """Hand the frame to the worker."""
         self.statistics.count('received')
-        self.worker.submit(message)
+        self.worker.submit(frame)
+
+    def on_stereo_frame(self, stream: int, frame: Frame) -> None:
+        """Hand the frame to the worker, with that of the other camera, once both are here."""
+        self.statistics.count('received', source=STEREO[stream])
+        tolerance_ns = round(1e6 * self.options.stamp_tolerance_ms)
+        pair, lost = self.stereo.add(stream, stamp_ns(frame.header), frame, tolerance_ns)
+        self.statistics.count('without_partner', lost)
+        if pair is not None:
+            self.worker.submit(pair)
 
     def on_set_reference(self, _: Any, response: Trigger.Response) -> Trigger.Response:
         """Make the newest frame the reference."""
-        if self.options.mode != 'reference':
-            response.message = NO_REFERENCE
+        if self._refused(response):
             return response
         frame = self.pairs.set_reference()
         response.success = frame is not None
-        response.message = f"no frame on '{self.input_topic}' so far"
+        response.message = f"no frame on '{self.input_topics['']}' so far"
         if frame is not None:
             count = frame.features.count()
             response.message = f'the newest frame, of {count} keypoints, is the reference'
@@ -103,8 +134,7 @@ class MatcherNode(KpfeatNode):
 
     def on_clear_reference(self, _: Any, response: Trigger.Response) -> Trigger.Response:
         """Forget the reference, so that the next frame becomes it."""
-        if self.options.mode != 'reference':
-            response.message = NO_REFERENCE
+        if self._refused(response):
             return response
         there = self.pairs.clear_reference()
         response.success = True
@@ -113,16 +143,28 @@ class MatcherNode(KpfeatNode):
         )
         return response
 
-    def _pair(self, frame: Any) -> Any:
-        pair = self.pairs.push(frame)
-        if self.publisher.get_subscription_count():
+    def _refused(self, response: Trigger.Response) -> bool:
+        mode = self.options.mode
+        response.message = f"mode is {mode}; set parameter 'mode' to reference first"
+        return mode != 'reference'
+
+    def _pair(self, item: Frame | tuple[Frame, Frame]) -> Any:
+        pair = item if isinstance(item, tuple) else self.pairs.push(item)
+        if self._wanted():
             return pair
         self.statistics.count('idle')
         return None
 
-    def _match(self, frames: Any) -> Any:
+    def _match(self, frames: tuple[Frame, Frame]) -> Any:
         frame0, frame1 = frames
-        return frame0, frame1, match_pair(self.matcher, frame0.features, frame1.features)
+        if frame0.model != frame1.model:
+            raise ConfigError(
+                f"'{STEREO[0]}' are of {frame0.model} and '{STEREO[1]}' of {frame1.model}, whose "
+                'descriptors cannot be compared: let both extractors use the same model'
+            )
+        features1 = frame1.features  # in memory, or of a message: they may be on two devices
+        features0 = frame0.features.to(features1.device)
+        return frame0, frame1, match_pair(self.matcher, features0, features1)
 
     def _publish(self, item: Any) -> None:
         frame0, frame1, pair = item

@@ -86,7 +86,7 @@ class KpfeatNode(ConnectedNode):
 
     def work_through(self, stages: Sequence[Stage]) -> Worker:
         """Start a worker that stops with deactivate."""
-        timed = [(name, self._timed(stage)) for name, stage in stages]
+        timed = [stage._replace(call=self._timed(stage.call)) for stage in stages]
         worker = Worker(timed, self.statistics, self.note_error)
         worker.start()
         self._workers.append(worker)
@@ -123,7 +123,11 @@ class KpfeatNode(ConnectedNode):
         report = self.statistics.report()
         if self.state == 'active':
             level, sentence = judge(
-                report, self.input_topic, self.mismatches(), self.rests, self._limits
+                report,
+                self.input_topics.get(report.quietest, ''),
+                self.mismatches(),
+                self.rests,
+                self._limits,
             )
         else:
             level, sentence = judge_rest(self.state, self.get_fully_qualified_name(), self.trouble)

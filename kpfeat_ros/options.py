@@ -65,8 +65,8 @@ class ExtractorNodeOptions:
     )
     cameras: str = option(
         '',
-        "names of several cameras that share the model, such as left,right: images of 'left/image' "
-        "become 'left/features'; empty is a single one, of 'image' and 'features'",
+        'names of several cameras that share the model, such as left,right: images of '
+        "'left/image' become 'left/features'; empty is a single one, of 'image' and 'features'",
     )
     batch_size: int = option(
         1,

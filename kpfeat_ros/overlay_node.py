@@ -6,7 +6,7 @@ from functools import partial
 import sys
 from typing import Any
 
-from kpfeat.msg import Features, Matches
+from kpfeat.msg import Matches
 from kpfeat_core.errors import KpfeatError
 from kpfeat_core.tracks import Tracks
 from rclpy.qos import qos_profile_sensor_data
@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from .annotations import fill_annotations, fill_markers, find_messages
 from .conversions import fill_image
+from .frames import Frame
 from .node import KpfeatNode, run
 from .options import OverlayNodeOptions
 from .pictures import (
@@ -24,10 +25,11 @@ from .pictures import (
     picture_of_tracks,
 )
 from .points import cloud_of_keypoints
+from .services import offer_reset
 from .stamps import stamp_ns, StampBuffer
-from .worker import Worker
+from .worker import Stage, Worker
 
-INPUTS = ('image', 'features', 'matches', 'depth', 'camera_info')
+INPUTS = ('image', 'image1', 'features', 'matches', 'depth', 'camera_info')
 # Outputs with messages that not every ROS installation has
 OPTIONAL = {'image_annotations': 'foxglove_msgs', 'keypoint_markers': 'visualization_msgs'}
 
@@ -52,6 +54,8 @@ class OverlayNode(KpfeatNode):
     Pictures are raw and compressed; the forms are Foxglove annotations, rviz markers and, with a
     depth image, a point cloud. Each is made only while somebody listens to it. The node subscribes
     to what is needed for that, and only then, so that extractor and matcher may rest as well.
+
+    With `stereo`, matches are between `image` and `image1`, the images of a second camera.
     """
 
     def __init__(self, name: str = 'overlay', **options: Any) -> None:
@@ -85,17 +89,20 @@ class OverlayNode(KpfeatNode):
     def begin(self) -> None:
         """Start the workers; topics are connected when somebody listens."""
         super().begin()
-        names = ('image', 'features', 'depth', 'features without depth')
+        names = ('image', 'image1', 'features', 'depth', 'features without depth')
         self.kept = {name: StampBuffer(self.options.buffer_size) for name in names}
         self.tracks = Tracks(self.options.track_length)
         self._offer_picture('keypoints', {'image', 'features'}, self._draw_keypoints)
-        self._offer_picture('tracks', {'image', 'matches'}, self._draw_tracks)
-        self._offer_picture('matches', {'image', 'matches'}, self._draw_matches)
+        if not self.options.stereo:  # a track is what one camera sees over time
+            self._offer_picture('tracks', {'image', 'matches'}, self._draw_tracks)
+        images = {'image', self._second()}
+        self._offer_picture('matches', {*images, 'matches'}, self._draw_matches)
         self._offer_optional('image_annotations', 'ImageAnnotations', set(), self._annotate)
         self._offer_optional('keypoint_markers', 'MarkerArray', {'camera_info'}, self._mark)
         self._offer(
             'keypoint_cloud', PointCloud2, {'features', 'depth', 'camera_info'}, self._place
         )
+        offer_reset(self)
         for name in INPUTS:
             self.connect_while(partial(self._needs, name), partial(self._subscribe, name))
 
@@ -118,7 +125,7 @@ class OverlayNode(KpfeatNode):
         raw = self.publish_on(Image, f'image_{name}')
         compressed = self.publish_on(CompressedImage, f'{raw.topic_name}/compressed')
         publish = partial(self._publish_picture, raw, compressed)
-        worker = self.work_through([(f'draw_{name}', draw), ('publish', publish)])
+        worker = self.work_through([Stage(f'draw_{name}', draw), Stage('publish', publish)])
         self.outputs[name] = Output(frozenset(inputs), (raw, compressed), worker)
 
     def _offer_optional(
@@ -130,7 +137,8 @@ class OverlayNode(KpfeatNode):
 
     def _offer(self, topic: str, kind: type, inputs: set[str], make: Callable[[Any], Any]) -> None:
         publisher = self.publish_on(kind, topic)
-        worker = self.work_through([(f'make_{topic}', make), ('publish', publisher.publish)])
+        publish = publisher.publish
+        worker = self.work_through([Stage(f'make_{topic}', make), Stage('publish', publish)])
         self.outputs[topic] = Output(frozenset(inputs), (publisher,), worker)
 
     def _needs(self, name: str) -> bool:
@@ -149,10 +157,13 @@ class OverlayNode(KpfeatNode):
             self.tracks.clear()
 
     def _subscribe(self, name: str) -> Any:
-        if name == 'image':
-            return self.listen_to_images(self.options.image_transport, self.on_image, depth=5)
+        if name in ('image', 'image1'):
+            transport, source = self.options.image_transport, '' if name == 'image' else name
+            listener = partial(self.on_image, name)
+            return self.listen_to_images(transport, listener, 5, name, source)
         if name == 'features':
-            return self.listen_to(Features, name, self.on_features)
+            source = None if 'image' in self.inputs else ''  # what the work starts with
+            return self.listen_to_features(name, self.on_features, True, source)
         if name == 'matches':
             return self.listen_to(Matches, name, self.on_matches)
         if name == 'depth':
@@ -164,19 +175,22 @@ class OverlayNode(KpfeatNode):
         if output in self.wanted:
             self.outputs[output].worker.submit(item)
 
-    def on_image(self, image: Any) -> None:
+    def _second(self) -> str:
+        """Return the topic of the second image of matches."""
+        return 'image1' if self.options.stereo else 'image'
+
+    def on_image(self, topic: str, image: Any) -> None:
         """Keep the image until its features come; they may have come already."""
-        self.statistics.count('received')
+        self.statistics.count('received', source='' if topic == 'image' else topic)
         stamp = stamp_ns(image.header)
-        self.kept['image'].add(stamp, image)
-        features = self.kept['features'].get(stamp)
+        self.kept[topic].add(stamp, image)
+        features = self.kept['features'].get(stamp) if topic == 'image' else None
         if features is not None:
             self._submit('keypoints', image, features)
 
-    def on_features(self, features: Features) -> None:
+    def on_features(self, features: Frame) -> None:
         """Pass the features on; to what needs an image only if that is here."""
         if 'image' not in self.inputs:
-            self.input_topic = self.resolve_topic_name('features')
             self.statistics.count('received')
         self._submit('image_annotations', features)
         if 'keypoints' in self.wanted:
@@ -186,7 +200,7 @@ class OverlayNode(KpfeatNode):
             if 'keypoint_cloud' in self.wanted:
                 self._pair_with_depth(features)
 
-    def _pair_with_image(self, features: Features) -> None:
+    def _pair_with_image(self, features: Frame) -> None:
         stamp = stamp_ns(features.header)
         image = self.kept['image'].get(stamp)
         if image is not None:
@@ -195,7 +209,7 @@ class OverlayNode(KpfeatNode):
             self.statistics.count('unpaired')
             self.kept['features'].add(stamp, features)
 
-    def _pair_with_depth(self, features: Features) -> None:
+    def _pair_with_depth(self, features: Frame) -> None:
         stamp = stamp_ns(features.header)
         depth = self.kept['depth'].nearest(stamp, self._tolerance_ns())
         if depth is not None:
@@ -221,7 +235,7 @@ class OverlayNode(KpfeatNode):
     def on_matches(self, matches: Matches) -> None:
         """Draw the matches if both images are here; image 0 is kept, it may be a reference."""
         images, stamp1 = self.kept['image'], stamp_ns(matches.header1)
-        image1 = images.get(stamp1)
+        image1 = self.kept[self._second()].get(stamp1)
         if 'tracks' in self.wanted:
             self._follow_tracks(image1, matches)
         if 'matches' in self.wanted:

@@ -9,13 +9,14 @@ from kpfeat_core.tracks import Tracks, Trail
 from kpfeat_core.visualize import draw_features, draw_matches, draw_tracks
 import numpy as np
 
-from .conversions import image_to_array, message_to_features, message_to_matches, to_sequence
+from .conversions import image_to_array, message_to_matches, to_sequence
+from .frames import Frame
 from .stamps import stamp_ns
 
 
-def picture_of_keypoints(image: Any, features: Any) -> np.ndarray:
-    """Draw a Features message over its image message; gives (H, W, 3) uint8 RGB."""
-    return draw_features(image_to_array(image), message_to_features(features))
+def picture_of_keypoints(image: Any, frame: Frame) -> np.ndarray:
+    """Draw features over their image message; gives (H, W, 3) uint8 RGB."""
+    return draw_features(image_to_array(image), frame.features.to('cpu'))
 
 
 def picture_of_tracks(image: Any, trails: Sequence[Trail]) -> np.ndarray:

@@ -8,8 +8,9 @@ from kpfeat_core.shapes import Float
 import numpy as np
 from sensor_msgs.msg import PointCloud2, PointField
 
-from .conversions import camera_info_to_calibration, message_to_features, to_sequence
+from .conversions import camera_info_to_calibration, to_sequence
 from .encodings import BadImageError, stored_pixels
+from .frames import Frame
 
 try:
     from sensor_msgs_py.point_cloud2 import create_cloud
@@ -61,19 +62,19 @@ def calibration_for(camera_info: Any, pixels: str) -> Calibration:
     )
 
 
-def cloud_of_keypoints(features: Any, depth: Any, camera_info: Any, pixels: str) -> PointCloud2:
+def cloud_of_keypoints(frame: Frame, depth: Any, camera_info: Any, pixels: str) -> PointCloud2:
     """
-    Return the keypoints of a Features message that have a depth: x, y, z in metres, and score.
+    Return the keypoints that have a depth: x, y, z in metres, and score.
 
     depth: Image message registered to the features' image, pixel by pixel. The cloud is in the
     frame of the features. Raises BadImageError, ConfigError and ShapeError.
     """
     calibration = calibration_for(camera_info, pixels)
-    calibration.check_size((features.width, features.height), 'the image of the features')
-    found = message_to_features(features).numpy()
+    calibration.check_size(frame.size, 'the image of the features')
+    found = frame.features.numpy()
     points, rows = with_depth(calibration, found['keypoints'], depth_to_metres(depth))
     scores = found['keypoint_scores'][rows, None]
-    return make_cloud(features.header, np.concatenate([points, scores], 1).astype(np.float32))
+    return make_cloud(frame.header, np.concatenate([points, scores], 1).astype(np.float32))
 
 
 def make_cloud(header: Any, rows: Float[np.ndarray, 'n 4']) -> PointCloud2:

@@ -1,6 +1,7 @@
-"""Messages by the stamp of their image, so that a picture finds its features; free of ROS."""
+"""Messages by the stamp of their image, so that those that belong together meet; free of ROS."""
 
-from collections import OrderedDict
+from collections import deque, OrderedDict
+import threading
 from typing import Any
 
 
@@ -59,3 +60,48 @@ class StampBuffer:
         """Forget everything."""
         self._items.clear()
         self._pinned = None
+
+
+class StampPairs:
+    """
+    Pairs what two streams bring at the same time; safe to use from several threads.
+
+    size: how many of each stream wait for their partner at most.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._lock = threading.Lock()
+        self._size = size
+        self._waiting: tuple[deque, deque] = deque(), deque()
+
+    def add(
+        self, stream: int, stamp: int, item: Any, tolerance_ns: int
+    ) -> tuple[tuple[Any, Any] | None, int]:
+        """
+        Take in an item of stream 0 or 1; gives (item0, item1) if both are here, else None.
+
+        The partner is the one that waits whose stamp differs least, by no more than the
+        tolerance. What came before the two can have no partner any more: the second value says
+        how many were forgotten because of that, or because too many wait.
+        """
+        with self._lock:
+            own, others = self._waiting[stream], self._waiting[1 - stream]
+            near = min(range(len(others)), key=lambda k: abs(others[k][0] - stamp), default=None)
+            if near is None or abs(others[near][0] - stamp) > tolerance_ns:
+                own.append((stamp, item))
+                lost = max(0, len(own) - self._size)
+                for _ in range(lost):
+                    own.popleft()
+                return None, lost
+            lost = len(own) + near
+            own.clear()
+            for _ in range(near):
+                others.popleft()
+            partner = others.popleft()[1]
+            return ((partner, item) if stream else (item, partner)), lost
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            for waiting in self._waiting:
+                waiting.clear()

@@ -1,7 +1,7 @@
 """What a node counts and times, and how that becomes a line of diagnostics; free of ROS."""
 
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import statistics
 import threading
 import time
@@ -17,7 +17,21 @@ class Report:
     rates: dict[str, float]
     durations_ms: dict[str, tuple[float, float]]  # stage: median and largest of the recent ones
     failures: dict[str, int]  # since the last report, by kind
-    age_s: float | None = None  # of the newest input; None where none is waited for
+    ages_s: dict[str, float] = field(default_factory=dict)  # of the newest input, by source
+
+    @property
+    def quietest(self) -> str:
+        """Return the source that has been silent longest; '' where none is waited for."""
+        return max(self.ages_s, key=self.ages_s.__getitem__, default='')
+
+    @property
+    def age_s(self) -> float | None:
+        """Return how long the quietest source has been silent; None where none is waited for."""
+        return self.ages_s.get(self.quietest)
+
+    def received_from(self, source: str) -> int:
+        """Return how many inputs came from a source since the start."""
+        return self.totals.get(_of_source('received', source), 0)
 
     @property
     def drop_share(self) -> float:
@@ -28,20 +42,30 @@ class Report:
         """Return names and values in the form of diagnostics, in a steady order."""
         rows = [(name, str(count)) for name, count in sorted(self.totals.items())]
         rows += [(f'{name}_hz', f'{rate:.1f}') for name, rate in sorted(self.rates.items())]
-        if self.age_s is not None:
-            rows.append(('age_s', f'{self.age_s:.1f}'))
+        rows += [
+            (_of_source('age_s', source), f'{age:.1f}') for source, age in self.ages_s.items()
+        ]
         rows.append(('drop_share', f'{self.drop_share:.2f}'))
         for stage, (median, largest) in self.durations_ms.items():
             rows += [(f'{stage}_ms', f'{median:.2f}'), (f'{stage}_max_ms', f'{largest:.2f}')]
         return rows
 
 
+def _of_source(name: str, source: str) -> str:
+    return f'{source}.{name}' if source else name
+
+
 class Statistics:
-    """Counts by name, failures by kind, durations by stage; safe to use from several threads."""
+    """
+    Counts by name, failures by kind, durations by stage; safe to use from several threads.
+
+    A source is a camera, where there are several: what is counted for it counts for all as well.
+    """
 
     def __init__(self, clock=time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
+        self._newest: dict[str, float] = {}  # by source: when input came, or began to be awaited
         self.reset()
 
     def reset(self) -> None:
@@ -51,24 +75,28 @@ class Statistics:
             self._durations: dict[str, deque[float]] = {}
             self._last = self._totals.copy()
             self._last_time = self._clock()
-            self._newest: float | None = None  # when input came, or began to be waited for
+            self._newest = dict.fromkeys(self._newest, self._clock())
 
-    def count(self, name: str, more: int = 1) -> int:
+    def count(self, name: str, more: int = 1, source: str = '') -> int:
         """Add one, or more, to a name and return its new total."""
         with self._lock:
-            self._totals[name] += more
+            for counted in {name, _of_source(name, source)}:
+                self._totals[counted] += more
             if name == 'received':
-                self._newest = self._clock()
+                self._newest[source] = self._clock()
             return self._totals[name]
 
-    def wait_for_input(self, waits: bool = True) -> None:
+    def wait_for_input(self, waits: bool = True, source: str | None = '') -> None:
         """Let the age of the newest input begin anew; with waits=False let it have none."""
         with self._lock:
-            self._newest = self._clock() if waits else None
+            if waits:
+                self._newest[source] = self._clock()
+            else:
+                self._newest.pop(source, None)
 
-    def fail(self, kind: str) -> bool:
+    def fail(self, kind: str, source: str = '') -> bool:
         """Count a failure of a kind; true if it is the first of its kind."""
-        self.count('failed')
+        self.count('failed', source=source)
         return self.count(f'failed.{kind}') == 1
 
     def add_duration(self, stage: str, seconds: float) -> None:
@@ -88,7 +116,7 @@ class Statistics:
             new = totals - self._last
             elapsed = max(now - self._last_time, 1e-9)
             self._last, self._last_time = totals, now
-            age_s = None if self._newest is None else now - self._newest
+            ages = {source: now - then for source, then in self._newest.items()}
             durations = {
                 stage: (statistics.median(values), max(values))
                 for stage, values in self._durations.items()
@@ -97,7 +125,7 @@ class Statistics:
             totals=dict(totals),
             rates={name: new[name] / elapsed for name in totals if '.' not in name},
             durations_ms=durations,
-            age_s=age_s,
+            ages_s=ages,
             failures={
                 name.removeprefix('failed.'): count
                 for name, count in sorted(new.items())

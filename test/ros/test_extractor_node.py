@@ -33,7 +33,7 @@ def start(ros, weights_file):
     def started(**parameters):
         node = ros.start(ExtractorNode, **{'weights': weights_file, 'device': 'cpu'} | parameters)
         features = ros.listen(Features, 'features')
-        ros.until(node.publisher.get_subscription_count, 'a listener')
+        ros.until(node.streams[''].wanted, 'a listener')
         if parameters.get('image_transport') == 'compressed':
             from sensor_msgs.msg import CompressedImage
 
@@ -119,9 +119,9 @@ def test_newest_image_wins_and_dropped_ones_are_counted(ros, start, photo) -> No
     class Slow:
         device = 'cpu'
 
-        def extract(self, image):
+        def extract(self, images, masks):
             gate.wait()
-            return extractor.extract(image)
+            return extractor.extract(images, masks)
 
     node.extractor = Slow()
     images = [ros.image(photo) for _ in range(5)]
@@ -197,7 +197,7 @@ def test_node_can_be_deactivated_and_activated_again(ros, start, photo) -> None:
     node.trigger_deactivate()
     ros.until(lambda: not camera.get_subscription_count(), 'unsubscribing')
     node.trigger_activate()
-    ros.until(node.publisher.get_subscription_count, 'a listener')
+    ros.until(node.streams[''].wanted, 'a listener')
     ros.until(camera.get_subscription_count, 'subscribing again')
     camera.publish(ros.image(photo))
     ros.until(lambda: features, 'features')

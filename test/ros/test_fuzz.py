@@ -87,7 +87,7 @@ def test_malformed_images_arrive_over_dds_as_well(ros, rig) -> None:
     node, _, make = rig
     images = list(make(60, seed=99))
     kind = type(images[0])
-    publisher = ros.probe.create_publisher(kind, node.input_topic, 1)
+    publisher = ros.probe.create_publisher(kind, node.input_topics[''], 1)
     ros.until(publisher.get_subscription_count, 'the extractor')
     ros.spin(0.3)  # until both ends know of each other
     total = node.statistics.total

@@ -27,7 +27,7 @@ def start(ros, weights_file):
         given = {'weights': weights_file, 'device': 'cpu', 'warm_up_size': '64x64'}
         node = ros.start(ExtractorNode, *arguments, **given | parameters)
         features = ros.listen(Features, 'features')
-        ros.until(node.publisher.get_subscription_count, 'a listener')
+        ros.until(node.streams[''].wanted, 'a listener')
         return node, ros.camera(node.resolve_topic_name('image')), features
 
     return started
@@ -79,7 +79,7 @@ def test_region_and_binning_change_together_and_live(ros, start, photo, large) -
     assert np.allclose(found['keypoints'], (expected + 0.5) * 2 - 0.5 + [128, 96], atol=1e-4)
     refused = set_values(ros, roi_x_offset=0, binning=17)
     assert not refused.successful and 'binning' in refused.reason
-    assert node.view.options.roi_x_offset == 128
+    assert node.view.config.roi_x_offset == 128
 
 
 def test_region_that_does_not_fit_is_counted_and_the_node_goes_on(ros, start, photo) -> None:
@@ -148,7 +148,7 @@ def test_keypoints_are_undistorted_by_camera_info_beside_the_images(ros, start, 
     ros.until(lambda: node.statistics.total('failed.camera_info') == 1, 'the image to be refused')
     publisher = ros.camera('/front/camera_info', CameraInfo)
     publisher.publish(info)
-    ros.until(lambda: node.view.calibration, 'the calibration')
+    ros.until(lambda: node.streams[''].calibration, 'the calibration')
     found = wait(ros, camera, features, ros.image(photo), 1)
     assert np.abs(found['keypoints'] - expected_by_opencv(node, photo, info)).max() < 0.05
 
@@ -163,7 +163,7 @@ def test_camera_info_can_be_remapped_and_a_bad_one_is_counted(ros, start, photo)
     ros.until(lambda: any('not calibrated' in text for text in errors), 'the log')
     assert node.statistics.total('failed.camera_info') == 1
     publisher.publish(camera_info(ros, d=[0.0] * 5))
-    ros.until(lambda: node.view.calibration, 'the calibration')
+    ros.until(lambda: node.streams[''].calibration, 'the calibration')
     found = wait(ros, camera, features, ros.image(photo), 1)
     assert np.array_equal(found['keypoints'], node.extractor.extract(photo).numpy()['keypoints'])
 

@@ -76,9 +76,9 @@ def test_second_listener_that_leaves_does_not_end_the_first(ros, extractor, phot
 
     camera = camera_of(ros)
     first, second = ros.listen(Features, 'features'), ros.listen(Features, 'features')
-    ros.until(lambda: extractor.publisher.get_subscription_count() == 2, 'both listeners')
+    ros.until(lambda: extractor.streams[''].wanted() == 2, 'both listeners')
     ros.stop_listening(second)
-    ros.until(lambda: extractor.publisher.get_subscription_count() == 1, 'one to leave')
+    ros.until(lambda: extractor.streams[''].wanted() == 1, 'one to leave')
     ros.spin(1.5)
     camera.publish(ros.image(photo))
     ros.until(lambda: first, 'features')

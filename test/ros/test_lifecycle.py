@@ -134,7 +134,7 @@ def test_topics_are_there_only_while_the_node_is_active(ros, steered, photo) -> 
         subject.change('activate')
         features, camera = ros.listen(Features, 'features'), ros.camera()
         ros.until(lambda: topics_of(ros) == {'/image', '/features'}, 'topics')
-        ros.until(subject.node.publisher.get_subscription_count, 'a listener')
+        ros.until(subject.node.streams[''].wanted, 'a listener')
         camera.publish(ros.image(photo))
         ros.until(lambda: features, 'features')  # noqa: B023
         subject.change('deactivate')
@@ -374,7 +374,7 @@ def test_twenty_lives_leak_nothing(ros, steered, photo) -> None:
     def live() -> None:
         seen = len(features)
         subject.change('configure', 'activate')
-        ros.until(subject.node.publisher.get_subscription_count, 'a listener')
+        ros.until(subject.node.streams[''].wanted, 'a listener')
         ros.until(camera.get_subscription_count, 'a subscriber')
         camera.publish(ros.image(photo))
         ros.until(lambda: len(features) > seen, 'features')

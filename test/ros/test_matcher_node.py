@@ -197,5 +197,5 @@ def test_topics_follow_namespace_and_remapping(ros, namespace) -> None:
 
     arguments = ['-r', f'__ns:=/{namespace}'] if namespace else []
     node = ros.start(MatcherNode, *arguments, '-r', 'matches:=/elsewhere')
-    assert node.input_topic == ('/robot/features' if namespace else '/features')
+    assert node.input_topics[''] == ('/robot/features' if namespace else '/features')
     ros.until(lambda: ros.probe.count_publishers('/elsewhere'), 'the remapped topic')

@@ -256,7 +256,7 @@ def test_cleanup_in_the_midst_of_loading_is_clean_and_configure_loads_it(
     subject.node.trigger_configure()
     subject.node.trigger_activate()
     subject.ros.until(subject.camera.get_subscription_count, 'subscribing again')
-    subject.ros.until(subject.node.publisher.get_subscription_count, 'a listener')
+    subject.ros.until(subject.node.streams[''].wanted, 'a listener')
     assert subject.next().model == 'alike-n'
 
 
