@@ -21,11 +21,10 @@ TEMPLATE = 'report.html.j2'
 ASSETS = Path(__file__).resolve().parents[1] / 'assets'
 FEW_ORIGINS = 20  # below, bootstrapped intervals are too narrow to be believed
 PICTURE_WIDTH = 1100
-JPEG = (
-    cv2.IMWRITE_JPEG_QUALITY, 78,
+JPEG = [cv2.IMWRITE_JPEG_QUALITY, 78]
+if hasattr(cv2, 'IMWRITE_JPEG_SAMPLING_FACTOR'):  # OpenCV 4.7; Ubuntu 24.04 has 4.6
     # thin red and green lines run into each other where colour has half the resolution
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-)  # fmt: skip
+    JPEG += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 # What a picture says beside itself; accuracy at a threshold repeats what the errors say.
 SHOT_COLUMNS = (
     'MMA@3', 'precision', 'right', 'matches', 'corner_error', 'pose_error', 'repeatability',
