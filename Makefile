@@ -7,8 +7,9 @@ ARGS ?=
 BOOTSTRAP = $(if $(PYTHON),,$(error Python 3 is missing: apt-get install python3))$(PYTHON) scripts/bootstrap.py
 JAZZY = $(BOOTSTRAP) run jazzy --
 
-# The tests' tensors are small: more threads would only wait for each other.
-TEST = -- env OMP_NUM_THREADS=1 python -m pytest
+# The tests' tensors are small: more threads would only wait for each other. A worker a core, but
+# not more than 8, for each loads PyTorch. For a few tests ARGS="-n 0 -k words" starts sooner.
+TEST = -- env OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 .NOTPARALLEL:
 .PHONY: help demo test test-jazzy test-kilted build shell lint format clean

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ros_domain import claim_domain
 
 # Before rclpy starts: other robots, and other test runs on this machine, must not hear us.
-os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
+CLAIM, DOMAIN = claim_domain()
+os.environ['ROS_DOMAIN_ID'] = str(DOMAIN)
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 if os.environ.get('ROS_DISTRO') == 'humble':
     os.environ['ROS_LOCALHOST_ONLY'] = '1'  # its name for the same
