@@ -45,10 +45,31 @@ def test_a_list_of_sizes_equals_its_images_one_by_one(extractor) -> None:
             np.testing.assert_allclose(joined[name], value, atol=1e-4, err_msg=name)
 
 
+def test_images_of_a_list_go_through_the_network_together_where_that_is_faster(
+    extractor, monkeypatch
+) -> None:
+    sizes = []
+    forward = type(extractor).forward
+    monkeypatch.setattr('kpfeat_core.models.base.FASTER_IN_BATCHES', ('cpu',))
+    monkeypatch.setattr(
+        type(extractor), 'forward', lambda self, x: sizes.append(len(x)) or forward(self, x)
+    )
+    images = [picture(64, 96), picture(80, 70, 1), picture(64, 96, 2), picture(64, 96, 3)]
+    images[2] = images[2][..., 0]  # gray among colours
+    extractor = extractor.with_options(multi_scale=False)
+    together = extractor.extract(images)
+    assert sizes == [3, 1]
+    assert_equals_one_by_one(extractor, together, images)
+
+
 def test_a_batch_tensor_equals_its_images_one_by_one(extractor) -> None:
     images = [picture(64, 96, seed) for seed in range(3)]
     batch = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images])
-    together = extractor.extract(batch)
+    assert_equals_one_by_one(extractor, extractor.extract(batch), images)
+
+
+def assert_equals_one_by_one(extractor, together, images) -> None:
+    assert together.batch_size == len(images)
     for b, image in enumerate(images):
         alone = extractor.extract(image).numpy()
         joined = together.numpy(b)

@@ -5,6 +5,7 @@ from kpfeat_core.keypoints import (
     best_first,
     clear_borders,
     gather_windows,
+    keep_first,
     Keypoints,
     max_filter,
     refine_soft_argmax,
@@ -105,6 +106,18 @@ def test_keypoints_are_put_in_order_with_all_that_belongs_to_them_and_padding_la
     assert found.mask.tolist() == [[True, True, True, False]]
     assert torch.equal(found.dispersity, 10 * found.keypoint_scores)
     assert best_first(Keypoints(keypoints, -scores, mask)).mask[0, 3].item() is False
+
+
+def test_the_first_of_the_kept_keypoints_stay_in_their_order() -> None:
+    scores = torch.tensor([[0.9, 0.8, 0.7, 0.6], [0.5, 0.4, 0.0, 0.0]])
+    every = Keypoints(scores[..., None].expand(-1, -1, 2), scores, scores > 0)
+    kept = torch.tensor([[False, True, True, True], [False, True, True, True]])
+    found = keep_first(every, kept, 2)
+    assert found.mask.tolist() == [[True, True], [True, False]]
+    torch.testing.assert_close(found.keypoint_scores[0], torch.tensor([0.8, 0.7]))
+    torch.testing.assert_close(found.keypoints[1, 0], torch.tensor([0.4, 0.4]))
+    assert keep_first(every, kept, -1).mask.sum(1).tolist() == [3, 1]
+    assert keep_first(every, torch.zeros_like(kept), 2).keypoints.shape == (2, 0, 2)
 
 
 def test_threshold_drops_scores_at_or_below_it() -> None:

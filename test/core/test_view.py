@@ -5,9 +5,11 @@ from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import ConfigError, ImageError
 from kpfeat_core.features import Features
 from kpfeat_core.image import write_image
+from kpfeat_core.registry import build_extractor
 from kpfeat_core.view import View, ViewError
 import numpy as np
 import pytest
+import torch
 
 LENS = Calibration(
     np.array([[60.0, 0, 31.5], [0, 60, 23.5], [0, 0, 1]]), (64, 48), 'plumb_bob', (-0.2, 0, 0, 0)
@@ -176,3 +178,42 @@ def test_calibration_file_that_is_not_there_is_refused_at_once() -> None:
 
 def test_image_without_keypoints_passes_through_everything(mask) -> None:
     assert keypoints(dots(), LENS, undistort=True, mask=mask, binning=2) == []
+
+
+def test_hidden_bins_are_those_with_any_hidden_pixel(mask) -> None:
+    look = View(ViewConfig(mask=mask, binning=3, roi_x_offset=1)).look(dots())
+    assert look.mask.shape == look.image.shape[:2] == (16, 21)
+    assert look.mask.all(0).tolist() == [False] * 11 + [True] * 10  # bin 10 has pixels 31 to 33
+
+
+def test_the_best_keypoints_are_chosen_where_the_mask_shows_the_image(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (24, 40, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    shown = np.zeros(image.shape, np.uint8)
+    shown[120:, 170:] = 255
+    write_image(tmp_path / 'corner.png', shown)
+    torch.manual_seed(0)
+    extractor = build_extractor('alike-t', max_num_keypoints=30).eval()
+    options = {'roi_x_offset': 51, 'roi_y_offset': 17, 'binning': 2}
+    plain = View(ViewConfig(**options)).extract(extractor, image)
+    masked = View(ViewConfig(**options, mask=str(tmp_path / 'corner.png')))
+    found = masked.extract(extractor, image)
+    hidden = (plain.keypoints[0] < torch.tensor([170.0, 120.0])).any(1)
+    assert hidden.sum() > 10
+    assert found.count() == plain.count() == 30
+    assert (found.keypoints[0] >= torch.tensor([169.5, 119.5])).all()
+
+
+def test_looks_of_several_images_are_extracted_together_and_finished_one_by_one(mask) -> None:
+    torch.manual_seed(0)
+    extractor = build_extractor('alike-t', max_num_keypoints=9).eval()
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(2)]
+    views = [View(ViewConfig(mask=mask)), View(ViewConfig(roi_x_offset=20), LENS)]
+    looks = [view.look(image) for view, image in zip(views, images, strict=True)]
+    features = extractor.extract([x.image for x in looks], [x.mask for x in looks])
+    for b, (view, image) in enumerate(zip(views, images, strict=True)):
+        expected = view.extract(extractor, image).numpy()
+        found = looks[b].finish(features.select(b)).numpy()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
