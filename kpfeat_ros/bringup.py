@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 import importlib
 import os
 from pathlib import Path
-import re
 import signal
 import subprocess
 import sys
@@ -21,8 +20,9 @@ from typing import Any
 from kpfeat_core.config import option
 from kpfeat_core.errors import ConfigError
 
+from .options import split_names
+
 STOP_TIMEOUT_S = 5.0
-CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,17 @@ class LaunchOptions:
         'names of several cameras, such as left,right: each gets its nodes and topics in a '
         'namespace of its name, where image is looked for too',
     )
-    params_file: str = option('', 'parameter file; empty takes the one that kpfeat installs')
+    pairs: str = option(
+        '',
+        'cameras that are matched with each other, such as left-right or left-right,left-rear; '
+        'the matches of the first are on left_right/matches',
+    )
+    one_extractor: bool = option(
+        False, 'one extractor for all cameras, which can work on several images together'
+    )
+    params_file: str = option(
+        '', 'parameter file with what is to differ from the one that kpfeat installs'
+    )
     composed: bool = option(False, 'all nodes in one process')
     device: str = option('', 'where the network runs: cpu, cuda, cuda:1 or auto')
     namespace: str = option('', 'namespace of nodes and topics')
@@ -44,13 +54,14 @@ class LaunchOptions:
 
 @dataclass(frozen=True)
 class NodePlan:
-    """One node to be started."""
+    """One node to be started; of what is said twice in its parameter files, the last counts."""
 
     name: str
-    parameters: dict[str, str]
+    parameters: dict[str, Any]
     remappings: dict[str, str]
-    params_file: str = ''
-    namespace: str = ''
+    params_files: Sequence[str] = ()
+    namespace: str = '/'
+    kind: str = ''  # extractor, matcher or overlay, where the name is another
 
     @property
     def module(self) -> str:
@@ -60,17 +71,21 @@ class NodePlan:
     @property
     def executable(self) -> str:
         """Return the name that `ros2 run kpfeat` knows it by."""
-        return f'{self.name}_node'
+        return f'{self.kind or self.name}_node'
+
+    @property
+    def class_name(self) -> str:
+        """Return the name of the class in the module."""
+        return f'{(self.kind or self.name).capitalize()}Node'
 
     def ros_arguments(self) -> list[str]:
         """Return the arguments that make a node of this plan."""
-        arguments = ['--ros-args', '-r', f'__node:={self.name}']
-        if self.namespace:
-            arguments += ['-r', f'__ns:=/{self.namespace.strip("/")}']
-        if self.params_file:
-            arguments += ['--params-file', self.params_file]
+        arguments = ['--ros-args', '-r', f'__node:={self.name}', '-r', f'__ns:={self.namespace}']
+        for file in self.params_files:
+            arguments += ['--params-file', file]
         for name, value in self.parameters.items():
-            arguments += ['-p', f'{name}:={value}']
+            text = str(value).lower() if isinstance(value, bool) else value
+            arguments += ['-p', f'{name}:={text}']
         for name, value in self.remappings.items():
             arguments += ['-r', f'{name}:={value}']
         return arguments
@@ -81,34 +96,56 @@ class NodePlan:
 
 
 def plan_nodes(options: LaunchOptions) -> list[NodePlan]:
-    """Return extractor, matcher and overlay node of each camera; raises ConfigError."""
-    file = find_params_file(options.params_file)
-    image = {} if options.image == 'image' else {'image': options.image}
+    """Return the nodes of each camera, and those of each pair of cameras; raises ConfigError."""
+    files = find_params_files(options.params_file)
+    names = camera_names(options)
     chosen = {'model': options.model, 'device': options.device}
     given = {name: value for name, value in chosen.items() if value}
+    image = {} if options.image == 'image' else {'image': options.image}
     plans = []
-    for camera in camera_names(options):
-        namespace = '/'.join(part for part in (options.namespace.strip('/'), camera) if part)
-        plans += [
-            NodePlan('extractor', given, image, file, namespace),
-            NodePlan('matcher', {}, {}, file, namespace),
-            NodePlan('overlay', {}, image, file, namespace),
-        ]
+    shared = options.one_extractor and options.cameras
+    if shared:
+        each = {f'{name}/image': f'{name}/{options.image}' for name in names if image}
+        cameras = {'cameras': ','.join(names)}
+        plans = [NodePlan('extractor', given | cameras, each, files, _absolute(options))]
+    for name in names:
+        namespace = _absolute(options, name)
+        if not shared:
+            plans.append(NodePlan('extractor', given, image, files, namespace))
+        plans.append(NodePlan('matcher', {}, {}, files, namespace))
+        plans.append(NodePlan('overlay', {}, image, files, namespace))
+    for first, second in _pairs(options, names):
+        plans += _plan_pair(options, first, second, files)
     return plans
+
+
+def _plan_pair(
+    options: LaunchOptions, first: str, second: str, files: Sequence[str]
+) -> list[NodePlan]:
+    """Return matcher and overlay of two cameras, in a namespace of their own."""
+    namespace = _absolute(options, f'{first}_{second}')
+    side0, side1 = _absolute(options, first), _absolute(options, second)
+    features = {'features0': f'{side0}/features', 'features1': f'{side1}/features'}
+    images = {'image': f'{side0}/{options.image}', 'image1': f'{side1}/{options.image}'}
+    return [
+        NodePlan('stereo_matcher', {'mode': 'stereo'}, features, files, namespace, 'matcher'),
+        NodePlan('stereo_overlay', {'stereo': True}, images, files, namespace, 'overlay'),
+    ]
+
+
+def _absolute(options: LaunchOptions, name: str = '') -> str:
+    return f'/{_join(options.namespace, name)}'
+
+
+def _join(*names: str) -> str:
+    """Put one namespace into another; any may be empty."""
+    return '/'.join(part for part in (name.strip('/') for name in names) if part)
 
 
 def camera_names(options: LaunchOptions) -> list[str]:
     """Return the names of the cameras, one empty name for a single one; raises ConfigError."""
-    if not options.cameras:
-        return ['']
-    names = [name.strip() for name in options.cameras.split(',')]
-    for name in names:
-        if not CAMERA_NAME.fullmatch(name) or names.count(name) > 1:
-            raise ConfigError(
-                f"cameras is '{options.cameras}', expected different names between commas, such "
-                'as left,right'
-            )
-    if options.image.startswith('/'):
+    names = split_names('cameras', options.cameras)
+    if options.cameras and options.image.startswith('/'):
         raise ConfigError(
             f"image is '{options.image}' for all of {options.cameras}: give it without the / at "
             f'the start, such as image_raw for /{names[0]}/image_raw'
@@ -116,17 +153,30 @@ def camera_names(options: LaunchOptions) -> list[str]:
     return names
 
 
-def find_params_file(given: str = '') -> str:
-    """
-    Return the given parameter file, or the one of the installed package or of the source tree.
+def _pairs(options: LaunchOptions, names: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = [
+        tuple(pair.strip() for pair in text.split('-'))
+        for text in options.pairs.split(',')
+        if options.pairs
+    ]
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(names):
+            raise ConfigError(
+                f"pairs is '{options.pairs}', expected two of the cameras in each, such as "
+                f"left-right,left-rear; cameras is '{options.cameras}'"
+            )
+    return pairs
 
-    Empty where there is none: the nodes' own defaults are the same. Raises ConfigError.
+
+def find_params_files(given: str = '') -> tuple[str, ...]:
     """
-    if given:
-        if not Path(given).is_file():
-            raise ConfigError(f"there is no parameter file '{given}'")
-        return given
-    return find_config('kpfeat.yaml')
+    Return the parameter file of the installed package or of the source tree, then the given one.
+
+    Raises ConfigError.
+    """
+    if given and not Path(given).is_file():
+        raise ConfigError(f"there is no parameter file '{given}'")
+    return tuple(file for file in (find_config('kpfeat.yaml'), given) if file)
 
 
 def find_config(name: str) -> str:
@@ -143,7 +193,10 @@ def _prefixes() -> list[str]:
 
 def composed_command(options: LaunchOptions, more: Sequence[str] = ()) -> list[str]:
     """Return the command line of one process with all nodes."""
-    given = [f'--{name.replace("_", "-")}={value}' for name, value in _changed(options).items()]
+    given = [
+        f'--{name.replace("_", "-")}' + ('' if value is True else f'={value}')
+        for name, value in _changed(options).items()
+    ]
     return [sys.executable, '-m', 'kpfeat_ros.bringup', '--composed', *given, *more]
 
 
@@ -156,12 +209,20 @@ def _default(name: str) -> Any:
     return next(field.default for field in fields(LaunchOptions) if field.name == name)
 
 
-def options_from_texts(texts: dict[str, str]) -> LaunchOptions:
-    """Make options from launch arguments, which are all texts; raises ConfigError."""
-    composed = texts.get('composed', 'false').lower()
-    if composed not in ('true', 'false', '1', '0'):
-        raise ConfigError(f"composed is '{composed}', expected true or false")
-    return LaunchOptions(**{**texts, 'composed': composed in ('true', '1')})
+def options_from_texts(texts: dict[str, str], around: str = '') -> LaunchOptions:
+    """
+    Make options from launch arguments, which are all texts; raises ConfigError.
+
+    around: the namespace that all of it is in.
+    """
+    values: dict[str, Any] = {**texts, 'namespace': _join(around, texts.get('namespace', ''))}
+    for field in fields(LaunchOptions):
+        if isinstance(field.default, bool) and field.name in texts:
+            text = texts[field.name].lower()
+            if text not in ('true', 'false', '1', '0'):
+                raise ConfigError(f"{field.name} is '{text}', expected true or false")
+            values[field.name] = text in ('true', '1')
+    return LaunchOptions(**values)
 
 
 def launch_arguments() -> list[tuple[str, str, str]]:
@@ -181,7 +242,7 @@ def run_composed(plans: Sequence[NodePlan], ros_arguments: Sequence[str] = ()) -
 
 def _maker(plan: NodePlan, ros_arguments: Sequence[str]) -> Callable[[], Any]:
     module = importlib.import_module(plan.module)
-    cls = getattr(module, f'{plan.name.capitalize()}Node')
+    cls = getattr(module, plan.class_name)
     # a node's own arguments win over those of its process: what was typed comes last in both
     return lambda: cls(cli_args=[*plan.ros_arguments(), *ros_arguments])
 

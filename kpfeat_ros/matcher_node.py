@@ -65,6 +65,7 @@ class MatcherNode(KpfeatNode):
         self.offer(Trigger, '~/set_reference', self.on_set_reference)
         self.offer(Trigger, '~/clear_reference', self.on_clear_reference)
         offer_reset(self)
+        self.input_topics = {'': self.resolve_topic_name('features')}
         self.connect_while(self._wants_frames, self._listen)
         self.connect_while(self._wants_stereo, self._listen_to_both)
 

@@ -25,6 +25,14 @@ HEAD = """\
 # Copy it, keep the lines that you change, and pass it as params_file. Parameters marked live can
 # be changed while the node runs, with `ros2 param set`.
 """
+# Nodes of pairs of cameras, and what suits them better than the defaults.
+PAIRS = """
+# Pairs of cameras have parameters like those of /**/matcher and /**/overlay above.
+/**/stereo_matcher:
+  ros__parameters:
+    # the cameras see a scene with depth from two places
+    geometry: "fundamental"
+"""
 WIDTH = 99
 
 
@@ -58,7 +66,7 @@ def parameter_file() -> str:
                 lines.append(
                     f'    {"# " if of_model else ""}{field.name}: {json.dumps(field.default)}'
                 )
-    return '\n'.join(lines) + '\n'
+    return '\n'.join(lines) + '\n' + PAIRS
 
 
 def _comment(field: Field) -> list[str]:

@@ -1,8 +1,9 @@
 """
-Extractor, matcher and overlay node for one camera, or for each of several.
+Extractor, matcher and overlay node for one camera, or for each of several and for their pairs.
 
     ros2 launch kpfeat kpfeat.launch.py image:=/camera/image_raw model:=alike-t
     ros2 launch kpfeat kpfeat.launch.py cameras:=left,right image:=image_raw composed:=true
+    ros2 launch kpfeat kpfeat.launch.py cameras:=a,b,c pairs:=a-b,b-c image:=image_raw
 
 What is started is decided in kpfeat_ros/bringup.py; `--show-args` lists the arguments.
 """
@@ -19,7 +20,8 @@ def start(context):
     """Return the actions for the arguments given."""
     names = [name for name, _, _ in bringup.launch_arguments()]
     texts = {name: LaunchConfiguration(name).perform(context) for name in names}
-    options = bringup.options_from_texts(texts)
+    around = context.launch_configurations.get('ros_namespace', '')  # of PushRosNamespace
+    options = bringup.options_from_texts(texts, around)
     if options.composed:
         return [ExecuteProcess(cmd=bringup.composed_command(options), output='screen')]
     return [
@@ -28,7 +30,7 @@ def start(context):
             executable=plan.executable,
             name=plan.name,
             namespace=plan.namespace,
-            parameters=[*([plan.params_file] if plan.params_file else []), plan.parameters],
+            parameters=[*plan.params_files, plan.parameters],
             remappings=list(plan.remappings.items()),
             output='screen',
         )

@@ -47,10 +47,11 @@ def test_image_topic_is_remapped_for_the_nodes_that_see_images() -> None:
 
 
 def test_ros_arguments_come_with_the_most_specific_last() -> None:
-    plan = NodePlan('extractor', {'model': 'alike-t'}, {'image': '/c'}, 'p.yaml', '/robot/')
+    parameters = {'model': 'alike-t', 'stereo': True}
+    plan = NodePlan('extractor', parameters, {'image': '/c'}, ['p.yaml', 'q.yaml'], '/robot')
     assert ' '.join(plan.ros_arguments()) == (
         '--ros-args -r __node:=extractor -r __ns:=/robot --params-file p.yaml '
-        '-p model:=alike-t -r image:=/c'
+        '--params-file q.yaml -p model:=alike-t -p stereo:=true -r image:=/c'
     )
     assert plan.command(['-p', 'x:=1'])[-2:] == ['-p', 'x:=1']
 
@@ -60,6 +61,45 @@ def test_missing_parameter_file_is_refused_by_name() -> None:
         bringup.plan_nodes(LaunchOptions(params_file='/no/such.yaml'))
 
 
+def test_given_parameter_file_comes_after_that_which_is_installed(tmp_path) -> None:
+    given = tmp_path / 'mine.yaml'
+    given.touch()
+    (plan, *_) = bringup.plan_nodes(LaunchOptions(params_file=str(given)))
+    installed, mine = plan.params_files
+    assert installed.endswith('config/kpfeat.yaml') and mine == str(given)
+
+
+def test_pair_of_cameras_gets_matcher_and_overlay_between_their_topics() -> None:
+    options = LaunchOptions(
+        cameras='left,right', pairs='left-right', image='raw', namespace='robot'
+    )
+    matcher, overlay = bringup.plan_nodes(options)[-2:]
+    assert [p.executable for p in (matcher, overlay)] == ['matcher_node', 'overlay_node']
+    assert {p.namespace for p in (matcher, overlay)} == {'/robot/left_right'}
+    assert matcher.parameters == {'mode': 'stereo'} and overlay.parameters == {'stereo': True}
+    assert matcher.remappings == {
+        'features0': '/robot/left/features',
+        'features1': '/robot/right/features',
+    }
+    assert overlay.remappings == {'image': '/robot/left/raw', 'image1': '/robot/right/raw'}
+
+
+@pytest.mark.parametrize('pairs', ['left', 'left-left', 'left-rear', 'left-right-left', 'a-b'])
+def test_pair_that_is_not_two_of_the_cameras_is_refused(pairs) -> None:
+    with pytest.raises(ConfigError, match='expected two of the cameras'):
+        bringup.plan_nodes(LaunchOptions(cameras='left,right', pairs=pairs))
+
+
+def test_one_extractor_serves_all_cameras_and_the_others_are_as_before() -> None:
+    options = LaunchOptions(cameras='left,right', one_extractor=True, image='raw')
+    plans = bringup.plan_nodes(options)
+    extractors = [plan for plan in plans if plan.executable == 'extractor_node']
+    (extractor,) = extractors
+    assert extractor.namespace == '/' and extractor.parameters == {'cameras': 'left,right'}
+    assert extractor.remappings == {'left/image': 'left/raw', 'right/image': 'right/raw'}
+    assert [plan.namespace for plan in plans[1:]] == ['/left', '/left', '/right', '/right']
+
+
 def test_installed_parameter_file_comes_before_that_of_the_source_tree(
     tmp_path, monkeypatch
 ) -> None:
@@ -67,9 +107,9 @@ def test_installed_parameter_file_comes_before_that_of_the_source_tree(
     installed.parent.mkdir(parents=True)
     installed.touch()
     monkeypatch.setenv('AMENT_PREFIX_PATH', f'/nowhere{os.pathsep}{tmp_path}')
-    assert bringup.find_params_file() == str(installed)
+    assert bringup.find_params_files() == (str(installed),)
     monkeypatch.setenv('AMENT_PREFIX_PATH', '')
-    assert bringup.find_params_file() == str(ROOT / 'config/kpfeat.yaml')
+    assert bringup.find_params_files() == (str(ROOT / 'config/kpfeat.yaml'),)
 
 
 def test_launch_arguments_become_the_same_options() -> None:
@@ -82,7 +122,9 @@ def test_launch_arguments_become_the_same_options() -> None:
 
 
 def test_composed_command_repeats_what_was_chosen() -> None:
-    options = LaunchOptions(model='alike-n', image='/c', params_file='p.yaml', composed=True)
+    options = LaunchOptions(
+        model='alike-n', cameras='a,b', params_file='p.yaml', composed=True, one_extractor=True
+    )
     command = bringup.composed_command(options)
     assert command[:3] == [sys.executable, '-m', 'kpfeat_ros.bringup']
     assert bringup.parse_arguments(command[3:]) == (options, [])

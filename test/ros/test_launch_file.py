@@ -34,7 +34,7 @@ def launch_file(monkeypatch):
             setattr(module, name, recorded(name))
         monkeypatch.setitem(sys.modules, module_name, module)
     sys.modules['launch.substitutions'].LaunchConfiguration = lambda name: SimpleNamespace(
-        perform=lambda context: context[name]
+        perform=lambda context: context.launch_configurations[name]
     )
     spec = importlib.util.spec_from_file_location('kpfeat_launch', LAUNCH_FILE)
     module = importlib.util.module_from_spec(spec)
@@ -45,7 +45,7 @@ def launch_file(monkeypatch):
 def started(launch_file, **given: str) -> list:
     """Return the actions for arguments as they are typed, all others at their defaults."""
     context = {name: default for name, default, _ in bringup.launch_arguments()} | given
-    return launch_file.start(context)
+    return launch_file.start(SimpleNamespace(launch_configurations=context))
 
 
 def test_arguments_are_declared_with_default_and_description(launch_file) -> None:
@@ -65,18 +65,29 @@ def test_one_camera_gets_three_nodes_whose_defaults_are_those_of_the_parameter_f
         'overlay_node',
     ]
     for node in nodes:
-        assert node.parameters == [bringup.find_params_file(), {}]
-        assert node.remappings == [] and node.namespace == ''
+        assert node.parameters == [*bringup.find_params_files(), {}]
+        assert node.remappings == [] and node.namespace == '/'
 
 
 def test_each_of_several_cameras_gets_its_nodes_in_its_namespace(launch_file) -> None:
     nodes = started(launch_file, cameras='left, right', image='image_raw', namespace='/robot')
     assert [(node.namespace, node.name) for node in nodes] == [
-        (f'robot/{camera}', name)
+        (f'/robot/{camera}', name)
         for camera in ('left', 'right')
         for name in ('extractor', 'matcher', 'overlay')
     ]
     assert nodes[3].remappings == [('image', 'image_raw')]
+
+
+def test_namespace_of_the_launch_file_around_it_holds_for_nodes_and_their_topics(
+    launch_file,
+) -> None:
+    given = {'cameras': 'l,r', 'pairs': 'l-r', 'ros_namespace': '/fleet', 'namespace': 'one'}
+    nodes = started(launch_file, **given)
+    assert nodes[0].namespace == '/fleet/one/l'
+    assert ('features1', '/fleet/one/r/features') in nodes[-2].remappings
+    (process,) = started(launch_file, composed='true', **given)
+    assert bringup.parse_arguments(process.cmd[3:])[0].namespace == 'fleet/one'
 
 
 def test_composed_is_one_process_with_the_same_options(launch_file) -> None:

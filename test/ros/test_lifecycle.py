@@ -149,9 +149,9 @@ def test_configure_runs_the_network_once_at_the_expected_size(steered, monkeypat
 
     sizes, extract = [], Extractor.extract
 
-    def noting(self, image, *others, **options):
-        sizes.append(image.shape[:2])
-        return extract(self, image, *others, **options)
+    def noting(self, images, *others, **options):
+        sizes.extend(image.shape[:2] for image in images)
+        return extract(self, images, *others, **options)
 
     monkeypatch.setattr(Extractor, 'extract', noting)
     assert steered(warm_up_size='96x64').change('configure')

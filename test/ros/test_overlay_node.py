@@ -1,8 +1,8 @@
 """The overlay node over real DDS: pictures, and only for those who look."""
 
 from kpfeat_core.features import Features
-from kpfeat_core.matchers.pair import PairMatches
 from kpfeat_ros.conversions import fill_features, fill_matches, image_to_array
+from made_frames import pair_of
 import numpy as np
 import pytest
 
@@ -17,12 +17,6 @@ def features_at(*points: tuple[float, float]) -> Features:
         'image_size': np.array([80, 60], np.float32),
     }
     return Features.from_numpy(arrays)
-
-
-def pair_of(point0: tuple[float, float], point1: tuple[float, float]) -> PairMatches:
-    one = np.zeros(1, np.int64)
-    points = [np.array([point], np.float32) for point in (point0, point1)]
-    return PairMatches(one, one, np.ones(1, np.float32), *points, np.ones(1, bool), 'none')
 
 
 class Rig:

@@ -14,8 +14,8 @@ pytest.importorskip('rclpy', reason='rclpy is not installed: `make test` install
 pytest.importorskip('sensor_msgs', reason='sensor_msgs is not installed: `make test` installs it')
 
 
-def features_message(*points, scores=None):
-    from kpfeat_ros.conversions import fill_features
+def made_frame(*points, scores=None):
+    from kpfeat_ros.frames import Frame
     from std_msgs.msg import Header
 
     count = len(points)
@@ -27,7 +27,7 @@ def features_message(*points, scores=None):
     }
     header = Header(frame_id='camera_optical')
     header.stamp.sec = 7
-    return fill_features(SimpleNamespace(), Features.from_numpy(arrays), header)
+    return Frame(header, 'alike-t', Features.from_numpy(arrays))
 
 
 def depth_message(array: np.ndarray, encoding: str, is_bigendian: int = 0, padding: int = 0):
@@ -97,7 +97,7 @@ def test_a_cloud_holds_keypoints_with_depth_and_their_scores(dtype, encoding, un
 
     stored = np.zeros((60, 80), dtype)
     stored[30, 60], stored[55, 40] = 4 * unit, unit / 2
-    features = features_message((60, 30), (10, 10), (40, 55), scores=[0.9, 0.8, 0.25])
+    features = made_frame((60, 30), (10, 10), (40, 55), scores=[0.9, 0.8, 0.25])
     depth = depth_message(stored, encoding)
     cloud = cloud_of_keypoints(features, depth, camera_info(), 'distorted')
     assert cloud.header == features.header
@@ -118,7 +118,7 @@ def test_rectified_pixels_are_seen_by_p_and_undistorted_ones_by_k_alone():
     depth = depth_message(np.ones((60, 80), '<f4'), '32FC1')
     info = camera_info(d=[-0.3, 0.1, 0.0, 0.0, 0.0])
     x = {
-        pixels: rows_of(cloud_of_keypoints(features_message((60, 30)), depth, info, pixels))[0, 0]
+        pixels: rows_of(cloud_of_keypoints(made_frame((60, 30)), depth, info, pixels))[0, 0]
         for pixels in ('distorted', 'undistorted', 'rectified')
     }
     assert x['undistorted'] == pytest.approx(0.2)
@@ -130,7 +130,7 @@ def test_no_keypoints_and_no_depth_give_an_empty_cloud():
     from kpfeat_ros.points import cloud_of_keypoints
 
     nothing = depth_message(np.zeros((60, 80), '<u2'), '16UC1')
-    for features in (features_message(), features_message((60, 30))):
+    for features in (made_frame(), made_frame((60, 30))):
         cloud = cloud_of_keypoints(features, nothing, camera_info(), 'distorted')
         assert cloud.width == 0 and len(cloud.data) == 0
 
@@ -140,12 +140,12 @@ def test_images_of_another_size_than_the_calibration_are_refused():
 
     small = depth_message(np.ones((30, 40), '<f4'), '32FC1')
     with pytest.raises(ShapeError, match='depth image is of 40x30'):
-        cloud_of_keypoints(features_message((6, 3)), small, camera_info(), 'distorted')
+        cloud_of_keypoints(made_frame((6, 3)), small, camera_info(), 'distorted')
     depth = depth_message(np.ones((60, 80), '<f4'), '32FC1')
     with pytest.raises(ShapeError, match='the image of the features is of 80x60'):
-        cloud_of_keypoints(features_message((6, 3)), depth, camera_info(width=160), 'distorted')
+        cloud_of_keypoints(made_frame((6, 3)), depth, camera_info(width=160), 'distorted')
     with pytest.raises(ConfigError, match='not calibrated'):
-        cloud_of_keypoints(features_message((6, 3)), depth, camera_info(k=[0.0] * 9), 'distorted')
+        cloud_of_keypoints(made_frame((6, 3)), depth, camera_info(k=[0.0] * 9), 'distorted')
 
 
 def test_sensor_msgs_py_makes_the_cloud_where_it_is_installed(monkeypatch):
@@ -208,7 +208,7 @@ class StandIn:
 def test_annotations_are_coloured_points_in_pixels_that_begin_at_the_corner():
     from kpfeat_ros.annotations import fill_annotations, find_messages
 
-    features = features_message((0, 0), (20.25, 10), (5, 5), scores=[0.9, 0.5, 0.1])
+    features = made_frame((0, 0), (20.25, 10), (5, 5), scores=[0.9, 0.5, 0.1])
     messages = find_messages('foxglove_msgs') or StandIn
     (points,) = fill_annotations(messages, features).points
     assert points.type == messages.PointsAnnotation.POINTS
@@ -226,7 +226,7 @@ def test_newer_annotations_say_their_time_once_more():
         class ImageAnnotations(StandIn.Of):
             FIELDS = ('timestamp', 'circles', 'points', 'texts')
 
-    features = features_message((1, 1))
+    features = made_frame((1, 1))
     assert fill_annotations(Newer, features).timestamp == features.header.stamp
 
 
@@ -234,9 +234,9 @@ def test_markers_of_no_keypoints_delete_those_before():
     from kpfeat_ros.annotations import fill_markers, find_messages
 
     messages = find_messages('visualization_msgs')
-    (marker,) = fill_markers(messages, features_message(), camera_info(), 'distorted', 1.0).markers
+    (marker,) = fill_markers(messages, made_frame(), camera_info(), 'distorted', 1.0).markers
     assert marker.action == marker.DELETE
-    before = fill_markers(messages, features_message((6, 3)), camera_info(), 'distorted', 1.0)
+    before = fill_markers(messages, made_frame((6, 3)), camera_info(), 'distorted', 1.0)
     assert (before.markers[0].ns, before.markers[0].id) == (marker.ns, marker.id)
 
 

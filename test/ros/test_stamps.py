@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from kpfeat_ros.stamps import stamp_ns, StampBuffer
+from kpfeat_ros.stamps import stamp_ns, StampBuffer, StampPairs
 
 
 def test_stamps_are_exact_to_the_nanosecond() -> None:
@@ -79,3 +79,42 @@ def test_what_is_forgotten_is_gone():
     buffer.forget(1)
     buffer.forget(2)
     assert buffer.get(1) is None and len(buffer) == 0
+
+
+def added(pairs: StampPairs, *arrivals: tuple[int, int], tolerance: int = 3) -> list:
+    """Add (stream, stamp) one after another, each item being its stamp; gives pairs and losses."""
+    return [pairs.add(stream, stamp, stamp, tolerance) for stream, stamp in arrivals]
+
+
+def test_pair_is_there_when_its_second_part_comes_whichever_that_is() -> None:
+    assert added(StampPairs(5), (0, 10), (1, 11), (1, 20), (0, 22)) == [
+        (None, 0),
+        ((10, 11), 0),
+        (None, 0),
+        ((22, 20), 0),
+    ]
+
+
+def test_partner_is_the_nearest_within_the_tolerance() -> None:
+    assert added(StampPairs(5), (0, 10), (0, 14), (1, 13))[-1] == ((14, 13), 1)
+    assert added(StampPairs(5), (0, 10), (1, 14), (0, 17))[-1] == ((17, 14), 1)
+    assert added(StampPairs(5), (0, 10), (1, 14))[-1] == (None, 0)
+
+
+def test_frames_without_partner_are_forgotten_and_counted() -> None:
+    pairs = StampPairs(2)
+    assert added(pairs, *((0, stamp) for stamp in (10, 20, 30, 40)))[2:] == [(None, 1)] * 2
+    assert added(pairs, (1, 30), (1, 40)) == [((30, 30), 0), ((40, 40), 0)]
+
+
+def test_stamps_that_jump_back_pair_again() -> None:
+    pairs = StampPairs(5)
+    added(pairs, (0, 1000), (1, 1000), (0, 1010))
+    assert added(pairs, (0, 10), (1, 10))[-1] == ((10, 10), 1)
+
+
+def test_what_is_cleared_waits_no_longer() -> None:
+    pairs = StampPairs(5)
+    added(pairs, (0, 10))
+    pairs.clear()
+    assert added(pairs, (1, 10)) == [(None, 0)]

@@ -1,11 +1,12 @@
 """The worker thread: newest wins, failures are survived, and it stops."""
 
 import threading
+import time
 import weakref
 
 from kpfeat_core.errors import ImageError
 from kpfeat_ros.stats import Statistics
-from kpfeat_ros.worker import abandoned_work, Worker
+from kpfeat_ros.worker import abandoned_work, Stage, Worker
 import numpy as np
 import pytest
 
@@ -182,3 +183,107 @@ def test_at_most_two_items_are_held_however_fast_they_come(rig) -> None:
     rig.done.clear()
     assert not any(image() is not None for image in images)
     assert rig.statistics.total('dropped') >= len(images) - 2
+
+
+class Cameras:
+    """A worker of three cameras, whose stages note what they are given."""
+
+    def __init__(self, **options) -> None:
+        self.gate, self.entered = threading.Semaphore(0), threading.Semaphore(0)
+        self.batches: list[list[str]] = []
+        self.done: list[str] = []
+        self.errors: list[str] = []
+        self.statistics = Statistics()
+        stages = [
+            Stage('check', self.check),
+            Stage('work', self.work, together=True),
+            Stage('note', self.done.append),
+        ]
+        note = lambda kind, error, first: self.errors.append(f'{kind}: {error}')  # noqa: E731
+        self.worker = Worker(stages, self.statistics, note, **options)
+        self.worker.start()
+
+    def check(self, item: str) -> str | None:
+        if 'bad' in item:
+            raise ImageError('bad')
+        return None if 'skip' in item else item
+
+    def work(self, items: list[str]) -> list[str]:
+        self.entered.release()
+        assert self.gate.acquire(timeout=WAIT_S)
+        self.batches.append(items)
+        if any('poison' in item for item in items):
+            raise ImageError('poison')
+        return items
+
+    def hold(self) -> None:
+        """Let the worker be at work on something until the gate opens."""
+        self.worker.submit('held', 'z')
+        assert self.entered.acquire(timeout=WAIT_S)
+
+    def finish(self) -> None:
+        self.gate.release(100)
+        end = time.monotonic() + WAIT_S
+        while self.worker._waiting and time.monotonic() < end:
+            time.sleep(0.001)
+        assert self.worker.stop(WAIT_S)
+
+
+def test_newest_of_each_camera_is_worked_on_and_cameras_take_turns() -> None:
+    rig = Cameras()
+    rig.hold()
+    for item in ('a1', 'a2', 'b1', 'a3', 'c1', 'b2'):
+        rig.worker.submit(item, item[0])
+    rig.finish()
+    assert rig.done == ['held', 'a3', 'b2', 'c1']
+    assert rig.statistics.total('dropped') == 3
+    dropped = [rig.statistics.total(f'{camera}.dropped') for camera in 'abc']
+    assert dropped == [2, 1, 0]
+    assert rig.statistics.total('a.processed') == 1
+
+
+def test_images_of_several_cameras_are_worked_on_together() -> None:
+    rig = Cameras(batch=2)
+    rig.hold()
+    for item in ('a1', 'b1', 'c1'):
+        rig.worker.submit(item, item[0])
+    rig.finish()
+    assert rig.batches == [['held'], ['a1', 'b1'], ['c1']]
+    assert rig.done == ['held', 'a1', 'b1', 'c1']
+
+
+def test_first_waits_for_others_no_longer_than_allowed() -> None:
+    rig = Cameras(batch=2, wait_s=WAIT_S)
+    rig.gate.release(100)
+    rig.worker.submit('a1', 'a')
+    assert not rig.entered.acquire(timeout=0.05)
+    rig.worker.submit('b1', 'b')
+    assert rig.entered.acquire(timeout=WAIT_S)
+    rig.worker.wait_s = 0.01
+    rig.worker.submit('a2', 'a')
+    assert rig.entered.acquire(timeout=WAIT_S)
+    rig.finish()
+    assert rig.batches == [['a1', 'b1'], ['a2']]
+
+
+def test_bad_image_of_one_camera_does_not_hurt_those_of_others() -> None:
+    rig = Cameras(batch=3)
+    rig.hold()
+    for item in ('a bad', 'b1', 'c skip'):
+        rig.worker.submit(item, item[0])
+    rig.finish()
+    assert rig.batches == [['held'], ['b1']] and rig.done == ['held', 'b1']
+    assert rig.errors == ['ImageError: bad']
+    assert rig.statistics.total('a.failed') == rig.statistics.total('c.skipped') == 1
+
+
+def test_those_that_fail_together_are_tried_alone() -> None:
+    rig = Cameras(batch=3)
+    rig.hold()
+    for item in ('a1', 'b poison', 'c1'):
+        rig.worker.submit(item, item[0])
+    rig.finish()
+    assert rig.batches[1:] == [['a1', 'b poison', 'c1'], ['a1'], ['b poison'], ['c1']]
+    assert rig.done == ['held', 'a1', 'c1']
+    assert rig.errors == ['together.ImageError: poison', 'ImageError: poison']
+    assert rig.statistics.total('failed') == rig.statistics.total('b.failed') == 1

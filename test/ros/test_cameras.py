@@ -1,0 +1,164 @@
+"""Several cameras in one extractor, over real DDS: a topic and counts each, one model for all."""
+
+import threading
+
+from kpfeat_ros.conversions import message_to_features
+import numpy as np
+import pytest
+
+CAMERAS = ('left', 'right')
+
+
+class Rig:
+    """An extractor of two cameras, their images, and the features that came."""
+
+    def __init__(self, ros, weights_file, photo, *arguments, images=(), **parameters) -> None:
+        from kpfeat.msg import Features
+        from kpfeat_ros.extractor_node import ExtractorNode
+
+        self.ros, self.photo = ros, photo
+        given = {'weights': weights_file, 'device': 'cpu', 'cameras': 'left,right'}
+        self.node = ros.start(ExtractorNode, *arguments, **given | parameters)
+        self.features = {name: ros.listen(Features, f'{name}/features') for name in CAMERAS}
+        for name in CAMERAS:
+            ros.until(self.node.streams[name].wanted, 'a listener')
+        topics = {name: f'{name}/image' for name in CAMERAS} | dict(images)
+        self.publishers = {name: ros.camera(topic) for name, topic in topics.items()}
+
+    def send(self, camera: str, pixels=None):
+        """Publish an image, wait until the node has it, and return it."""
+        image = self.ros.image(self.photo if pixels is None else pixels)
+        count = self.total(f'{camera}.received')
+        self.publishers[camera].publish(image)
+        self.ros.until(lambda: self.total(f'{camera}.received') > count, 'the image')
+        return image
+
+    def total(self, name: str) -> int:
+        return self.node.statistics.total(name)
+
+    def block(self) -> threading.Semaphore:
+        """Let each extraction wait at a gate; sizes of batches gather in `batches`."""
+        gate, extractor, self.batches = threading.Semaphore(0), self.node.extractor, []
+
+        class Slow:
+            device = 'cpu'
+
+            def extract(this, images, masks):  # noqa: N805
+                self.batches.append(len(images))
+                assert gate.acquire(timeout=30)
+                return extractor.extract(images, masks)
+
+        self.node.extractor = Slow()
+        return gate
+
+
+@pytest.fixture
+def rig(ros, weights_file, photo):
+    return lambda *arguments, **parameters: Rig(ros, weights_file, photo, *arguments, **parameters)
+
+
+def test_each_camera_gets_the_features_of_its_own_images(rig, ros, photo) -> None:
+    subject = rig()
+    sent = {'left': subject.send('left'), 'right': subject.send('right', photo[:, ::-1].copy())}
+    for name, image in sent.items():
+        (message,) = ros.until(lambda: subject.features[name], 'features')  # noqa: B023
+        assert message.header == image.header
+    found = {name: message_to_features(some[0]).numpy() for name, some in subject.features.items()}
+    expected = subject.node.extractor.extract(photo).numpy()
+    assert np.array_equal(found['left']['keypoints'], expected['keypoints'])
+    assert not np.array_equal(found['right']['keypoints'], expected['keypoints'])
+
+
+def test_topics_of_each_camera_can_be_remapped(rig, ros) -> None:
+    subject = rig(
+        '-r', 'left/image:=/stereo/left/image_rect', images={'left': '/stereo/left/image_rect'}
+    )
+    subject.send('left')
+    ros.until(lambda: subject.features['left'], 'features')
+    assert subject.node.input_topics['right'] == '/right/image'
+
+
+def test_newest_image_of_each_camera_wins_and_drops_are_counted_for_each(rig, ros) -> None:
+    subject = rig()
+    gate = subject.block()
+    subject.send('left')
+    ros.until(lambda: subject.batches, 'the first to be at work')
+    newest = {'left': [subject.send('left') for _ in range(3)][-1], 'right': subject.send('right')}
+    gate.release(100)
+    ros.until(lambda: subject.total('processed') == 3, 'the newest of both')
+    assert subject.features['left'][-1].header == newest['left'].header
+    assert subject.features['right'][-1].header == newest['right'].header
+    assert (subject.total('left.dropped'), subject.total('right.dropped')) == (2, 0)
+    assert subject.total('dropped') == 2
+
+
+def test_images_of_both_are_worked_on_together_and_equal_those_alone(rig, ros, photo) -> None:
+    subject = rig(batch_size=2, batch_wait_ms=1000.0)
+    expected = subject.node.extractor.extract(photo).numpy()
+    gate = subject.block()
+    gate.release(100)
+    subject.send('left')
+    subject.send('right')
+    ros.until(lambda: subject.total('processed') == 2, 'both')
+    assert subject.batches == [2]
+    for name in CAMERAS:
+        found = message_to_features(ros.until(lambda: subject.features[name], 'it')[0])  # noqa: B023
+        np.testing.assert_allclose(found.numpy()['keypoints'], expected['keypoints'], atol=1e-3)
+
+
+def test_nobody_waits_for_a_camera_that_nobody_wants(rig, ros) -> None:
+    subject = rig(batch_size=2, batch_wait_ms=1000.0)
+    ros.until(lambda: subject.node.worker.batch == 2, 'both to be wanted')
+    ros.stop_listening(subject.features['right'])
+    ros.until(lambda: subject.node.worker.batch == 1, 'one to be wanted')
+    ros.until(lambda: not ros.probe.count_subscribers('right/image'), 'unsubscribing')
+    assert ros.probe.count_subscribers('left/image')
+    assert subject.node.worker.wait_s == 0
+
+
+def test_a_camera_that_stops_is_reported_by_its_topic(rig, ros) -> None:
+    from diagnostic_msgs.msg import DiagnosticArray
+
+    subject = rig(max_age_warn_s=0.5)
+    statuses = ros.listen(DiagnosticArray, '/diagnostics')
+
+    def last() -> dict:
+        ours = [s for array in statuses for s in array.status if s.name.endswith('/extractor')]
+        return {'message': ours[-1].message, **{v.key: v.value for v in ours[-1].values}}
+
+    subject.send('right')
+
+    def told() -> bool:
+        subject.send('left')
+        return bool(statuses) and "'/right/image' for" in last()['message']
+
+    ros.until(told, 'the warning')
+    assert float(last()['right.age_s']) > 0.5 > float(last()['left.age_s'])
+
+
+def test_lens_of_each_camera_is_its_own(rig, ros, photo) -> None:
+    from sensor_msgs.msg import CameraInfo
+
+    subject = rig(undistort=True)
+    for name, strength in (('left', 0.0), ('right', 0.3)):
+        info = CameraInfo(width=128, height=96, distortion_model='plumb_bob')
+        info.k = [100.0, 0.0, 64.0, 0.0, 100.0, 48.0, 0.0, 0.0, 1.0]
+        info.d = [strength, 0.0, 0.0, 0.0, 0.0]
+        publisher = ros.probe.create_publisher(CameraInfo, f'{name}/camera_info', 1)
+        ros.until(publisher.get_subscription_count, 'the extractor')
+        publisher.publish(info)
+        ros.until(lambda: subject.node.streams[name].calibration, 'it')  # noqa: B023
+        subject.send(name)
+        ros.until(lambda: subject.features[name], 'features')  # noqa: B023
+    found = {name: message_to_features(some[0]).numpy() for name, some in subject.features.items()}
+    straight = subject.node.extractor.extract(photo).numpy()['keypoints']
+    np.testing.assert_allclose(found['left']['keypoints'], straight, atol=1e-2)
+    assert np.abs(found['right']['keypoints'] - straight).max() > 1
+
+
+@pytest.mark.parametrize('cameras', ['left,left', 'left,', '1st', 'a/b'])
+def test_names_that_are_none_or_not_different_are_refused(rig, cameras) -> None:
+    from kpfeat_core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match='expected different names between commas'):
+        rig(cameras=f"'{cameras}'")

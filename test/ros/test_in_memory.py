@@ -1,0 +1,110 @@
+"""Extractor, matcher and overlay in one process: features in memory, with equal results."""
+
+from kpfeat_ros.conversions import message_to_matches
+from kpfeat_ros.exchange import Exchange, using
+import numpy as np
+import pytest
+
+
+class Chain:
+    """Extractor and matcher in one process; each image gives matches with the one before."""
+
+    def __init__(self, ros, weights_file, apart: bool = False, **parameters) -> None:
+        from kpfeat.msg import Matches
+        from kpfeat_ros.extractor_node import ExtractorNode
+        from kpfeat_ros.matcher_node import MatcherNode
+
+        given = {'weights': weights_file, 'device': 'cpu', 'warm_up_size': '64x64'}
+        self.ros = ros
+        self.extractor = ros.start(ExtractorNode, **given | parameters)
+        if apart:  # as in two processes
+            with using(Exchange()):
+                self.matcher = ros.start(MatcherNode)
+        else:
+            self.matcher = ros.start(MatcherNode)
+        self.matches = ros.listen(Matches, 'matches')
+        ros.until(self.extractor.streams[''].wanted, 'the matcher')
+        self.camera = ros.camera()
+        self.published: list = []
+        publisher = self.extractor.streams[''].publisher
+        publish = publisher.publish
+        publisher.publish = lambda message: (self.published.append(message), publish(message))
+
+    def send(self, pixels: np.ndarray) -> None:
+        """Publish an image and wait until the matcher is through with it."""
+        done = lambda: sum(map(self.matcher.statistics.total, ('processed', 'skipped')))  # noqa: E731
+        before = done()
+        self.camera.publish(self.ros.image(pixels))
+        self.ros.until(lambda: done() > before, 'the matcher')
+
+
+@pytest.fixture
+def chain(ros, weights_file):
+    return lambda **options: Chain(ros, weights_file, **options)
+
+
+def matched(ros, subject: Chain, photo: np.ndarray) -> list:
+    for k in range(3):
+        subject.send(np.roll(photo, 8 * k, 1))
+    ros.until(lambda: len(subject.matches) == 2, 'matches')
+    return [message_to_matches(message) for message in subject.matches]
+
+
+def test_results_are_equal_to_those_through_messages(ros, chain, photo) -> None:
+    together = matched(ros, chain(), photo)
+    while ros.nodes[1:]:
+        node = ros.nodes.pop()
+        ros.executor.remove_node(node)
+        node.destroy_node()
+    apart = chain(apart=True)
+    for one, other in zip(together, matched(ros, apart, photo), strict=True):
+        assert len(one) > 10
+        for name, value in vars(one).items():
+            assert np.array_equal(value, getattr(other, name)), name
+    assert len(apart.published) == 3
+
+
+def test_nothing_is_published_while_only_nodes_of_the_process_listen(ros, chain, photo) -> None:
+    from kpfeat.msg import Features
+
+    subject = chain()
+    matched(ros, subject, photo)
+    assert subject.published == []
+    features = ros.listen(Features, 'features')
+    ros.until(lambda: subject.extractor.streams[''].wanted() == 2, 'another listener')
+    subject.send(photo)
+    ros.until(lambda: features, 'features for others')
+    assert len(subject.published) == 1
+    assert subject.matcher.statistics.total('received') == 4  # in memory, not once more
+
+
+def test_smaller_descriptors_reach_the_matcher_as_they_reach_others(ros, chain, photo) -> None:
+    subject = chain(descriptor_type='int8')
+    matched(ros, subject, photo)
+    assert len(subject.published) == 3
+
+
+def test_features_go_by_message_again_when_the_matcher_is_made_anew(ros, chain, photo) -> None:
+    subject = chain()
+    subject.matcher.trigger_deactivate()
+    assert subject.extractor.exchange.count('/features') == 0
+    ros.until(lambda: not subject.camera.get_subscription_count(), 'the extractor to rest')
+    subject.matcher.trigger_activate()
+    ros.until(subject.extractor.streams[''].wanted, 'the matcher')
+    ros.until(subject.camera.get_subscription_count, 'the extractor')
+    matched(ros, subject, photo)
+    assert subject.published == []
+
+
+def test_overlay_draws_what_comes_in_memory(ros, chain, photo) -> None:
+    from kpfeat_ros.overlay_node import OverlayNode
+    from sensor_msgs.msg import Image
+
+    subject = chain()
+    overlay = ros.start(OverlayNode)
+    pictures = ros.listen(Image, 'image_keypoints')
+    ros.until(lambda: subject.extractor.streams[''].wanted() == 2, 'the overlay')
+    ros.until(lambda: subject.camera.get_subscription_count() == 2, 'the overlay')
+    subject.send(photo)
+    ros.until(lambda: pictures, 'a picture')
+    assert subject.published == [] and overlay.statistics.total('failed') == 0

@@ -1,0 +1,65 @@
+"""Networks that nodes of one process share: loaded once, freed with the last."""
+
+from dataclasses import replace
+import gc
+
+from kpfeat_core.registry import extractor_config_class
+from kpfeat_core.weights import save_weights
+from kpfeat_ros import sharing
+from kpfeat_ros.loading import load_extractor
+from kpfeat_ros.options import ExtractorNodeOptions
+import pytest
+import torch
+
+
+@pytest.fixture
+def load(weights_file):
+    """Load as nodes do; gives the extractor."""
+    given = ExtractorNodeOptions(weights=weights_file, device='cpu', warm_up_size='64x64')
+
+    def loaded(**changes):
+        config = extractor_config_class('alike-t')(**changes.pop('config', {}))
+        return load_extractor(replace(given, **changes), config)
+
+    gc.collect()  # what other tests left
+    return loaded
+
+
+def parameter(extractor) -> torch.Tensor:
+    return next(extractor.parameters())
+
+
+def test_nodes_with_the_same_model_share_its_network_and_keep_their_own_options(load) -> None:
+    few, many = load(config={'max_num_keypoints': 5}), load(config={'max_num_keypoints': 50})
+    assert parameter(few) is parameter(many)
+    assert (few.config.max_num_keypoints, many.config.max_num_keypoints) == (5, 50)
+
+
+def test_network_goes_with_the_last_that_uses_it(load) -> None:
+    before = sharing.networks_in_use()
+    first, second = load(), load()
+    assert sharing.networks_in_use() == before + 1
+    derived = second.with_options(nms_radius=4)  # what a changed parameter makes
+    del first, second
+    gc.collect()
+    assert sharing.networks_in_use() == before + 1
+    assert parameter(load()) is parameter(derived)
+    del derived
+    gc.collect()
+    assert sharing.networks_in_use() == before
+
+
+def test_weights_that_were_written_again_are_loaded_again(load, tmp_path) -> None:
+    path = tmp_path / 'own.safetensors'
+    save_weights(load(), path)
+    before = load(weights=str(path))
+    with torch.no_grad():
+        parameter(before).add_(1)
+    save_weights(before, path)
+    after = load(weights=str(path))
+    assert parameter(after) is not parameter(before)
+    assert torch.equal(parameter(after), parameter(before))
+
+
+def test_options_that_cannot_change_live_have_networks_of_their_own(load) -> None:
+    assert parameter(load()) is not parameter(load(config={'upstream_borders': True}))
