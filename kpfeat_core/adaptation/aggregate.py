@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from .config import AdaptConfig
 from ..data.homographies import sample_homographies
 from ..data.homography_config import homography_config, HomographyConfig
 from ..errors import ImageError
@@ -31,7 +32,6 @@ from ..keypoints import (
 )
 from ..models.base import DenseMaps, Extractor
 from ..shapes import Bool, Float, Int
-from .config import AdaptConfig
 
 # Views at once on a CPU, whose caches hold few, and on a GPU.
 AT_ONCE = {False: 4, True: 50}

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .aggregate import adapt, select_keypoints
+from .config import AdaptConfig
 from ..data.homography_config import homography_config, HomographyConfig
 from ..errors import ConfigError, DataError, ImageError
 from ..image import (
@@ -32,8 +34,6 @@ from ..image import (
 )
 from ..io import NamedImage, read_npz, replacing, write_npz
 from ..models.base import Extractor
-from .aggregate import adapt, select_keypoints
-from .config import AdaptConfig
 
 INDEX = 'index.json'
 FORMAT_VERSION = 1

@@ -19,11 +19,11 @@ import sys
 
 import torch
 
-from ..errors import KpfeatError
 from .config import BenchmarkConfig, parse_size
 from .pictures import load_pictures
 from .systems import build_system, Inputs, System, SystemSpec
 from .timing import limited_threads
+from ..errors import KpfeatError
 
 PROCESS = Path('/proc/self')
 PACKAGES = Path(__file__).resolve().parents[2]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import KpfeatError
 from .config import BenchmarkConfig, parse_size
 from .memory import peak_cuda_bytes, peak_process_bytes
 from .pictures import load_pictures
@@ -30,6 +29,7 @@ from .systems import (
     SystemSpec,
 )
 from .timing import limited_threads, percentiles, reason, synchronize, Turns
+from ..errors import KpfeatError
 
 COMPILED_SHAPES = 64  # systems share code, and each input shape is compiled for itself
 LATER = ('compile_s', 'peak_mb', 'process_mb', 'stages_ms')

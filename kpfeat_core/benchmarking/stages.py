@@ -9,9 +9,9 @@ import torch
 from torch.profiler import profile, ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models.base import Extractor
 from .systems import Inputs, System
 from .timing import percentiles, synchronize
+from ..models.base import Extractor
 
 STAGES = {'forward': '__call__', 'detect': 'detect', 'describe': 'describe'}
 REPEATS = 5

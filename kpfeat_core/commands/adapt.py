@@ -10,10 +10,6 @@ from typing import Annotated, Any, TYPE_CHECKING, TypeVar
 
 import typer
 
-from ..adaptation.config import AdaptConfig
-from ..config import DEFAULT_MODEL, make_config, parse_options
-from ..data.homography_config import AffineConfig, homography_config, PatchConfig
-from ..errors import DataError
 from .common import (
     configured,
     DeviceOption,
@@ -25,6 +21,10 @@ from .common import (
     WeightsOption,
 )
 from .extract import SOME_FAILED
+from ..adaptation.config import AdaptConfig
+from ..config import DEFAULT_MODEL, make_config, parse_options
+from ..data.homography_config import AffineConfig, homography_config, PatchConfig
+from ..errors import DataError
 
 if TYPE_CHECKING:
     from ..adaptation import Labelled

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Optional, TextIO
 
 import typer
 
+from .common import configured, examples, SetOption, tell, track
 from ..benchmarking.config import BenchmarkConfig
 from ..config import make_config
 from ..errors import ConfigError, KpfeatError
-from .common import configured, examples, SetOption, tell, track
 
 SOME_FAILED = 3
 COLUMNS = (

@@ -4,8 +4,8 @@ import importlib.util
 
 import typer
 
-from ..errors import KpfeatError
 from .common import examples
+from ..errors import KpfeatError
 
 EPILOG = examples(
     'kpfeat demo',

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Optional, TYPE_CHECKING
 
 import typer
 
-from ..errors import ConfigError
 from .common import DeviceOption, examples, tell, track
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..evaluation import Protocol, Results, Source

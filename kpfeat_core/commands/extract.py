@@ -9,9 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import DEFAULT_MODEL, ExtractorConfig
-from ..errors import DataError, ImageError
-from ..io import expand_images, HlocWriter, NamedImage, write_npz
 from .common import (
     configured,
     DeviceOption,
@@ -23,6 +20,9 @@ from .common import (
     track,
     WeightsOption,
 )
+from ..config import DEFAULT_MODEL, ExtractorConfig
+from ..errors import DataError, ImageError
+from ..io import expand_images, HlocWriter, NamedImage, write_npz
 
 SOME_FAILED = 3
 

@@ -5,8 +5,6 @@ from typing import Annotated, Any, Optional, TYPE_CHECKING
 
 import typer
 
-from ..config import DEFAULT_MODEL, ExtractorConfig, MatcherConfig
-from ..errors import ImageError
 from .common import (
     configured,
     DeviceOption,
@@ -16,6 +14,8 @@ from .common import (
     SetOption,
     WeightsOption,
 )
+from ..config import DEFAULT_MODEL, ExtractorConfig, MatcherConfig
+from ..errors import ImageError
 
 if TYPE_CHECKING:
     from ..matchers.pair import PairMatches

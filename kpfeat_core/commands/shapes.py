@@ -6,10 +6,10 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from .common import configured, examples, track
 from ..config import make_config
 from ..data.shapes.config import check_split, PRIMITIVES, ShapesConfig, SPLITS
 from ..errors import ConfigError
-from .common import configured, examples, track
 
 EPILOG = examples(
     'kpfeat shapes --out shapes/',

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from .common import configured, examples
 from ..config import parse_options
 from ..training.config import TrainConfig
-from .common import configured, examples
 
 EPILOG = examples(
     'kpfeat train alike-t --data photos/ --out runs/first',

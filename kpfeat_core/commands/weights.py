@@ -5,8 +5,8 @@ from typing import Annotated, Optional, TYPE_CHECKING
 
 import typer
 
-from ..errors import WeightsError
 from .common import examples
+from ..errors import WeightsError
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from .light import Draw, drawer, in_random_order
 from ..config import option
 from ..image import match_channels
 from ..shapes import Float
-from .light import Draw, drawer, in_random_order
 
 KERNELS = (1, 1, 3, 5)  # of the blur, drawn evenly; 1 is none
 

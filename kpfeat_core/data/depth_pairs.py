@@ -6,13 +6,13 @@ import math
 import torch
 from torch import Tensor
 
-from ..geometry import pixel_grid, warp_points
-from ..shapes import Bool, Float
 from .depth_warp import DepthRules, read_inverse_depth, warp_by_depth
 from .homography_pairs import PairConfig, render_views
 from .photometric import augment, PhotometricConfig
 from .scene_bank import SceneBank
 from .view_pairs import Warped
+from ..geometry import pixel_grid, warp_points
+from ..shapes import Bool, Float
 
 CANDIDATES = 256  # points among which one that both photographs show is chosen
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from .view_pairs import Warped
 from ..describe import bilinear_neighbours, flat_index
 from ..geometry import inside
 from ..shapes import Bool, Float
-from .view_pairs import Warped
 
 
 @dataclass(frozen=True)

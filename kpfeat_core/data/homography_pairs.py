@@ -6,14 +6,14 @@ import math
 import torch
 from torch import Tensor
 
-from ..config import option
-from ..geometry import inside, normalize_points, pixel_grid, warp_points
-from ..shapes import Bool, Float
 from .homographies import view_homographies
 from .homography_config import HOMOGRAPHIES, homography_config
 from .image_folder import ImageBank
 from .photometric import augment, CAMERA, PhotometricConfig
 from .view_pairs import read_mask, Warped
+from ..config import option
+from ..geometry import inside, normalize_points, pixel_grid, warp_points
+from ..shapes import Bool, Float
 
 
 @dataclass(frozen=True)

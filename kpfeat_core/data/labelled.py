@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .homographies import sample_homographies
+from .homography_config import HomographyConfig
+from .homography_pairs import PairBatch, render_views
+from .image_folder import ImageBank, load_bank
 from ..adaptation.labels import label_path, read_index, read_labels
 from ..errors import DataError
 from ..geometry import inside, warp_image, warp_points
 from ..image import rescale_points
 from ..keypoints import max_filter
 from ..shapes import Bool, Float, Int
-from .homographies import sample_homographies
-from .homography_config import HomographyConfig
-from .homography_pairs import PairBatch, render_views
-from .image_folder import ImageBank, load_bank
 
 
 @dataclass(frozen=True)

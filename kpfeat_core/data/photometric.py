@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from .colour import change_colour, COLOURS
+from .light import change_light, LIGHTS
 from ..config import option
 from ..image import LUMA, match_channels
 from ..shapes import Float
-from .colour import change_colour, COLOURS
-from .light import change_light, LIGHTS
 
 CAMERA = 'camera'
 

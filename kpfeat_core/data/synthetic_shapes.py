@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..shapes import Bool, Float, Int
 from .shapes.cache import read_shapes
 from .shapes.config import PRIMITIVES, ShapesConfig, SharesConfig
 from .shapes.pieces import draw_pieces, PIECE_ROWS, ShapesArrays, total_rows
+from ..shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)

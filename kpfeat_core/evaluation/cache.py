@@ -9,12 +9,12 @@ import time
 import numpy as np
 import torch
 
+from .sources import FeatureSource, Source
 from ..benchmarking.provenance import device_name
 from ..errors import DataError
 from ..features import Features
 from ..io import read_npz, write_npz
 from ..registry import check_device
-from .sources import FeatureSource, Source
 
 SECONDS, TIMED_ON = 'seconds', 'timed_on'
 

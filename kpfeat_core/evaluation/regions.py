@@ -8,8 +8,8 @@ image 1, sizes are (width, height).
 import torch
 from torch import Tensor
 
-from ..shapes import Bool, Float, Int
 from .metrics import in_shared_region, Repeatability, Size, warp
+from ..shapes import Bool, Float, Int
 
 STRIPS = 128  # an overlap is integrated over so many strips
 CHUNK = 1 << 15  # pairs of regions at once

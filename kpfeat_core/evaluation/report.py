@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..errors import DataError
-from ..io import replacing
 from . import report_figures, tables
 from .protocols import OVERLAP, Protocol, USAC
 from .results import PairResult, Results
+from ..errors import DataError
+from ..io import replacing
 
 TEMPLATE = 'report.html.j2'
 ASSETS = Path(__file__).resolve().parents[1] / 'assets'

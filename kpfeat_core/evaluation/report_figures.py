@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
 from .results import Results
 from .tables import format_number, LOWER_IS_BETTER, main_column
+from ..errors import DataError
 
 # One colour an extractor, to be told apart on white and on black; then the same ones dashed.
 COLOURS = (

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import DataError
 from . import metrics
 from .protocols import Protocol
+from ..errors import DataError
 
 # Five units differ in the same direction by chance once in 16 times, six once in 32.
 FEWEST_UNITS = 6

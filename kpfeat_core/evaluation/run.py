@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import DataError
-from ..image import image_to_tensor, read_image, resize, scaled_size
 from .cache import Extraction
 from .measure import measure_pair, Measured, Viewed
 from .pairs import Pair, resized_pixels, View
 from .protocols import Protocol, PROTOCOLS
 from .results import PairResult, Results
 from .sources import FeatureSource, Source
+from ..errors import DataError
+from ..image import image_to_tensor, read_image, resize, scaled_size
 
 Progress = Callable[[Iterable[PairResult]], Iterable[PairResult]]
 MOST_VIEWS = 16  # of one group whose features stay in memory

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 
+from .baselines import BASELINES, OpencvExtractor
 from ..config import parse_options
 from ..errors import ConfigError, WeightsError
 from ..features import Features
@@ -23,7 +24,6 @@ from ..registry import (
     extractor_names,
 )
 from ..weights import find_weights, import_checkpoint, sha256
-from .baselines import BASELINES, OpencvExtractor
 
 CHECKPOINTS = ('.pth', '.pt', '.tar', '.ckpt', '.index')
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .pairs import PlanarPair
 from ..data.image_folder import find_images, read_kinds
 from ..errors import DataError
 from ..image import read_image
-from .pairs import PlanarPair
 
 LONG_SIDE = 480  # larger photographs are reduced to this
 VIEW_SHARE = 2 / 3  # sides of a view in shares of the photograph's

@@ -9,8 +9,8 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import ConfigError, DataError
 from .results import compare, Results
+from ..errors import ConfigError, DataError
 
 COUNTS = ('keypoints', 'matches', 'right')
 LOWER_IS_BETTER = ('localization_px', 'ms')

@@ -8,8 +8,8 @@ same point, all other rows of the set serve as negatives. Give them in single pr
 import torch
 from torch import Tensor
 
-from ..shapes import Bool, Float
 from .alike import masked_mean
+from ..shapes import Bool, Float
 
 MIN_SQUARED_DISTANCE = 1e-6  # the root is steeper than 500 below, without end at 0
 TWIN_DISTANCE = 0.008  # other rows nearer than this show the same point once more

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..shapes import Bool, Float, Int
 from .alike import masked_mean
 from .hardnet import descriptor_distances, hardest_negatives, NO_NEGATIVE, only_real
+from ..shapes import Bool, Float, Int
 
 
 class Nearest(NamedTuple):

@@ -15,11 +15,11 @@ from torch import Tensor
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .alike import CHUNK_FLOATS, masked_mean
 from ..describe import flat_index
 from ..errors import ShapeError
 from ..geometry import inside, pixel_grid, sample, warp_points
 from ..shapes import Bool, Float, Int
-from .alike import CHUNK_FLOATS, masked_mean
 
 CELL = 8
 DUSTBIN = CELL**2

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..features import Features
-from ..shapes import Bool, Float, Int
 from .mutual_nn import MutualNearestNeighbour
 from .verify import find_geometry
+from ..features import Features
+from ..shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
+from .base import DenseMaps, Extractor
+from .layers import normalized_conv
 from ..config import ExtractorConfig, make_config, option
 from ..describe import bilinear_neighbours, flat_index
 from ..geometry import pixel_grid, sample
@@ -32,8 +34,6 @@ from ..keypoints import (
 )
 from ..registry import register
 from ..shapes import Float
-from .base import DenseMaps, Extractor
-from .layers import normalized_conv
 
 
 @dataclass(frozen=True)

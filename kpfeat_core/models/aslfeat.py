@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from .aslfeat_layers import DeformableLayer, Layer, TAPS
+from .aslfeat_scores import enlarge, off_edges, peakiness, refine_newton
+from .base import DenseMaps, Extractor
+from .pyramid import Pyramid
 from ..config import AUTO, ExtractorConfig, make_config, option
 from ..geometry import sample
 from ..keypoints import Keypoints, suppress_non_maxima
 from ..registry import register
 from ..shapes import Float
-from .aslfeat_layers import DeformableLayer, Layer, TAPS
-from .aslfeat_scores import enlarge, off_edges, peakiness, refine_newton
-from .base import DenseMaps, Extractor
-from .pyramid import Pyramid
 
 
 @dataclass(frozen=True)

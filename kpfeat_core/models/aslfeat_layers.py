@@ -9,9 +9,9 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from ..shapes import Float
 from .deform import deform_conv2d
 from .layers import folded
+from ..shapes import Float
 
 TAPS = 9
 # What each way of bending predicts: names and channels of its convolutions.

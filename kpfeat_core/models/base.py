@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn, Tensor
 
+from .pyramid import merge_levels, Pyramid
 from ..config import AUTO, ExtractorConfig, make_config
 from ..errors import ConfigError, ImageError
 from ..features import Features
@@ -31,7 +32,6 @@ from ..keypoints import (
 from ..masks import MaskLike, masks_for, shown_at, stack_masks
 from ..shapes import Bool, Float, Int
 from ..timing import Laps
-from .pyramid import merge_levels, Pyramid
 
 # On a CPU the maps of several images leave its caches: batches of four 640x480 images took 1.1 to
 # 1.8 times as long as the images one by one.

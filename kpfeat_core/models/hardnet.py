@@ -9,9 +9,9 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
+from .layers import normalized_conv
 from ..registry import register_companion
 from ..shapes import Float
-from .layers import normalized_conv
 
 PATCH_SIZE = 32
 # (outputs, kernel, stride, padding) of each layer

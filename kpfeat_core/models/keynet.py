@@ -16,6 +16,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn, Tensor
 
+from .base import DenseMaps, Extractor
+from .hardnet import HardNet, PATCH_SIZE
+from .keynet_scores import KeyNetSize, ScoreNetwork
+from .keynet_weights import from_tf, from_torch
+from .pyramid import Pyramid
 from ..config import AUTO, ExtractorConfig, make_config, option
 from ..errors import ConfigError
 from ..keypoints import (
@@ -28,11 +33,6 @@ from ..patches import dominant_orientations, extract_patches
 from ..registry import register
 from ..shapes import Float
 from ..sift import sift_descriptors
-from .base import DenseMaps, Extractor
-from .hardnet import HardNet, PATCH_SIZE
-from .keynet_scores import KeyNetSize, ScoreNetwork
-from .keynet_weights import from_tf, from_torch
-from .pyramid import Pyramid
 
 SIZES = {
     'keynet': KeyNetSize(blocks=3, filters=8, levels=3),

@@ -14,8 +14,8 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from ..shapes import Float
 from .layers import folded
+from ..shapes import Float
 
 FILTERS = 10  # handcrafted ones
 FACTOR = 1.2  # from one level to the next

@@ -17,15 +17,15 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
+from .base import DenseMaps, Extractor
+from .kp2d_nms import suppress_near
+from .layers import normalized_conv
 from ..config import AUTO, ExtractorConfig, make_config, option
 from ..errors import WeightsError
 from ..geometry import inside, pixel_grid
 from ..keypoints import clear_borders, Keypoints, select_best
 from ..registry import register
 from ..shapes import Float
-from .base import DenseMaps, Extractor
-from .kp2d_nms import suppress_near
-from .layers import normalized_conv
 
 
 @dataclass(frozen=True)

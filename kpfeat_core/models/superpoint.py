@@ -17,6 +17,9 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
+from .base import DenseMaps, Extractor
+from .layers import normalized_conv
+from .superpoint_checkpoints import own_names
 from ..config import ExtractorConfig, make_config, option
 from ..geometry import sample
 from ..keypoints import (
@@ -27,9 +30,6 @@ from ..keypoints import (
 )
 from ..registry import register
 from ..shapes import Float
-from .base import DenseMaps, Extractor
-from .layers import normalized_conv
-from .superpoint_checkpoints import own_names
 
 CELL = 8  # pixels
 BN_EPS = 1e-3  # of the published open weights, which were trained with it

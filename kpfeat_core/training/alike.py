@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .options import Options
+from .recipe import Recipe
 from ..config import option
 from ..data.view_pairs import read_mask, ViewPairs
 from ..describe import bilinear_neighbours
@@ -13,8 +15,6 @@ from ..geometry import pixel_grid, sample
 from ..losses import alike as losses
 from ..models.alike import Alike
 from ..models.base import DenseMaps, Extractor
-from .options import Options
-from .recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from .options import Options
+from .recipe import Recipe
 from ..config import option
 from ..data.view_pairs import ViewPairs
 from ..geometry import pixel_grid, sample
@@ -26,8 +28,6 @@ from ..models.base import DenseMaps
 from ..registry import build_extractor
 from ..shapes import Bool, Float
 from ..weights import read_structure
-from .options import Options
-from .recipe import Recipe
 
 TERMS = {
     'contrastive': losses.hard_contrastive_terms,

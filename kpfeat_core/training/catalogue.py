@@ -1,6 +1,5 @@
 """The recipe of every model that can be trained."""
 
-from ..errors import ConfigError
 from .alike import AlikeRecipe
 from .aslfeat import AslFeatRecipe
 from .hardnet import HardNetRecipe
@@ -9,6 +8,7 @@ from .kp2d import Kp2dRecipe
 from .magicpoint import MagicPointRecipe
 from .recipe import Recipe
 from .superpoint import SuperPointRecipe
+from ..errors import ConfigError
 
 RECIPES: dict[str, type[Recipe]] = {
     **{f'alike-{size}': AlikeRecipe for size in 'tsnl'},

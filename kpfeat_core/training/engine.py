@@ -15,11 +15,6 @@ import torch
 from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from ..checkpoints import load_checkpoint
-from ..errors import ConfigError, KpfeatError
-from ..image import write_image
-from ..io import replacing, unpacked
-from ..weights import save_weights
 from .catalogue import recipe_class
 from .curves import append_row, drop_rows_after, LOG, SPEED, VALIDATION
 from .fabric import make_fabric
@@ -28,6 +23,11 @@ from .pictures import plot_curves
 from .schedule import learning_rate, moving_average
 from .speed import StepWatch
 from .summary import write_summary
+from ..checkpoints import load_checkpoint
+from ..errors import ConfigError, KpfeatError
+from ..image import write_image
+from ..io import replacing, unpacked
+from ..weights import save_weights
 
 FREE_TO_CHANGE = {'steps', 'decay_share', 'device', 'threads', 'precision'}
 CONFIG, LAST, BEFORE_DECAY = 'config.json', 'last.pt', 'before_decay.pt'

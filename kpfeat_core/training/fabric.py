@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from .config import TrainConfig
 from ..errors import ConfigError, KpfeatError
 from ..registry import check_device
-from .config import TrainConfig
 
 
 def make_fabric(config: TrainConfig) -> Any:

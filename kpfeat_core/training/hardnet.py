@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Generator, nn, Tensor
 
+from .options import Options
+from .recipe import Recipe
+from .validation import evaluating
 from ..config import option
 from ..data.homography_pairs import make_pairs
 from ..data.image_folder import ImageBank
@@ -18,9 +21,6 @@ from ..models.hardnet import HardNet, PATCH_SIZE
 from ..models.keynet import KeyNet
 from ..registry import build_network
 from ..visualize import CORRECT, WRONG
-from .options import Options
-from .recipe import Recipe
-from .validation import evaluating
 
 SMALLEST = 2 * BORDER + 16  # pixels of a level; places are drawn between its borders
 

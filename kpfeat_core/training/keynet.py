@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from .recipe import Recipe
 from ..config import option
 from ..data.homography_pairs import PairBatch
 from ..losses.keynet import multi_scale_index_proposal_loss, WINDOWS
 from ..models.base import Extractor
-from .recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from .options import Options
+from .recipe import Recipe
 from ..config import option
 from ..data.homographies import sample_homographies
 from ..data.homography_config import homography_config
@@ -24,8 +26,6 @@ from ..models.base import DenseMaps
 from ..models.io_net import IoNet
 from ..models.kp2d import CELL, Kp2d
 from ..shapes import Bool, Float
-from .options import Options
-from .recipe import Recipe
 
 
 @dataclass(frozen=True)

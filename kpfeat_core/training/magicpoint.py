@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Generator, nn, Tensor
 
+from .options import Options
+from .recipe import Recipe
+from .validation import evaluating
 from ..config import AUTO, option
 from ..data.homographies import view_homographies
 from ..data.homography_config import HOMOGRAPHIES, homography_config
@@ -32,9 +35,6 @@ from ..losses.superpoint import (
 from ..models.base import Extractor
 from ..models.superpoint import CELL, SuperPoint
 from ..shapes import Float
-from .options import Options
-from .recipe import Recipe
-from .validation import evaluating
 
 CAMERA = 'camera'
 BORDER_PX = 4  # labels of photographs are not nearer to their borders

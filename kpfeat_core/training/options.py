@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from .config import TrainConfig
 from ..config import make_config
 from ..data.homography_pairs import PairConfig
 from ..data.photometric import PhotometricConfig
 from ..data.scene_bank import DepthConfig
 from ..errors import ConfigError
-from .config import TrainConfig
 
 COMMON_CLASSES = (TrainConfig, PairConfig, PhotometricConfig, DepthConfig)
 

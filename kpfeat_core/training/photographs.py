@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from .config import TrainConfig
+from .options import parse_kind_weights
 from ..data.image_folder import find_images, ImageBank, load_bank, read_kinds, split_images
 from ..data.labelled import LabelledBank, load_labelled
 from ..errors import DataError
 from ..io import unpacked
-from .config import TrainConfig
-from .options import parse_kind_weights
 
 
 def load_photographs(folder: Path, config: TrainConfig) -> tuple[ImageBank, ImageBank]:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .curves import LOG, read_rows, VALIDATION
+from .validation import match_pairs, MAX_NUM_KEYPOINTS, RIGHT_PX
 from ..data.labelled import LabelledImages
 from ..data.view_pairs import ViewPairs
 from ..geometry import pixel_grid
@@ -15,8 +17,6 @@ from ..image import match_channels
 from ..models.base import Extractor
 from ..shapes import Bool, Float
 from ..visualize import CORRECT, draw_matches, WRONG
-from .curves import LOG, read_rows, VALIDATION
-from .validation import match_pairs, MAX_NUM_KEYPOINTS, RIGHT_PX
 
 YELLOW = (250, 220, 60)
 # What is no curve, or of another size than the others.

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TYPE_CHECKING
 import numpy as np
 from torch import Generator, nn, Tensor
 
+from .validation import MAX_NUM_KEYPOINTS, validate
 from ..data.depth_pairs import make_depth_pairs
 from ..data.homography_pairs import make_pairs
 from ..data.image_folder import ImageBank
@@ -19,7 +20,6 @@ from ..models.base import DenseMaps, Extractor
 from ..registry import build_extractor
 from ..shapes import Float
 from ..weights import load_weights, sha256
-from .validation import MAX_NUM_KEYPOINTS, validate
 
 if TYPE_CHECKING:
     from .options import Options

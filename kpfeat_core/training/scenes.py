@@ -5,10 +5,10 @@ from dataclasses import replace
 import hashlib
 from pathlib import Path
 
+from .options import Options
 from ..data.posed_scenes import PosedScene, read_scene
 from ..data.scene_bank import load_scenes, SceneBank
 from ..errors import DataError
-from .options import Options
 
 
 def load_posed_photographs(

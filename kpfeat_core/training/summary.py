@@ -6,9 +6,9 @@ import platform
 
 import torch
 
+from .curves import LOG, read_rows, SPEED, VALIDATION
 from .. import __version__
 from ..weights import sha256
-from .curves import LOG, read_rows, SPEED, VALIDATION
 
 Rows = Sequence[Mapping[str, float]]
 

@@ -7,6 +7,17 @@ import torch
 from torch import Generator, nn, Tensor
 import torch.nn.functional as F
 
+from .magicpoint import (
+    detector_terms,
+    draw_view_homographies,
+    expect_empty_cells,
+    LabelConfig,
+    MagicPointRecipe,
+    read_heads,
+    relight,
+)
+from .options import Options
+from .recipe import Recipe
 from ..config import option
 from ..data.labelled import LabelledBank, LabelledPairs
 from ..errors import ConfigError, WeightsError
@@ -22,17 +33,6 @@ from ..losses.superpoint import (
 )
 from ..models.base import Extractor
 from ..weights import check_state, read_weights, sha256
-from .magicpoint import (
-    detector_terms,
-    draw_view_homographies,
-    expect_empty_cells,
-    LabelConfig,
-    MagicPointRecipe,
-    read_heads,
-    relight,
-)
-from .options import Options
-from .recipe import Recipe
 
 SCALINGS: dict[str, HingeScaling] = {'normalized': NORMALIZED, 'paper': PAPER}
 SPARSE = 'sparse'

@@ -20,10 +20,10 @@ import numpy as np
 from safetensors import safe_open, SafetensorError
 from safetensors.numpy import save
 
-from ...errors import DataError
-from ...io import replacing
 from .config import check_split, ShapesConfig, SPLITS
 from .pieces import draw_pieces, PIECE_ROWS, ShapesArrays, total_rows
+from ...errors import DataError
+from ...io import replacing
 
 VERSION = 1  # rises when the drawing changes, so that old and new images are not mixed
 NOTE = 'shapes'  # the key of the note in the file of labels

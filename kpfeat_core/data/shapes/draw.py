@@ -5,8 +5,6 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from ...errors import DataError
-from ...shapes import Float
 from .boards import draw_checkerboard, draw_cube, draw_stripes
 from .canvas import Canvas
 from .config import check_split, PRIMITIVES, ShapesConfig, SPLITS
@@ -18,6 +16,8 @@ from .figures import (
     draw_polygons,
     draw_star,
 )
+from ...errors import DataError
+from ...shapes import Float
 
 DRAW: dict[str, Callable[[Canvas], np.ndarray]] = {
     'lines': draw_lines,

@@ -9,9 +9,9 @@ import os
 import cv2
 import numpy as np
 
-from ...errors import ConfigError, DataError
 from .config import PRIMITIVES, ShapesConfig
 from .draw import draw_shape
+from ...errors import ConfigError, DataError
 
 PIECE_ROWS = 20 * len(PRIMITIVES)  # images that are drawn, and lost to a kill, together
 
