@@ -57,7 +57,7 @@ class Features:
 
     @property
     def batch_size(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return self.mask.shape[0]
 
     @property
@@ -163,7 +163,7 @@ class Matches:
     matching_scores0: Float[Tensor, 'b n0']
 
     def pairs(self, b: int = 0) -> Int[Tensor, 'k 2']:
-        """Return index pairs (K, 2) of pair b: column 0 into image 0, column 1 into image 1."""
+        """Return indices (K, 2) of the matches of pair b: into image 0, into image 1."""
         matches = self.matches0[b]
         index0 = torch.nonzero(matches >= 0).squeeze(1)
         return torch.stack([index0, matches[index0]], dim=1)

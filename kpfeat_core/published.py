@@ -24,7 +24,7 @@ class Published:
 
     @property
     def command(self) -> str:
-        """The command that turns the file into weights of ours."""
+        """Return the command that turns the file into weights of ours."""
         chosen = f' --set {self.settings}' if self.settings else ''
         return f'kpfeat weights import {self.file} --model {self.model}{chosen} --out FILE'
 

@@ -77,12 +77,12 @@ class Picture:
 
     @property
     def path(self) -> str:
-        """The file of the package or repository that holds the picture."""
+        """Return the file of the package or repository that holds the picture."""
         return re.split(r'!|(?<=\.rcc)@', self.member, maxsplit=1)[0]
 
     @property
     def package(self) -> str:
-        """The name without what kind of origin it is."""
+        """Return the name without what kind of origin it is."""
         return self.origin.partition(':')[2]
 
 

@@ -58,7 +58,7 @@ class System:
 
     @property
     def network(self) -> Extractor | None:
-        """The extractor where it is a network, None for OpenCV."""
+        """Return the extractor where it is a network, None for OpenCV."""
         return self.extractor if isinstance(self.extractor, Extractor) else None
 
     @property

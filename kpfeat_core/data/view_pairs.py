@@ -33,7 +33,7 @@ class ViewPairs(Protocol):
 
     @property
     def images(self) -> Float[Tensor, '2 b 3 v v']:
-        """The views."""
+        """Return the views."""
 
     @property
     def valid(self) -> Bool[Tensor, '2 b v v']:

@@ -59,7 +59,7 @@ class Results:
 
     @property
     def origins(self) -> np.ndarray:
-        """What each pair shows: pairs of one origin resemble each other."""
+        """Return what each pair shows: pairs of one origin resemble each other."""
         return np.array([pair.origin or pair.group for pair in self.pairs])
 
     def column(self, name: str) -> np.ndarray:

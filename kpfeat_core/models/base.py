@@ -132,7 +132,7 @@ class Extractor(nn.Module):
 
     @property
     def network(self) -> nn.Module:
-        """The module whose tensors the weight file of this model holds."""
+        """Return the module whose tensors the weight file of this model holds."""
         return self
 
     def companions(self) -> dict[str, tuple[nn.Module, str]]:

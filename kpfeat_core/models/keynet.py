@@ -118,7 +118,7 @@ class KeyNet(Extractor):
 
     @property
     def network(self) -> nn.Module:
-        """The detector: a weight file of Key.Net holds no descriptor."""
+        """Return the detector: a weight file of Key.Net holds no descriptor."""
         return self.detector
 
     def companions(self) -> dict[str, tuple[nn.Module, str]]:

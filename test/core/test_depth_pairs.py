@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def bank(folder) -> SceneBank:
-    """The two photographs, shrunk by a ratio that is not whole."""
+    """Return the two photographs, shrunk by a ratio that is not whole."""
     return load_scenes([read_scene(folder)], 280, EXACT, progress=False)
 
 

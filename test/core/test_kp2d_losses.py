@@ -10,7 +10,7 @@ ALL = torch.ones(1, 4, dtype=torch.bool)
 
 
 def places(*moves: tuple[float, float]) -> torch.Tensor:
-    """Return four places (1, 4, 2), the first ones of them moved."""
+    """Return four places, (1, 4, 2), the first ones of them moved."""
     moved = torch.tensor([PLACES])
     for i, move in enumerate(moves):
         moved[0, i] += torch.tensor(move)
@@ -22,7 +22,7 @@ def nearest(*moves: tuple[float, float], counted: torch.Tensor = ALL) -> losses.
 
 
 def vectors(*angles_deg: float) -> torch.Tensor:
-    """Return unit vectors (1, N, 2) at these angles."""
+    """Return unit vectors, (1, N, 2), at these angles."""
     angles = torch.tensor(angles_deg).deg2rad()
     return torch.stack([angles.cos(), angles.sin()], -1)[None]
 

@@ -73,7 +73,7 @@ class Canvas:
 
     def polygon(self, corners: np.ndarray, grey: int, spread_edges: Sequence[int] = ()) -> None:
         """
-        Fill a polygon (N, 2) exactly up to its edges.
+        Fill a polygon, given as (N, 2), exactly up to its edges.
 
         spread_edges: edges (k joins corners k and k + 1) along which it may reach a pixel too
         far, since what is drawn next covers that; else a gap between neighbours could stay.
