@@ -9,11 +9,10 @@ What is started is decided in kpfeat_ros/bringup.py; `--show-args` lists the arg
 """
 
 from kpfeat_ros import bringup
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-
-from launch import LaunchDescription
 
 
 def start(context):

@@ -33,8 +33,8 @@ from ..masks import MaskLike, masks_for, shown_at, stack_masks
 from ..shapes import Bool, Float, Int
 from ..timing import Laps
 
-# On a CPU the maps of several images leave its caches: at 640x480 and eight together, an image took
-# 0.9 to 1.7 times as long as alone (`kpfeat bench --batch 1 --batch 8`).
+# On a CPU the maps of several images leave its caches: at 640x480 and eight together, an image
+# took 0.9 to 1.7 times as long as alone (`kpfeat bench --batch 1 --batch 8`).
 FASTER_IN_BATCHES = ('cuda', 'mps')
 
 

@@ -102,7 +102,7 @@ def test_images_of_both_are_worked_on_together_and_equal_those_alone(rig, ros, p
     ros.until(lambda: subject.total('processed') == 2, 'both')
     assert subject.batches == [2]
     for name in CAMERAS:
-        found = message_to_features(ros.until(lambda: subject.features[name], 'it')[0])  # noqa: B023
+        found = message_to_features(ros.until(lambda n=name: subject.features[n], 'it')[0])
         np.testing.assert_allclose(found.numpy()['keypoints'], expected['keypoints'], atol=1e-3)
 
 

@@ -282,7 +282,10 @@ def test_nodes_of_ours_meet_in_memory_unless_intra_process_is_off(manager) -> No
             seen.append(exchange.current_exchange())
 
     sys.modules['others_nodes'].Watcher = Watcher
-    load = lambda extra: manager.load('', 'others_nodes:Watcher', extra_arguments=extra)  # noqa: E731
+
+    def load(extra):
+        return manager.load('', 'others_nodes:Watcher', extra_arguments=extra)
+
     for extra in ({}, {'use_intra_process_comms': True}, {'use_intra_process_comms': False}):
         assert load(extra).success
     assert seen[0] is seen[1] is exchange.current_exchange()
