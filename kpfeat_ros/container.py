@@ -106,12 +106,13 @@ class ComponentContainer(Node):
         response.full_node_name, response.unique_id = loaded.full_node_name, loaded.unique_id
         return response
 
-    def on_unload(self, request: Any, response: Any) -> Any:
-        """Destroy a node."""
+    async def on_unload(self, request: Any, response: Any) -> Any:
+        """Destroy a node, once what it works on is done."""
+        there = await self._later(partial(self.manager.stop_work, request.unique_id))
         response.success, response.error_message = self.manager.unload(request.unique_id)
         if response.success:
             self.get_logger().info(f'unloaded node {request.unique_id}')
-            self._loader.submit(release_memory)
+            self._loader.submit(partial(release_memory, there))
         else:
             self.get_logger().warning(response.error_message)
         return response
@@ -134,7 +135,7 @@ class ComponentContainer(Node):
                 raise ConfigError(loaded.error)
             self._note(loaded)
 
-    def _later(self, call: Callable[[], Loaded]) -> Future:
+    def _later(self, call: Callable[[], Any]) -> Future:
         """Call off the executor's thread; gives what to await."""
         future = Future(executor=self.executor)
         future.add_done_callback(lambda _: None)  # a task, which wakes the executor

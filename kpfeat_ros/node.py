@@ -68,9 +68,7 @@ class KpfeatNode(ConnectedNode):
 
     def end(self) -> None:
         """Stop working and disconnect from topics."""
-        self.ask_to_stop()
-        for worker in self._workers:
-            worker.stop()
+        self.stop_work()
         self._workers.clear()
         super().end()
 
@@ -83,6 +81,12 @@ class KpfeatNode(ConnectedNode):
         """Let the items at work be the last, and do not wait for them."""
         for worker in self._workers:
             worker.ask_to_stop()
+
+    def stop_work(self) -> None:
+        """Wait for the items at work, not long; from any thread."""
+        self.ask_to_stop()
+        for worker in list(self._workers):
+            worker.stop()
 
     def work_through(self, stages: Sequence[Stage]) -> Worker:
         """Start a worker that stops with deactivate."""
