@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 from common import provenance
 from kpfeat_core.features import Features
-from kpfeat_ros.conversions import fill_features
+from kpfeat_core.messages.conversions import fill_features
 from kpfeat_ros.exchange import Exchange
 from kpfeat_ros.frames import Frame, message_to_frame
 from message_fill import make_features

@@ -19,8 +19,8 @@ from typing import Annotated
 
 from common import provenance
 from kpfeat_core.features import Features
-from kpfeat_ros.conversions import fill_features, message_to_features
-from kpfeat_ros.descriptors import DescriptorType
+from kpfeat_core.messages.conversions import fill_features, message_to_features
+from kpfeat_core.messages.descriptors import DescriptorType
 import numpy as np
 from rich.console import Console
 from rich.table import Table

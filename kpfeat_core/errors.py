@@ -9,6 +9,14 @@ class ImageError(KpfeatError):
     """An image that cannot be read or has an unusable shape, type or encoding."""
 
 
+class BadImageError(ImageError):
+    """One image of many that cannot be used; `kind` is what statistics count it under."""
+
+    def __init__(self, kind: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+
+
 class ShapeError(KpfeatError):
     """Arrays that do not fit each other."""
 

@@ -16,21 +16,13 @@ import torch
 from .calibration import Calibration
 from .cameras import read_calibration, undistort
 from .config import ViewConfig
-from .errors import ImageError
+from .errors import BadImageError
 from .features import Features
 from .image import read_image, rescale_points
 from .shapes import Bool
 
 if TYPE_CHECKING:
     from .models.base import Extractor
-
-
-class ViewError(ImageError):
-    """An image that the options of a view do not fit; `kind`: region, mask or camera_info."""
-
-    def __init__(self, kind: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,11 @@ class View:
         return other
 
     def look(self, image: np.ndarray) -> Look:
-        """Cut and bin an image (H, W) or (H, W, 3); raises ViewError where the options misfit."""
+        """
+        Cut and bin an image (H, W) or (H, W, 3).
+
+        Raises BadImageError, of the kinds region, mask and camera_info, where the options misfit.
+        """
         height, width = image.shape[:2]
         self._check_mask(width, height)
         calibration = self._calibration_for(width, height)
@@ -112,7 +108,7 @@ class View:
 
         With `undistort` keypoints are in pixels of the ideal camera with the same matrix instead.
 
-        Raises ImageError, and its ViewError where the options do not fit the image.
+        Raises ImageError, and its BadImageError where the options do not fit the image.
         """
         look = self.look(image)
         return look.finish(extractor.extract(look.image, look.mask))
@@ -124,7 +120,7 @@ class View:
         right = width if config.roi_width < 0 else x + config.roi_width
         bottom = height if config.roi_height < 0 else y + config.roi_height
         if not (x < right <= width and y < bottom <= height):
-            raise ViewError(
+            raise BadImageError(
                 'region',
                 f'region of interest is {right - x}x{bottom - y} at ({x}, {y}), which does not '
                 f'fit into an image of {width}x{height}; set the parameters roi_x_offset, '
@@ -138,7 +134,7 @@ class View:
             return image
         height, width = (side // binning for side in image.shape[:2])
         if not (width and height):
-            raise ViewError(
+            raise BadImageError(
                 'region',
                 f'binning is {binning}, more than the {image.shape[1]}x{image.shape[0]} pixels '
                 'of the region have; choose a smaller one',
@@ -156,7 +152,7 @@ class View:
     def _check_mask(self, width: int, height: int) -> None:
         if self._mask is not None and self._mask.shape != (height, width):
             found = 'x'.join(map(str, self._mask.shape[::-1]))
-            raise ViewError(
+            raise BadImageError(
                 'mask',
                 f"mask '{self.config.mask}' is of {found} pixels, expected {width}x{height} as "
                 'the images are, whatever the region of interest',
@@ -166,14 +162,14 @@ class View:
         if not self.config.undistort:
             return None
         if self.calibration is None:
-            raise ViewError(
+            raise BadImageError(
                 'camera_info',
                 'undistort is set and no camera_info came so far; let the driver publish it, '
                 "remap 'camera_info', or set calibration_file",
             )
         if not self.calibration.fits((width, height)):
             found = 'x'.join(map(str, self.calibration.size))
-            raise ViewError(
+            raise BadImageError(
                 'camera_info',
                 f'calibration is for images of {found}, got one of {width}x{height}; calibrate at '
                 'this size, or let the driver fill in roi and binning of camera_info',

@@ -12,10 +12,10 @@ from typing import Any
 from kpfeat_core.config import option
 from kpfeat_core.errors import ImageError
 from kpfeat_core.image_sources import create_source, SourceConfig
+from kpfeat_core.messages.conversions import fill_image
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from .conversions import fill_image
 from .node import KpfeatNode, run
 from .services import offer_reset
 

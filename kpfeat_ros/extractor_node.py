@@ -11,6 +11,8 @@ from kpfeat.msg import Features
 from kpfeat.srv import ExtractFeatures
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import ConfigError, KpfeatError
+from kpfeat_core.messages.conversions import camera_info_to_calibration, fill_features
+from kpfeat_core.messages.descriptors import DescriptorType
 from kpfeat_core.registry import extractor_config_class, extractor_names
 from kpfeat_core.view import Look, View
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -19,8 +21,7 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from .background import Background, Requests
-from .conversions import camera_info_to_calibration, fill_features, image_to_array
-from .descriptors import DescriptorType
+from .images import image_to_array
 from .loading import check_loadable, extract, load_extractor, OutOfMemoryError, release_memory
 from .node import KpfeatNode, run
 from .options import ExtractorNodeOptions, split_names

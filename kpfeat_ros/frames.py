@@ -5,8 +5,7 @@ import threading
 from typing import Any
 
 from kpfeat_core.features import Features
-
-from .conversions import message_to_features
+from kpfeat_core.messages.conversions import message_to_features
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from diagnostic_msgs.msg import DiagnosticArray
 from kpfeat.msg import Features, Matches
 from kpfeat_core.film import Film
 from kpfeat_core.image import write_image
+from kpfeat_core.messages.conversions import message_to_matches
 from kpfeat_core.stream_report import StreamReport
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
-from .conversions import image_to_array, message_to_matches
+from .images import image_to_array
 from .qos import RELIABLE
 from .stamps import stamp_ns
 from .stats import Statistics

@@ -8,12 +8,12 @@ from typing import Any
 
 from kpfeat.msg import Matches
 from kpfeat_core.errors import KpfeatError
+from kpfeat_core.messages.conversions import fill_image
 from kpfeat_core.tracks import Tracks
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from .annotations import fill_annotations, fill_markers, find_messages
-from .conversions import fill_image
 from .frames import Frame
 from .node import KpfeatNode, run
 from .options import OverlayNodeOptions

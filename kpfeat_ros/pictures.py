@@ -5,12 +5,13 @@ from typing import Any
 
 import cv2
 from kpfeat_core.errors import ImageError
+from kpfeat_core.messages.conversions import message_to_matches, to_sequence
 from kpfeat_core.tracks import Tracks, Trail
 from kpfeat_core.visualize import draw_features, draw_matches, draw_tracks
 import numpy as np
 
-from .conversions import image_to_array, message_to_matches, to_sequence
 from .frames import Frame
+from .images import image_to_array
 from .stamps import stamp_ns
 
 

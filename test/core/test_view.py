@@ -6,7 +6,7 @@ from kpfeat_core.errors import ConfigError, ImageError
 from kpfeat_core.features import Features
 from kpfeat_core.image import write_image
 from kpfeat_core.registry import build_extractor
-from kpfeat_core.view import View, ViewError
+from kpfeat_core.view import BadImageError, View
 import numpy as np
 import pytest
 import torch
@@ -100,13 +100,13 @@ def test_scales_grow_with_binning() -> None:
     ],
 )
 def test_region_outside_the_image_is_refused_with_both_sizes(region) -> None:
-    with pytest.raises(ViewError, match='does not fit into an image of 64x48') as error:
+    with pytest.raises(BadImageError, match='does not fit into an image of 64x48') as error:
         keypoints(dots(), **region)
     assert error.value.kind == 'region'
 
 
 def test_binning_away_all_pixels_is_refused() -> None:
-    with pytest.raises(ViewError, match='binning is 16, more than the 8x8 pixels'):
+    with pytest.raises(BadImageError, match='binning is 16, more than the 8x8 pixels'):
         keypoints(dots(), binning=16, roi_width=8, roi_height=8)
 
 
@@ -129,7 +129,7 @@ def test_mask_is_in_pixels_of_the_whole_image(mask) -> None:
 
 
 def test_mask_of_another_size_is_refused_with_both_sizes(mask) -> None:
-    with pytest.raises(ViewError, match='is of 64x48 pixels, expected 20x30') as error:
+    with pytest.raises(BadImageError, match='is of 64x48 pixels, expected 20x30') as error:
         View(ViewConfig(mask=mask)).extract(BrightPixels(), np.zeros((30, 20), np.uint8))
     assert error.value.kind == 'mask'
 
@@ -160,14 +160,14 @@ def test_keypoints_that_no_ideal_camera_shows_are_dropped() -> None:
 
 
 def test_undistorting_waits_for_a_calibration_and_says_so() -> None:
-    with pytest.raises(ViewError, match='no camera_info came so far') as error:
+    with pytest.raises(BadImageError, match='no camera_info came so far') as error:
         keypoints(dots(), undistort=True)
     assert error.value.kind == 'camera_info'
 
 
 def test_calibration_of_another_size_is_refused() -> None:
     view = View(ViewConfig(undistort=True)).with_calibration(LENS)
-    with pytest.raises(ViewError, match='images of 64x48, got one of 20x30'):
+    with pytest.raises(BadImageError, match='images of 64x48, got one of 20x30'):
         view.extract(BrightPixels(), np.zeros((30, 20), np.uint8))
 
 

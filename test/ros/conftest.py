@@ -112,7 +112,7 @@ class Ros:
 
     def image(self, pixels: np.ndarray | None = None, **fields: Any) -> Any:
         """Make an image message with a new stamp; fields replace what does not suit the test."""
-        from kpfeat_ros.conversions import fill_image
+        from kpfeat_core.messages.conversions import fill_image
         from sensor_msgs.msg import Image
         from std_msgs.msg import Header
 

@@ -6,8 +6,8 @@ import sys
 
 from kpfeat_core.film import Film
 from kpfeat_core.image import write_image
+from kpfeat_core.messages.conversions import image_to_array
 from kpfeat_core.virtual_camera import VirtualCamera
-from kpfeat_ros.conversions import image_to_array
 from kpfeat_ros.stamps import stamp_ns
 import numpy as np
 import pytest

@@ -2,7 +2,7 @@
 
 import threading
 
-from kpfeat_ros.conversions import message_to_features
+from kpfeat_core.messages.conversions import message_to_features
 import numpy as np
 import pytest
 

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from kpfeat_core.errors import ShapeError
+from kpfeat_core.errors import BadImageError, ShapeError
 from kpfeat_core.features import Features
 from kpfeat_core.matchers.pair import PairMatches
-from kpfeat_ros import conversions
-from kpfeat_ros.descriptors import DescriptorType
-from kpfeat_ros.encodings import BadImageError
+from kpfeat_core.messages import conversions
+from kpfeat_core.messages.descriptors import DescriptorType
+from kpfeat_ros.images import image_to_array
 import numpy as np
 import pytest
 import torch
@@ -196,7 +196,7 @@ def test_matches_of_wrong_length_are_refused_by_name() -> None:
 def test_picture_survives_a_message(make, shape) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     message = conversions.fill_image(make('Image'), pixels, header_for(make))
-    assert np.array_equal(conversions.image_to_array(message), pixels)
+    assert np.array_equal(image_to_array(message), pixels)
 
 
 def test_picture_that_is_not_uint8_is_refused() -> None:
@@ -215,7 +215,7 @@ def test_unknown_encoding_names_itself_and_the_package_to_install(monkeypatch) -
     with pytest.raises(
         BadImageError, match="encoding '64FC1'.*cv_bridge is not installed"
     ) as error:
-        conversions.image_to_array(image('64FC1'))
+        image_to_array(image('64FC1'))
     assert error.value.kind == 'encoding'
 
 
@@ -226,7 +226,7 @@ def test_other_encodings_go_through_cv_bridge_where_it_is_installed(monkeypatch)
 
     bridge = SimpleNamespace(CvBridge=Bridge, CvBridgeError=RuntimeError)
     monkeypatch.setitem(sys.modules, 'cv_bridge', bridge)
-    assert conversions.image_to_array(image('8UC2')) == ('8UC2', 'rgb8')
+    assert image_to_array(image('8UC2')) == ('8UC2', 'rgb8')
 
 
 @pytest.mark.parametrize('name', ['rgb8', 'bgr8', 'mono8', 'bayer_rggb8', 'yuv422', 'mono16'])
@@ -239,7 +239,7 @@ def test_decoding_agrees_with_cv_bridge(name) -> None:
     message.encoding, message.width, message.height = name, 16, 12
     message.step = 16 * bytes_each
     message.data = array.array('B', np.random.default_rng(0).bytes(12 * message.step))
-    ours = conversions.image_to_array(message)
+    ours = image_to_array(message)
     gray = name.startswith('mono')
     theirs = cv_bridge.CvBridge().imgmsg_to_cv2(message, name if gray else 'rgb8')
     scale = 65535 if name == 'mono16' else 1
@@ -271,7 +271,8 @@ def test_constants_of_the_messages_and_of_python_agree() -> None:
 
 
 def test_conversions_import_no_ros() -> None:
-    code = 'import sys, kpfeat_ros.conversions; print([m for m in sys.modules if "rclpy" in m])'
+    module = 'kpfeat_core.messages.conversions'
+    code = f'import sys, {module}; print([m for m in sys.modules if "rclpy" in m])'
     found = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, check=True
     )

@@ -8,7 +8,7 @@ import weakref
 
 from kpfeat_core.errors import ConfigError, ShapeError
 from kpfeat_core.features import Features
-from kpfeat_ros.conversions import fill_features, message_to_features
+from kpfeat_core.messages.conversions import fill_features, message_to_features
 from kpfeat_ros.exchange import current_exchange, Exchange, using
 from kpfeat_ros.frames import message_to_frame
 import pytest

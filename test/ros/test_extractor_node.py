@@ -4,9 +4,9 @@ import array
 import threading
 
 import cv2
+from kpfeat_core.messages.conversions import image_to_array, message_to_features
 from kpfeat_core.registry import build_extractor, build_network, extractor_names
 from kpfeat_core.weights import save_weights
-from kpfeat_ros.conversions import image_to_array, message_to_features
 import numpy as np
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """Extractor, matcher and overlay in one process: features in memory, with equal results."""
 
-from kpfeat_ros.conversions import message_to_matches
+from kpfeat_core.messages.conversions import message_to_matches
 from kpfeat_ros.exchange import Exchange, using
 import numpy as np
 import pytest

@@ -2,7 +2,7 @@
 
 import cv2
 from kpfeat_core.image import write_image
-from kpfeat_ros.conversions import camera_info_to_calibration, message_to_features
+from kpfeat_core.messages.conversions import camera_info_to_calibration, message_to_features
 import numpy as np
 import pytest
 

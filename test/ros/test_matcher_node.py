@@ -2,7 +2,7 @@
 
 from kpfeat_core.features import Features
 from kpfeat_core.matchers.pair import match_pair
-from kpfeat_ros.conversions import fill_features, message_to_matches
+from kpfeat_core.messages.conversions import fill_features, message_to_matches
 from made_frames import shifted
 import numpy as np
 import pytest

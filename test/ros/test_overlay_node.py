@@ -1,7 +1,7 @@
 """The overlay node over real DDS: pictures, and only for those who look."""
 
 from kpfeat_core.features import Features
-from kpfeat_ros.conversions import fill_features, fill_matches, image_to_array
+from kpfeat_core.messages.conversions import fill_features, fill_matches, image_to_array
 from made_frames import pair_of
 import numpy as np
 import pytest

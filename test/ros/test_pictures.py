@@ -3,9 +3,8 @@
 from types import SimpleNamespace
 
 import cv2
-from kpfeat_core.errors import ConfigError, ImageError, ShapeError
+from kpfeat_core.errors import BadImageError, ConfigError, ImageError, ShapeError
 from kpfeat_core.features import Features
-from kpfeat_ros.encodings import BadImageError
 from kpfeat_ros.pictures import fill_compressed
 import numpy as np
 import pytest

@@ -3,7 +3,7 @@
 import array
 import threading
 
-from kpfeat_ros.conversions import message_to_features
+from kpfeat_core.messages.conversions import message_to_features
 import numpy as np
 import pytest
 

@@ -1,6 +1,11 @@
 """Two cameras in the matcher and the overlay, over real DDS: by stamp, with a tolerance."""
 
-from kpfeat_ros.conversions import fill_features, fill_matches, image_to_array, message_to_matches
+from kpfeat_core.messages.conversions import (
+    fill_features,
+    fill_matches,
+    image_to_array,
+    message_to_matches,
+)
 from made_frames import pair_of, shifted
 import numpy as np
 import pytest

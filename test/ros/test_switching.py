@@ -4,9 +4,9 @@ from dataclasses import fields
 import threading
 import weakref
 
+from kpfeat_core.messages.conversions import message_to_features
 from kpfeat_core.registry import build_extractor, extractor_config_class
 from kpfeat_core.weights import save_weights
-from kpfeat_ros.conversions import message_to_features
 import numpy as np
 import pytest
 import torch

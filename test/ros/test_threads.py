@@ -12,7 +12,7 @@ def test_waiting_threads_sleep_unless_the_user_wants_otherwise(repository, given
     environment = {k: v for k, v in os.environ.items() if k != 'OMP_WAIT_POLICY'}
     environment |= {'OMP_DISPLAY_ENV': 'TRUE'} | ({'OMP_WAIT_POLICY': given} if given else {})
     done = subprocess.run(
-        [sys.executable, '-c', 'import kpfeat_ros.conversions'],
+        [sys.executable, '-c', 'import kpfeat_ros.images'],
         env=environment,
         cwd=repository,
         capture_output=True,

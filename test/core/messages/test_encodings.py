@@ -1,8 +1,8 @@
 """Every encoding of `encodings.py` on pictures small enough to check by hand."""
 
 import cv2
-from kpfeat_core.errors import ImageError
-from kpfeat_ros.encodings import BadImageError, decode_file, decode_pixels, ENCODINGS
+from kpfeat_core.errors import BadImageError, ImageError
+from kpfeat_core.messages.encodings import decode_file, decode_pixels, ENCODINGS
 import numpy as np
 import pytest
 

@@ -9,18 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
-from kpfeat_core.errors import ImageError
 import numpy as np
 
+from ..errors import BadImageError
+
 FLOAT_SLACK = 1e-3  # resampling and compression overshoot 0..1 by this much, no more
-
-
-class BadImageError(ImageError):
-    """An image message that cannot be decoded; `kind` is what statistics count it under."""
-
-    def __init__(self, kind: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -102,8 +95,14 @@ def decode_pixels(
 
     data: `height` rows of `step` bytes; in nv12, nv21 and nv24 the rows of chroma follow them.
 
-    Raises BadImageError; encoding must be one of ENCODINGS.
+    Raises BadImageError.
     """
+    if encoding not in ENCODINGS:
+        raise BadImageError(
+            'encoding',
+            f"encoding is '{encoding}', expected one of {', '.join(ENCODINGS)}: let the driver "
+            'send one of these',
+        )
     layout = ENCODINGS[encoding]
     pixels = stored_pixels(data, encoding, width, height, step, is_bigendian)
     if layout.dtype == 'f4':

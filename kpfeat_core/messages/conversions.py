@@ -2,21 +2,21 @@
 Messages to and from arrays: pure functions, used by nodes and bags alike.
 
 A message is anything with the fields of its .msg file: an object of rclpy, of rosbags, or a
-namespace in a test. Nothing here imports rclpy. Messages to be filled are passed in.
+namespace in a test. Nothing here imports ROS. Messages to be filled are passed in.
 """
 
 import array
 from typing import Any, TypeVar
 
-from kpfeat_core.calibration import Calibration
-from kpfeat_core.cameras import part_of
-from kpfeat_core.errors import ShapeError
-from kpfeat_core.features import Features
-from kpfeat_core.matchers.pair import PairMatches
 import numpy as np
 
 from .descriptors import DescriptorType, pack_descriptors, unpack_descriptors
-from .encodings import BadImageError, decode_file, decode_pixels, ENCODINGS
+from .encodings import decode_file, decode_pixels
+from ..calibration import Calibration
+from ..cameras import part_of
+from ..errors import ShapeError
+from ..features import Features
+from ..matchers.pair import PairMatches
 
 Message = TypeVar('Message')
 
@@ -32,8 +32,6 @@ def image_to_array(message: Any) -> np.ndarray:
     """
     if hasattr(message, 'format'):
         return decode_file(message.data, message.format or 'compressed')
-    if message.encoding not in ENCODINGS:
-        return _decode_with_cv_bridge(message)
     return decode_pixels(
         message.data,
         message.encoding,
@@ -42,24 +40,6 @@ def image_to_array(message: Any) -> np.ndarray:
         message.step,
         bool(message.is_bigendian),
     )
-
-
-def _decode_with_cv_bridge(message: Any) -> np.ndarray:
-    try:
-        from cv_bridge import CvBridge, CvBridgeError
-    except ImportError as error:
-        raise BadImageError(
-            'encoding',
-            f"encoding '{message.encoding}' is not one that kpfeat decodes itself "
-            f'({", ".join(ENCODINGS)}), and the ROS package cv_bridge is not installed: '
-            'install ros-$ROS_DISTRO-cv-bridge, or let the driver send one of these',
-        ) from error
-    try:
-        return CvBridge().imgmsg_to_cv2(message, desired_encoding='rgb8')
-    except CvBridgeError as error:
-        raise BadImageError(
-            'encoding', f"cv_bridge cannot decode encoding '{message.encoding}': {error}"
-        ) from error
 
 
 def camera_info_to_calibration(message: Any) -> Calibration:

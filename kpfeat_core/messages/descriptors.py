@@ -2,8 +2,9 @@
 
 from enum import IntEnum
 
-from kpfeat_core.errors import ShapeError
 import numpy as np
+
+from ..errors import ShapeError
 
 
 class DescriptorType(IntEnum):

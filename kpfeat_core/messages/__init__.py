@@ -1,0 +1,1 @@
+"""ROS messages to and from arrays, without ROS: for the nodes, and for bags."""
