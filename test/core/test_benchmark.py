@@ -1,31 +1,20 @@
-"""`kpfeat bench`: rows, turns, marks of random weights, failures, and what the numbers mean."""
+"""`kpfeat bench`: rows, marks of random weights, failures."""
 
 import json
-import os
 from pathlib import Path
 import subprocess
 import sys
 
 import kpfeat_core
-from kpfeat_core.benchmarking import memory, stages, systems, timing
 from kpfeat_core.benchmarking import run as benchmark
-from kpfeat_core.benchmarking.config import BenchmarkConfig, parse_size
-from kpfeat_core.benchmarking.pictures import load_pictures
-from kpfeat_core.benchmarking.provenance import command, commit
+from kpfeat_core.benchmarking import systems
 from kpfeat_core.cli import app
-from kpfeat_core.errors import ConfigError, ImageError, KpfeatError
-from kpfeat_core.evaluation.baselines import available_baselines
-from kpfeat_core.image import write_image
-from kpfeat_core.registry import build_extractor, extractor_names
-from kpfeat_core.weights import save_weights
-import numpy as np
+from kpfeat_core.registry import build_extractor
 import pytest
-import torch
 from typer.testing import CliRunner
 
 ROOT = Path(kpfeat_core.__file__).parents[1]
 TINY = ('--size', '128x96', '--max-keypoints', 50, '--rounds', 2, '--warm-up', 1, '--threads', 1)
-SMALL = BenchmarkConfig(size='128x96', max_num_keypoints=50, rounds=2, warm_up=1, threads=1)
 HERE = {'commit', 'command', 'machine', 'load_average', 'torch', 'opencv', 'kpfeat', 'python'}
 
 
@@ -35,10 +24,6 @@ def bench(*words):
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def spec(name, **options):
-    return systems.SystemSpec(name, options={'max_num_keypoints': 50, **options})
 
 
 @pytest.fixture
@@ -111,47 +96,6 @@ def test_random_weights_are_marked_and_still_find_all_the_keypoints(tiny_run):
     assert shown.count(['alike-s', 'random']) == 2 and ['alike-t', 'bundled'] in shown
 
 
-def test_every_registered_extractor_is_measured_where_none_is_named():
-    specs = systems.choose_systems([], 10)
-    assert [s.name for s in specs] == [*extractor_names(), *available_baselines()]
-
-
-def test_a_weight_file_is_named_and_a_missing_companion_makes_random_ones(tmp_path, monkeypatch):
-    save_weights(build_extractor('alike-t'), tmp_path / 'mine.safetensors')
-    words = [f'alike-t={tmp_path}/mine.safetensors']
-    (chosen,) = systems.choose_systems(['alike-t'], 10, words)
-    assert systems.build_system(chosen).weights == 'mine.safetensors'
-    companion = (torch.nn.Conv2d(1, 1, 1), '')
-    kind = type(build_extractor('alike-t'))
-    monkeypatch.setattr(kind, 'companions', lambda self: {'describer': companion})
-    system = systems.build_system(spec('alike-t'))
-    assert (system.weights, system.note) == ('random', 'no weights for describer')
-
-
-def test_random_weights_are_those_of_the_first_seed_that_finds_all_or_the_best(monkeypatch):
-    counts = [3, 9, 5, 50, 60, 1, 2, 4]
-    tried = []
-
-    class Counted(systems.System):
-        def run(self, inputs):
-            tried.append(self.spec.seed)
-
-        def mean_keypoints(self, result):
-            return counts[self.spec.seed]
-
-    def build(spec):
-        return Counted(spec, systems.OpencvExtractor('orb'), 'random')
-
-    monkeypatch.setattr(systems, 'build_system', build)
-    picture = load_pictures('', (64, 64))[0]
-    assert systems.find_lively_weights(build(spec('alike-s')), picture).spec.seed == 3
-    assert tried == [0, 1, 2, 3]
-    counts[3] = 49
-    assert systems.find_lively_weights(build(spec('alike-s')), picture).spec.seed == 4
-    counts[4] = 8
-    assert systems.find_lively_weights(build(spec('alike-s')), picture).spec.seed == 3
-
-
 def test_too_few_keypoints_of_random_weights_are_told(no_memory, monkeypatch, tmp_path):
     out = tmp_path / 'rows.jsonl'
     few = ('--set', 'remove_borders=40', '--set', 'nms_radius=20', '--max-keypoints', 50)
@@ -160,41 +104,6 @@ def test_too_few_keypoints_of_random_weights_are_told(no_memory, monkeypatch, tm
     assert 0 < row['keypoints'] < 50
     assert row['note'] == f'its random weights find {row["keypoints"]:.0f} of 50 keypoints'
     assert f'alike-s: {row["note"]}' in result.stdout
-
-
-def test_an_option_goes_to_the_systems_that_have_it():
-    words = ['upstream_borders=true', 'nms_radius=3']
-    first, second = systems.choose_systems(['alike-t', 'orb'], 10, settings=words)
-    assert first.options == {
-        'max_num_keypoints': 10, 'upstream_borders': True, 'nms_radius': 3,
-    }  # fmt: skip
-    assert second.options == {'max_num_keypoints': 10}
-
-
-def test_systems_take_turns_after_rounds_that_do_not_count():
-    order, now = [], iter(range(100))
-
-    def call(name):
-        return lambda: order.append(name)
-
-    turns = timing.Turns({'a': call('a'), 'b': call('b')}, clock=lambda: next(now) ** 2 / 1e3)
-    turns.run(rounds=2, warm_up=1)
-    assert order == ['a', 'b'] * 3
-    # the clock's readings are 0, 1, 4, 9, 16, ... ms; each call spans two of them
-    assert turns.first_ms == pytest.approx({'a': 1, 'b': 5})
-    assert turns.times_ms == {'a': pytest.approx([9, 17]), 'b': pytest.approx([13, 21])}
-
-
-def test_a_call_that_fails_leaves_and_the_others_go_on():
-    calls = []
-
-    def broken():
-        raise RuntimeError('first line\nsecond line')
-
-    turns = timing.Turns({'broken': broken, 'fine': lambda: calls.append(1)})
-    turns.run(rounds=3, warm_up=1)
-    assert turns.failures == {'broken': 'RuntimeError: first line'}
-    assert len(calls) == 4 and len(turns.times_ms['fine']) == 3
 
 
 def test_a_system_that_fails_has_a_row_that_says_why_and_exit_code_3(
@@ -262,44 +171,6 @@ def test_a_profile_has_stages_and_operators(no_memory, tmp_path):
     assert 'describe' in result.stdout and not (tmp_path / 'orb_batch2.txt').exists()
 
 
-def test_watching_stages_changes_nothing_and_reaches_copies_with_other_options():
-    network = systems.build_system(spec('alike-t', multi_scale=True)).network
-    picture = load_pictures('', (160, 128))[0]
-    expected, kind, seen = network.extract(picture), type(network), []
-
-    class Note:
-        def __init__(self, stage):
-            seen.append(stage)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-    with stages.watched(network, Note):
-        found = network.extract(picture)
-        fewer = network.with_options(max_num_keypoints=7, multi_scale=False).extract(picture)
-    assert torch.equal(found.keypoints, expected.keypoints)
-    assert fewer.keypoints.shape[1] == 7
-    assert type(network) is kind and seen[-3:] == ['forward', 'detect', 'describe']
-
-
-def test_operations_are_those_that_really_happen():
-    network = build_extractor('alike-t')
-    picture = load_pictures('', (64, 64))
-    forward, whole = stages.count_macs(systems.System(spec('alike-t'), network.eval()), picture[0])
-    # 3x3 convolutions of the four blocks at 64, 32, 8 and 2 pixels a side, with 1x1 shortcuts
-    blocks = [(64, 3, 8, 0), (32, 8, 16, 1), (8, 16, 32, 1), (2, 32, 64, 1)]
-    expected = sum(
-        side**2 * (9 * (inputs + outputs) * outputs + skip * inputs * outputs)
-        for side, inputs, outputs, skip in blocks
-    )
-    # then the 1x1 layers to 16 channels of each level, and their shares of the score
-    expected += sum(side**2 * (c * 16 + 16) for side, _, c, _ in blocks)
-    assert forward == expected < whole
-
-
 @pytest.mark.unchecked  # the checks cannot be compiled
 @pytest.mark.parametrize(('backend', 'code'), [('eager', 0), ('no-such-backend', 3)])
 def test_compiling_is_timed_apart_and_its_failure_is_reported(no_memory, tmp_path, backend, code):
@@ -358,74 +229,3 @@ def test_help_has_examples_and_needs_no_torch():
     shown = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert 'Examples' in shown and 'kpfeat bench' in shown
     assert shown.splitlines()[-1] == 'False'
-
-
-def test_threads_are_as_before_afterwards():
-    before = torch.get_num_threads()
-    with timing.limited_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
-
-
-def test_pictures_differ_and_are_the_same_every_time(tmp_path):
-    first, again = load_pictures('', (128, 96), 3), load_pictures('', (128, 96), 3)
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    assert first[0].shape == (96, 128, 3) and not np.array_equal(first[0], first[1])
-    write_image(tmp_path / 'photo.png', load_pictures('', (200, 200))[0])
-    photos = load_pictures(tmp_path / 'photo.png', (64, 48), 2)
-    assert photos[0].shape == (48, 64, 3)
-    assert np.array_equal(photos[1], np.roll(photos[0], 32, axis=1))
-    with pytest.raises(ImageError):
-        load_pictures(tmp_path / 'none.png', (64, 48))
-
-
-def test_peak_memory_grows_with_what_a_call_needs(monkeypatch):
-    seen = []
-
-    class Hungry:
-        def __init__(self, megabytes):
-            self.megabytes = megabytes
-
-        def inputs(self, pictures):
-            return pictures
-
-        def run(self, inputs):
-            seen.append(np.ones(self.megabytes << 17).sum())
-
-    for megabytes in (40, 120):
-        monkeypatch.setattr(memory, 'build_system', lambda _, size=megabytes: Hungry(size))
-        growth, whole = memory._measure_here(spec('orb'), SMALL, 1)
-        assert 0.8 * megabytes < growth / 2**20 < megabytes + 40
-        assert whole > growth
-
-
-def test_memory_that_loading_has_freed_does_not_hide_what_a_call_needs(monkeypatch):
-    class Reusing:
-        def inputs(self, pictures):
-            np.ones(31 << 17)  # from here on malloc keeps up to 62 MiB that are free
-            return pictures if [np.ones(28 << 17) for _ in range(2)] else None
-
-        def run(self, inputs):
-            np.ones(40 << 17)
-
-    monkeypatch.setattr(memory, 'build_system', lambda _: Reusing())
-    growth, _ = memory._measure_here(spec('orb'), SMALL, 1)
-    assert growth > 0.8 * 40 * 2**20
-
-
-def test_a_process_that_fails_says_why():
-    with pytest.raises(KpfeatError, match='no model'):
-        memory.peak_process_bytes(spec('surf'), SMALL, 1)
-
-
-def test_sizes_are_width_and_height():
-    assert parse_size('640x480') == (640, 480)
-    with pytest.raises(ConfigError):
-        parse_size('640*480')
-
-
-def test_results_name_their_commit_and_no_folders(monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['/usr/bin/kpfeat', 'bench', '--out', '/home/me/a.jsonl'])
-    assert command('kpfeat') == 'kpfeat bench --out a.jsonl'
-    assert commit() == 'unknown' or len(commit().rstrip('+')) == 12
-    assert os.sep not in command('kpfeat')

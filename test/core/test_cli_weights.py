@@ -1,0 +1,65 @@
+"""`kpfeat weights`, as a user sees it."""
+
+from kpfeat_core.registry import build_extractor
+from run_kpfeat import assert_one_error, run
+import torch
+
+
+def test_imported_weights_serve_extract(weights, photos, tmp_path):
+    torch.save({'state_dict': build_extractor('alike-t').state_dict()}, tmp_path / 'c.pth')
+    out = tmp_path / 'w.safetensors'
+    words = ('--model', 'alike-t', '--out', out, '--licence', 'MIT')
+    assert run('weights', 'import', tmp_path / 'c.pth', *words).exit_code == 0
+    assert 'alike-t, ' in run('weights', 'verify', out).stdout
+    result = run('extract', photos / 'a.png', '--weights', out, '--out', tmp_path / 'out')
+    assert result.exit_code == 0
+
+
+def test_an_import_that_does_not_fit_is_one_sentence(tmp_path):
+    torch.save(build_extractor('alike-s').state_dict(), tmp_path / 'c.pth')
+    words = ('--model', 'alike-t', '--out', tmp_path / 'w.safetensors')
+    result = run('weights', 'import', tmp_path / 'c.pth', *words)
+    assert_one_error(result, 'does not fit model alike-t', 'It fits alike-s')
+
+
+def test_list_names_every_model_and_where_its_weights_come_from(weights):
+    result = run('weights', 'list', KPFEAT_WEIGHTS=str(weights.parent))
+    line = next(line for line in result.stdout.splitlines() if line.startswith('alike-t'))
+    assert 'default' in line and '$KPFEAT_WEIGHTS' in line and 'Apache-2.0' in line
+    assert str(weights) in line
+    assert all(f'alike-{size}' in result.stdout for size in 'tsnl')
+
+
+def test_list_says_where_published_weights_come_from_and_under_which_licence():
+    lines = run('weights', 'list', 'alike-n').stdout.splitlines()
+    assert any(line.split() == ['alike-n', 'no', 'weights'] for line in lines)
+    assert any(
+        'alike-n.pth' in line and 'BSD-3-Clause' in line and 'https://' in line for line in lines
+    )
+    assert not any('alike-t' in line for line in lines)
+
+
+def test_list_shows_folders_with_brackets_and_colons_as_they_are(weights, tmp_path):
+    folder = tmp_path / '[red] :smile:'
+    folder.mkdir()
+    file = folder / weights.name
+    file.write_bytes(weights.read_bytes())
+    assert str(file) in run('weights', 'list', 'alike-t', KPFEAT_WEIGHTS=str(folder)).stdout
+
+
+def test_list_of_an_unknown_model_is_one_sentence():
+    assert_one_error(run('weights', 'list', 'alike-z'), "'alike-z'")
+
+
+def test_import_refuses_an_option_that_the_model_lacks(tmp_path):
+    torch.save(build_extractor('alike-t').state_dict(), tmp_path / 'c.pth')
+    words = ('--model', 'alike-t', '--out', tmp_path / 'o.safetensors', '--set', 'version=v4')
+    assert_one_error(run('weights', 'import', tmp_path / 'c.pth', *words), "'version'")
+
+
+def test_verify_tells_good_from_bad_files(weights, tmp_path):
+    (tmp_path / 'bad.safetensors').write_bytes(weights.read_bytes()[:-8])
+    result = run('weights', 'verify', weights, tmp_path / 'bad.safetensors')
+    assert f'ok  {weights}' in result.stdout
+    assert f'BAD {tmp_path}/bad.safetensors' in result.stdout
+    assert_one_error(result, '1 of 2')

@@ -1,0 +1,18 @@
+"""The command `kpfeat` in the process of a test."""
+
+from kpfeat_core.cli import app
+from typer.testing import CliRunner
+
+
+def run(*words, **environment):
+    """Run `kpfeat` with these words in this process."""
+    return CliRunner().invoke(app, [str(word) for word in words], env=environment)
+
+
+def assert_one_error(result, *texts):
+    """Check for exit code 2, one `error:` line that holds the texts, and no traceback."""
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert result.exit_code == 2, result.output
+    assert len(lines) == 1 and lines[0].startswith('error: ')
+    assert all(text in lines[0] for text in texts), lines[0]
+    assert 'Traceback' not in result.output
