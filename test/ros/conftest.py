@@ -4,12 +4,17 @@ from collections.abc import Callable, Iterator
 import importlib.util
 import os
 from pathlib import Path
-import time
+import shutil
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from ros_domain import claim_domain
+from ros_harness import Ros
+from steered import Steered
+
+SUPPORT = Path(__file__).resolve().parents[1] / 'support'
 
 # Before rclpy starts: other robots, and other test runs on this machine, must not hear us.
 CLAIM, DOMAIN = claim_domain()
@@ -17,8 +22,6 @@ os.environ['ROS_DOMAIN_ID'] = str(DOMAIN)
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 if os.environ.get('ROS_DISTRO') == 'humble':
     os.environ['ROS_LOCALHOST_ONLY'] = '1'  # its name for the same
-
-WAIT_S = 30.0  # until a test gives up; nothing takes this long
 
 
 def why_no_ros() -> str:
@@ -50,105 +53,6 @@ def photo() -> np.ndarray:
     return np.kron(noise, np.ones((8, 8, 1), np.uint8))
 
 
-class Ros:
-    """Nodes in this process and a probe that talks to them, all spun by the test."""
-
-    def __init__(self) -> None:
-        from rclpy.executors import SingleThreadedExecutor
-        from rclpy.node import Node
-
-        self.executor = SingleThreadedExecutor()
-        self.nodes: list[Any] = []
-        self.subscriptions: dict[int, Any] = {}
-        self.probe = self.add(Node('probe'))
-        self.stamp = 0
-
-    def add(self, node: Any) -> Any:
-        """Spin a node as well; it is destroyed at the end."""
-        self.executor.add_node(node)
-        self.nodes.append(node)
-        return node
-
-    def start(self, cls: type, *arguments: str, **parameters: Any) -> Any:
-        """Start one of our nodes with ROS arguments and parameters."""
-        given = [word for name, value in parameters.items() for word in ('-p', f'{name}:={value}')]
-        return self.add(cls(cli_args=['--ros-args', *arguments, *given]))
-
-    def until(self, condition: Callable[[], Any], what: str = 'condition') -> Any:
-        """Spin until the condition holds, and return its value."""
-        end = time.monotonic() + WAIT_S
-        while time.monotonic() < end:
-            value = condition()
-            if value:
-                return value
-            self.executor.spin_once(timeout_sec=0.02)
-        pytest.fail(f'waited {WAIT_S:.0f} s in vain for: {what}')
-
-    def spin(self, seconds: float) -> None:
-        """Spin for a while, to show that something does not happen."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self.executor.spin_once(timeout_sec=0.02)
-
-    def listen(self, kind: type, topic: str) -> list[Any]:
-        """Subscribe with the probe, once a publisher is there; messages gather in the list."""
-        messages: list[Any] = []
-        subscription = self.probe.create_subscription(kind, topic, messages.append, 100)
-        self.subscriptions[id(messages)] = subscription
-        self.until(lambda: self.probe.count_publishers(topic), f'a publisher on {topic}')
-        return messages
-
-    def stop_listening(self, messages: list[Any]) -> None:
-        """Unsubscribe."""
-        self.probe.destroy_subscription(self.subscriptions.pop(id(messages)))
-
-    def camera(self, topic: str = 'image', kind: type | None = None) -> Any:
-        """Return a publisher of images that somebody listens to."""
-        from sensor_msgs.msg import Image
-
-        publisher = self.probe.create_publisher(kind or Image, topic, 10)
-        self.until(publisher.get_subscription_count, f'a subscriber on {topic}')
-        return publisher
-
-    def image(self, pixels: np.ndarray | None = None, **fields: Any) -> Any:
-        """Make an image message with a new stamp; fields replace what does not suit the test."""
-        from kpfeat_core.messages.conversions import fill_image
-        from sensor_msgs.msg import Image
-        from std_msgs.msg import Header
-
-        self.stamp += 1
-        header = Header(frame_id='camera_optical')
-        header.stamp.sec, header.stamp.nanosec = 1000 + self.stamp, 123_456_789
-        pixels = np.zeros((40, 40), np.uint8) if pixels is None else pixels
-        message = fill_image(Image(), pixels, header)
-        for name, value in fields.items():
-            setattr(message, name, value)
-        return message
-
-    def logged(self, level: int = 40) -> list[str]:
-        """Return what our nodes log at error level or above from now on."""
-        from rcl_interfaces.msg import Log
-
-        texts: list[str] = []
-        self.probe.create_subscription(
-            Log, '/rosout', lambda log: log.level >= level and texts.append(log.msg), 100
-        )
-        return texts
-
-    def call(self, kind: type, name: str, **fields: Any) -> Any:
-        """Call a service and return its response."""
-        client = self.probe.create_client(kind, name)
-        self.until(client.service_is_ready, f'service {name}')
-        future = client.call_async(kind.Request(**fields))
-        self.until(future.done, f'a response of {name}')
-        return future.result()
-
-    def close(self) -> None:
-        for node in reversed(self.nodes):
-            node.destroy_node()
-        self.executor.shutdown()
-
-
 @pytest.fixture(scope='session')
 def ros_context() -> Iterator[None]:
     """Start ROS once for all tests."""
@@ -168,6 +72,43 @@ def ros(ros_context: None) -> Iterator[Ros]:
     harness = Ros()
     yield harness
     harness.close()
+
+
+@pytest.fixture
+def steered(ros: Ros, weights_file: str) -> Callable[..., Steered]:
+    """Give extractors that wait to be told, with weights unless others are asked for."""
+
+    def started(**parameters) -> Steered:
+        return Steered(ros, **{'weights': weights_file} | parameters)
+
+    return started
+
+
+@pytest.fixture(scope='module')
+def others(tmp_path_factory) -> Iterator[Path]:
+    """Give the Python package of somebody else, with an entry point."""
+    folder = tmp_path_factory.mktemp('others')
+    shutil.copy(SUPPORT / 'others_nodes.py', folder)
+    (folder / 'others_lacking.py').write_text('import no_such_module\n')
+    info = folder / 'others-1.0.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text('Metadata-Version: 2.1\nName: others\nVersion: 1.0\n')
+    (info / 'entry_points.txt').write_text(
+        '[rclpy_components]\nothers::Open = others_nodes:Open\n'
+    )
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def manager(ros, others) -> Iterator[Any]:
+    """Give the manager of a container that loads nodes into this process."""
+    from kpfeat_ros.components import ComponentManager
+
+    manager = ComponentManager(ros.probe)
+    yield manager
+    manager.close()
 
 
 @pytest.fixture(scope='session')

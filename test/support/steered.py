@@ -1,0 +1,66 @@
+"""An extractor that tests steer through its life, and what others see of it."""
+
+EXTRACTOR = '/extractor'
+
+
+class Steered:
+    """An extractor that waits to be told, and what it publishes about its life."""
+
+    def __init__(self, ros, **parameters) -> None:
+        from kpfeat_ros.extractor_node import ExtractorNode
+        from lifecycle_msgs.msg import TransitionEvent
+
+        self.ros = ros
+        given = {'autostart': 'false', 'device': 'cpu'} | parameters
+        self.node = ros.start(ExtractorNode, **given)
+        self.events: list = ros.listen(TransitionEvent, f'{EXTRACTOR}/transition_event')
+
+    def change(self, *labels: str) -> bool:
+        """Ask for transitions by name, one after another; gives whether the last succeeded."""
+        from lifecycle_msgs.msg import Transition
+        from lifecycle_msgs.srv import ChangeState
+
+        for label in labels:
+            wanted = Transition(label=label)
+            answer = self.ros.call(ChangeState, f'{EXTRACTOR}/change_state', transition=wanted)
+        return answer.success
+
+    @property
+    def state(self) -> str:
+        from lifecycle_msgs.srv import GetState
+
+        return self.ros.call(GetState, f'{EXTRACTOR}/get_state').current_state.label
+
+    def set(self, **values):
+        from rcl_interfaces.srv import SetParameters
+        from rclpy.parameter import Parameter
+
+        parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
+        name = f'{EXTRACTOR}/set_parameters'
+        return self.ros.call(SetParameters, name, parameters=parameters).results[0]
+
+
+def topics_of(ros, node: str = 'extractor') -> set[str]:
+    """Return the topics of images and features that a node is connected to, as others see it."""
+    try:
+        found = [
+            *ros.probe.get_subscriber_names_and_types_by_node(node, '/'),
+            *ros.probe.get_publisher_names_and_types_by_node(node, '/'),
+        ]
+    except RuntimeError:  # not discovered yet, or gone
+        return set()
+    return {name for name, _ in found} & {'/image', '/features'}
+
+
+def diagnostics(ros) -> list:
+    """Return the statuses of the extractor, from now on."""
+    from diagnostic_msgs.msg import DiagnosticArray
+
+    messages = ros.listen(DiagnosticArray, '/diagnostics')
+
+    class Statuses:
+        def find(self, words: str):
+            found = [m.status[0] for m in messages if words in m.status[0].message]
+            return found[-1] if found else None
+
+    return Statuses()
