@@ -9,13 +9,14 @@ from typer.core import TyperGroup
 from .commands import adapt, bench, demo, evaluate, extract, match, shapes, train, weights
 from .commands.common import prose
 from .errors import KpfeatError
-from .threads import share_cores
+from .threads import keep_memory, share_cores
 
 # typer brings click's exceptions along under a name that depends on its release
 ClickException = typer.BadParameter.__mro__[2]
 USER_ERROR = 2
 
 share_cores()  # before anything loads torch
+keep_memory()
 
 
 class Group(TyperGroup):

@@ -3,11 +3,12 @@
 import sys
 
 from kpfeat_core.installed import leave_if_missing
-from kpfeat_core.threads import share_cores
+from kpfeat_core.threads import keep_memory, share_cores
 
 # Spinning threads would keep the cores from other nodes: on two busy ones a matcher took 100 ms
 # instead of 8 for a pair.
 share_cores()
+keep_memory()
 
 if sys.argv[:1] == ['-m']:  # so it is while Python looks for the module of `python -m`
     leave_if_missing(nodes=True)

@@ -1,0 +1,40 @@
+"""Processes that run networks use memory again instead of asking for it anew."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Page faults of asking 20 times for a block of 32 MiB, as a map of a network is.
+FAULTS = """
+import resource, sys
+from kpfeat_core.threads import keep_memory
+import torch
+
+keep_memory()
+for _ in range(20):  # until the first ones have found their places
+    torch.empty(2**23).fill_(1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.empty(2**23).fill_(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(**environment: str) -> int:
+    found = subprocess.run(
+        [sys.executable, '-c', FAULTS],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(found.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='glibc alone has mallopt')
+def test_memory_of_one_image_is_used_for_the_next_unless_the_user_wants_otherwise() -> None:
+    kept = faults()
+    given_back = faults(MALLOC_MMAP_THRESHOLD_='1048576')
+    assert kept * 5 < given_back
