@@ -53,7 +53,7 @@ def feed(ros, node, images) -> int:
     count = 0
     for image in images:
         before = sum(map(total, ENDINGS))
-        node.on_image(image)
+        node.on_image(node.streams[''], image)
         while sum(map(total, ENDINGS)) == before:
             ros.executor.spin_once(timeout_sec=0.0005)
         count += 1
@@ -79,7 +79,7 @@ def test_malformed_images_are_survived_and_every_one_is_counted(ros, rig, photo)
     assert peak < before + 40
     message = ros.image(photo)
     if node.options.image_transport == 'raw':  # and it still works
-        node.on_image(message)
+        node.on_image(node.streams[''], message)
         ros.until(lambda: any(f.header == message.header for f in features), 'features')
 
 
