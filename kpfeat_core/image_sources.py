@@ -177,8 +177,9 @@ class VideoSource:
 def _quiet() -> Iterator[None]:
     """Keep OpenCV and FFmpeg from reporting a broken file on stderr in their own words."""
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
-    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    logging = getattr(cv2.utils, 'logging', cv2)  # OpenCV 4.6, which Ubuntu 24.04 has: cv2
+    before = logging.setLogLevel(0)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(before)
+        logging.setLogLevel(before)

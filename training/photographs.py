@@ -16,7 +16,7 @@ import re
 import signal
 import sys
 import tempfile
-from typing import Annotated
+from typing import Annotated, Optional
 import zipfile
 
 import cv2
@@ -291,7 +291,7 @@ def print_reports(reports: dict[str, Report], different: dict[str, int], console
 
 def photographs(
     debs: Annotated[
-        Path | None,
+        Optional[Path],  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
         typer.Argument(
             help='Folder with .deb files; those that miss are fetched into it. Without it, each '
             'is fetched, used and deleted.'
@@ -301,11 +301,12 @@ def photographs(
         'photographs'
     ),
     folder: Annotated[
-        Path | None,
+        Optional[Path],  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
         typer.Option(help='Folder of checkouts, and of packages that are unpacked already.'),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help='Only this package or repository; may be repeated.')
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help='Only this package or repository; may be repeated.'),
     ] = None,
     licence_strict: Annotated[
         bool,

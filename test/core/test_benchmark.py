@@ -8,10 +8,9 @@ import sys
 import kpfeat_core
 from kpfeat_core.benchmarking import run as benchmark
 from kpfeat_core.benchmarking import systems
-from kpfeat_core.cli import app
 from kpfeat_core.registry import build_extractor
 import pytest
-from typer.testing import CliRunner
+from run_kpfeat import run as run_kpfeat
 
 ROOT = Path(kpfeat_core.__file__).parents[1]
 TINY = ('--size', '128x96', '--max-keypoints', 50, '--rounds', 2, '--warm-up', 1, '--threads', 1)
@@ -19,7 +18,7 @@ HERE = {'commit', 'command', 'machine', 'load_average', 'torch', 'opencv', 'kpfe
 
 
 def bench(*words):
-    return CliRunner().invoke(app, ['bench', *map(str, words)])
+    return run_kpfeat('bench', *words)
 
 
 def lines(path):

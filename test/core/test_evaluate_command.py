@@ -9,16 +9,15 @@ import sys
 import time
 
 import cv2
-from kpfeat_core.cli import app
 from kpfeat_core.evaluation.report import read_json
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from run_kpfeat import run as run_kpfeat
 
 
 def run(*words, **environment):
     pytest.importorskip('rich')
-    return CliRunner().invoke(app, ['evaluate', *map(str, words)], env=environment)
+    return run_kpfeat('evaluate', *words, **environment)
 
 
 @pytest.fixture(scope='module')

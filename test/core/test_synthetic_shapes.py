@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import cv2
-from kpfeat_core.cli import app
 from kpfeat_core.data.shapes.cache import read_shapes, write_shapes
 from kpfeat_core.data.shapes.canvas import Canvas, contrasting_greys, inset
 from kpfeat_core.data.shapes.config import PRIMITIVES, ShapesConfig, SharesConfig, UNLABELLED
@@ -14,8 +13,8 @@ from kpfeat_core.data.synthetic_shapes import load_shapes, make_shapes
 from kpfeat_core.errors import ConfigError, DataError
 import numpy as np
 import pytest
+from run_kpfeat import run
 import torch
-from typer.testing import CliRunner
 
 FULL = ShapesConfig()
 # three pieces of quick images
@@ -387,11 +386,11 @@ def test_the_command_draws_a_cache_and_a_sheet(tmp_path) -> None:
     flags = [f'--{k.replace("_", "-")}={v}' for k, v in vars(SMALL).items()]
     words = ['shapes', '--out', tmp_path, '--split', 'val', '--sheet', tmp_path / 's.png', *flags]
     for said in ('val: 18 images', 'was there already'):
-        done = CliRunner().invoke(app, [str(word) for word in words])
+        done = run(*words)
         assert done.exit_code == 0 and said in done.output, done.output
     assert len(load_shapes(tmp_path, 'val', SMALL)) == 18
     assert cv2.imread(str(tmp_path / 's.png')) is not None
     for bad, text in (([], 'nothing to do'), (['--out', tmp_path, '--split', 'x'], "split 'x'")):
-        done = CliRunner().invoke(app, ['shapes', *map(str, bad)])
+        done = run('shapes', *bad)
         assert done.exit_code == 2 and text in done.stderr
-    assert 'Examples' in CliRunner().invoke(app, ['shapes', '--help']).output
+    assert 'Examples' in run('shapes', '--help').output

@@ -1,12 +1,17 @@
 """The command `kpfeat` in the process of a test."""
 
+from inspect import signature
+
 from kpfeat_core.cli import app
 from typer.testing import CliRunner
+
+# click 8.2 keeps stderr apart by itself; Ubuntu 24.04 has 8.1
+APART = {'mix_stderr': False} if 'mix_stderr' in signature(CliRunner).parameters else {}
 
 
 def run(*words, **environment):
     """Run `kpfeat` with these words in this process."""
-    return CliRunner().invoke(app, [str(word) for word in words], env=environment)
+    return CliRunner(**APART).invoke(app, [str(word) for word in words], env=environment)
 
 
 def assert_one_error(result, *texts):
