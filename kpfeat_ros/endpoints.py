@@ -148,7 +148,9 @@ class ConnectedNode(ManagedNode):
         subscription = self.listen_to(
             Features, topic, lambda message: self._unpack(message, inbox, callback), source=source
         )
-        inbox = self.exchange.listen(name, on_frame)
+        # messages may wait at both ends
+        kept = max(KEPT, 2 * subscription.qos_profile.depth)
+        inbox = self.exchange.listen(name, on_frame, kept)
         self._endpoints[inbox] = Inbox.close
         made = (inbox, subscription)  # in the order in which they are to go
         return (*made, handover) if in_executor else made
@@ -217,7 +219,8 @@ class ConnectedNode(ManagedNode):
     def _connect(self, lazy: _Lazy) -> None:
         try:
             made = lazy.connect()
-        except ConfigError as error:  # a parameter; nobody but the executor would hear of it
+        # a parameter; nobody but the executor would hear of it
+        except (ConfigError, ParameterException) as error:
             self._lazy.remove(lazy)
             self._broken.append(str(error))
             return

@@ -1,14 +1,14 @@
 """
 Features from node to node inside one process, as tensors in memory; free of ROS.
 
-A publishing node offers what it publishes, a subscribing node keeps an inbox:
+A publishing node has an outlet, a subscribing node an inbox:
 
-    exchange.offer(topic, header, features, model)  # all inboxes of the topic have it now
+    outlet.offer(header, features, model)  # all inboxes of the topic have it now
     frame = inbox.take(message)  # None: it came from another process, and must be unpacked
 
 With a callback the inbox does not wait for the message, which then need not be published at all
-if `others_listen` says that nobody else would receive it. Topics are fully resolved names. The
-tensors are shared, not copied: nobody may change them.
+if `outlet.others_listen` says that nobody else would receive it. Topics are fully resolved names.
+The tensors are shared, not copied: nobody may change them.
 """
 
 from collections import deque
@@ -26,7 +26,7 @@ import numpy as np
 from .frames import Frame
 from .stamps import stamp_ns
 
-KEPT = 4  # frames that an inbox keeps: a message is never later than this on a reliable topic
+KEPT = 10  # frames that an inbox keeps, and so how late the message of one may come
 
 
 class Inbox:
@@ -42,8 +42,8 @@ class Inbox:
         self.topic = topic
         self._exchange = exchange
         self._on_frame = on_frame
-        self._lock = threading.Lock()
-        self._frames: deque[Frame] = deque(maxlen=kept)
+        self._lock = threading.RLock()  # the callback may take
+        self._frames: deque[tuple[Frame, Outlet | None]] = deque(maxlen=kept)
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -56,25 +56,64 @@ class Inbox:
         equal: stamps alone are not, where a camera sends zeros or two nodes share a topic.
         """
         with self._lock:
-            for position, frame in enumerate(self._frames):
+            for position, (frame, outlet) in enumerate(self._frames):
                 if _belongs(frame, message):
                     del self._frames[position]
+                    if outlet is not None:
+                        outlet._note_reached(self)
                     return frame
         return None
 
     def close(self) -> None:
-        """Receive nothing more and forget what waits; the second time does nothing."""
+        """
+        Receive nothing more and forget what waits; the second time does nothing.
+
+        A callback that is at work in another thread is waited for: it is the last.
+        """
         self._exchange._forget(self)
         with self._lock:
             self._on_frame = None
             self._frames.clear()
 
-    def _put(self, frame: Frame) -> None:
+    def _put(self, frame: Frame, outlet: 'Outlet | None') -> None:
         with self._lock:
-            self._frames.append(frame)
-            on_frame = self._on_frame
-        if on_frame is not None:  # outside the lock: it may take
-            on_frame(frame)
+            self._frames.append((frame, outlet))
+            if self._on_frame is not None:
+                self._on_frame(frame)
+
+
+class Outlet:
+    """
+    What one publisher offers to the inboxes of its topic; safe to use from several threads.
+
+    Made by `Exchange.outlet`.
+    """
+
+    def __init__(self, exchange: 'Exchange', topic: str) -> None:
+        self.topic = topic
+        self._exchange = exchange
+        self._lock = threading.Lock()
+        self._reached: weakref.WeakSet[Inbox] = weakref.WeakSet()  # by a message
+
+    def offer(self, header: Any, features: Features, model: str = '') -> int:
+        """Hand the features of one image over, as `Exchange.offer` does."""
+        return self._exchange.offer(self.topic, header, features, model, self)
+
+    def others_listen(self, subscriptions: int) -> bool:
+        """
+        Say whether a message would reach anybody beside the inboxes.
+
+        subscriptions: what the publisher's `get_subscription_count` says. That of an inbox is
+        known to be among them once it took a message of this publisher: before, DDS may not have
+        brought the two together yet, and with QoS that do not meet it never will.
+        """
+        with self._lock:
+            reached = sum(inbox in self._reached for inbox in self._exchange.inboxes(self.topic))
+        return subscriptions > reached
+
+    def _note_reached(self, inbox: Inbox) -> None:
+        with self._lock:
+            self._reached.add(inbox)
 
 
 class Exchange:
@@ -104,7 +143,19 @@ class Exchange:
             self._inboxes.setdefault(topic, weakref.WeakSet()).add(inbox)
         return inbox
 
-    def offer(self, topic: str, header: Any, features: Features, model: str = '') -> int:
+    def outlet(self, topic: str) -> Outlet:
+        """Make an outlet for a publisher; raises ConfigError where its topic is not resolved."""
+        _check_resolved(topic)
+        return Outlet(self, topic)
+
+    def offer(
+        self,
+        topic: str,
+        header: Any,
+        features: Features,
+        model: str = '',
+        outlet: Outlet | None = None,
+    ) -> int:
         """
         Hand the features of one image to all inboxes of the topic; returns how many there are.
 
@@ -117,29 +168,18 @@ class Exchange:
                 f'features of {features.batch_size} images, expected 1: offer those of each '
                 'image with its own header'
             )
-        with self._lock:
-            inboxes = list(self._inboxes.get(topic, ()))
+        inboxes = self.inboxes(topic)
         if inboxes:
-            frame = Frame(
-                header, model, features.select(0)
-            )  # without padding, as a message has it
+            # without padding, as a message has it
+            frame = Frame(header, model, features.select(0))
             for inbox in inboxes:
-                inbox._put(frame)
+                inbox._put(frame, outlet)
         return len(inboxes)
 
-    def count(self, topic: str) -> int:
-        """Return how many inboxes a topic has."""
+    def inboxes(self, topic: str) -> list[Inbox]:
+        """Return the inboxes of a topic."""
         with self._lock:
-            return len(self._inboxes.get(topic, ()))
-
-    def others_listen(self, topic: str, subscriptions: int) -> bool:
-        """
-        Say whether a message would reach anybody beside the inboxes.
-
-        subscriptions: what the publisher's `get_subscription_count` says. Each node with an inbox
-        has one: it subscribes before it listens, and closes the inbox before the subscription.
-        """
-        return subscriptions > self.count(topic)
+            return list(self._inboxes.get(topic, ()))
 
     def _forget(self, inbox: Inbox) -> None:
         with self._lock:

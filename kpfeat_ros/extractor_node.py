@@ -115,7 +115,8 @@ class ExtractorNode(KpfeatNode):
 
     def _serve(self, source: str) -> None:
         """Offer the features of one camera, and listen to it while somebody wants them."""
-        stream = Stream(source, self.publish_on(Features, topic_of(source, 'features')))
+        publisher = self.publish_on(Features, topic_of(source, 'features'))
+        stream = Stream(source, publisher, self.exchange.outlet(publisher.topic_name))
         self.streams[source] = stream
         image, options = topic_of(source, 'image'), self.view.config
         listen = partial(
@@ -322,8 +323,8 @@ class ExtractorNode(KpfeatNode):
         stream = shot.stream
         exact = self.options.descriptor_type == 'float32'  # else messages differ from features
         if exact:
-            self.exchange.offer(stream.topic, shot.header, shot.features, shot.model)
-        if not exact or self.exchange.others_listen(stream.topic, stream.wanted()):
+            stream.outlet.offer(shot.header, shot.features, shot.model)
+        if not exact or stream.outlet.others_listen(stream.wanted()):
             stream.publisher.publish(self._fill(shot))
         self.note_age(shot.header)
 

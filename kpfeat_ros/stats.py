@@ -82,7 +82,7 @@ class Statistics:
         with self._lock:
             for counted in {name, _of_source(name, source)}:
                 self._totals[counted] += more
-            if name == 'received':
+            if name == 'received' and source in self._newest:  # else it is the last of its source
                 self._newest[source] = self._clock()
             return self._totals[name]
 

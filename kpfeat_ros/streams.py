@@ -5,6 +5,7 @@ from typing import Any
 
 from kpfeat_core.calibration import Calibration
 
+from .exchange import Outlet
 from .throttle import Throttle
 
 
@@ -13,19 +14,16 @@ class Stream:
     """
     What an extractor keeps for one camera.
 
-    source: name of the camera, empty where there is one alone. frame_id: of what it sees.
+    source: name of the camera, empty where there is one alone. publisher: of its features, and
+    outlet: of the same in this process. frame_id: of what it sees.
     """
 
     source: str
     publisher: Any
+    outlet: Outlet
     throttle: Throttle = field(default_factory=Throttle)
     calibration: Calibration | None = None
     frame_id: str = ''
-
-    @property
-    def topic(self) -> str:
-        """Return the full name of the topic that its features go to."""
-        return self.publisher.topic_name
 
     def wanted(self) -> int:
         """Return how many listen to its features."""

@@ -21,6 +21,7 @@ def judged(limits: DiagnosticsOptions = USUAL_LIMITS, **counts: int) -> tuple[by
 
     clock = Clock()
     statistics = Statistics(clock)
+    statistics.wait_for_input()
     for name, count in counts.items():
         if name.startswith('failed_'):
             for _ in range(count):
@@ -64,6 +65,7 @@ def test_end_of_the_images_is_a_warning_and_then_an_error(seconds, level) -> Non
 
     clock = Clock()
     statistics = Statistics(clock)
+    statistics.wait_for_input()
     statistics.count('received')
     statistics.count('processed')
     statistics.report()
@@ -95,6 +97,7 @@ def test_age_begins_anew_when_input_is_waited_for_and_is_none_at_rest() -> None:
     clock = Clock()
     statistics = Statistics(clock)
     assert statistics.report().age_s is None
+    statistics.wait_for_input()
     statistics.count('received')
     clock.now = 60.0
     assert statistics.report().age_s == 60.0

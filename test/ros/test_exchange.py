@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 import weakref
@@ -173,23 +174,49 @@ def test_a_node_that_goes_without_closing_leaves_nothing() -> None:
     gc.collect()
     assert gone() is None
     assert tensor() is None
-    assert exchange.count(TOPIC) == 0
+    assert exchange.inboxes(TOPIC) == []
 
 
-def test_others_listen_if_there_are_more_subscriptions_than_inboxes() -> None:
+def test_others_listen_if_there_are_more_subscriptions_than_inboxes_that_messages_reach() -> None:
     exchange = Exchange()
-    assert exchange.others_listen(TOPIC, 1)
-    inbox = exchange.listen(TOPIC)
-    assert not exchange.others_listen(TOPIC, 1)
-    assert exchange.others_listen(TOPIC, 2)
+    outlet, elsewhere = exchange.outlet(TOPIC), exchange.outlet(TOPIC)
+    assert outlet.others_listen(1)
+    inbox = exchange.listen(TOPIC, lambda frame: None)
+    given = features()
+    assert outlet.offer(header(1), given) == 1
+    assert outlet.others_listen(1)  # perhaps it is not the inbox's
+    assert inbox.take(message(1, given, model='')) is not None
+    assert not outlet.others_listen(1)
+    assert outlet.others_listen(2)
+    assert elsewhere.others_listen(1)
     inbox.close()
-    assert exchange.others_listen(TOPIC, 1)
+    assert outlet.others_listen(1)
+
+
+def test_closing_waits_for_the_callback_at_work() -> None:
+    exchange, events, entered = Exchange(), [], threading.Event()
+
+    def on_frame(frame: Any) -> None:
+        entered.set()
+        time.sleep(0.2)
+        events.append('called')
+
+    inbox = exchange.listen(TOPIC, on_frame)
+    thread = threading.Thread(target=exchange.offer, args=(TOPIC, header(1), features()))
+    thread.start()
+    entered.wait()
+    inbox.close()
+    events.append('closed')
+    thread.join()
+    assert events == ['called', 'closed']
 
 
 def test_unresolved_topics_and_batches_are_refused() -> None:
     exchange = Exchange()
     with pytest.raises(ConfigError, match='resolve_topic_name'):
         exchange.listen('features')
+    with pytest.raises(ConfigError, match='resolve_topic_name'):
+        exchange.outlet('features')
     with pytest.raises(ConfigError, match='resolve_topic_name'):
         exchange.offer('features', header(1), features())
     with pytest.raises(ShapeError, match='2 images, expected 1'):

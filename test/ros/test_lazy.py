@@ -116,15 +116,21 @@ def test_diagnostics_say_that_the_node_rests_and_that_this_is_well(ros, extracto
     assert (found.level, found.message) == (b'\x00', 'idle: nobody listens to the results')
 
 
-def test_input_that_cannot_be_made_is_reported_and_the_node_lives_on(ros, weights_file) -> None:
+@pytest.mark.parametrize(
+    ('override', 'words'),
+    [('reliability:=sometimes', "QoS of '/image' is not possible"), ('depth:=many', 'depth')],
+    ids=['value', 'type'],
+)
+def test_input_that_cannot_be_made_is_reported_and_the_node_lives_on(
+    ros, weights_file, override, words
+) -> None:
     from kpfeat.msg import Features
     from kpfeat_ros.extractor_node import ExtractorNode
 
-    override = ['-p', 'qos_overrides./image.subscription.reliability:=sometimes']
+    override = ['-p', f'qos_overrides./image.subscription.{override}']
     node = ros.start(ExtractorNode, *override, weights=weights_file, device='cpu')
     warnings = ros.logged(30)
     ros.listen(Features, 'features')
-    words = "QoS of '/image' is not possible"
     ros.until(lambda: any(words in text for text in warnings), 'the warning')
     assert words in node.mismatches()[0]
 

@@ -46,3 +46,13 @@ def test_names_never_counted_are_zero_and_the_main_ones_always_shown() -> None:
     assert {'received', 'processed', 'dropped', 'failed'} <= dict(
         statistics.report().values()
     ).keys()
+
+
+def test_input_that_comes_when_none_is_waited_for_has_no_age() -> None:
+    statistics = Statistics()
+    statistics.wait_for_input(source='left')
+    statistics.count('received', source='left')
+    assert list(statistics.report().ages_s) == ['left']
+    statistics.wait_for_input(False, source='left')
+    statistics.count('received', source='left')  # the last one, from another thread
+    assert statistics.report().ages_s == {}
