@@ -1,7 +1,5 @@
 """Images in, features out: `ros2 run kpfeat extractor_node --ros-args -r image:=TOPIC`."""
 
-from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 import sys
 import traceback
@@ -13,16 +11,14 @@ from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.messages.conversions import camera_info_to_calibration, fill_features
 from kpfeat_core.messages.descriptors import DescriptorType
-from kpfeat_core.registry import extractor_config_class, extractor_names
 from kpfeat_core.view import Look, View
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from .background import Background, Requests
+from .background import Requests
 from .images import image_to_array
-from .loading import check_loadable, extract, load_extractor, OutOfMemoryError, release_memory
+from .live_model import LiveModel
 from .node import KpfeatNode, run
 from .options import ExtractorNodeOptions, split_names
 from .services import offer_reset
@@ -51,20 +47,13 @@ class ExtractorNode(KpfeatNode):
 
     With `cameras`, several take turns: each has its topics, its newest image and its counts, and
     all share the model, which can work on the images of several of them together.
-
-    Another model, weights or device is loaded beside the one at work, which it replaces between
-    two images; where that fails the old one goes on and the parameters are put back.
     """
 
     def __init__(self, name: str = 'extractor', **options: Any) -> None:
         super().__init__(name, **options)
-        self.extractor: Any = None
+        self.model = LiveModel(self)
         self.streams: dict[str, Stream] = {}
         self.worker: Worker | None = None
-        self._config_class: type | None = None  # of the model whose options are declared
-        self._wanted: ExtractorNodeOptions | None = None  # what is being loaded
-        self._loader: Background | None = None
-        self._trouble: dict[str, str] = {}  # of the model: what, and a sentence
         self._requests: Requests | None = None
         # as long as the node lives: an answer may come after deactivate; in a group of its own,
         # because all others in a group wait for one that awaits
@@ -75,10 +64,9 @@ class ExtractorNode(KpfeatNode):
     def declare(self) -> None:
         """Declare parameters: those of the node, and those of its model."""
         super().declare()
-        self.parameters.declare(ExtractorNodeOptions, {'model': extractor_names()})
+        self.parameters.declare(ExtractorNodeOptions)
         self.parameters.declare(ViewConfig)
-        with suppress(ConfigError):  # there is no such model: configure says so
-            self._declare_options_of(self.get_parameter('model').value)
+        self.model.declare()
 
     def load(self) -> None:
         """Load the network and run it once."""
@@ -86,17 +74,13 @@ class ExtractorNode(KpfeatNode):
         self.options = self.parameters.read(ExtractorNodeOptions, self._use_options)
         self.cameras = split_names('cameras', self.options.cameras)
         self.view = View(self.parameters.read(ViewConfig, self._use_view))
-        config_class = self._declare_options_of(self.options.model)
-        config = self.parameters.read(config_class, self._use_config)
-        self.extractor = self._load_extractor((self.options, config))
+        self.model.load()
         unknown = self.parameters.unknown()
         if unknown:
             self.get_logger().warning(
-                f'given, but no parameter of this node or of {self.options.model}: '
+                f'given, but no parameter of this node or of {self.model.options.model}: '
                 + ', '.join(unknown)
             )
-        self._loader = Background(self, self._load_extractor, self._switch)
-        self._say_ready()
 
     def begin(self) -> None:
         """Start the worker, then listen."""
@@ -145,46 +129,17 @@ class ExtractorNode(KpfeatNode):
 
     def unload(self) -> None:
         """Free the network."""
-        if self._loader:
-            self._loader.close()
-        self._loader = self._wanted = None
-        self._trouble.clear()
-        self.extractor = self.view = None
+        self.model.close()
+        self.view = None
         super().unload()
-        release_memory()
 
-    def _declare_options_of(self, model: str) -> type:
-        before, self._config_class = self._config_class, extractor_config_class(model)
-        if before is not self._config_class:
-            self.parameters.exchange(before, self._config_class)
-        return self._config_class
-
-    def _load_extractor(self, request: tuple[ExtractorNodeOptions, Any]) -> Any:
-        options, config = request
-        try:
-            return load_extractor(options, config)
-        except OutOfMemoryError as error:
-            if options.on_out_of_memory != 'cpu' or options.device == 'cpu':
-                raise
-            extractor = load_extractor(replace(options, device='cpu'), config)
-            self._note_fall(error)
-            return extractor
-
-    def _note_fall(self, error: OutOfMemoryError) -> None:
-        self._trouble['out_of_memory'] = f'on the CPU instead: {error}'
-        self.get_logger().warning(self._trouble['out_of_memory'])
+    @property
+    def extractor(self) -> Any:
+        """Return the network with its options; None where none is loaded."""
+        return self.model.extractor
 
     def _use_options(self, options: ExtractorNodeOptions) -> None:
-        running = _loaded_by(self.options)
-        if _loaded_by(options) == running:
-            self._wanted = None
-        elif self._wanted is None or _loaded_by(options) != _loaded_by(self._wanted):
-            config_class = extractor_config_class(options.model)
-            config = self.parameters.carried(self._config_class, config_class)
-            check_loadable(options)
-            self._wanted = options
-            self._loader.submit((options, config))
-        self.options = replace(options, **running)
+        self.options = options
         self._use_batches()
 
     def _use_batches(self) -> None:
@@ -199,49 +154,8 @@ class ExtractorNode(KpfeatNode):
         super().review()
         self._use_batches()
 
-    def _switch(self, request: Any, extractor: Any, error: Exception | None) -> None:
-        """Take over what was loaded beside the work, unless something else is wanted by now."""
-        options, _ = request
-        if options is not self._wanted:
-            return
-        self._wanted = None
-        try:
-            if error:
-                raise error
-            before, after = self._config_class, extractor_config_class(options.model)
-            config = self.parameters.carried(before, after)  # it may have changed meanwhile
-            extractor = extractor.with_options(**vars(config))
-            with self.parameters.lock:
-                self.parameters.switch(before, after, self._use_config)
-                self.extractor = extractor
-                self.options = replace(self.options, **_loaded_by(options))
-                self._config_class = after
-        except Exception as trouble:
-            self._stay(options, trouble)
-        else:
-            self._trouble.pop('switch_failed', None)
-            self._say_ready()
-            release_memory()
-
-    def _stay(self, options: ExtractorNodeOptions, error: Exception) -> None:
-        """Say why the old model goes on, and put its parameters back."""
-        running, what = _loaded_by(self.options), str(error)
-        if not isinstance(error, KpfeatError):  # ours, not the user's: say where
-            what = ''.join(traceback.format_exception(error))
-        trouble = f'{options.model} could not be loaded: {what}'
-        self._trouble['switch_failed'] = trouble
-        self.statistics.count('failed.switch')
-        self.get_logger().error(f'{trouble} ({running["model"]} goes on)')
-        self.set_parameters([Parameter(name, value=value) for name, value in running.items()])
-
-    def _say_ready(self) -> None:
-        self.get_logger().info(f'{self.options.model} is ready on {self.extractor.device}')
-
     def _use_view(self, config: ViewConfig) -> None:
         self.view = View(config)
-
-    def _use_config(self, config: Any) -> None:
-        self.extractor = self.extractor.with_options(**vars(config))
 
     def on_image(self, stream: Stream, message: Image | CompressedImage) -> None:
         """Hand the image to the worker, if anybody wants features."""
@@ -291,32 +205,14 @@ class ExtractorNode(KpfeatNode):
         return Shot(stream, message.header, view.look(image_to_array(message)))
 
     def _extract(self, shots: list[Shot]) -> list[Shot]:
-        with self.parameters.lock:
-            extractor, model = self.extractor, self.options.model
         looks = [shot.look for shot in shots]
-        images, masks = [look.image for look in looks], [look.mask for look in looks]
-        try:
-            found = extract(extractor, images, masks)
-        except OutOfMemoryError as error:
-            if len(shots) > 1 or not self._falls_back(extractor, error):
-                raise
-            found = extract(self.extractor, images, masks)
+        model, found = self.model.extract(
+            [look.image for look in looks], [look.mask for look in looks]
+        )
         return [
             shot._replace(features=shot.look.finish(features), model=model)
             for shot, features in zip(shots, found, strict=True)
         ]
-
-    def _falls_back(self, extractor: Any, error: OutOfMemoryError) -> bool:
-        """Put the model on the CPU, if it is to go on there; once, for it stays there."""
-        if self.options.on_out_of_memory != 'cpu' or str(extractor.device) == 'cpu':
-            return False
-        release_memory()
-        other = load_extractor(replace(self.options, device='cpu'), extractor.config)
-        with self.parameters.lock:
-            if self.extractor is extractor:  # else another model has come meanwhile
-                self.extractor = other
-                self._note_fall(error)
-        return True
 
     def _publish(self, shot: Shot) -> None:
         """Hand features over in this process as they are, and to others as a message."""
@@ -339,15 +235,7 @@ class ExtractorNode(KpfeatNode):
 
     def settings(self) -> dict[str, str]:
         """Add the model and where it runs, what is being loaded, and why that failed last."""
-        values = {'model': self.options.model, 'device': str(self.extractor.device)}
-        if self._wanted:
-            values['loading'] = self._wanted.model
-        return values | self._trouble
-
-
-def _loaded_by(options: ExtractorNodeOptions) -> dict[str, str]:
-    """Return the options of which a change means loading."""
-    return {name: getattr(options, name) for name in ('model', 'weights', 'device')}
+        return self.model.settings()
 
 
 def main(args: list[str] | None = None) -> int:

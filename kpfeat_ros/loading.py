@@ -7,6 +7,7 @@ import dataclasses
 from functools import partial
 import gc
 import time
+import traceback
 from typing import Any, TYPE_CHECKING
 
 from kpfeat_core.errors import ConfigError
@@ -17,7 +18,7 @@ from kpfeat_core.weights import find_weights
 import numpy as np
 import torch
 
-from .options import ExtractorNodeOptions
+from .options import ModelOptions
 from .sharing import network_key, share
 
 LINGERS_S = 2.0
@@ -32,7 +33,7 @@ class OutOfMemoryError(ConfigError):
     kind = 'out_of_memory'
 
 
-def load_extractor(options: ExtractorNodeOptions, config: Any) -> 'Extractor':
+def load_extractor(options: ModelOptions, config: Any) -> 'Extractor':
     """
     Return the extractor, run once, so that the first image is not the slow one.
 
@@ -47,7 +48,7 @@ def load_extractor(options: ExtractorNodeOptions, config: Any) -> 'Extractor':
         key = network_key(options.model, options.weights, options.device, config)
         extractor = share(key, build, **values)
     except torch.OutOfMemoryError as error:
-        raise _out_of_memory(options.model, options.device, 'its weights') from error
+        raise _out_of_memory(error, options.model, options.device, 'its weights') from error
     extract(extractor, [np.zeros((height, width), np.uint8)])
     return extractor
 
@@ -65,11 +66,12 @@ def extract(
     except torch.OutOfMemoryError as error:
         height, width = images[0].shape[:2]
         what = f'{len(images)} image(s) of {width}x{height}'
-        raise _out_of_memory(extractor.name, extractor.device, what) from error
+        raise _out_of_memory(error, extractor.name, extractor.device, what) from error
     return [features.select(b) for b in range(len(images))]
 
 
-def _out_of_memory(model: str, device: Any, what: str) -> OutOfMemoryError:
+def _out_of_memory(error: Exception, model: str, device: Any, what: str) -> OutOfMemoryError:
+    traceback.clear_frames(error.__traceback__)  # their tensors: who catches it needs the memory
     return OutOfMemoryError(
         f"device '{device}' has too little memory for {model} on {what}: end what else uses it, "
         'choose a smaller model, set resize, binning or a smaller batch_size or warm_up_size, use '
@@ -77,7 +79,7 @@ def _out_of_memory(model: str, device: Any, what: str) -> OutOfMemoryError:
     )
 
 
-def check_loadable(options: ExtractorNodeOptions) -> None:
+def check_loadable(options: ModelOptions) -> None:
     """
     Raise for what is known to fail before anything is loaded.
 

@@ -44,8 +44,16 @@ class LifecycleOptions:
 
 
 @dataclass(frozen=True)
-class ExtractorNodeOptions:
-    """What the extractor node loads, listens to and sends."""
+class CameraNodeOptions:
+    """What the camera node sends, whatever its source."""
+
+    frame_id: str = option('camera_optical_frame', 'frame of the images')
+    sending: bool = option(True, 'send images; false pauses', live=True)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model the extractor node loads, and where it runs."""
 
     model: str = option(DEFAULT_MODEL, 'name of the extractor', live=True)
     weights: str = option(
@@ -63,6 +71,12 @@ class ExtractorNodeOptions:
         choices=('fail', 'cpu'),
         live=True,
     )
+
+
+@dataclass(frozen=True)
+class ExtractorNodeOptions:
+    """What the extractor node listens to and sends."""
+
     cameras: str = option(
         '',
         'names of several cameras that share the model, such as left,right: images of '

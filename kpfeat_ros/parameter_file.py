@@ -16,6 +16,7 @@ from .options import (
     ExtractorNodeOptions,
     LifecycleOptions,
     MatcherNodeOptions,
+    ModelOptions,
     OverlayNodeOptions,
 )
 
@@ -39,7 +40,12 @@ WIDTH = 99
 def node_classes() -> dict[str, list[type]]:
     """Return the dataclasses behind the parameters of each node, for the default model."""
     own = {
-        'extractor': [ExtractorNodeOptions, ViewConfig, extractor_config_class(DEFAULT_MODEL)],
+        'extractor': [
+            ModelOptions,
+            ExtractorNodeOptions,
+            ViewConfig,
+            extractor_config_class(DEFAULT_MODEL),
+        ],
         'matcher': [MatcherNodeOptions, MatcherConfig],
         'overlay': [OverlayNodeOptions],
     }

@@ -48,7 +48,7 @@ class Rig:
                 assert gate.acquire(timeout=30)
                 return extractor.extract(images, masks)
 
-        self.node.extractor = Slow()
+        self.node.model.extractor = Slow()
         return gate
 
 

@@ -123,7 +123,7 @@ def test_newest_image_wins_and_dropped_ones_are_counted(ros, start, photo) -> No
             gate.wait()
             return extractor.extract(images, masks)
 
-    node.extractor = Slow()
+    node.model.extractor = Slow()
     images = [ros.image(photo) for _ in range(5)]
     for count, image in enumerate(images, 1):
         camera.publish(image)
@@ -186,7 +186,7 @@ def test_diagnostics_tell_counts_stages_and_what_is_wrong(ros, start, photo) -> 
 def test_node_survives_a_failure_that_is_our_own_and_logs_where(ros, start, photo) -> None:
     node, camera, _ = start()
     errors = ros.logged()
-    node.extractor = None
+    node.model.extractor = None
     camera.publish(ros.image(photo))
     ros.until(lambda: node.statistics.total('failed.AttributeError'), 'the failure')
     ros.until(lambda: any('Traceback' in text for text in errors), 'a traceback in the log')

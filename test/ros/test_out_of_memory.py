@@ -1,5 +1,7 @@
 """A GPU with too little memory: advice, or the CPU instead, once; with a stand-in for the GPU."""
 
+import weakref
+
 from kpfeat_core.models.base import Extractor
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ class Gpu:
 @pytest.fixture
 def loaded(monkeypatch) -> list[str]:
     """Return the devices for which networks are loaded."""
-    from kpfeat_ros import extractor_node, loading
+    from kpfeat_ros import live_model, loading
 
     load, devices = loading.load_extractor, []
 
@@ -29,7 +31,7 @@ def loaded(monkeypatch) -> list[str]:
         devices.append(options.device)
         return load(options, config)
 
-    monkeypatch.setattr(extractor_node, 'load_extractor', noting)
+    monkeypatch.setattr(live_model, 'load_extractor', noting)
     return devices
 
 
@@ -84,7 +86,7 @@ def test_image_that_does_not_fit_fails_or_moves_the_model_once(
     features = ros.listen(Features, 'features')
     ros.until(node.streams[''].wanted, 'a listener')
     camera = ros.camera()
-    node.extractor = Gpu(node.extractor)
+    node.model.extractor = Gpu(node.extractor)
     loaded.clear()
     camera.publish(ros.image(photo))
     ros.until(lambda: errors, 'advice in the log')
@@ -99,3 +101,32 @@ def test_image_that_does_not_fit_fails_or_moves_the_model_once(
     assert loaded == ['cpu']
     assert node.statistics.total('failed') == 0
     assert np.array_equal(features[0].keypoints, features[1].keypoints)
+
+
+def test_a_model_that_fits_where_it_was_asked_for_ends_the_trouble(ros, full, start) -> None:
+    from rclpy.parameter import Parameter
+
+    node = start(on_out_of_memory='cpu')
+    assert 'out_of_memory' in node.settings()
+    node.set_parameters([Parameter('device', value='cpu')])
+    ros.until(lambda: node.model.options.device == 'cpu', 'the CPU that was asked for')
+    assert 'out_of_memory' not in node.settings()
+
+
+def test_what_did_not_fit_is_freed_before_anything_else_is_tried(photo) -> None:
+    from kpfeat_ros.loading import extract, OutOfMemoryError
+
+    kept = []
+
+    class Full:
+        device, name = 'cuda:0', 'alike-t'
+
+        def extract(self, images, masks):
+            tensor = torch.zeros(1)
+            kept.append(weakref.ref(tensor))
+            raise torch.OutOfMemoryError('CUDA out of memory')
+
+    with pytest.raises(OutOfMemoryError) as caught:
+        extract(Full(), [photo])
+    assert caught.value.__cause__ is not None  # whose traceback would hold it
+    assert kept[0]() is None

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from kpfeat_core.config import MatcherConfig, ViewConfig
 from kpfeat_core.errors import ConfigError
-from kpfeat_ros.options import ExtractorNodeOptions
+from kpfeat_ros.options import ExtractorNodeOptions, ModelOptions
 import pytest
 
 
@@ -38,7 +38,7 @@ def describe(ros, node: str, *names: str):
 def test_every_option_is_a_described_parameter(ros, extractor) -> None:
     names = {
         f.name: f
-        for c in (ExtractorNodeOptions, ViewConfig, type(extractor.extractor.config))
+        for c in (ModelOptions, ExtractorNodeOptions, ViewConfig, type(extractor.extractor.config))
         for f in fields(c)
     }
     for descriptor in describe(ros, 'extractor', *names):

@@ -50,7 +50,7 @@ def gate():
                 opened.wait(30)
                 return extractor.extract(images, masks)
 
-        node.extractor = Slow()
+        node.model.extractor = Slow()
         return asked
 
     hold.opened = opened
@@ -101,11 +101,11 @@ def test_image_that_has_no_features_is_answered_with_the_reason(
 def test_failure_of_our_own_is_answered_and_the_node_lives(ros, start, photo) -> None:
     node, errors = start(), ros.logged()
     ros.until(lambda: ros.probe.count_publishers('/rosout') > 1, 'the log')
-    extractor, node.extractor = node.extractor, None
+    extractor, node.model.extractor = node.extractor, None
     response = extract(ros, ros.image(photo))
     assert not response.success and 'AttributeError' in response.message
     ros.until(lambda: any('Traceback' in text for text in errors), 'a traceback in the log')
-    node.extractor = extractor
+    node.model.extractor = extractor
     assert extract(ros, ros.image(photo)).success
 
 

@@ -7,7 +7,7 @@ from kpfeat_core.registry import extractor_config_class
 from kpfeat_core.weights import save_weights
 from kpfeat_ros import sharing
 from kpfeat_ros.loading import load_extractor
-from kpfeat_ros.options import ExtractorNodeOptions
+from kpfeat_ros.options import ModelOptions
 import pytest
 import torch
 
@@ -15,7 +15,7 @@ import torch
 @pytest.fixture
 def load(weights_file):
     """Load as nodes do; gives the extractor."""
-    given = ExtractorNodeOptions(weights=weights_file, device='cpu', warm_up_size='64x64')
+    given = ModelOptions(weights=weights_file, device='cpu', warm_up_size='64x64')
 
     def loaded(**changes):
         config = extractor_config_class('alike-t')(**changes.pop('config', {}))
