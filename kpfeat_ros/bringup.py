@@ -31,6 +31,9 @@ class LaunchOptions:
 
     model: str = option('', 'name of the extractor, such as alike-t')
     image: str = option('image', 'topic with the images of the camera')
+    depth: str = option(
+        'depth', 'topic with depth images, pixel by pixel those of image, for keypoint_cloud'
+    )
     cameras: str = option(
         '',
         'names of several cameras, such as left,right: each gets its nodes and topics in a '
@@ -102,6 +105,7 @@ def plan_nodes(options: LaunchOptions) -> list[NodePlan]:
     chosen = {'model': options.model, 'device': options.device}
     given = {name: value for name, value in chosen.items() if value}
     image = {} if options.image == 'image' else {'image': options.image}
+    depth = {} if options.depth == 'depth' else {'depth': options.depth}
     plans = []
     shared = options.one_extractor and options.cameras
     if shared:
@@ -113,7 +117,7 @@ def plan_nodes(options: LaunchOptions) -> list[NodePlan]:
         if not shared:
             plans.append(NodePlan('extractor', given, image, files, namespace))
         plans.append(NodePlan('matcher', {}, {}, files, namespace))
-        plans.append(NodePlan('overlay', {}, image, files, namespace))
+        plans.append(NodePlan('overlay', {}, image | depth, files, namespace))
     for first, second in _pairs(options, names):
         plans += _plan_pair(options, first, second, files)
     return plans
@@ -145,11 +149,13 @@ def _join(*names: str) -> str:
 def camera_names(options: LaunchOptions) -> list[str]:
     """Return the names of the cameras, one empty name for a single one; raises ConfigError."""
     names = split_names('cameras', options.cameras)
-    if options.cameras and options.image.startswith('/'):
-        raise ConfigError(
-            f"image is '{options.image}' for all of {options.cameras}: give it without the / at "
-            f'the start, such as image_raw for /{names[0]}/image_raw'
-        )
+    for name, topic in (('image', options.image), ('depth', options.depth)):
+        if options.cameras and topic.startswith('/'):
+            last = topic.rpartition('/')[2]
+            raise ConfigError(
+                f"{name} is '{topic}' for all of {options.cameras}: give it without the / at the "
+                f'start, such as {last} for /{names[0]}/{last}'
+            )
     return names
 
 

@@ -5,11 +5,9 @@ The virtual camera moves as a function of the stamp alone, so that the stamps of
 the true homography between them: `VirtualCamera(size=...).homography(stamp0_ns, stamp1_ns)`.
 """
 
-from dataclasses import dataclass
 import sys
 from typing import Any
 
-from kpfeat_core.config import option
 from kpfeat_core.errors import ImageError
 from kpfeat_core.image_sources import create_source, SourceConfig
 from kpfeat_core.messages.conversions import fill_image
@@ -17,17 +15,10 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from .node import KpfeatNode, run
+from .options import CameraNodeOptions
 from .services import offer_reset
 
 TOPIC = 'camera/image_raw'
-
-
-@dataclass(frozen=True)
-class CameraNodeOptions:
-    """What the camera node sends, whatever its source."""
-
-    frame_id: str = option('camera_optical_frame', 'frame of the images')
-    sending: bool = option(True, 'send images; false pauses', live=True)
 
 
 class CameraNode(KpfeatNode):

@@ -46,6 +46,13 @@ def test_image_topic_is_remapped_for_the_nodes_that_see_images() -> None:
     assert remapped == {'extractor': image, 'matcher': {}, 'overlay': image}
 
 
+def test_depth_topic_is_remapped_for_the_overlay_alone() -> None:
+    plans = bringup.plan_nodes(LaunchOptions(depth='/camera/depth'))
+    assert [plan.remappings for plan in plans] == [{}, {}, {'depth': '/camera/depth'}]
+    with pytest.raises(ConfigError, match='such as depth for /left/depth'):
+        bringup.plan_nodes(LaunchOptions(cameras='left,right', depth='/camera/depth'))
+
+
 def test_ros_arguments_come_with_the_most_specific_last() -> None:
     parameters = {'model': 'alike-t', 'stereo': True}
     plan = NodePlan('extractor', parameters, {'image': '/c'}, ['p.yaml', 'q.yaml'], '/robot')
