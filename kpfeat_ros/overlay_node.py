@@ -17,6 +17,7 @@ from .annotations import fill_annotations, fill_markers, find_messages
 from .frames import Frame
 from .node import KpfeatNode, run
 from .options import OverlayNodeOptions
+from .partners import Partners
 from .pictures import (
     fill_compressed,
     follow_matches,
@@ -26,7 +27,6 @@ from .pictures import (
 )
 from .points import cloud_of_keypoints
 from .services import offer_reset
-from .stamps import stamp_ns, StampBuffer
 from .worker import Stage, Worker
 
 INPUTS = ('image', 'image1', 'features', 'matches', 'depth', 'camera_info')
@@ -63,7 +63,7 @@ class OverlayNode(KpfeatNode):
         self.inputs: set[str] = set()  # that somebody needs at the moment
         self.outputs: dict[str, Output] = {}
         self.wanted: set[str] = set()
-        self.kept: dict[str, StampBuffer] = {}
+        self.partners = Partners(0)
         self.camera_info: CameraInfo | None = None
         self._missing: set[str] = set()  # packages of messages, each said once
         self.start()
@@ -89,14 +89,13 @@ class OverlayNode(KpfeatNode):
     def begin(self) -> None:
         """Start the workers; topics are connected when somebody listens."""
         super().begin()
-        names = ('image', 'image1', 'features', 'depth', 'features without depth')
-        self.kept = {name: StampBuffer(self.options.buffer_size) for name in names}
+        second = 'image1' if self.options.stereo else 'image'
+        self.partners = Partners(self.options.buffer_size, second)
         self.tracks = Tracks(self.options.track_length)
         self._offer_picture('keypoints', {'image', 'features'}, self._draw_keypoints)
         if not self.options.stereo:  # a track is what one camera sees over time
             self._offer_picture('tracks', {'image', 'matches'}, self._draw_tracks)
-        images = {'image', self._second()}
-        self._offer_picture('matches', {*images, 'matches'}, self._draw_matches)
+        self._offer_picture('matches', {'image', second, 'matches'}, self._draw_matches)
         self._offer_optional('image_annotations', 'ImageAnnotations', set(), self._annotate)
         self._offer_optional('keypoint_markers', 'MarkerArray', {'camera_info'}, self._mark)
         self._offer(
@@ -112,8 +111,7 @@ class OverlayNode(KpfeatNode):
         self.inputs.clear()
         self.outputs.clear()
         self.wanted.clear()
-        for buffer in self.kept.values():
-            buffer.clear()
+        self.partners.keep_only((), ())
         self.camera_info = None
 
     def _use_options(self, options: OverlayNodeOptions) -> None:
@@ -149,21 +147,16 @@ class OverlayNode(KpfeatNode):
         self.wanted = {name for name, output in self.outputs.items() if output.wanted()}
         self.inputs = {name for output in self.wanted for name in self.outputs[output].inputs}
         super().review()
-        kept_for = {'features without depth': 'keypoint_cloud', 'features': 'keypoints'}
-        for name, buffer in self.kept.items():
-            if kept_for.get(name, name) not in self.wanted | self.inputs:
-                buffer.clear()
+        self.partners.keep_only(self.inputs, self.wanted)
         if self.outputs and 'tracks' not in self.wanted:
             self.tracks.clear()
 
     def _subscribe(self, name: str) -> Any:
         if name in ('image', 'image1'):
-            transport, source = self.options.image_transport, '' if name == 'image' else name
             listener = partial(self.on_image, name)
-            return self.listen_to_images(transport, listener, 5, name, source)
+            return self.listen_to_images(self.options.image_transport, listener, 5, name, name)
         if name == 'features':
-            source = None if 'image' in self.inputs else ''  # what the work starts with
-            return self.listen_to_features(name, self.on_features, True, source)
+            return self.listen_to_features(name, self.on_features, True, name)
         if name == 'matches':
             return self.listen_to(Matches, name, self.on_matches)
         if name == 'depth':
@@ -175,57 +168,35 @@ class OverlayNode(KpfeatNode):
         if output in self.wanted:
             self.outputs[output].worker.submit(item)
 
-    def _second(self) -> str:
-        """Return the topic of the second image of matches."""
-        return 'image1' if self.options.stereo else 'image'
-
-    def on_image(self, topic: str, image: Any) -> None:
+    def on_image(self, name: str, image: Any) -> None:
         """Keep the image until its features come; they may have come already."""
-        self.statistics.count('received', source='' if topic == 'image' else topic)
-        stamp = stamp_ns(image.header)
-        self.kept[topic].add(stamp, image)
-        features = self.kept['features'].get(stamp) if topic == 'image' else None
+        self.statistics.count('received', source=name)
+        features = self.partners.add_image(name, image)
         if features is not None:
             self._submit('keypoints', image, features)
 
     def on_features(self, features: Frame) -> None:
         """Pass the features on; to what needs an image only if that is here."""
-        if 'image' not in self.inputs:
-            self.statistics.count('received')
+        self.statistics.count('received', source='features')
         self._submit('image_annotations', features)
         if 'keypoints' in self.wanted:
-            self._pair_with_image(features)
+            self._submit_pair('keypoints', self.partners.image_of(features), features)
         if self.camera_info is not None:
             self._submit('keypoint_markers', features, self.camera_info)
             if 'keypoint_cloud' in self.wanted:
-                self._pair_with_depth(features)
+                self._place_at_once(features)
 
-    def _pair_with_image(self, features: Frame) -> None:
-        stamp = stamp_ns(features.header)
-        image = self.kept['image'].get(stamp)
-        if image is not None:
-            self._submit('keypoints', image, features)
-        else:
-            self.statistics.count('unpaired')
-            self.kept['features'].add(stamp, features)
-
-    def _pair_with_depth(self, features: Frame) -> None:
-        stamp = stamp_ns(features.header)
-        depth = self.kept['depth'].nearest(stamp, self._tolerance_ns())
+    def _place_at_once(self, features: Frame) -> None:
+        depth = self.partners.depth_of(features, self._tolerance_ns())
         if depth is not None:
             self._submit('keypoint_cloud', features, depth, self.camera_info)
         else:
             self.statistics.count('without_depth')
-            self.kept['features without depth'].add(stamp, features)
 
     def on_depth(self, depth: Image) -> None:
         """Keep the depth image until its features come; they may have come already."""
-        stamp = stamp_ns(depth.header)
-        self.kept['depth'].add(stamp, depth)
-        waiting = self.kept['features without depth']
-        features = waiting.nearest(stamp, self._tolerance_ns())
+        features = self.partners.add_depth(depth, self._tolerance_ns())
         if features is not None:
-            waiting.forget(stamp_ns(features.header))
             self._submit('keypoint_cloud', features, depth, self.camera_info)
 
     def on_camera_info(self, camera_info: CameraInfo) -> None:
@@ -233,15 +204,11 @@ class OverlayNode(KpfeatNode):
         self.camera_info = camera_info
 
     def on_matches(self, matches: Matches) -> None:
-        """Draw the matches if both images are here; image 0 is kept, it may be a reference."""
-        images, stamp1 = self.kept['image'], stamp_ns(matches.header1)
-        image1 = self.kept[self._second()].get(stamp1)
+        """Draw the matches, and the tracks that they prolong, if their images are here."""
         if 'tracks' in self.wanted:
-            self._follow_tracks(image1, matches)
+            self._follow_tracks(self.partners.image1_of(matches), matches)
         if 'matches' in self.wanted:
-            stamp0 = stamp_ns(matches.header0)
-            images.pin(stamp0)
-            self._submit_pair('matches', images.get(stamp0), image1, matches)
+            self._submit_pair('matches', *self.partners.images_of(matches), matches)
 
     def _follow_tracks(self, image: Any, matches: Matches) -> None:
         try:  # here and not in the worker, which may drop matches: that would end all tracks
@@ -300,7 +267,7 @@ class OverlayNode(KpfeatNode):
             'camera_info': self.camera_info_topic(),
             'depth': self.resolve_topic_name('depth'),
         }
-        came = {'camera_info': self.camera_info, 'depth': len(self.kept['depth'])}
+        came = {'camera_info': self.camera_info, 'depth': self.partners.has_depth}
         missing = [topics[name] for name in sorted(self.inputs & set(topics)) if not came[name]]
         return {
             'listening_to': ' '.join(sorted(self.inputs)) or 'nothing',

@@ -46,9 +46,9 @@ class StampBuffer:
             return None
         return self._items[near]
 
-    def forget(self, stamp: int) -> None:
-        """Forget the item of exactly this stamp, if there is one."""
-        self._items.pop(stamp, None)
+    def take(self, stamp: int) -> Any | None:
+        """Return the item of exactly this stamp and forget it; None if there is none."""
+        return self._items.pop(stamp, None)
 
     def pin(self, stamp: int) -> None:
         """Keep the item of this stamp until another is pinned, such as a reference image."""

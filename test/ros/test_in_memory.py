@@ -115,7 +115,7 @@ def test_overlay_draws_what_comes_in_memory(ros, chain, photo) -> None:
     ros.until(lambda: subject.camera.get_subscription_count() == 2, 'the overlay')
     subject.send(photo)
     ros.until(lambda: pictures, 'a picture')
-    assert overlay.statistics.total('received') == 1  # the image
+    assert overlay.statistics.total('features.received') == 1  # in memory, not once more
     assert overlay.statistics.total('failed') == 0
 
 

@@ -61,9 +61,9 @@ class Rig:
     def send_image(self, pixels: np.ndarray = GRAY):
         """Publish an image and wait until it is there; gives the message."""
         image = self.ros.image(pixels)
-        before = self.node.statistics.total('received')
+        before = self.node.statistics.total('image.received')
         self.publishers['image'].publish(image)
-        self.ros.until(lambda: self.node.statistics.total('received') > before, 'the image')
+        self.ros.until(lambda: self.node.statistics.total('image.received') > before, 'the image')
         return image
 
     def send_features(self, image, *points) -> None:
@@ -261,7 +261,7 @@ def test_keypoints_with_depth_are_a_cloud_in_metres(ros) -> None:
     depth[30, 60], depth[55, 40] = 4.0, 0.5
     image = ros.image(GRAY)
     rig.send_depth(image, depth, later_ns=5_000_000)
-    ros.until(lambda: len(rig.node.kept['depth']), 'the depth image')
+    ros.until(lambda: rig.node.partners.has_depth, 'the depth image')
     rig.send_features(image, (60, 30), (5, 5), (40, 55))
     cloud = rig.picture('keypoint_cloud')
     assert cloud.header == image.header
@@ -286,7 +286,7 @@ def test_depth_beyond_the_tolerance_belongs_to_other_features(ros) -> None:
     rig.send_camera_info()
     image = ros.image(GRAY)
     rig.send_depth(image, np.full((60, 80), 2.0), later_ns=5_000_000)
-    ros.until(lambda: len(rig.node.kept['depth']), 'the depth image')
+    ros.until(lambda: rig.node.partners.has_depth, 'the depth image')
     rig.send_features(image, (60, 30))
     ros.until(lambda: rig.node.statistics.total('without_depth'), 'the features')
     assert rig.pictures['keypoint_cloud'] == []
@@ -378,9 +378,11 @@ def test_without_the_messages_of_foxglove_the_node_says_so_once(ros, monkeypatch
 
 def test_nothing_is_kept_after_deactivate_and_all_works_again_after_activate(ros) -> None:
     rig = Rig(ros, 'image_keypoints')
-    rig.send_image()
+    image = rig.send_image()
+    partners = rig.node.partners
+    assert partners.image_of(image) is not None
     rig.node.trigger_deactivate()
-    assert not any(len(buffer) for buffer in rig.node.kept.values())
+    assert partners.image_of(image) is None
     assert not rig.node.outputs and not rig.node.inputs
     rig.node.trigger_activate()
     ros.until(rig.publishers['image'].get_subscription_count, 'the overlay on image')
@@ -388,3 +390,13 @@ def test_nothing_is_kept_after_deactivate_and_all_works_again_after_activate(ros
     image = rig.send_image()
     rig.send_features(image, (20, 40))
     assert rig.picture('image_keypoints').header == image.header
+
+
+def test_silence_is_blamed_on_the_topic_that_is_awaited_after_listeners_changed(ros) -> None:
+    rig = Rig(ros, 'keypoint_markers', 'image_keypoints')
+    rig.send_image()
+    ros.stop_listening(rig.pictures['image_keypoints'])
+    ros.until(lambda: not rig.publishers['image'].get_subscription_count(), 'the end of pictures')
+    assert not rig.node.rests
+    quietest = rig.node.statistics.report().quietest
+    assert rig.node.input_topics[quietest] == '/features'

@@ -73,11 +73,10 @@ def test_the_nearest_stamp_within_the_tolerance_is_found():
     assert StampBuffer(3).nearest(0, 10) is None
 
 
-def test_what_is_forgotten_is_gone():
+def test_what_is_taken_is_gone():
     buffer = StampBuffer(3)
     buffer.add(1, 'one')
-    buffer.forget(1)
-    buffer.forget(2)
+    assert (buffer.take(1), buffer.take(2)) == ('one', None)
     assert buffer.get(1) is None and len(buffer) == 0
 
 
