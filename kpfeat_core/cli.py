@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .commands import adapt, bench, demo, evaluate, extract, match, shapes, train, weights
+from .commands import adapt, bag, bench, demo, evaluate, extract, match, shapes, train, weights
 from .commands.common import prose
 from .errors import KpfeatError
 from .threads import keep_memory, share_cores
@@ -77,6 +77,7 @@ for _name, _module, _context in (
 ):
     _run = getattr(_module, _name)
     app.command(_name, help=prose(_run), epilog=_module.EPILOG, context_settings=_context)(_run)
+app.add_typer(bag.app, name='bag')
 app.add_typer(weights.app, name='weights')
 
 

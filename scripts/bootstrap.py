@@ -86,7 +86,7 @@ class Place:
     def requirements(self) -> 'list[Path]':
         """Return all lists of packages to install."""
         folder = self.root / 'requirements'
-        lists = [folder / f'{name}.txt' for name in ('core', 'train', 'dev')]
+        lists = [folder / f'{name}.txt' for name in ('core', 'train', 'bags', 'dev')]
         return [*lists, *self.ros_requirements]
 
     @property

@@ -130,21 +130,22 @@ def load_extractor(
 
 def tell(text: str) -> None:
     """Print a line on stderr, above a progress bar if there is one."""
-    _console().print(text, markup=False, highlight=False, soft_wrap=True)
+    console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Iterate with a progress bar on stderr; none where stderr is not a terminal."""
     from rich.progress import track as rich_track
 
-    console = _console()
+    shown = console()
     yield from rich_track(
-        items, what, total=total, console=console, transient=True, disable=not console.is_terminal
+        items, what, total=total, console=shown, transient=True, disable=not shown.is_terminal
     )
 
 
 @functools.cache
-def _console() -> Any:
+def console() -> Any:
+    """Return what prints on stderr, above a progress bar if there is one."""
     from rich.console import Console
 
     return Console(stderr=True)

@@ -1,0 +1,1 @@
+"""Recordings without a ROS installation: reading, features of every image, writing."""

@@ -1,0 +1,254 @@
+"""Features of every image of a recording: what is asked for, and what became of it."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+import hashlib
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+import cv2
+import torch
+
+from .flow import in_background
+from .processing import FeatureSteps, Frames
+from .reading import BagReader, Topic
+from .records import Channel, Damage, IMAGES, Record
+from .running import run
+from .steps import Journal, Step
+from .topics import features_topics
+from .writing import BagSink, check_target, HlocSink, NpzSink, Sink, storage_for
+from ..config import DEFAULT_MODEL, ViewConfig
+from ..errors import DataError
+from ..messages.definitions import FEATURES
+from ..messages.descriptors import DescriptorType
+
+if TYPE_CHECKING:
+    from ..models import Extractor
+
+GPU_BATCH = 8
+ALL = '*'
+COPIES_AHEAD = 16  # messages that are read before they are written
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """
+    What is asked for; all that the output depends on, and plain enough to be sent elsewhere.
+
+    topics: of images; all where empty. start, end: as `records.in_time` reads them. stride: take
+    every k-th image of a topic. format: bag, npz or h5. storage: mcap or sqlite3, '' by the name
+    of `out`. copy: topics of the input that are copied, ALL for all. options: of the extractor.
+    batch_size: images that go through the network together; -1: 8 on a GPU, 1 on a CPU.
+    """
+
+    source: Path
+    out: Path
+    topics: tuple[str, ...] = ()
+    start: str = ''
+    end: str = ''
+    stride: int = 1
+    format: str = 'bag'
+    storage: str = ''
+    copy: tuple[str, ...] = ()
+    model: str = DEFAULT_MODEL
+    weights: str = ''
+    device: str = 'cpu'
+    options: Mapping[str, Any] = field(default_factory=dict)
+    view: ViewConfig = field(default_factory=ViewConfig)
+    descriptor_type: str = 'float32'
+    batch_size: int = -1
+
+
+@dataclass
+class Report:
+    """
+    What became of a recording.
+
+    total: images that there are to be, about. resumed: images that an earlier run had done.
+    skipped: images by the kind of their problem; reasons: the first sentence of each kind.
+    """
+
+    source: Path
+    out: Path
+    total: int = 0
+    images: int = 0
+    features: int = 0
+    keypoints: int = 0
+    resumed: int = 0
+    copied: int = 0
+    skipped: Counter = field(default_factory=Counter)
+    reasons: dict[str, str] = field(default_factory=dict)
+    damage: list[Damage] = field(default_factory=list)
+
+    def add(self, step: Step) -> None:
+        """Count one image."""
+        self.images += 1
+        self.features += len(step.records)
+        self.keypoints += step.counts.get('keypoints', 0)
+        if step.problem:
+            kind, sentence = step.problem
+            self.skipped[kind] += 1
+            self.reasons.setdefault(kind, sentence)
+
+    def check(self) -> None:
+        """Raise DataError where not one image could be used."""
+        if not self.features:
+            why = next(iter(self.reasons.values()), 'there is none in this range')
+            raise DataError(f"no image of '{self.source}' could be used: {why}")
+
+    @property
+    def complete(self) -> bool:
+        """Say whether everything was read and every image used."""
+        return not self.skipped and not self.damage
+
+
+def extract_recording(
+    wanted: Extraction,
+    extractor: 'Extractor | None' = None,
+    on_step: Callable[[Report], None] = lambda report: None,
+) -> Report:
+    """
+    Write the features of every image of a recording, once and in the order of log time.
+
+    extractor: the one that `wanted` describes, where it is loaded already. on_step is called at
+    the start and after each image.
+
+    Raises KpfeatError; at `out` there is nothing then, or what was there before.
+    """
+    reader = BagReader(wanted.source)
+    check_target(wanted.out, (reader.recording.path, *reader.recording.files))
+    topics = _image_topics(reader, wanted)
+    names = features_topics([topic.name for topic in topics])
+    copied = _copied_topics(reader, wanted, set(names.values()))
+    start, stop = reader.span(wanted.start, wanted.end)
+    frames = Frames(reader, topics, wanted.view, wanted.stride)
+    extractor = extractor or load(wanted)
+    batch = _batch_size(wanted, extractor)
+    report = Report(reader.recording.path, wanted.out)
+    report.total = _expected(reader, topics, wanted, start, stop)
+    on_step(report)
+
+    def count(step: Step) -> None:
+        report.add(step)
+        on_step(report)
+
+    def live(first: int) -> Iterator[list[Step]]:
+        report.resumed = first
+        kind = DescriptorType[wanted.descriptor_type.upper()]
+        maker = FeatureSteps(extractor, frames, names, wanted.model, kind, batch)
+        return maker.steps(start, stop, first)
+
+    work = wanted.out.with_name(f'.{wanted.out.name}.partial')
+    channels = [Channel(names[topic.name], FEATURES) for topic in topics]
+    channels += [topic.channel for topic in copied]
+    with Journal(work, _settings(wanted, reader, extractor, names, batch)) as journal:
+        sink = _sink(wanted, work, channels)
+        copies = _copies(reader, copied, start, stop, report)
+        run(journal, live, sink, copies, count, report.check)
+    report.damage = reader.damage
+    return report
+
+
+def load(wanted: Extraction) -> 'Extractor':
+    """Load the extractor that is asked for; raises KpfeatError."""
+    from ..registry import create_extractor
+
+    return create_extractor(wanted.model, wanted.weights, wanted.device, **wanted.options)
+
+
+def _image_topics(reader: BagReader, wanted: Extraction) -> list[Topic]:
+    topics = reader.choose(wanted.topics, IMAGES) if wanted.topics else reader.image_topics()
+    if not topics:
+        there = ', '.join(f'{t.name} ({t.msgtype})' for t in reader.topics) or 'none'
+        raise DataError(
+            f"'{reader.recording.path}' has no topic of images, expected one of "
+            f'{" or ".join(IMAGES)}; its topics: {there}'
+        )
+    return topics
+
+
+def _copied_topics(reader: BagReader, wanted: Extraction, made: set[str]) -> list[Topic]:
+    if not wanted.copy:
+        return []
+    if wanted.format != 'bag':
+        raise DataError(f'topics cannot be copied to {wanted.format}; use the format bag')
+    every = ALL in wanted.copy
+    topics = reader.topics if every else reader.choose(wanted.copy)
+    clash = [topic.name for topic in topics if topic.name in made]
+    if clash and not every:
+        raise DataError(f"topic '{clash[0]}' is that of the features; it cannot be copied as well")
+    return [topic for topic in topics if topic.name not in made]
+
+
+def _copies(
+    reader: BagReader, topics: list[Topic], start: int, stop: int, report: Report
+) -> Iterable[Record]:
+    if topics:
+        for record in in_background(reader.records(topics, start, stop), COPIES_AHEAD):
+            report.copied += 1
+            yield record
+
+
+def _sink(wanted: Extraction, work: Path, channels: list[Channel]) -> Sink:
+    if wanted.format == 'npz':
+        return NpzSink(wanted.out)
+    if wanted.format == 'h5':
+        return HlocSink(wanted.out)
+    return BagSink(wanted.out, storage_for(wanted.out, wanted.storage), work, channels)
+
+
+def _batch_size(wanted: Extraction, extractor: 'Extractor') -> int:
+    from ..models.base import FASTER_IN_BATCHES
+
+    if wanted.batch_size > 0:
+        return wanted.batch_size
+    return GPU_BATCH if extractor.device.type in FASTER_IN_BATCHES else 1
+
+
+def _expected(reader: BagReader, topics: list[Topic], wanted: Extraction, *span: int) -> int:
+    """Return how many images there will be, supposing that they come at a steady rate."""
+    total = sum(-(-topic.count // wanted.stride) for topic in topics)
+    start, stop = max(span[0], reader.start), min(span[1], reader.end)
+    return round(total * max(0, stop - start) / max(1, reader.end - reader.start))
+
+
+def _settings(
+    wanted: Extraction,
+    reader: BagReader,
+    extractor: 'Extractor',
+    names: Mapping[str, str],
+    batch: int,
+) -> dict[str, Any]:
+    """Return all that the steps depend on; where a journal says otherwise, it is of no use."""
+    from .. import __version__
+
+    files = [
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for file in reader.recording.files
+    ]
+    view = asdict(wanted.view)
+    for name in ('mask', 'calibration_file'):
+        view[name] = view[name] and hashlib.sha256(Path(view[name]).read_bytes()).hexdigest()
+    return {
+        'kpfeat': [__version__, torch.__version__, cv2.__version__],
+        'files': files,
+        'range': [wanted.start, wanted.end, wanted.stride],
+        'topics': dict(names),
+        'model': [wanted.model, asdict(extractor.config), _digest(extractor)],
+        'device': str(extractor.device),
+        'view': view,
+        'descriptor_type': wanted.descriptor_type,
+        'batch_size': batch,
+    }
+
+
+def _digest(extractor: 'Extractor') -> str:
+    """Hash the weights."""
+    total = hashlib.sha256()
+    networks = [extractor.network, *(network for network, _ in extractor.companions().values())]
+    for network in networks:
+        for name, tensor in sorted(network.state_dict().items()):
+            total.update(name.encode())
+            total.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy())
+    return total.hexdigest()

@@ -1,0 +1,161 @@
+"""Images of a recording to features: decoding beside inference, every image once and in order."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NamedTuple, TYPE_CHECKING
+
+from .decoding import decode
+from .flow import ahead, batches, in_background
+from .reading import BagReader, Topic
+from .records import CAMERA_INFO, Channel, IMAGES, LAST_TIME, Record
+from .steps import Step
+from .topics import sibling
+from ..config import ViewConfig
+from ..errors import BadImageError, ImageError, KpfeatError
+from ..messages.conversions import camera_info_to_calibration, fill_features, image_to_array
+from ..messages.definitions import empty_message, FEATURES, to_cdr
+from ..messages.descriptors import DescriptorType
+from ..view import Look, View
+
+if TYPE_CHECKING:
+    from ..features import Features
+    from ..models import Extractor
+
+DECODERS = 2  # threads that decode images
+UNUSABLE = 'image'  # kind of the problem of an image that the extractor refuses
+
+
+class Shot(NamedTuple):
+    """One image on its way: how it is to be seen, or why it cannot be."""
+
+    index: int
+    record: Record
+    header: Any = None
+    look: Look | None = None
+    problem: tuple[str, str] | None = None
+
+
+class Frames:
+    """
+    The chosen images of a recording, decoded.
+
+    stride: every k-th image of each topic. Iterated anew by each call of `shots`.
+    """
+
+    def __init__(
+        self, reader: BagReader, topics: Sequence[Topic], config: ViewConfig, stride: int = 1
+    ) -> None:
+        self._reader, self._topics, self._stride = reader, topics, stride
+        self._view = View(config)
+        self._infos: list[Topic] = []
+        if config.undistort and not config.calibration_file:
+            names = {sibling(topic.name, 'camera_info') for topic in topics}
+            found = [t for t in reader.topics if t.name in names and t.msgtype == CAMERA_INFO]
+            self._infos = found
+
+    def shots(self, start: int = 0, stop: int = LAST_TIME, first: int = 0) -> Iterator[Shot]:
+        """Yield the images with start <= log time < stop, from the one with index `first` on."""
+        chosen = islice(self._chosen(start, stop), first, None)
+        with ThreadPoolExecutor(DECODERS, 'kpfeat decoder') as pool:
+            yield from ahead(_decode, chosen, pool, 2 * DECODERS)
+
+    def _chosen(self, start: int, stop: int) -> Iterator[tuple[int, Record, View]]:
+        """Yield index, image and view; the view knows the newest camera_info, or the first."""
+        views = dict(self._first_views())
+        counts: dict[str, int] = {}
+        index = 0
+        for record in self._reader.records([*self._topics, *self._infos], start, stop):
+            topic = record.channel.topic
+            if record.channel.msgtype not in IMAGES:
+                views[topic] = self._view_by(record)
+                continue
+            count = counts.get(topic, 0)
+            counts[topic] = count + 1
+            if count % self._stride == 0:
+                yield index, record, views.get(sibling(topic, 'camera_info'), self._view)
+                index += 1
+
+    def _first_views(self) -> Iterator[tuple[str, View]]:
+        for info in self._infos:
+            for record in islice(self._reader.records([info]), 1):
+                yield info.name, self._view_by(record)
+
+    def _view_by(self, record: Record) -> View:
+        try:
+            return self._view.with_calibration(camera_info_to_calibration(decode(record)))
+        except KpfeatError:  # images then say that there is no calibration
+            return self._view
+
+
+def _decode(chosen: tuple[int, Record, View]) -> Shot:
+    index, record, view = chosen
+    header = None
+    try:
+        message = decode(record)
+        header = message.header
+        return Shot(index, record, header, view.look(image_to_array(message)))
+    except BadImageError as error:
+        return Shot(index, record, header, problem=(error.kind, str(error)))
+
+
+class FeatureSteps:
+    """
+    Makes the steps of a feature extraction.
+
+    names: the topic of the features for each topic of images. batch_size: images that go through
+    the network together; steps of a batch are kept together, so that a resumed run has the same
+    batches as one that was not interrupted.
+    """
+
+    def __init__(
+        self,
+        extractor: 'Extractor',
+        frames: Frames,
+        names: Mapping[str, str],
+        model: str,
+        descriptor_type: DescriptorType = DescriptorType.FLOAT32,
+        batch_size: int = 1,
+    ) -> None:
+        self._extractor, self._frames, self._names = extractor, frames, names
+        self._model, self._descriptor_type = model, descriptor_type
+        self._batch_size = batch_size
+
+    def steps(self, start: int, stop: int, first: int) -> Iterator[list[Step]]:
+        """Yield the steps from index `first` on, which begins a batch; a list is a batch."""
+        size = self._batch_size
+        shots = in_background(self._frames.shots(start, stop, first), 2 * size + 2)
+        for found in in_background(map(self._extract, batches(shots, size)), 2):
+            yield [self._step(shot, features) for shot, features in found]
+
+    def _extract(self, shots: list[Shot]) -> list[tuple[Shot, 'Features | None']]:
+        usable = [shot for shot in shots if shot.look]
+        try:
+            found = self._features_of(usable)
+        except ImageError as error:
+            if len(usable) == 1:
+                problem = (getattr(error, 'kind', UNUSABLE), str(error))
+                return [(s._replace(problem=problem) if s.look else s, None) for s in shots]
+            return [pair for shot in shots for pair in self._extract([shot])]
+        features = iter(found)
+        return [(shot, next(features) if shot.look else None) for shot in shots]
+
+    def _features_of(self, shots: list[Shot]) -> list['Features']:
+        if not shots:
+            return []
+        looks = [shot.look for shot in shots]
+        found = self._extractor.extract(
+            [look.image for look in looks], [look.mask for look in looks]
+        )
+        return [look.finish(found.select(b)) for b, look in enumerate(looks)]
+
+    def _step(self, shot: Shot, features: 'Features | None') -> Step:
+        time = shot.record.time
+        if features is None:
+            return Step(shot.index, time, problem=shot.problem)
+        message = fill_features(
+            empty_message(FEATURES), features, shot.header, self._model, self._descriptor_type
+        )
+        channel = Channel(self._names[shot.record.channel.topic], FEATURES)
+        record = Record(channel, time, to_cdr(message, FEATURES))
+        return Step(shot.index, time, (record,), counts={'keypoints': features.count()})

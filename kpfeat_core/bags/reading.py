@@ -1,0 +1,170 @@
+"""Reading a recording of any kind, as far as it can be read."""
+
+from collections.abc import Collection, Hashable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from .compression import unpacked_file
+from .mcap_file import McapFile
+from .recordings import find_recording, Recording
+from .records import (
+    Channel,
+    Contents,
+    Damage,
+    IMAGES,
+    in_time,
+    LAST_TIME,
+    merge_by_time,
+    Note,
+    Part,
+    Record,
+    Storage,
+)
+from .ros1_file import Ros1File
+from .sqlite_file import SqliteFile
+from ..errors import DataError
+
+STORAGES: dict[str, type[Storage]] = {'.mcap': McapFile, '.db3': SqliteFile, '.bag': Ros1File}
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic of one type: how many messages there are."""
+
+    channel: Channel
+    count: int
+
+    @property
+    def name(self) -> str:
+        return self.channel.topic
+
+    @property
+    def msgtype(self) -> str:
+        return self.channel.msgtype
+
+    def rate_hz(self, duration_s: float) -> float:
+        """Return messages a second, where the first and the last are so far apart."""
+        return max(0, self.count - 1) / duration_s if duration_s > 0 else 0.0
+
+
+class BagReader:
+    """
+    One recording: rosbag2 of any storage and compression, in one or many files, or a ROS 1 bag.
+
+    Files are never changed. What cannot be read is passed over and stands in `damage`, which
+    grows while records are read. start, end: log times of the first and the last message in
+    nanoseconds; `end` lies before `start` where there is none.
+
+    Raises DataError where nothing can be read.
+    """
+
+    def __init__(self, source: Recording | Path | str) -> None:
+        self.recording = source if isinstance(source, Recording) else find_recording(source)
+        self._damage: dict[tuple[Path, str], set[Hashable]] = {}
+        for name in self.recording.missing:
+            self._note(self.recording.path / name, 'the file is missing')
+        self._contents = [self._contents_of(file) for file in self.recording.files]
+        self.start = min(contents.start for contents in self._contents)
+        self.end = max(contents.end for contents in self._contents)
+        if self.damage and not any(contents.channels for contents in self._contents):
+            raise DataError(f"nothing of '{self.recording.path}' can be read: {self.damage[0]}")
+
+    @property
+    def damage(self) -> list[Damage]:
+        """Return what could not be read so far."""
+        found = [Damage(file, why, len(lost)) for (file, why), lost in self._damage.items()]
+        lost = self.recording.promised - self.count
+        if self.recording.promised >= 0 and lost > 0:
+            reason = f'metadata.yaml tells of {self.recording.promised} messages'
+            found.append(Damage(self.recording.path, reason, lost))
+        return found
+
+    @property
+    def count(self) -> int:
+        """Return the number of messages."""
+        return sum(contents.count for contents in self._contents)
+
+    @property
+    def duration_s(self) -> float:
+        """Return the seconds from the first message to the last."""
+        return 1e-9 * max(0, self.end - self.start)
+
+    @property
+    def topics(self) -> list[Topic]:
+        """Return the topics by name; one for each type that a name is used with."""
+        counts: dict[tuple[str, str], Topic] = {}
+        for contents in self._contents:
+            for key, channel in contents.channels.items():
+                name = (channel.topic, channel.msgtype)
+                before = counts.get(name, Topic(channel, 0))
+                counts[name] = Topic(before.channel, before.count + contents.counts.get(key, 0))
+        return [counts[name] for name in sorted(counts)]
+
+    def image_topics(self) -> list[Topic]:
+        """Return the topics of images."""
+        return [topic for topic in self.topics if topic.msgtype in IMAGES]
+
+    def choose(self, names: Collection[str], types: Collection[str] = ()) -> list[Topic]:
+        """Return topics by name; raises DataError for one that is not there or of other types."""
+        chosen = [topic for topic in self.topics if topic.name in names]
+        for name in names:
+            found = [topic.msgtype for topic in chosen if topic.name == name]
+            if not found:
+                there = ', '.join(topic.name for topic in self.topics) or 'none'
+                raise DataError(f"there is no topic '{name}' in the recording; there are: {there}")
+            if types and not set(found) & set(types):
+                raise DataError(f"topic '{name}' is of {found[0]}, expected {' or '.join(types)}")
+        return [topic for topic in chosen if not types or topic.msgtype in types]
+
+    def span(self, start: str = '', end: str = '') -> tuple[int, int]:
+        """Return log times start <= t < stop in nanoseconds of a range as `in_time` reads it."""
+        first = in_time(start, self.start) if start else 0
+        stop = in_time(end, self.start) if end else LAST_TIME
+        if first >= stop:
+            raise DataError(f'the range is from {start} to {end}, expected an end after its start')
+        return first, stop
+
+    def records(
+        self, topics: Collection[Topic], start: int = 0, stop: int = LAST_TIME
+    ) -> Iterator[Record]:
+        """
+        Yield the messages of topics with start <= log time < stop, in the order of log time.
+
+        Memory holds those of a few chunks. Each call opens the files anew, so that several
+        threads may each read their own.
+        """
+        names = {(topic.name, topic.msgtype) for topic in topics}
+        parts = []
+        for file, contents in zip(self.recording.files, self._contents, strict=True):
+            channels = contents.channels.values()
+            wanted = {c for c in channels if (c.topic, c.msgtype) in names}
+            if wanted and contents.end >= start and contents.start < stop:
+                opened = partial(self._records_of, file, wanted, start, stop)
+                parts.append(Part(contents.start, opened))
+        return merge_by_time(parts)
+
+    def _records_of(
+        self, file: Path, wanted: set[Channel], start: int, stop: int
+    ) -> Iterator[Record]:
+        note = self._note_for(file)
+        with unpacked_file(file, note) as path, closing(_open(path, note)) as storage:
+            yield from storage.messages(wanted, start, stop)
+
+    def _contents_of(self, file: Path) -> Contents:
+        note = self._note_for(file)
+        with unpacked_file(file, note) as path, closing(_open(path, note)) as storage:
+            return storage.contents
+
+    def _note_for(self, file: Path) -> Note:
+        return partial(self._note, file)
+
+    def _note(self, file: Path, reason: str, lost: Hashable = None) -> None:
+        which = self._damage.setdefault((file, reason), set())
+        if lost is not None:
+            which.add(lost)
+
+
+def _open(path: Path, note: Note) -> Storage:
+    return STORAGES[path.suffix](path, note)

@@ -1,0 +1,188 @@
+"""ROS 1 bags, whole or damaged; their messages are given in the form of ROS 2."""
+
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+import struct
+from typing import NamedTuple
+
+from rosbags.convert.converter import LATCH
+from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.rosbag1 import Reader
+from rosbags.rosbag1.reader import Header, read_bytes, read_uint32, ReaderError, RecordType
+from rosbags.serde import SerdeError
+from rosbags.typesys import get_types_from_msg, get_typestore, Stores, TypesysError
+from rosbags.typesys.msg import normalize_msgtype
+
+from .compression import ERRORS, inflate
+from .records import Channel, Contents, LAST_TIME, merge_by_time, Note, Part, Record
+from ..messages.definitions import typestore
+
+MAGIC = b'#ROSBAG V2.0\n'
+HEADER = 'std_msgs/msg/Header'
+TIME = 'builtin_interfaces/msg/Time'
+BROKEN = (ReaderError, struct.error, UnicodeDecodeError, *ERRORS)
+
+
+class Piece(NamedTuple):
+    """A chunk: its times, where its data begins, how long that is and how it is compressed."""
+
+    start: int
+    end: int
+    offset: int
+    size: int
+    compression: str
+
+
+class Ros1File:
+    """A ROS 1 bag as a `Storage`."""
+
+    def __init__(self, path: Path, note: Note) -> None:
+        self.contents = Contents()
+        self._note = note
+        self._pieces: list[Piece] = []
+        self._convert: dict[int, Callable[[bytes], bytes]] = {}
+        self._file = path.open('rb')
+        try:
+            if not self._read_index(path):
+                self._scan()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._file.close()
+
+    def messages(self, wanted: set[Channel], start: int, stop: int) -> Iterator[Record]:
+        keys = {key for key, channel in self.contents.channels.items() if channel in wanted}
+        parts = [
+            Part(piece.start, lambda piece=piece: self._messages_in(piece, keys, start, stop))
+            for piece in self._pieces
+            if piece.end >= start and piece.start < stop
+        ]
+        return merge_by_time(parts)
+
+    def _messages_in(
+        self, piece: Piece, keys: set[int], start: int, stop: int
+    ) -> Iterator[Record]:
+        found = []
+        for key, time, data in self._raw_messages(piece):
+            if key in keys and start <= time < stop:
+                try:
+                    data = self._convert[key](data)
+                except (SerdeError, AssertionError) as error:
+                    self._note(f'messages are not as their definition says ({error})', (key, time))
+                else:
+                    found.append(Record(self.contents.channels[key], time, data))
+        yield from sorted(found, key=lambda record: record.time)
+
+    def _raw_messages(self, piece: Piece) -> Iterator[tuple[int, int, bytes]]:
+        """Yield connection, time and ROS 1 bytes of the messages of a chunk."""
+        self._file.seek(piece.offset)
+        packed = self._file.read(piece.size)
+        if len(packed) < piece.size:
+            self._note('the file is cut off')
+        try:
+            data = BytesIO(inflate(piece.compression, packed))
+            while data.tell() < len(data.getbuffer()):
+                header = Header.read(data)
+                body = read_bytes(data, read_uint32(data))
+                if header.get_uint8('op') == RecordType.CONNECTION:
+                    self._add_connection(header, body)
+                elif header.get_uint8('op') == RecordType.MSGDATA:
+                    yield header.get_uint32('conn'), header.get_time('time'), body
+        except BROKEN as error:
+            if len(packed) == piece.size:
+                self._note(f'the chunk at byte {piece.offset} is damaged ({error})')
+
+    def _read_index(self, path: Path) -> bool:
+        """Take the index at the end of the file; false where there is none that is whole."""
+        reader = Reader(path)
+        try:
+            reader.open()
+        except (*BROKEN, AssertionError, KeyError):
+            return False
+        try:
+            for connection in reader.connections:
+                self._add(connection)
+            for info in reader.chunk_infos:
+                header = self._chunk_header(info.pos)
+                self._pieces.append(Piece(info.start_time, info.end_time - 1, *header))
+                for key, count in info.connection_counts.items():
+                    self.contents.add(key, info.start_time, info.end_time - 1, count)
+        finally:
+            reader.close()
+        return True
+
+    def _chunk_header(self, offset: int) -> tuple[int, int, str]:
+        self._file.seek(offset)
+        header = Header.read(self._file, RecordType.CHUNK)
+        size = read_uint32(self._file)
+        return self._file.tell(), size, header.get_string('compression')
+
+    def _scan(self) -> None:
+        """Go through the file from its beginning as far as it can be read."""
+        self._file.seek(0)
+        if self._file.read(len(MAGIC)) != MAGIC:
+            self._note('it does not begin as ROS 1 bags of version 2.0 do')
+            return
+        self._note('it has no index that is whole')
+        try:
+            while self._file.read(1):
+                self._file.seek(-1, 1)
+                header = Header.read(self._file)
+                size = read_uint32(self._file)
+                after = self._file.tell() + size
+                if header.get_uint8('op') == RecordType.CHUNK:
+                    self._scan_chunk(size, header.get_string('compression'))
+                self._file.seek(after)
+        except BROKEN as error:
+            self._note(f'the file cannot be read to its end ({error})')
+
+    def _scan_chunk(self, size: int, compression: str) -> None:
+        piece = Piece(0, LAST_TIME, self._file.tell(), size, compression)
+        times = []
+        for key, time, _ in self._raw_messages(piece):
+            if key in self.contents.channels:
+                times.append(time)
+                self.contents.add(key, time, time)
+        if times:
+            self._pieces.append(piece._replace(start=min(times), end=max(times)))
+
+    def _add_connection(self, header: Header, body: bytes) -> None:
+        """Take a connection that stands between messages, where no index told of it."""
+        key = header.get_uint32('conn')
+        if key in self.contents.channels:
+            return
+        described = Header.read(BytesIO(struct.pack('<I', len(body)) + body))
+        self._add_channel(
+            key,
+            header.get_string('topic'),
+            normalize_msgtype(described.get_string('type')),
+            described.get_string('message_definition'),
+            described.get('latching') == b'1',
+        )
+
+    def _add(self, connection: Connection) -> None:
+        text = connection.msgdef.data
+        if connection.msgdef.format != MessageDefinitionFormat.MSG:
+            text = ''
+        latching = bool(connection.ext.latching)
+        self._add_channel(connection.id, connection.topic, connection.msgtype, text, latching)
+
+    def _add_channel(
+        self, key: int, topic: str, msgtype: str, definition: str, latching: bool
+    ) -> None:
+        try:
+            ros2 = typestore().fielddefs
+            types = get_types_from_msg(definition, msgtype)
+            types |= {name: ros2[name] for name in (HEADER, TIME)}  # of ROS 2: without `seq`
+            store = get_typestore(Stores.EMPTY)
+            store.register(types)
+            definition = store.generate_msgdef(msgtype, ros_version=2)[0]
+        except (TypesysError, KeyError) as error:
+            self._note(f"the definition of '{topic}' cannot be read ({error})")
+            return
+        self._convert[key] = lambda data: bytes(store.ros1_to_cdr(data, msgtype))
+        qos = tuple(LATCH) if latching else ()
+        self.contents.channels[key] = Channel(topic, msgtype, definition, 'ros2msg', qos)

@@ -1,0 +1,64 @@
+"""From steps to an output: what earlier runs did, then what is left, with nothing lost between."""
+
+from collections.abc import Callable, Iterable, Iterator
+import errno
+import heapq
+import itertools
+from operator import itemgetter
+
+from .records import Record
+from .steps import Journal, Step
+from .writing import Sink
+from ..errors import DataError
+
+Live = Callable[[int], Iterable[list[Step]]]
+
+
+def run(
+    journal: Journal,
+    live: Live,
+    sink: Sink,
+    copied: Iterable[Record] = (),
+    on_step: Callable[[Step], None] = lambda step: None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """
+    Write all steps to a sink: those of the journal, then those that are still to be done.
+
+    live: given the index of the first step that is left, yields them and all after it, in lists
+    that are kept together. copied: records of the input, in order, which are put between by time.
+    check: raises an error where the whole is not to be written after all. The journal is open before, and goes when the output is where it belongs.
+
+    Raises DataError where the disk is full; the journal stays, and a later run goes on from it.
+    """
+    steps = itertools.chain(journal.replay(), _kept(journal, live))
+    try:
+        with sink:
+            for record in _by_time(copied, _written(steps, on_step)):
+                sink.write(record)
+            check()
+        journal.remove()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(
+            f"the disk is full: {journal.count} images are done and kept in '{journal.folder}'; "
+            'make room and give the same command again, which goes on from there'
+        ) from error
+
+
+def _kept(journal: Journal, live: Live) -> Iterator[Step]:
+    for steps in live(journal.count):
+        journal.add(steps)
+        yield from steps
+
+
+def _written(steps: Iterable[Step], on_step: Callable[[Step], None]) -> Iterator[Record]:
+    for step in steps:
+        yield from step.records
+        on_step(step)
+
+
+def _by_time(copied: Iterable[Record], made: Iterable[Record]) -> Iterator[Record]:
+    """Merge by log time; at the same time what was copied comes first."""
+    return heapq.merge(copied, made, key=itemgetter(1))
