@@ -96,7 +96,7 @@ def test_images_that_would_overwrite_each_other_are_refused(extract, photos, tmp
     [
         (['nowhere.png'], ['nowhere.png']),
         (['--bogus'], ['--bogus', 'kpfeat extract --help']),
-        ([], ['images', 'kpfeat extract --help']),
+        ([], ['kpfeat extract --help']),
         (['a.png', '--model', 'alike'], ["no model 'alike'", 'alike-t']),
         (['a.png', '--max-keypoints', '-7'], ['max_num_keypoints is -7', 'at least -1']),
         (['a.png', '--nms-radius', 'x'], ['--nms-radius']),
