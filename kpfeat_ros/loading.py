@@ -21,10 +21,10 @@ import torch
 from .options import ModelOptions
 from .sharing import network_key, share
 
-LINGERS_S = 2.0
-
 if TYPE_CHECKING:
     from kpfeat_core.models.base import Extractor
+
+LINGERS_S = 2.0
 
 
 class OutOfMemoryError(ConfigError):

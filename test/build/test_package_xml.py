@@ -57,6 +57,9 @@ WITH_PIP = {
     'torch': 'python3-torch is a key, yet Ubuntu 24.04 has no such package',
     'safetensors': 'there is no key',
     'jaxtyping': 'there is no key; only checks annotations in tests',
+    'lz4': 'there is no key; only for bags',
+    'rosbags': 'its key asks pip, which Ubuntu 24.04 refuses; only for bags',
+    'zstandard': 'there is no key; only for bags',
     'lightning_fabric': 'there is no key; only for training on several GPUs',
 }
 OWN = {'kpfeat', 'kpfeat_core', 'kpfeat_ros', 'photographs'}
