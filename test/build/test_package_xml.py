@@ -58,6 +58,7 @@ WITH_PIP = {
     'safetensors': 'there is no key',
     'jaxtyping': 'there is no key; only checks annotations in tests',
     'lz4': 'there is no key; only for bags',
+    'mcap': 'there is no key; only for bags',
     'rosbags': 'its key asks pip, which Ubuntu 24.04 refuses; only for bags',
     'zstandard': 'there is no key; only for bags',
     'lightning_fabric': 'there is no key; only for training on several GPUs',
