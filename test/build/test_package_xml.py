@@ -43,7 +43,6 @@ KEYS = {
     'cv2': 'python3-opencv',
     'h5py': 'python3-h5py',
     'jinja2': 'python3-jinja2',
-    'markupsafe': 'python3-jinja2',  # which depends on it
     'matplotlib': 'python3-matplotlib',
     'numpy': 'python3-numpy',
     'pytest': 'python3-pytest',
@@ -63,6 +62,7 @@ WITH_PIP = {
     'zstandard': 'there is no key; only for bags',
     'lightning_fabric': 'there is no key; only for training on several GPUs',
 }
+COMES_WITH = {'markupsafe': 'jinja2', 'ruamel': 'rosbags'}  # which depend on them
 OWN = {'kpfeat', 'kpfeat_core', 'kpfeat_ros', 'photographs'}
 
 
@@ -113,10 +113,11 @@ def test_a_package_that_is_too_old_is_not_asked_for(key, distribution) -> None:
 
 def test_everything_imported_is_asked_for_or_in_the_guide() -> None:
     asked = dependencies('jazzy')
-    for module, place in imported().items():
+    for name, place in imported().items():
+        module = COMES_WITH.get(name, name)
         if module in WITH_PIP:
-            name = module.replace('_', '-')
-            assert re.search(rf'pip install [^\n]*\b{name}\b', GUIDE), (
+            package = module.replace('_', '-')
+            assert re.search(rf'pip install [^\n]*\b{package}\b', GUIDE), (
                 f'{place}: {WITH_PIP[module]}'
             )
         else:
