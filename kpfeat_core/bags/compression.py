@@ -35,6 +35,15 @@ def inflate(compression: str, data: bytes) -> bytes:
     raise ValueError(f"compression is '{compression}', expected zstd, lz4, bz2 or none")
 
 
+def unpacked_message(data: bytes) -> bytes:
+    """
+    Return the bytes of a message, which rosbag2 may have compressed; raises one of ERRORS.
+
+    No message of ROS 2 begins as zstd does.
+    """
+    return inflate('zstd', data) if data[:4] == ZSTD_MAGIC else bytes(data)
+
+
 @contextmanager
 def unpacked_file(path: Path, note: Note) -> Iterator[Path]:
     """

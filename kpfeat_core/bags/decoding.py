@@ -14,7 +14,7 @@ from rosbags.typesys import (
 )
 from rosbags.typesys.store import Typestore
 
-from .records import Channel, Record
+from .records import Channel, IMAGES, Record
 from ..errors import BadImageError, DataError
 from ..messages.definitions import definition_of, typestore
 
@@ -25,7 +25,9 @@ def decode(record: Record) -> Any:
     """Return the message object of a record; raises BadImageError of the kind `message`."""
     channel = record.channel
     try:
-        return _store_of(channel).deserialize_cdr(record.data, channel.msgtype)
+        # arrays of messages may be written to; those of images are only looked at
+        data = record.data if channel.msgtype in IMAGES else bytearray(record.data)
+        return _store_of(channel).deserialize_cdr(data, channel.msgtype)
     except (SerdeError, AssertionError, IndexError, KeyError) as error:
         raise BadImageError(
             'message', f"a message of '{channel.topic}' is not as its definition says: {error}"

@@ -117,7 +117,8 @@ def extract_recording(
     Raises KpfeatError; at `out` there is nothing then, or what was there before.
     """
     reader = BagReader(wanted.source)
-    check_target(wanted.out, (reader.recording.path, *reader.recording.files))
+    sources = (reader.recording.path, *reader.recording.files)
+    check_target(wanted.out, sources, recording=wanted.format == 'bag')
     topics = _image_topics(reader, wanted)
     names = features_topics([topic.name for topic in topics])
     copied = _copied_topics(reader, wanted, set(names.values()))
@@ -223,16 +224,13 @@ def _settings(
     """Return all that the steps depend on; where a journal says otherwise, it is of no use."""
     from .. import __version__
 
-    files = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
-        for file in reader.recording.files
-    ]
+    known = [(file.name, file.stat()) for file in reader.recording.files]
     view = asdict(wanted.view)
     for name in ('mask', 'calibration_file'):
         view[name] = view[name] and hashlib.sha256(Path(view[name]).read_bytes()).hexdigest()
     return {
         'kpfeat': [__version__, torch.__version__, cv2.__version__],
-        'files': files,
+        'files': [[name, stat.st_size, stat.st_mtime_ns] for name, stat in known],
         'range': [wanted.start, wanted.end, wanted.stride],
         'topics': dict(names),
         'model': [wanted.model, asdict(extractor.config), _digest(extractor)],

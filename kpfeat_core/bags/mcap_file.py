@@ -17,7 +17,7 @@ from mcap.summary import Summary
 from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.metadata import parse_qos
 
-from .compression import ERRORS, inflate
+from .compression import ERRORS, inflate, unpacked_message
 from .records import Channel, Contents, merge_by_time, Note, Part, Record
 
 MAGIC = b'\x89MCAP0\r\n'
@@ -69,11 +69,16 @@ class McapFile:
     ) -> Iterator[Record]:
         found = []
         for record in self._records_at(piece.offset):
-            if isinstance(record, Message) and record.channel_id in keys:
-                if start <= record.log_time < stop:
-                    channel = self.contents.channels[record.channel_id]
-                    found.append(Record(channel, record.log_time, record.data))
-        yield from sorted(found, key=lambda record: record.time)
+            wanted = isinstance(record, Message) and record.channel_id in keys
+            if wanted and start <= record.log_time < stop:
+                found.append(record)
+        for record in sorted(found, key=lambda record: record.log_time):
+            channel = self.contents.channels[record.channel_id]
+            try:
+                yield Record(channel, record.log_time, unpacked_message(record.data))
+            except ERRORS as error:
+                lost = (record.channel_id, record.log_time)
+                self._note(f'messages cannot be decompressed ({error})', lost)
 
     def _read_index(self) -> bool:
         """Take the summary at the end of the file; false where there is none that is whole."""

@@ -92,15 +92,11 @@ def _below(path: Path) -> list[Recording]:
     for file in files:
         match = PART.fullmatch(_stem(file))
         together.setdefault((match[1] if match else _stem(file)) + _ending(file), []).append(file)
-    # a folder that holds the parts of one recording is that recording
-    parts = list(together.values())
-    if len(parts) == 1:
-        found = [Recording(path if len(files) > 1 else files[0], tuple(files))]
-    else:
-        found = [Recording(several[0], tuple(several)) for several in parts]
-    return found + [
-        one for folder in sorted(path.iterdir()) if folder.is_dir() for one in _below(folder)
-    ]
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    below = [recording for folder in folders for recording in _below(folder)]
+    if len(together) == 1 and len(files) > 1 and not below:  # the folder is the recording
+        return [Recording(path, tuple(files))]
+    return [Recording(parts[0], tuple(parts)) for parts in together.values()] + below
 
 
 def _described(path: Path, files: list[Path]) -> Recording:

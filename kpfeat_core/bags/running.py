@@ -27,7 +27,8 @@ def run(
 
     live: given the index of the first step that is left, yields them and all after it, in lists
     that are kept together. copied: records of the input, in order, which are put between by time.
-    check: raises an error where the whole is not to be written after all. The journal is open before, and goes when the output is where it belongs.
+    check: raises an error where the whole is not to be written after all. The journal is open
+    before, and goes when the output is where it belongs.
 
     Raises DataError where the disk is full; the journal stays, and a later run goes on from it.
     """
@@ -36,7 +37,7 @@ def run(
         with sink:
             for record in _by_time(copied, _written(steps, on_step)):
                 sink.write(record)
-            check()
+            _check(check, journal)
         journal.remove()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -45,6 +46,14 @@ def run(
             f"the disk is full: {journal.count} images are done and kept in '{journal.folder}'; "
             'make room and give the same command again, which goes on from there'
         ) from error
+
+
+def _check(check: Callable[[], None], journal: Journal) -> None:
+    try:
+        check()
+    except DataError:  # what is in the journal would only say so again
+        journal.remove()
+        raise
 
 
 def _kept(journal: Journal, live: Live) -> Iterator[Step]:

@@ -12,7 +12,7 @@ import numpy as np
 from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.metadata import parse_qos
 
-from .compression import ERRORS, inflate, ZSTD_MAGIC
+from .compression import ERRORS, unpacked_message
 from .records import Channel, Contents, Note, Record
 
 BESIDE = ('-wal', '-journal')  # what a recorder that was killed leaves beside its file
@@ -55,8 +55,7 @@ class SqliteFile:
     def _data(self, row: int) -> bytes | None:
         try:
             (data,) = self._ask('SELECT data FROM messages WHERE id = ?', row).fetchone()
-            # only messages may be compressed, which no header of CDR can be mistaken for
-            return inflate('zstd', data) if data[:4] == ZSTD_MAGIC else bytes(data)
+            return unpacked_message(data)
         except (sqlite3.DatabaseError, *ERRORS) as error:
             self._note(f'messages cannot be read ({error})', row)
         except TypeError:  # no such row, or no bytes in it
@@ -74,6 +73,8 @@ class SqliteFile:
             uri = (folder / path.name).as_uri()
         self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
         self._stack.callback(self._connection.close)
+        # the one way to have SQLite open a file that is shorter than it says
+        self._ask('PRAGMA writable_schema = ON')
 
     def _ask(self, query: str, *values: Any) -> sqlite3.Cursor:
         return self._connection.execute(query, values)

@@ -164,11 +164,17 @@ def storage_for(out: Path, storage: str) -> str:
     return storage or named or 'mcap'
 
 
-def check_target(out: Path, sources: tuple[Path, ...]) -> None:
-    """Refuse to write where the input is, or over what is no recording; raises DataError."""
+def check_target(out: Path, sources: tuple[Path, ...], recording: bool = True) -> None:
+    """
+    Refuse to write where the input is, and a recording over what is none; raises DataError.
+
+    recording: a recording is to be written, rather than files of other kinds.
+    """
     for source in (p.resolve() for p in sources):
         if out.resolve() == source or out.resolve() in source.parents:
             raise DataError(f"--out is '{out}', which is the input; choose another name")
+    if not recording:
+        return
     if out.is_dir() and (out.suffix in FILES or not (out / METADATA).is_file()):
         raise DataError(f"--out is '{out}', a folder that holds no recording; choose another name")
     if out.is_file() and out.suffix not in FILES:

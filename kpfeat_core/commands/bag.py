@@ -34,7 +34,7 @@ EXTRACT_EPILOG = examples(
     'kpfeat bag extract drive.bag --topics /left/image_raw --start 10 --end 25 --out left.mcap',
     'kpfeat bag extract drive/ --copy /imu --copy /tf --storage sqlite3 --out with_features',
     'kpfeat bag extract drive/ --model alike-n --device auto --format h5 --out features.h5',
-    'Exit code 0: all done; 2: nothing was written; 3: images were skipped, or damage passed over.',
+    'Exit code 0: all done; 2: nothing was written; 3: some images were skipped, or damaged.',
 )
 
 app = typer.Typer(help='Features of every image of a recording.', no_args_is_help=True)

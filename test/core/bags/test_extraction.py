@@ -1,0 +1,356 @@
+"""Features of recordings: every image once, the same bytes each time, nothing lost."""
+
+import errno
+import hashlib
+import shutil
+
+import h5py
+from kpfeat_core.bags import writing
+from kpfeat_core.bags.decoding import decode
+from kpfeat_core.bags.extraction import extract_recording, Extraction
+from kpfeat_core.bags.reading import BagReader
+from kpfeat_core.errors import DataError
+from kpfeat_core.io import read_npz
+from kpfeat_core.messages.conversions import message_to_features
+from kpfeat_core.messages.definitions import FEATURES
+from kpfeat_core.registry import create_extractor
+from made_bags import (
+    compressed,
+    IMAGE,
+    image,
+    images,
+    LOG_DELAY,
+    Made,
+    PERIOD,
+    pictures,
+    START,
+    texts,
+    write_bag,
+    write_ros1_bag,
+)
+from mcap.reader import make_reader
+from mcap_ros2.decoder import DecoderFactory
+import numpy as np
+import pytest
+from rosbags.highlevel import AnyReader
+
+COUNT = 8
+
+
+@pytest.fixture(scope='module')
+def extractor(weights):
+    return create_extractor('alike-t', str(weights), max_num_keypoints=40)
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory):
+    made = sorted(images(COUNT) + texts(), key=lambda one: one.time)
+    return write_bag(tmp_path_factory.mktemp('bags') / 'bag', made)
+
+
+@pytest.fixture
+def extract(extractor, bag, tmp_path):
+    """Return a function that extracts, by default from `bag` to out.mcap."""
+
+    def extract(out='out.mcap', source=bag, on_step=lambda report: None, **options):
+        wanted = Extraction(source, tmp_path / out, **options)
+        return extract_recording(wanted, extractor, on_step)
+
+    return extract
+
+
+def sha256(path):
+    files = sorted(path.rglob('*')) if path.is_dir() else [path]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+
+
+def read(path, topic='/left/features'):
+    reader = BagReader(path)
+    records = list(reader.records(reader.choose([topic])))
+    assert reader.damage == []
+    return records
+
+
+def assert_same(features, expected):
+    arrays = expected.numpy()
+    assert all(np.array_equal(value, arrays[name]) for name, value in features.numpy().items())
+
+
+def test_every_image_becomes_one_message_with_its_stamp_and_log_time(extract, extractor, tmp_path):
+    report = extract()
+    assert (report.images, report.features, report.complete) == (COUNT, COUNT, True)
+    records = read(tmp_path / 'out.mcap')
+    assert len(records) == COUNT and report.keypoints > 0
+    for k, (record, pixels) in enumerate(zip(records, pictures(COUNT), strict=True)):
+        message, stamp = decode(record), START + k * PERIOD
+        assert record.time == stamp + LOG_DELAY
+        assert message.header.stamp.sec * 10**9 + message.header.stamp.nanosec == stamp
+        assert (message.header.frame_id, message.model) == ('camera', 'alike-t')
+        assert_same(message_to_features(message), extractor.extract(pixels))
+    assert [path.name for path in tmp_path.iterdir()] == ['out.mcap']
+
+
+@pytest.mark.parametrize('out', ['out.mcap', 'out.db3', 'folder', 'out.h5', 'npz'])
+def test_the_same_input_and_options_give_the_same_bytes(extract, tmp_path, out):
+    form = {'out.h5': 'h5', 'npz': 'npz'}.get(out, 'bag')
+    extract(out, format=form)
+    first = sha256(tmp_path / out)
+    extract(out, format=form)
+    assert sha256(tmp_path / out) == first
+
+
+@pytest.mark.parametrize('out', ['out.mcap', 'out.db3', 'folder'])
+def test_rosbags_reads_what_is_written_by_its_own_definitions(extract, tmp_path, out):
+    extract(out)
+    with AnyReader([tmp_path / out]) as reader:
+        assert {c.topic: c.msgtype for c in reader.connections} == {'/left/features': FEATURES}
+        assert '# 2N: x0 y0 x1 y1' in reader.connections[0].msgdef.data
+        found = [reader.deserialize(d, c.msgtype) for c, _, d in reader.messages()]
+    for message, record in zip(found, read(tmp_path / out), strict=True):
+        assert_same(message_to_features(message), message_to_features(decode(record)))
+
+
+def test_mcap_ros2_decodes_what_is_written_as_viewers_do(extract, tmp_path):
+    extract()
+    with (tmp_path / 'out.mcap').open('rb') as file:
+        reader = make_reader(file, decoder_factories=[DecoderFactory()])
+        decoded = [item.decoded_message for item in reader.iter_decoded_messages()]
+    assert len(decoded) == COUNT
+    for message, record in zip(decoded, read(tmp_path / 'out.mcap'), strict=True):
+        assert list(message.keypoints) == list(decode(record).keypoints)
+        assert message.header.stamp.sec == START // 10**9
+
+
+def test_topics_of_the_input_are_copied_in_order_with_the_same_bytes(extract, bag, tmp_path):
+    report = extract(copy=('/text',))
+    assert report.copied == 9
+    source, made = BagReader(bag), BagReader(tmp_path / 'out.mcap')
+    texts_in, texts_out = (list(r.records(r.choose(['/text']))) for r in (source, made))
+    assert texts_out == texts_in
+    extract('all.db3', copy=('*',))
+    everything = BagReader(tmp_path / 'all.db3')
+    assert [(t.name, t.count) for t in everything.topics] == [
+        ('/left/features', COUNT),
+        ('/left/image_raw', COUNT),
+        ('/text', 9),
+    ]
+    times = [record.time for record in everything.records(everything.topics)]
+    assert times == sorted(times)
+
+
+def test_ros1_bags_are_copied_as_ros2_messages(extract, tmp_path):
+    old = write_ros1_bag(tmp_path / 'old.bag', COUNT)
+    extract(source=old, copy=('*',))
+    with AnyReader([tmp_path / 'out.mcap']) as reader:
+        for connection, _, data in reader.messages():
+            reader.deserialize(data, connection.msgtype)
+        assert sorted(c.topic for c in reader.connections) == [
+            '/left/features',
+            '/left/image_raw',
+            '/text',
+        ]
+
+
+def test_topics_range_and_stride_choose_images(extract, tmp_path):
+    made = images(COUNT) + images(COUNT, '/right/image_raw')
+    two = write_bag(tmp_path / 'two', sorted(made, key=lambda one: one.time))
+    assert extract(source=two).features == 2 * COUNT
+    assert len(read(tmp_path / 'out.mcap', '/right/features')) == COUNT
+    report = extract(source=two, topics=('/right/image_raw',), start='0.15', end='0.6', stride=2)
+    times = [
+        record.time - START - LOG_DELAY
+        for record in read(tmp_path / 'out.mcap', '/right/features')
+    ]
+    assert times == [2 * PERIOD, 4 * PERIOD] and report.images == 2
+    assert [topic.name for topic in BagReader(tmp_path / 'out.mcap').topics] == ['/right/features']
+
+
+def test_compressed_images_and_changing_sizes(extract, extractor, tmp_path):
+    views = [pictures(1)[0], pictures(1, (160, 120))[0], pictures(1)[0]]
+    made = [
+        Made(
+            '/a/image/compressed',
+            'sensor_msgs/msg/CompressedImage',
+            START + k,
+            compressed(v, START),
+        )
+        for k, v in enumerate(views)
+    ]
+    extract(source=write_bag(tmp_path / 'bag', made))
+    for record, view in zip(read(tmp_path / 'out.mcap', '/a/features'), views, strict=True):
+        assert_same(message_to_features(decode(record)), extractor.extract(view))
+
+
+def test_images_that_cannot_be_used_are_counted_by_kind_and_skipped(extract, tmp_path):
+    good = pictures(1)[0]
+    wrong = [image(good, START, 'hologram'), image(good[:8, :8].copy(), START), image(good, START)]
+    wrong[2].data = wrong[2].data[:9]
+    made = [Made('/a', IMAGE, START + k, m) for k, m in enumerate([*wrong, image(good, START)])]
+    report = extract(source=write_bag(tmp_path / 'bag', made))
+    assert report.skipped == {'encoding': 1, 'image': 1, 'short_data': 1}
+    assert 'hologram' in report.reasons['encoding'] and not report.complete
+    assert [record.time for record in read(tmp_path / 'out.mcap', '/features')] == [START + 3]
+
+
+def test_no_usable_image_is_an_error_and_writes_nothing(extract, tmp_path):
+    made = [Made('/a', IMAGE, START, image(pictures(1)[0], START, 'hologram'))]
+    source = write_bag(tmp_path / 'bag', made)
+    with pytest.raises(DataError, match=r'no image .* could be used: .*hologram'):
+        extract(source=source)
+    with pytest.raises(DataError, match=r'has no topic of images.*/text'):
+        extract(source=write_bag(tmp_path / 'texts', texts()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['bag', 'texts']
+
+
+def test_files_for_other_tools_are_named_after_camera_and_stamp(extract, extractor, tmp_path):
+    extract('npz', format='npz')
+    extract('out.h5', format='h5')
+    expected = extractor.extract(pictures(COUNT)[2])
+    assert len(list((tmp_path / 'npz/left').iterdir())) == COUNT
+    arrays = read_npz(tmp_path / f'npz/left/{START + 2 * PERIOD}.npz')
+    assert np.array_equal(arrays['descriptors'], expected.numpy()['descriptors'])
+    with h5py.File(tmp_path / 'out.h5') as file:
+        group = file[f'left/{START + 2 * PERIOD}']
+        assert np.array_equal(group['descriptors'][:].T, arrays['descriptors'])
+
+
+class Killed(BaseException):
+    """What a run ends with that is killed."""
+
+
+def kill_after(count):
+    """Return a function for on_step that ends a run."""
+
+    def on_step(report):
+        if report.images == count:
+            raise Killed
+
+    return on_step
+
+
+@pytest.mark.parametrize('out', ['out.mcap', 'out.db3', 'folder', 'out.h5'])
+@pytest.mark.parametrize('batch_size', [1, 3])
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(extract, tmp_path, out, batch_size):
+    options = {'copy': ('*',)} if out != 'out.h5' else {'format': 'h5'}
+    options |= {'batch_size': batch_size}
+    extract(out, **options)
+    expected = sha256(tmp_path / out)
+    for path in (tmp_path / out,):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for count in (1, 4, 5):
+        with pytest.raises(Killed):
+            extract(out, on_step=kill_after(count), **options)
+        assert not (tmp_path / out).exists()
+    report = extract(out, **options)
+    assert sha256(tmp_path / out) == expected
+    assert report.resumed >= 5 - 5 % batch_size and report.images == COUNT
+    assert [path.name for path in tmp_path.iterdir()] == [out]
+
+
+def test_a_journal_that_is_cut_anywhere_leads_to_the_same_bytes(extract, tmp_path):
+    extract()
+    expected = sha256(tmp_path / 'out.mcap')
+    with pytest.raises(Killed):
+        extract(on_step=kill_after(6))
+    kept = tmp_path / 'kept'
+    work = tmp_path / '.out.mcap.partial'
+    shutil.copytree(work, kept)
+    data = (kept / 'steps-000000.mcap').read_bytes()
+    resumed = set()
+    for cut in np.random.default_rng(1).integers(0, len(data), 12):
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(kept, work)
+        (work / 'steps-000000.mcap').write_bytes(data[:cut])
+        resumed.add(extract().resumed)
+        assert sha256(tmp_path / 'out.mcap') == expected
+    assert len(resumed) > 2
+
+
+def test_a_damaged_journal_is_used_up_to_the_damage(extract, tmp_path):
+    extract()
+    expected = sha256(tmp_path / 'out.mcap')
+    with pytest.raises(Killed):
+        extract(on_step=kill_after(6))
+    path = tmp_path / '.out.mcap.partial/steps-000000.mcap'
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert extract().resumed < 6
+    assert sha256(tmp_path / 'out.mcap') == expected
+
+
+def test_what_other_options_made_is_not_taken_over(extract, extractor, bag, tmp_path):
+    with pytest.raises(Killed):
+        extract(on_step=kill_after(4))
+    assert extract(stride=2).resumed == 0
+    with pytest.raises(Killed):
+        extract(on_step=kill_after(4))
+    wanted = Extraction(bag, tmp_path / 'out.mcap')
+    assert extract_recording(wanted, extractor.with_options(max_num_keypoints=9)).resumed == 0
+
+
+def test_skipped_images_are_counted_after_a_resumed_run_as_well(extract, tmp_path):
+    good = pictures(4)
+    made = [image(good[0], START, 'hologram'), *(image(pixels, START) for pixels in good)]
+    made = [Made('/a', IMAGE, START + k, one) for k, one in enumerate(made)]
+    source = write_bag(tmp_path / 'bag', made)
+    with pytest.raises(Killed):
+        extract(source=source, on_step=kill_after(3))
+    report = extract(source=source)
+    assert report.skipped == {'encoding': 1} and 'hologram' in report.reasons['encoding']
+    assert report.resumed == 3 and report.features == 4
+
+
+@pytest.mark.parametrize('out', ['out.mcap', 'out.db3'])
+def test_a_full_disk_is_told_and_what_is_done_is_kept(extract, tmp_path, monkeypatch, out):
+    extract(out)
+    expected = sha256(tmp_path / out)
+    (tmp_path / out).unlink()
+    write, written = writing.BagSink.write, []
+
+    def full(sink, record):
+        written.append(record)
+        if len(written) == 5:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        write(sink, record)
+
+    monkeypatch.setattr(writing.BagSink, 'write', full)
+    with pytest.raises(
+        DataError, match='the disk is full: 5 images are done and kept in'
+    ) as error:
+        extract(out)
+    assert 'same command again' in str(error.value)
+    assert not (tmp_path / out).exists()
+    partial = BagReader(tmp_path / f'.{out}.partial/steps-000000.mcap')  # as any viewer reads it
+    assert len(list(partial.records(partial.choose(['/left/features'])))) == 5
+    monkeypatch.setattr(writing.BagSink, 'write', write)
+    assert extract(out).resumed == 5
+    assert sha256(tmp_path / out) == expected
+
+
+def test_two_runs_never_write_to_one_output(extract, extractor, bag, tmp_path):
+    def again(report):
+        if report.images == 2:
+            with pytest.raises(DataError, match='another run is writing'):
+                extract()
+
+    assert extract(on_step=again).complete
+
+
+def test_the_output_never_replaces_the_input_or_other_folders(extract, bag, tmp_path):
+    for source, out in ((bag, bag), (bag / 'bag.mcap', bag / 'bag.mcap'), (bag, bag / 'bag.mcap')):
+        with pytest.raises(DataError, match='which is the input'):
+            extract(out, source=source)
+    (tmp_path / 'mine').mkdir()
+    with pytest.raises(DataError, match='holds no recording'):
+        extract('mine')
+
+
+def test_an_older_output_stays_until_the_new_one_is_complete(extract, tmp_path):
+    extract('folder')
+    before = sha256(tmp_path / 'folder')
+    with pytest.raises(Killed):
+        extract('folder', stride=2, on_step=kill_after(2))
+    assert sha256(tmp_path / 'folder') == before
+    extract('folder', stride=2)
+    assert len(read(tmp_path / 'folder')) == COUNT // 2

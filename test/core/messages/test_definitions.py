@@ -1,0 +1,59 @@
+"""Messages of this package without ROS: the same definitions, and the same bytes."""
+
+import json
+from pathlib import Path
+
+import kpfeat_core
+from kpfeat_core.messages import definitions
+from kpfeat_core.messages.conversions import fill_features, message_to_features
+from kpfeat_core.messages.definitions import definition_of, empty_message, FEATURES, MATCHES
+from made_bags import header
+from made_frames import shifted
+import numpy as np
+import pytest
+from rosbags.typesys import get_types_from_msg, get_typestore, Stores
+
+ROOT = Path(kpfeat_core.__file__).parents[1]
+
+
+@pytest.mark.parametrize('name', ['Features', 'Matches'])
+def test_the_definitions_that_are_installed_are_those_of_ros(name):
+    source = ROOT / 'msg' / f'{name}.msg'
+    if not source.is_file():
+        pytest.skip('this is an installation, not the repository')
+    copy = Path(definitions.__file__).with_name(f'{name}.msg')
+    assert copy.read_text() == source.read_text()
+
+
+@pytest.mark.parametrize('name', [FEATURES, MATCHES])
+def test_a_definition_that_is_embedded_describes_itself_with_its_comments(name):
+    text = definition_of(name)
+    store = get_typestore(Stores.EMPTY)
+    store.register(get_types_from_msg(text, name))
+    assert store.hash_rihs01(name) == definitions.typestore().hash_rihs01(name)
+    assert 'MSG: std_msgs/Header' in text and '# ' in text
+
+
+@pytest.mark.parametrize('name', ['Features', 'Matches'])
+def test_the_hash_is_the_one_that_ros_computes(name):
+    described = ROOT / f'install/kpfeat/share/kpfeat/msg/{name}.json'
+    if not described.is_file():
+        pytest.skip(f'the messages are not compiled: no {described}')
+    hashes = json.loads(described.read_text())['type_hashes']
+    known = {entry['type_name']: entry['hash_string'] for entry in hashes}
+    full = f'kpfeat/msg/{name}'
+    assert definitions.typestore().hash_rihs01(full) == known[full]
+
+
+def test_features_come_through_bytes_unchanged():
+    features = shifted(50)
+    message = fill_features(empty_message(FEATURES), features, header(123), 'superpoint')
+    back = definitions.from_cdr(definitions.to_cdr(message, FEATURES), FEATURES)
+    assert (back.model, back.header.frame_id, back.header.stamp.nanosec) == (
+        'superpoint',
+        'camera',
+        123,
+    )
+    arrays = features.numpy()
+    found = message_to_features(back).numpy()
+    assert all(np.array_equal(found[name], value) for name, value in arrays.items())

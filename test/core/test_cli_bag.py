@@ -1,0 +1,189 @@
+"""`kpfeat bag`, as a user sees it: output, files, exit codes, interruptions."""
+
+import hashlib
+import json
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import kpfeat_core
+from kpfeat_core.bags.reading import BagReader
+from made_bags import (
+    IMAGE,
+    image,
+    images,
+    Made,
+    pictures,
+    START,
+    storage_file,
+    texts,
+    truncate,
+    write_bag,
+)
+import pytest
+from run_kpfeat import assert_one_error, run
+
+ROOT = Path(kpfeat_core.__file__).parents[1]
+COUNT = 5
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory):
+    made = sorted(images(COUNT) + texts(), key=lambda one: one.time)
+    return write_bag(tmp_path_factory.mktemp('bags') / 'drive', made)
+
+
+@pytest.fixture
+def extract(bag, weights, tmp_path):
+    """Return a function that runs `kpfeat bag extract` on a recording to out.mcap."""
+
+    def extract(*words, source=bag, out='out.mcap'):
+        limits = ('--weights', weights, '--max-keypoints', 30)
+        return run('bag', 'extract', source, '--out', tmp_path / out, *limits, *words)
+
+    return extract
+
+
+@pytest.mark.parametrize('verb', ['info', 'extract'])
+def test_every_verb_has_help_with_examples(verb):
+    result = run('bag', verb, '--help')
+    assert result.exit_code == 0
+    assert 'Examples' in result.output and f'kpfeat bag {verb}' in result.output
+
+
+def test_info_shows_topics_types_counts_and_rates(bag):
+    result = run('bag', 'info', bag)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f'{bag}: mcap, 1 file, ')
+    assert lines[1].startswith('14 messages in 0.480 s from 1700000000.000 (2023-11-14 22:13:20')
+    rows = [line.split() for line in lines[3:]]
+    assert rows[0] == ['/left/image_raw', IMAGE, '5', '8.3', 'Hz']
+    assert rows[1][0] == '/text'
+
+
+def test_info_as_json_is_for_scripts(bag):
+    result = run('bag', 'info', bag, '--json')
+    about = json.loads(result.stdout)
+    assert (about['messages'], about['start'], about['storage']) == (14, START, 'mcap')
+    assert about['topics'][0]['messages'] == COUNT and about['damage'] == []
+
+
+def test_info_of_a_damaged_recording_says_so_with_exit_code_3(tmp_path):
+    bag = write_bag(tmp_path / 'bag', images(300))
+    truncate(storage_file(bag), 0.6)
+    result = run('bag', 'info', bag)
+    assert result.exit_code == 3
+    assert 'damaged: bag.mcap: the file is cut off' in result.stderr
+    assert '/left/image_raw' in result.stdout
+
+
+def test_extract_tells_what_it_did(extract, tmp_path):
+    result = extract()
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith('5 of 5 images, 150 keypoints, ')
+    assert str(tmp_path / 'out.mcap') in result.stdout
+    topics = BagReader(tmp_path / 'out.mcap').topics
+    assert [(topic.name, topic.count) for topic in topics] == [('/left/features', COUNT)]
+
+
+def test_quiet_says_nothing_and_json_all(extract):
+    result = extract('--quiet')
+    assert (result.exit_code, result.output) == (0, '')
+    report = json.loads(extract('--json').stdout)
+    assert (report['images'], report['features'], report['keypoints']) == (5, 5, 150)
+    assert report['skipped'] == {} and report['damage'] == [] and report['seconds'] > 0
+
+
+def test_options_reach_the_extraction(extract, tmp_path):
+    words = ('--stride', 2, '--copy', '/text', '--roi-width', 48, '--nms-radius', 4)
+    result = extract(*words, '--descriptor-type', 'int8', '--storage', 'sqlite3', out='folder')
+    assert result.exit_code == 0, result.output
+    reader = BagReader(tmp_path / 'folder')
+    assert reader.recording.storage == 'sqlite3'
+    assert [(topic.name, topic.count) for topic in reader.topics] == [
+        ('/left/features', 3),
+        ('/text', 9),
+    ]
+
+
+def test_skipped_images_are_counted_by_kind_with_exit_code_3(extract, tmp_path):
+    good = pictures(3)
+    messages = [image(good[0], START), *(image(pixels, START, 'hologram') for pixels in good[1:])]
+    made = [Made('/a', IMAGE, START + k, one) for k, one in enumerate(messages)]
+    result = extract(source=write_bag(tmp_path / 'bag', made))
+    assert result.exit_code == 3
+    assert "skipped 2 of 3 images (encoding): encoding is 'hologram'" in result.stderr
+    assert result.stdout.startswith('1 of 3 images')
+
+
+def test_a_truncated_recording_is_used_as_far_as_it_goes_with_exit_code_3(extract, tmp_path):
+    bag = write_bag(tmp_path / 'bag', images(30), 'sqlite3')
+    truncate(storage_file(bag), 0.7)
+    result = extract(source=bag)
+    assert result.exit_code == 3
+    assert 'damaged: bag: metadata.yaml tells of 30 messages (' in result.stderr
+    assert 0 < BagReader(tmp_path / 'out.mcap').count < 30
+
+
+@pytest.mark.parametrize(
+    ('words', 'parts'),
+    [
+        (('--topics', '/right'), ("there is no topic '/right'", '/left/image_raw')),
+        (('--topics', '/text'), ('std_msgs/msg/String', 'sensor_msgs/msg/Image')),
+        (('--start', 'soon'), ("'soon'", 'seconds')),
+        (('--start', '100'), ('no image', 'none in this range')),
+        (('--storage', 'sqlite3'), ('out.mcap', 'sqlite3')),
+        (('--format', 'npz', '--copy', '/text'), ('npz',)),
+        (('--undistort',), ('camera_info',)),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(extract, tmp_path, words, parts):
+    assert_one_error(extract(*words), *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_recording_is_said(extract, tmp_path):
+    (tmp_path / 'photo.jpg').write_bytes(b'')
+    assert_one_error(run('bag', 'info', tmp_path / 'photo.jpg'), 'photo.jpg', '.mcap')
+
+
+def test_without_rosbags_it_says_what_to_install(bag, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'rosbags', None)
+    assert_one_error(run('bag', 'info', bag), 'rosbags', "pip install 'kpfeat[bags]'")
+
+
+def test_a_process_that_is_killed_again_and_again_ends_with_the_same_bytes(weights, tmp_path):
+    bag = write_bag(tmp_path / 'bag', images(60))
+    words = ['bag', 'extract', bag, '--weights', weights, '--max-keypoints', '50', '--out']
+    command = [sys.executable, '-m', 'kpfeat_core.cli', *map(str, words)]
+    expected, out = tmp_path / 'a/out.mcap', tmp_path / 'b/out.mcap'
+    subprocess.run([*command, str(expected)], check=True, capture_output=True, cwd=ROOT)
+    for kill in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        before = journal_size(out)
+        process = subprocess.Popen(
+            [*command, str(out)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+        )
+        while process.poll() is None and journal_size(out) <= before + 50_000:
+            time.sleep(0.002)
+        process.send_signal(kill)
+        _, errors = process.communicate()
+        if kill == signal.SIGINT and process.returncode:
+            assert b'the same command goes on from here' in errors
+            assert b'Traceback' not in errors
+    done = subprocess.run([*command, str(out), '--json'], capture_output=True, cwd=ROOT)
+    if b'"resumed": 0' not in done.stdout:  # else the last one had finished before its signal
+        assert json.loads(done.stdout)['images'] == 60
+    assert digest(out) == digest(expected)
+    assert [path.name for path in out.parent.iterdir()] == ['out.mcap']
+
+
+def journal_size(out):
+    work = out.with_name(f'.{out.name}.partial')
+    return sum(file.stat().st_size for file in work.glob('steps-*.mcap'))
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
