@@ -8,7 +8,11 @@ import os
 SPINS = '2000'
 # From this size on glibc asks the system for each block, and gives it back at once.
 KEPT_BYTES = 2**29
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of mallopt
+# Heaps that the threads share: more keep more, each what its threads needed at most. Nodes that
+# were loaded and unloaded 15 times grew the process by 24 MiB so, and by 150 with glibc's own 8 a
+# core, at the same speed.
+ARENAS = 4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # names of mallopt
 
 
 def share_cores() -> None:
@@ -39,3 +43,5 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        if 'MALLOC_ARENA_MAX' not in os.environ:
+            libc.mallopt(M_ARENA_MAX, ARENAS)

@@ -38,3 +38,42 @@ def test_memory_of_one_image_is_used_for_the_next_unless_the_user_wants_otherwis
     kept = faults()
     given_back = faults(MALLOC_MMAP_THRESHOLD_='1048576')
     assert kept * 5 < given_back
+
+
+# Heaps after 12 threads at a time have asked for memory.
+HEAPS = """
+import ctypes, sys, threading
+from kpfeat_core.threads import keep_memory
+
+keep_memory()
+barrier = threading.Barrier(12)
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+
+
+def ask():
+    barrier.wait()
+    libc.malloc(100_000)
+    barrier.wait()
+
+
+threads = [threading.Thread(target=ask) for _ in range(12)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b'w'))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='glibc alone has mallopt')
+@pytest.mark.parametrize(('environment', 'most'), [({}, 4), ({'MALLOC_ARENA_MAX': '6'}, 6)])
+def test_threads_share_few_heaps(environment, most, tmp_path) -> None:
+    file = tmp_path / 'heaps.xml'
+    subprocess.run(
+        [sys.executable, '-c', HEAPS, str(file)], env={**os.environ, **environment}, check=True
+    )
+    assert file.read_text().count('<heap ') == most
