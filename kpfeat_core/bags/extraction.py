@@ -1,20 +1,17 @@
 """Features of every image of a recording: what is asked for, and what became of it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-import hashlib
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
-
-import cv2
-import torch
 
 from .flow import in_background
 from .processing import FeatureSteps, Frames
 from .reading import BagReader, Topic
 from .records import Channel, Damage, IMAGES, Record
 from .running import run
+from .settings import settings_of_input, settings_of_model, settings_of_view
 from .steps import Journal, Step
 from .topics import features_topics
 from .writing import BagSink, check_target, HlocSink, NpzSink, Sink, storage_for
@@ -66,6 +63,7 @@ class Report:
     What became of a recording.
 
     total: images that there are to be, about. resumed: images that an earlier run had done.
+    discarded: whether an earlier run with other options or input had left some, now thrown away.
     skipped: images by the kind of their problem; reasons: the first sentence of each kind.
     """
 
@@ -76,6 +74,7 @@ class Report:
     features: int = 0
     keypoints: int = 0
     resumed: int = 0
+    discarded: bool = False
     copied: int = 0
     skipped: Counter = field(default_factory=Counter)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -143,7 +142,17 @@ def extract_recording(
     work = wanted.out.with_name(f'.{wanted.out.name}.partial')
     channels = [Channel(names[topic.name], FEATURES) for topic in topics]
     channels += [topic.channel for topic in copied]
-    with Journal(work, _settings(wanted, reader, extractor, names, batch)) as journal:
+    settings = {
+        **settings_of_input(reader),
+        **settings_of_model(wanted.model, extractor),
+        **settings_of_view(wanted.view),
+        'range': [wanted.start, wanted.end, wanted.stride],
+        'topics': names,
+        'descriptor_type': wanted.descriptor_type,
+        'batch_size': batch,
+    }
+    with Journal(work, settings) as journal:
+        report.discarded = journal.discarded
         sink = _sink(wanted, work, channels)
         copies = _copies(reader, copied, start, stop, report)
         run(journal, live, sink, copies, count, report.check)
@@ -160,6 +169,7 @@ def load(wanted: Extraction) -> 'Extractor':
 
 def _image_topics(reader: BagReader, wanted: Extraction) -> list[Topic]:
     topics = reader.choose(wanted.topics, IMAGES) if wanted.topics else reader.image_topics()
+    topics = [topic for topic in topics if topic.count] or topics
     if not topics:
         there = ', '.join(f'{t.name} ({t.msgtype})' for t in reader.topics) or 'none'
         raise DataError(
@@ -184,7 +194,7 @@ def _copied_topics(reader: BagReader, wanted: Extraction, made: set[str]) -> lis
 
 def _copies(
     reader: BagReader, topics: list[Topic], start: int, stop: int, report: Report
-) -> Iterable[Record]:
+) -> Generator[Record, None, None]:
     if topics:
         for record in in_background(reader.records(topics, start, stop), COPIES_AHEAD):
             report.copied += 1
@@ -212,41 +222,3 @@ def _expected(reader: BagReader, topics: list[Topic], wanted: Extraction, *span:
     total = sum(-(-topic.count // wanted.stride) for topic in topics)
     start, stop = max(span[0], reader.start), min(span[1], reader.end)
     return round(total * max(0, stop - start) / max(1, reader.end - reader.start))
-
-
-def _settings(
-    wanted: Extraction,
-    reader: BagReader,
-    extractor: 'Extractor',
-    names: Mapping[str, str],
-    batch: int,
-) -> dict[str, Any]:
-    """Return all that the steps depend on; where a journal says otherwise, it is of no use."""
-    from .. import __version__
-
-    known = [(file.name, file.stat()) for file in reader.recording.files]
-    view = asdict(wanted.view)
-    for name in ('mask', 'calibration_file'):
-        view[name] = view[name] and hashlib.sha256(Path(view[name]).read_bytes()).hexdigest()
-    return {
-        'kpfeat': [__version__, torch.__version__, cv2.__version__],
-        'files': [[name, stat.st_size, stat.st_mtime_ns] for name, stat in known],
-        'range': [wanted.start, wanted.end, wanted.stride],
-        'topics': dict(names),
-        'model': [wanted.model, asdict(extractor.config), _digest(extractor)],
-        'device': str(extractor.device),
-        'view': view,
-        'descriptor_type': wanted.descriptor_type,
-        'batch_size': batch,
-    }
-
-
-def _digest(extractor: 'Extractor') -> str:
-    """Hash the weights."""
-    total = hashlib.sha256()
-    networks = [extractor.network, *(network for network, _ in extractor.companions().values())]
-    for network in networks:
-        for name, tensor in sorted(network.state_dict().items()):
-            total.update(name.encode())
-            total.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy())
-    return total.hexdigest()

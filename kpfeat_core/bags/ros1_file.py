@@ -1,12 +1,13 @@
 """ROS 1 bags, whole or damaged; their messages are given in the form of ROS 2."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 import struct
 from typing import NamedTuple
 
-from rosbags.convert.converter import LATCH
+from rosbags.convert.converter import is_same_wireformat, LATCH, migrate_bytes
 from rosbags.interfaces import Connection, MessageDefinitionFormat
 from rosbags.rosbag1 import Reader
 from rosbags.rosbag1.reader import Header, read_bytes, read_uint32, ReaderError, RecordType
@@ -16,7 +17,7 @@ from rosbags.typesys.msg import normalize_msgtype
 
 from .compression import ERRORS, inflate
 from .records import Channel, Contents, LAST_TIME, merge_by_time, Note, Part, Record
-from ..messages.definitions import typestore
+from ..messages.definitions import definition_of, typestore
 
 MAGIC = b'#ROSBAG V2.0\n'
 HEADER = 'std_msgs/msg/Header'
@@ -34,6 +35,9 @@ class Piece(NamedTuple):
     compression: str
 
 
+Convert = Callable[[bytes], bytes]  # from the form of ROS 1 to that of ROS 2
+
+
 class Ros1File:
     """A ROS 1 bag as a `Storage`."""
 
@@ -41,7 +45,7 @@ class Ros1File:
         self.contents = Contents()
         self._note = note
         self._pieces: list[Piece] = []
-        self._convert: dict[int, Callable[[bytes], bytes]] = {}
+        self._convert: dict[int, Convert] = {}
         self._file = path.open('rb')
         try:
             if not self._read_index(path):
@@ -174,15 +178,34 @@ class Ros1File:
         self, key: int, topic: str, msgtype: str, definition: str, latching: bool
     ) -> None:
         try:
-            ros2 = typestore().fielddefs
-            types = get_types_from_msg(definition, msgtype)
-            types |= {name: ros2[name] for name in (HEADER, TIME)}  # of ROS 2: without `seq`
-            store = get_typestore(Stores.EMPTY)
-            store.register(types)
-            definition = store.generate_msgdef(msgtype, ros_version=2)[0]
+            text, convert = _as_ros2(definition, msgtype)
         except (TypesysError, KeyError) as error:
             self._note(f"the definition of '{topic}' cannot be read ({error})")
             return
-        self._convert[key] = lambda data: bytes(store.ros1_to_cdr(data, msgtype))
+        self._convert[key] = convert
         qos = tuple(LATCH) if latching else ()
-        self.contents.channels[key] = Channel(topic, msgtype, definition, 'ros2msg', qos)
+        self.contents.channels[key] = Channel(topic, msgtype, text, 'ros2msg', qos)
+
+
+def _as_ros2(definition: str, msgtype: str) -> tuple[str, Convert]:
+    """
+    Return the definition of ROS 2 for a type of ROS 1, and what converts its messages.
+
+    It is ROS 2's own for types that it has; others keep theirs, but for the header. Raises
+    TypesysError and KeyError.
+    """
+    types = get_types_from_msg(definition, msgtype)
+    old = get_typestore(Stores.EMPTY)
+    old.register(types)
+    new = typestore()
+    if msgtype not in new.fielddefs:
+        new = get_typestore(Stores.EMPTY)
+        new.register(types | {name: typestore().fielddefs[name] for name in (HEADER, TIME)})
+        text = new.generate_msgdef(msgtype, ros_version=2)[0]
+    elif is_same_wireformat(old, new, msgtype, msgtype):
+        text = definition_of(msgtype)
+    else:
+        options = {'src_is2': False, 'dst_is2': True}
+        move = partial(migrate_bytes, old, new, msgtype, msgtype, {}, **options)
+        return definition_of(msgtype), lambda data: bytes(move(data))
+    return text, lambda data: bytes(new.ros1_to_cdr(data, msgtype))

@@ -1,16 +1,19 @@
 """From steps to an output: what earlier runs did, then what is left, with nothing lost between."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 import errno
 import heapq
 import itertools
 from operator import itemgetter
+import os
 
 from .records import Record
 from .steps import Journal, Step
 from .writing import Sink
 from ..errors import DataError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # h5py says them in its own words
 Live = Callable[[int], Iterable[list[Step]]]
 
 
@@ -18,7 +21,7 @@ def run(
     journal: Journal,
     live: Live,
     sink: Sink,
-    copied: Iterable[Record] = (),
+    copied: Generator[Record, None, None],
     on_step: Callable[[Step], None] = lambda step: None,
     check: Callable[[], None] = lambda: None,
 ) -> None:
@@ -32,15 +35,16 @@ def run(
 
     Raises DataError where the disk is full; the journal stays, and a later run goes on from it.
     """
-    steps = itertools.chain(journal.replay(), _kept(journal, live))
+    left = _kept(journal, live)
+    steps = itertools.chain(journal.replay(), left)
     try:
-        with sink:
+        with closing(left), closing(copied), sink:
             for record in _by_time(copied, _written(steps, on_step)):
                 sink.write(record)
             _check(check, journal)
         journal.remove()
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL and not any(os.strerror(why) in str(error) for why in FULL):
             raise
         raise DataError(
             f"the disk is full: {journal.count} images are done and kept in '{journal.folder}'; "
@@ -56,7 +60,7 @@ def _check(check: Callable[[], None], journal: Journal) -> None:
         raise
 
 
-def _kept(journal: Journal, live: Live) -> Iterator[Step]:
+def _kept(journal: Journal, live: Live) -> Generator[Step, None, None]:
     for steps in live(journal.count):
         journal.add(steps)
         yield from steps

@@ -1,6 +1,7 @@
 """What one image of a recording becomes: a step; and the journal that keeps steps from loss."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 import fcntl
 import json
@@ -55,6 +56,7 @@ class Journal:
         self.folder = folder
         self.settings = json.dumps(settings, sort_keys=True, indent=1)
         self.count = 0  # steps in the journal, once it was replayed
+        self.discarded = False  # whether steps of other settings were thrown away
         self._writer: Writer | None = None
 
     def __enter__(self) -> 'Journal':
@@ -71,6 +73,7 @@ class Journal:
         if not path.is_file() or path.read_text(encoding='utf-8') != self.settings:
             for part in self._parts():
                 part.unlink()
+                self.discarded = True
             path.write_text(self.settings, encoding='utf-8')
         return self
 
@@ -84,7 +87,8 @@ class Journal:
         """Close the file that is written."""
         if self._writer is not None:
             self._writer = None
-            self._file.close()
+            with suppress(OSError):  # a full disk, which whoever wrote was told
+                self._file.close()
 
     def remove(self) -> None:
         """Throw the journal away, when its steps are where they belong."""

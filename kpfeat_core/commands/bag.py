@@ -201,6 +201,8 @@ def extract(
             tell('stopped; the same command goes on from here')
             raise
     seconds = time.perf_counter() - began
+    if report.discarded and not quiet:
+        tell('what an earlier run left unfinished was of other options or input: thrown away')
     if as_json:
         typer.echo(json.dumps(_summary(report, seconds), indent=2))
     elif not quiet:

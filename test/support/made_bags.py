@@ -42,9 +42,9 @@ def pictures(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[np
     return [np.ascontiguousarray(scene[5:, 3 * k :][:height, :width]) for k in range(count)]
 
 
-def make(name: str, store: Any = None, **values: Any) -> Any:
+def make(msgtype: str, store: Any = None, /, **values: Any) -> Any:
     """Return a message of a typestore, by default that of ROS 2."""
-    return (store or typestore()).types[name](**values)
+    return (store or typestore()).types[msgtype](**values)
 
 
 def header(stamp: int, frame: str = 'camera', store: Any = None) -> Any:
@@ -155,6 +155,43 @@ def write_ros1_bag(path: Path, count: int = 6, compression: str = '') -> Path:
                 )
             data = store.serialize_ros1(one.message, one.msgtype)
             writer.write(connections[one.topic], one.time, data)
+    return path
+
+
+def camera_info(time: int, focal: float = 50, store: Any = None) -> Made:
+    """Return the calibration of a lens with distortion for images of SIZE."""
+    roi = make(
+        'sensor_msgs/msg/RegionOfInterest', store, x_offset=0, y_offset=0, height=0, width=0,
+        do_rectify=False,
+    )  # fmt: skip
+    center = SIZE[0] / 2, SIZE[1] / 2
+    values = {
+        'd': np.array([-0.2, 0.05, 0, 0, 0.0]),
+        'k': np.array([focal, 0, center[0], 0, focal, center[1], 0, 0, 1.0]),
+        'r': np.eye(3).reshape(9),
+        'p': np.array([focal, 0, center[0], 0, 0, focal, center[1], 0, 0, 0, 1.0, 0]),
+    }
+    if store:  # ROS 1 has capital letters
+        values = {name.upper(): value for name, value in values.items()}
+    message = make(
+        'sensor_msgs/msg/CameraInfo', store, header=header(time, store=store), height=SIZE[1],
+        width=SIZE[0], distortion_model='plumb_bob', binning_x=0, binning_y=0, roi=roi, **values,
+    )  # fmt: skip
+    return Made('/left/camera_info', 'sensor_msgs/msg/CameraInfo', time, message)
+
+
+def write_ros1_camera_info(path: Path) -> Path:
+    """Write a ROS 1 bag with a calibration, and a message that ROS 2 has in another layout."""
+    store = get_typestore(Stores.ROS1_NOETIC)
+    log = make(
+        'rosgraph_msgs/msg/Log', store, header=header(START, store=store), level=2, name='n',
+        msg='hello', file='f', function='g', line=1, topics=['/a'],
+    )  # fmt: skip
+    made = [camera_info(START, store=store), Made('/log', 'rosgraph_msgs/msg/Log', START, log)]
+    with Writer1(path) as writer:
+        for one in made:
+            connection = writer.add_connection(one.topic, one.msgtype, typestore=store)
+            writer.write(connection, one.time, store.serialize_ros1(one.message, one.msgtype))
     return path
 
 

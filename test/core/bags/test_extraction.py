@@ -3,18 +3,22 @@
 import errno
 import hashlib
 import shutil
+import threading
 
 import h5py
-from kpfeat_core.bags import writing
+from kpfeat_core.bags import steps, writing
 from kpfeat_core.bags.decoding import decode
 from kpfeat_core.bags.extraction import extract_recording, Extraction
 from kpfeat_core.bags.reading import BagReader
+from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.io import read_npz
-from kpfeat_core.messages.conversions import message_to_features
+from kpfeat_core.messages.conversions import camera_info_to_calibration, message_to_features
 from kpfeat_core.messages.definitions import FEATURES
 from kpfeat_core.registry import create_extractor
+from kpfeat_core.view import View
 from made_bags import (
+    camera_info,
     compressed,
     IMAGE,
     image,
@@ -354,3 +358,38 @@ def test_an_older_output_stays_until_the_new_one_is_complete(extract, tmp_path):
     assert sha256(tmp_path / 'folder') == before
     extract('folder', stride=2)
     assert len(read(tmp_path / 'folder')) == COUNT // 2
+
+
+def test_options_of_the_view_apply_as_in_the_nodes(extract, extractor, tmp_path):
+    made = [*images(COUNT), camera_info(START + PERIOD), camera_info(START + 5 * PERIOD, 60)]
+    source = write_bag(tmp_path / 'bag', sorted(made, key=lambda one: one.time))
+    config = ViewConfig(undistort=True, roi_width=80, binning=2)
+    extract(source=source, view=config)
+    records = read(tmp_path / 'out.mcap')
+    assert len(records) == COUNT  # the first calibration also serves the images before it
+    for index, focal in ((0, 50), (3, 50), (7, 60)):
+        calibration = camera_info_to_calibration(camera_info(0, focal).message)
+        view = View(config, calibration)
+        expected = view.extract(extractor, pictures(COUNT)[index])
+        assert_same(message_to_features(decode(records[index])), expected)
+
+
+def test_the_disk_may_be_full_at_any_write_of_the_journal(extract, tmp_path, monkeypatch):
+    extract()
+    expected = sha256(tmp_path / 'out.mcap')
+    (tmp_path / 'out.mcap').unlink()
+    add = steps.Journal.add
+
+    def full(journal, done):
+        if done[0].index == 3:
+            journal._file.write(b'half a chunk')
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        add(journal, done)
+
+    monkeypatch.setattr(steps.Journal, 'add', full)
+    with pytest.raises(DataError, match='the disk is full: 3 images are done'):
+        extract()
+    assert not any('kpfeat' in thread.name for thread in threading.enumerate())
+    monkeypatch.setattr(steps.Journal, 'add', add)
+    assert extract().resumed == 3
+    assert sha256(tmp_path / 'out.mcap') == expected

@@ -7,6 +7,7 @@ from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.bags.recordings import find_recording, find_recordings
 from kpfeat_core.errors import DataError
 from kpfeat_core.messages.conversions import image_to_array
+from kpfeat_core.messages.definitions import definition_of
 from made_bags import (
     image,
     images,
@@ -18,6 +19,7 @@ from made_bags import (
     texts,
     write_bag,
     write_ros1_bag,
+    write_ros1_camera_info,
     write_split_bag,
 )
 from mcap.writer import Writer as McapWriter
@@ -207,3 +209,14 @@ def test_the_real_recordings_are_read(shared):
         assert len(records) == 20 and reader.damage == []
         pixels = image_to_array(decode(records[0]))
         assert pixels.shape == shape or (shape is None and pixels.shape[2] == 3)
+
+
+def test_types_of_ros1_that_ros2_has_are_those_of_ros2(tmp_path):
+    bag = write_ros1_camera_info(tmp_path / 'old.bag')
+    reader = BagReader(bag)
+    info, log = (reader.choose([name])[0] for name in ('/left/camera_info', '/log'))
+    message = decode(next(reader.records([info])))
+    assert list(message.k[:3]) == [50, 0, 48] and message.distortion_model == 'plumb_bob'
+    assert info.channel.definition == definition_of('sensor_msgs/msg/CameraInfo')
+    # of another layout in ROS 2
+    assert decode(next(reader.records([log]))).msg == 'hello'
