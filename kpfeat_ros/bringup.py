@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import importlib
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,12 +199,17 @@ def _prefixes() -> list[str]:
 
 
 def composed_command(options: LaunchOptions, more: Sequence[str] = ()) -> list[str]:
-    """Return the command line of one process with all nodes."""
+    """
+    Return the command line of one process with all nodes, for a launch file.
+
+    `ros2 launch` runs in the system's Python, torch may be in the environment that is active.
+    """
+    python = shutil.which('python3') or sys.executable
     given = [
         f'--{name.replace("_", "-")}' + ('' if value is True else f'={value}')
         for name, value in _changed(options).items()
     ]
-    return [sys.executable, '-m', 'kpfeat_ros.bringup', '--composed', *given, *more]
+    return [python, '-m', 'kpfeat_ros.bringup', '--composed', *given, *more]
 
 
 def _changed(options: LaunchOptions) -> dict[str, Any]:

@@ -133,8 +133,17 @@ def test_composed_command_repeats_what_was_chosen() -> None:
         model='alike-n', cameras='a,b', params_file='p.yaml', composed=True, one_extractor=True
     )
     command = bringup.composed_command(options)
-    assert command[:3] == [sys.executable, '-m', 'kpfeat_ros.bringup']
+    assert command[1:3] == ['-m', 'kpfeat_ros.bringup']
     assert bringup.parse_arguments(command[3:]) == (options, [])
+
+
+def test_composed_nodes_run_in_the_python_of_the_active_environment(tmp_path, monkeypatch) -> None:
+    python = tmp_path / 'python3'
+    python.touch(mode=0o755)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    assert bringup.composed_command(LaunchOptions())[0] == str(python)
+    python.unlink()
+    assert bringup.composed_command(LaunchOptions())[0] == sys.executable
 
 
 def test_command_line_is_split_at_ros_args() -> None:
