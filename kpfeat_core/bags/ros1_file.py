@@ -101,21 +101,27 @@ class Ros1File:
 
     def _read_index(self, path: Path) -> bool:
         """Take the index at the end of the file; false where there is none that is whole."""
-        reader = Reader(path)
-        try:
-            reader.open()
-        except (*BROKEN, AssertionError, KeyError):
+        reader = Reader(path)  # only for its records: its own index is one of all messages
+        reader.bio = self._file
+        if self._file.read(len(MAGIC)) != MAGIC:
             return False
         try:
-            for connection in reader.connections:
-                self._add(connection)
-            for info in reader.chunk_infos:
-                header = self._chunk_header(info.pos)
-                self._pieces.append(Piece(info.start_time, info.end_time - 1, *header))
-                for key, count in info.connection_counts.items():
-                    self.contents.add(key, info.start_time, info.end_time - 1, count)
-        finally:
-            reader.close()
+            header = Header.read(self._file, RecordType.BAGHEADER)
+            if not header.get_uint64('index_pos'):
+                return False
+            self._file.seek(header.get_uint64('index_pos'))
+            count = header.get_uint32('conn_count')
+            connections = [reader.read_connection() for _ in range(count)]
+            chunks = [reader.read_chunk_info() for _ in range(header.get_uint32('chunk_count'))]
+            headers = [self._chunk_header(chunk.pos) for chunk in chunks]
+        except (*BROKEN, AssertionError):
+            return False
+        for connection in connections:
+            self._add(connection)
+        for chunk, header in zip(chunks, headers, strict=True):
+            self._pieces.append(Piece(chunk.start_time, chunk.end_time - 1, *header))
+            for key, count in chunk.connection_counts.items():
+                self.contents.add(key, chunk.start_time, chunk.end_time - 1, count)
         return True
 
     def _chunk_header(self, offset: int) -> tuple[int, int, str]:
