@@ -21,7 +21,8 @@ class Film:
     """
 
     def __init__(self, path: Path | str, rate_hz: float) -> None:
-        self.path, self.rate_hz = Path(path), rate_hz
+        # a lower rate would show a picture for longer than the longest pause
+        self.path, self.rate_hz = Path(path), max(rate_hz, 1 / LONGEST_PAUSE_S)
         self.frames = 0
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)

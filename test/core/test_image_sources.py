@@ -148,6 +148,13 @@ def test_film_plays_at_the_speed_of_its_stamps(tmp_path) -> None:
     assert film.frames == 5
 
 
+def test_film_of_a_camera_that_hardly_ever_sends_shows_a_picture_a_second(tmp_path) -> None:
+    with Film(tmp_path / 'a.mp4', 0.001) as film:
+        for k in range(3):
+            film.add(k * 10**12, flat(100))
+    assert len(read_all(tmp_path / 'a.mp4')) == film.frames == 3
+
+
 def test_film_takes_pictures_of_other_sizes_and_odd_ones(tmp_path) -> None:
     with Film(tmp_path / 'a.mp4', 10.0) as film:
         for stamp, shape in enumerate([(49, 65), (200, 300), (20, 20)]):
