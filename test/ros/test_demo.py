@@ -1,6 +1,7 @@
 """The demo as a user runs it: real processes over real DDS, and every way it can fail."""
 
 import importlib.util
+import os
 from pathlib import Path
 import re
 import signal
@@ -34,7 +35,8 @@ def demo(tmp_path, repository, weights_file, ros_context):
 
 
 def command(out: Path, weights: str, arguments, prepare: str = '') -> list[str]:
-    given = [*SMALL, '--weights', weights, '--out', str(out / 'out'), *arguments]
+    given = [*SMALL, '--weights', weights, '--out', str(out / 'out')]
+    given += ['--domain-id', os.environ['ROS_DOMAIN_ID'], *arguments]
     program = f'from kpfeat_ros import demo\n{prepare}\nimport sys\nsys.exit(demo.main({given!r}))'
     return [sys.executable, '-c', program]
 
