@@ -142,15 +142,7 @@ def extract_recording(
     work = wanted.out.with_name(f'.{wanted.out.name}.partial')
     channels = [Channel(names[topic.name], FEATURES) for topic in topics]
     channels += [topic.channel for topic in copied]
-    settings = {
-        **settings_of_input(reader),
-        **settings_of_model(wanted.model, extractor),
-        **settings_of_view(wanted.view),
-        'range': [wanted.start, wanted.end, wanted.stride],
-        'topics': names,
-        'descriptor_type': wanted.descriptor_type,
-        'batch_size': batch,
-    }
+    settings = _settings(wanted, reader, extractor, names, batch)
     with Journal(work, settings) as journal:
         report.discarded = journal.discarded
         sink = _sink(wanted, work, channels)
@@ -165,6 +157,24 @@ def load(wanted: Extraction) -> 'Extractor':
     from ..registry import create_extractor
 
     return create_extractor(wanted.model, wanted.weights, wanted.device, **wanted.options)
+
+
+def _settings(
+    wanted: Extraction,
+    reader: BagReader,
+    extractor: 'Extractor',
+    names: Mapping[str, str],
+    batch_size: int,
+) -> dict[str, Any]:
+    return {
+        **settings_of_input(reader),
+        **settings_of_model(wanted.model, extractor),
+        **settings_of_view(wanted.view),
+        'range': [wanted.start, wanted.end, wanted.stride],
+        'topics': dict(names),
+        'descriptor_type': wanted.descriptor_type,
+        'batch_size': batch_size,
+    }
 
 
 def _image_topics(reader: BagReader, wanted: Extraction) -> list[Topic]:

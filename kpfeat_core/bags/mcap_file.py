@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 import struct
-from typing import Any, NamedTuple
+from typing import Any
 import zlib
 
 from mcap.data_stream import ReadDataStream
@@ -17,52 +17,22 @@ from mcap.summary import Summary
 from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.metadata import parse_qos
 
+from .chunked_file import ChunkedFile, Piece
 from .compression import ERRORS, inflate, unpacked_message
-from .records import Channel, Contents, merge_by_time, Note, Part, Record
+from .records import Channel, Note, Record
 
 MAGIC = b'\x89MCAP0\r\n'
 BROKEN = (McapError, struct.error, ValueError, *ERRORS)
 AT_END = (Opcode.DATA_END, Opcode.FOOTER)
 
 
-class Piece(NamedTuple):
-    """A chunk, or a message outside of chunks: its times, where it begins, channels if known."""
-
-    start: int
-    end: int
-    offset: int
-    channels: frozenset[int] | None
-
-
-class McapFile:
+class McapFile(ChunkedFile):
     """An MCAP file as a `Storage`."""
 
     def __init__(self, path: Path, note: Note) -> None:
-        self.contents = Contents()
-        self._note = note
-        self._pieces: list[Piece] = []
         self._schemas: dict[int, Schema] = {}
-        self._file = path.open('rb')
         self._size = path.stat().st_size
-        try:
-            if not self._read_index():
-                self._scan()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        self._file.close()
-
-    def messages(self, wanted: set[Channel], start: int, stop: int) -> Iterator[Record]:
-        keys = {key for key, channel in self.contents.channels.items() if channel in wanted}
-        parts = [
-            Part(piece.start, lambda piece=piece: self._messages_in(piece, keys, start, stop))
-            for piece in self._pieces
-            if piece.end >= start and piece.start < stop
-            if piece.channels is None or piece.channels & keys
-        ]
-        return merge_by_time(parts)
+        super().__init__(path, note)
 
     def _messages_in(
         self, piece: Piece, keys: set[int], start: int, stop: int
@@ -81,7 +51,6 @@ class McapFile:
                 self._note(f'messages cannot be decompressed ({error})', lost)
 
     def _read_index(self) -> bool:
-        """Take the summary at the end of the file; false where there is none that is whole."""
         try:
             summary = make_reader(self._file).get_summary()
         except (*BROKEN, OSError):  # cut off, most likely: `_scan` says what is missing
@@ -112,7 +81,6 @@ class McapFile:
             )
 
     def _scan(self) -> None:
-        """Go through the file from its beginning as far as it can be read."""
         self._file.seek(0)
         magic = self._file.read(len(MAGIC))
         if magic != MAGIC:

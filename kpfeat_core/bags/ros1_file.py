@@ -5,7 +5,6 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 import struct
-from typing import NamedTuple
 
 from rosbags.convert.converter import is_same_wireformat, LATCH, migrate_bytes
 from rosbags.interfaces import Connection, MessageDefinitionFormat
@@ -15,8 +14,9 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores, TypesysError
 from rosbags.typesys.msg import normalize_msgtype
 
+from .chunked_file import ChunkedFile, Piece
 from .compression import ERRORS, inflate
-from .records import Channel, Contents, LAST_TIME, merge_by_time, Note, Part, Record
+from .records import Channel, LAST_TIME, Note, Record
 from ..messages.definitions import definition_of, typestore
 
 MAGIC = b'#ROSBAG V2.0\n'
@@ -25,46 +25,15 @@ TIME = 'builtin_interfaces/msg/Time'
 BROKEN = (ReaderError, struct.error, UnicodeDecodeError, *ERRORS)
 
 
-class Piece(NamedTuple):
-    """A chunk: its times, where its data begins, how long that is and how it is compressed."""
-
-    start: int
-    end: int
-    offset: int
-    size: int
-    compression: str
-
-
 Convert = Callable[[bytes], bytes]  # from the form of ROS 1 to that of ROS 2
 
 
-class Ros1File:
+class Ros1File(ChunkedFile):
     """A ROS 1 bag as a `Storage`."""
 
     def __init__(self, path: Path, note: Note) -> None:
-        self.contents = Contents()
-        self._note = note
-        self._pieces: list[Piece] = []
         self._convert: dict[int, Convert] = {}
-        self._file = path.open('rb')
-        try:
-            if not self._read_index(path):
-                self._scan()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        self._file.close()
-
-    def messages(self, wanted: set[Channel], start: int, stop: int) -> Iterator[Record]:
-        keys = {key for key, channel in self.contents.channels.items() if channel in wanted}
-        parts = [
-            Part(piece.start, lambda piece=piece: self._messages_in(piece, keys, start, stop))
-            for piece in self._pieces
-            if piece.end >= start and piece.start < stop
-        ]
-        return merge_by_time(parts)
+        super().__init__(path, note)
 
     def _messages_in(
         self, piece: Piece, keys: set[int], start: int, stop: int
@@ -99,9 +68,8 @@ class Ros1File:
             if len(packed) == piece.size:
                 self._note(f'the chunk at byte {piece.offset} is damaged ({error})')
 
-    def _read_index(self, path: Path) -> bool:
-        """Take the index at the end of the file; false where there is none that is whole."""
-        reader = Reader(path)  # only for its records: its own index is one of all messages
+    def _read_index(self) -> bool:
+        reader = Reader(self._path)  # only for its records: its own index is one of all messages
         reader.bio = self._file
         if self._file.read(len(MAGIC)) != MAGIC:
             return False
@@ -119,9 +87,12 @@ class Ros1File:
         for connection in connections:
             self._add(connection)
         for chunk, header in zip(chunks, headers, strict=True):
-            self._pieces.append(Piece(chunk.start_time, chunk.end_time - 1, *header))
+            offset, size, compression = header
+            keys = frozenset(chunk.connection_counts)
+            times = chunk.start_time, chunk.end_time - 1
+            self._pieces.append(Piece(*times, offset, keys, size, compression))
             for key, count in chunk.connection_counts.items():
-                self.contents.add(key, chunk.start_time, chunk.end_time - 1, count)
+                self.contents.add(key, *times, count)
         return True
 
     def _chunk_header(self, offset: int) -> tuple[int, int, str]:
@@ -131,7 +102,6 @@ class Ros1File:
         return self._file.tell(), size, header.get_string('compression')
 
     def _scan(self) -> None:
-        """Go through the file from its beginning as far as it can be read."""
         self._file.seek(0)
         if self._file.read(len(MAGIC)) != MAGIC:
             self._note('it does not begin as ROS 1 bags of version 2.0 do')
@@ -150,7 +120,7 @@ class Ros1File:
             self._note(f'the file cannot be read to its end ({error})')
 
     def _scan_chunk(self, size: int, compression: str) -> None:
-        piece = Piece(0, LAST_TIME, self._file.tell(), size, compression)
+        piece = Piece(0, LAST_TIME, self._file.tell(), None, size, compression)
         times = []
         for key, time, _ in self._raw_messages(piece):
             if key in self.contents.channels:
