@@ -32,6 +32,7 @@ try:
 except ImportError:  # a small installation of ROS
     LoadNode = None
 
+WAKE_S = 1.0
 STOP_TIMEOUT_S = 1.0  # a node that takes longer to load is not waited for
 NO_SERVICES = (
     'nodes cannot be loaded and unloaded while the container runs: for that it needs the package '
@@ -62,12 +63,13 @@ class ComponentContainer(Node):
         # several at a time: nodes are listed while another is loaded
         self._group = ReentrantCallbackGroup()
         self._offer_services()
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._first = self.create_timer(
-            0.0,
-            self._load_first,
-            callback_group=self._group,
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
+            0.0, self._load_first, callback_group=self._group, clock=clock
         )
+        # On an interrupt rclpy wakes the executor and then ends ROS. An executor that falls asleep
+        # in between would sleep for good, were it not woken again.
+        self.create_timer(WAKE_S, lambda: None, clock=clock)
 
     def _offer_services(self) -> None:
         if LoadNode is None:

@@ -85,7 +85,7 @@ def steered(ros: Ros, weights_file: str) -> Callable[..., Steered]:
 
 
 @pytest.fixture(scope='module')
-def others(tmp_path_factory) -> Iterator[Path]:
+def others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give the Python package of somebody else, with an entry point."""
     folder = tmp_path_factory.mktemp('others')
     shutil.copy(SUPPORT / 'others_nodes.py', folder)
@@ -102,7 +102,18 @@ def others(tmp_path_factory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def manager(ros, others) -> Iterator[Any]:
+def waiting(others: Path) -> Iterator[type]:
+    """Give the class of nodes that are not made before the test lets them."""
+    from others_nodes import Waiting
+
+    for event in (Waiting.begun, Waiting.may_go_on):
+        event.clear()
+    yield Waiting
+    Waiting.may_go_on.set()
+
+
+@pytest.fixture
+def manager(ros: Ros, others: Path) -> Iterator[Any]:
     """Give the manager of a container that loads nodes into this process."""
     from kpfeat_ros.components import ComponentManager
 

@@ -1,5 +1,6 @@
 """Nodes of somebody else, for containers to load; tests copy this file into a package."""
 
+import threading
 import time
 
 from rcl_interfaces.msg import Log
@@ -47,6 +48,15 @@ class Stubborn(Node):
 
     def destroy_node(self):
         raise OSError('the camera does not let go')
+
+
+class Waiting(Node):
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def __init__(self, **options):
+        self.begun.set()
+        self.may_go_on.wait(30)
+        super().__init__('waiting', **options)
 
 
 class Slow(Node):
