@@ -203,9 +203,12 @@ def test_unloading_frees_the_model(ros, manager, weights_file) -> None:
     del extractor
     ros.spin(0.2)
     manager.unload(1)
-    ros.spin(0.2)  # the executor forgets it too
-    gc.collect()
-    assert [ref() for ref in gone] == [None, None]
+
+    def is_gone() -> bool:  # when the executor has forgotten it too
+        gc.collect()
+        return not any(ref() for ref in gone)
+
+    ros.until(is_gone, 'the model to go')
 
 
 def test_bad_weights_of_our_node_give_its_own_sentence(manager) -> None:
@@ -217,13 +220,15 @@ def test_bad_weights_of_our_node_give_its_own_sentence(manager) -> None:
     assert 'Traceback' not in loaded.error
 
 
-def test_node_that_is_ready_after_the_end_is_destroyed(ros, manager) -> None:
+def test_node_that_is_ready_after_the_end_is_destroyed(ros, manager, waiting) -> None:
     answers = []
     loading = threading.Thread(
-        target=lambda: answers.append(manager.load('others', 'others_nodes:Slow'))
+        target=lambda: answers.append(manager.load('others', 'others_nodes:Waiting'))
     )
     loading.start()
+    assert waiting.begun.wait(30)
     manager.close()
+    waiting.may_go_on.set()
     loading.join()
     assert 'the container has ended' in answers[0].error
-    ros.until(lambda: '/slow' not in ros.names(), 'the node to go')
+    ros.until(lambda: '/waiting' not in ros.names(), 'the node to go')
