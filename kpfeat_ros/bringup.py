@@ -167,10 +167,11 @@ def _pairs(options: LaunchOptions, names: Sequence[str]) -> list[tuple[str, str]
         if options.pairs
     ]
     for pair in pairs:
-        if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(names):
+        two = len(pair) == 2 and pair[0] != pair[1] and set(pair) <= set(names)
+        if not two or pairs.count(pair) > 1:
             raise ConfigError(
-                f"pairs is '{options.pairs}', expected two of the cameras in each, such as "
-                f"left-right,left-rear; cameras is '{options.cameras}'"
+                f"pairs is '{options.pairs}', expected two of the cameras in each, once, such "
+                f"as left-right,left-rear; cameras is '{options.cameras}'"
             )
     return pairs
 

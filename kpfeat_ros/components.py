@@ -16,6 +16,7 @@ from rclpy.parameter import Parameter
 
 from .exchange import Exchange, using
 from .loading import release_memory
+from .node import KpfeatNode
 from .plugins import construct, default_name, discard, find_node_class
 
 # Errors whose text says to a user all there is to say.
@@ -135,7 +136,7 @@ class ComponentManager:
             node = self._nodes.get(unique_id)
         if node is None:
             return lambda: None
-        if hasattr(node, 'stop_work'):
+        if isinstance(node, KpfeatNode):
             node.stop_work()
         return weakref.ref(node)
 
@@ -145,11 +146,11 @@ class ComponentManager:
             return [(k, node.get_fully_qualified_name()) for k, node in self._nodes.items()]
 
     def ask_to_stop(self) -> None:
-        """Let nodes that can stop working side by side begin to."""
+        """Let our nodes begin to stop working, side by side."""
         with self._lock:
             nodes = list(self._nodes.values())
         for node in nodes:
-            if hasattr(node, 'ask_to_stop'):
+            if isinstance(node, KpfeatNode):
                 node.ask_to_stop()
 
     def close(self) -> None:

@@ -91,7 +91,9 @@ def test_pair_of_cameras_gets_matcher_and_overlay_between_their_topics() -> None
     assert overlay.remappings == {'image': '/robot/left/raw', 'image1': '/robot/right/raw'}
 
 
-@pytest.mark.parametrize('pairs', ['left', 'left-left', 'left-rear', 'left-right-left', 'a-b'])
+@pytest.mark.parametrize(
+    'pairs', ['left', 'left-left', 'left-rear', 'left-right-left', 'a-b', 'left-right,left-right']
+)
 def test_pair_that_is_not_two_of_the_cameras_is_refused(pairs) -> None:
     with pytest.raises(ConfigError, match='expected two of the cameras'):
         bringup.plan_nodes(LaunchOptions(cameras='left,right', pairs=pairs))

@@ -232,3 +232,10 @@ def test_node_that_is_ready_after_the_end_is_destroyed(ros, manager, waiting) ->
     loading.join()
     assert 'the container has ended' in answers[0].error
     ros.until(lambda: '/waiting' not in ros.names(), 'the node to go')
+
+
+def test_method_of_somebody_else_is_not_taken_for_one_of_ours(manager) -> None:
+    assert manager.load('others', 'others_nodes:Plain').success
+    node_of(manager, 1).stop_work = node_of(manager, 1).ask_to_stop = lambda speed: 1 / 0
+    assert manager.stop_work(1)() is node_of(manager, 1)
+    manager.ask_to_stop()
