@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 import heapq
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..errors import DataError
 
@@ -75,6 +75,7 @@ class Contents:
         return sum(self.counts.values())
 
 
+@runtime_checkable
 class Storage(Protocol):
     """
     One open file of a recording.

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 import shutil
 import sqlite3
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rosbags.rosbag2 import Writer
 from rosbags.rosbag2.enums import StoragePlugin
@@ -24,6 +24,7 @@ STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 FILES = {'.mcap': 'mcap', '.db3': 'sqlite3'}  # endings that make a file rather than a folder
 
 
+@runtime_checkable
 class Sink(Protocol):
     """What takes the results, in order; they are where they belong once it ends well."""
 
