@@ -42,7 +42,12 @@ def embedded_definition(channel: Channel) -> tuple[str, str]:
     """
     store = _store_of(channel)
     text = channel.definition or definition_of(channel.msgtype)
-    return text, store.hash_rihs01(channel.msgtype)
+    try:
+        return text, store.hash_rihs01(channel.msgtype)
+    except KeyError as error:
+        raise DataError(
+            f"the definition of {channel.msgtype}, the type of '{channel.topic}', lacks {error}"
+        ) from error
 
 
 @cache

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+from .decoding import embedded_definition
 from .flow import in_background
 from .processing import FeatureSteps, Frames
 from .reading import BagReader, Topic
@@ -120,7 +121,7 @@ def extract_recording(
     check_target(wanted.out, sources, recording=wanted.format == 'bag')
     topics = _image_topics(reader, wanted)
     names = features_topics([topic.name for topic in topics])
-    copied = _copied_topics(reader, wanted, set(names.values()))
+    copied, left_out = _copied_topics(reader, wanted, set(names.values()))
     start, stop = reader.span(wanted.start, wanted.end)
     frames = Frames(reader, topics, wanted.view, wanted.stride)
     extractor = extractor or load(wanted)
@@ -148,7 +149,7 @@ def extract_recording(
         sink = _sink(wanted, work, channels)
         copies = _copies(reader, copied, start, stop, report)
         run(journal, live, sink, copies, count, report.check)
-    report.damage = reader.damage
+    report.damage = reader.damage + left_out
     return report
 
 
@@ -189,9 +190,12 @@ def _image_topics(reader: BagReader, wanted: Extraction) -> list[Topic]:
     return topics
 
 
-def _copied_topics(reader: BagReader, wanted: Extraction, made: set[str]) -> list[Topic]:
+def _copied_topics(
+    reader: BagReader, wanted: Extraction, made: set[str]
+) -> tuple[list[Topic], list[Damage]]:
+    """Return the topics to be copied, and those of ALL that cannot be."""
     if not wanted.copy:
-        return []
+        return [], []
     if wanted.format != 'bag':
         raise DataError(f'topics cannot be copied to {wanted.format}; use the format bag')
     every = ALL in wanted.copy
@@ -199,7 +203,17 @@ def _copied_topics(reader: BagReader, wanted: Extraction, made: set[str]) -> lis
     clash = [topic.name for topic in topics if topic.name in made]
     if clash and not every:
         raise DataError(f"topic '{clash[0]}' is that of the features; it cannot be copied as well")
-    return [topic for topic in topics if topic.name not in made]
+    left_out, copied = [], []
+    for topic in topics:
+        try:
+            embedded_definition(topic.channel)
+        except DataError as error:
+            if not every:
+                raise
+            left_out.append(Damage(reader.recording.path, f'not copied: {error}', topic.count))
+        else:
+            copied.append(topic)
+    return [topic for topic in copied if topic.name not in made], left_out
 
 
 def _copies(

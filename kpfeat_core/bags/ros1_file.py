@@ -43,7 +43,7 @@ class Ros1File(ChunkedFile):
             if key in keys and start <= time < stop:
                 try:
                     data = self._convert[key](data)
-                except (SerdeError, AssertionError) as error:
+                except (SerdeError, AssertionError, KeyError, IndexError) as error:
                     self._note(f'messages are not as their definition says ({error})', (key, time))
                 else:
                     found.append(Record(self.contents.channels[key], time, data))

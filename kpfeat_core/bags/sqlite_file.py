@@ -84,16 +84,19 @@ class SqliteFile:
         if not {'topics', 'messages'} <= tables:
             self._note('it has no tables of rosbag2')
             return
-        definitions = {}
+        definitions: dict[str, tuple[str, str]] = {}
         if 'message_definitions' in tables:
             query = 'SELECT topic_type, encoding, encoded_message_definition '
             rows = self._ask(query + 'FROM message_definitions')
-            definitions = {name: (text, form) for name, form, text in rows}
+            definitions = {name: (str(text), form) for name, form, text in rows}
         columns = {row[1] for row in self._ask('PRAGMA table_info(topics)')}
         qos = 'offered_qos_profiles' if 'offered_qos_profiles' in columns else "''"
         for key, topic, msgtype, profiles in self._ask(
             f'SELECT id, name, type, {qos} FROM topics'
         ):
+            if not all(isinstance(name, str) for name in (topic, msgtype)):
+                self._note('the name of a topic is damaged')
+                continue
             text, form = definitions.get(msgtype, ('', ''))
             channel = Channel(topic, msgtype, text, form if text else '', _qos(profiles))
             self.contents.channels[key] = channel
@@ -136,10 +139,18 @@ def _as_far_as_it_goes(rows: sqlite3.Cursor) -> tuple[np.ndarray, Exception | No
     blocks = [np.empty((0, 3), np.int64)]
     try:
         while block := rows.fetchmany(100_000):
-            blocks.append(np.array(block, np.int64))
+            blocks.append(_whole_numbers(block))
     except sqlite3.DatabaseError as error:
         return np.concatenate(blocks), error
     return np.concatenate(blocks), None
+
+
+def _whole_numbers(rows: list[tuple]) -> np.ndarray:
+    try:
+        return np.array(rows, np.int64)
+    except (TypeError, ValueError, OverflowError):  # rows that are damaged hold anything
+        whole = [row for row in rows if all(isinstance(value, int) for value in row)]
+        return np.array(whole, np.int64).reshape(-1, 3)
 
 
 def _qos(text: str) -> tuple[Any, ...]:

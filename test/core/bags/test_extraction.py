@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import shutil
+import sqlite3
 import threading
 
 import h5py
@@ -393,3 +394,16 @@ def test_the_disk_may_be_full_at_any_write_of_the_journal(extract, tmp_path, mon
     monkeypatch.setattr(steps.Journal, 'add', add)
     assert extract().resumed == 3
     assert sha256(tmp_path / 'out.mcap') == expected
+
+
+def test_a_topic_whose_type_nobody_knows_is_left_out_of_all_and_said(extract, tmp_path):
+    bag = write_bag(tmp_path / 'bag', sorted(images(3) + texts(), key=lambda m: m.time), 'sqlite3')
+    connection = sqlite3.connect(bag / 'bag.db3')
+    connection.execute("UPDATE topics SET type = 'mine/msg/Secret' WHERE name = '/text'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(DataError, match='no definition of mine/msg/Secret'):
+        extract(source=bag, copy=('/text',))
+    report = extract(source=bag, copy=('*',))
+    assert report.copied == 3 and report.features == 3
+    assert "'/text' (9 messages lost)" in str(report.damage[0])
