@@ -6,8 +6,10 @@ import os
 
 # Turns that a waiting thread of GNU's OpenMP makes before it sleeps; 300,000 if left alone.
 SPINS = '2000'
-# From this size on glibc asks the system for each block, and gives it back at once.
-KEPT_BYTES = 2**29
+# From this size on glibc asks the system for each block, and gives it back at once: maps of a
+# network at 1280x720 are smaller. Larger ones would leave large holes.
+MAPPED_BYTES = 2**26
+KEPT_BYTES = 2**29  # that are free and stay with the process
 # Heaps that the threads share: more keep more, each what its threads needed at most. Nodes that
 # were loaded and unloaded 15 times grew the process by 24 MiB so, and by 150 with glibc's own 8 a
 # core, at the same speed.
@@ -41,7 +43,7 @@ def keep_memory() -> None:
         return
     with suppress(AttributeError, OSError, TypeError):  # another libc has no such function
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         if 'MALLOC_ARENA_MAX' not in os.environ:
             libc.mallopt(M_ARENA_MAX, ARENAS)
