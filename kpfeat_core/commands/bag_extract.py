@@ -1,0 +1,200 @@
+"""`kpfeat bag extract`: the features of every image of a recording."""
+
+import enum
+import json
+from pathlib import Path
+import time
+from typing import Annotated, Any, Optional, TYPE_CHECKING
+
+import typer
+
+from .bag_common import (
+    JsonOption,
+    need_packages,
+    QuietOption,
+    RecordingArgument,
+    StorageKind,
+    tell_damage,
+)
+from .common import (
+    configured,
+    DeviceOption,
+    examples,
+    ModelOption,
+    SetOption,
+    tell,
+    WeightsOption,
+)
+from .extract import SOME_FAILED
+from .progress import image_progress
+from ..config import DEFAULT_MODEL, ExtractorConfig, make_config, parse_options, ViewConfig
+
+if TYPE_CHECKING:
+    from ..bags.extraction import Report
+
+EPILOG = examples(
+    'kpfeat bag extract drive/ --out features.mcap',
+    'kpfeat bag extract drive.bag --topics /left/image_raw --start 10 --end 25 --out left.mcap',
+    'kpfeat bag extract drive/ --copy /imu --copy /tf --storage sqlite3 --out with_features',
+    'kpfeat bag extract drive/ --model alike-n --device auto --format h5 --out features.h5',
+    'Exit code 0: all done; 2: nothing was written; 3: some images were skipped, or damaged.',
+)
+
+
+class Format(str, enum.Enum):
+    """How features are stored."""
+
+    bag = 'bag'
+    npz = 'npz'
+    h5 = 'h5'
+
+
+class DescriptorKind(str, enum.Enum):
+    """How the numbers of a descriptor are stored."""
+
+    float32 = 'float32'
+    float16 = 'float16'
+    int8 = 'int8'
+    binary = 'binary'
+
+
+@configured({'max_num_keypoints': '--max-keypoints'}, extraction=ExtractorConfig, view=ViewConfig)
+def extract(
+    recording: RecordingArgument,
+    out: Annotated[
+        Path,
+        typer.Option(
+            '--out',
+            '-o',
+            help='What to write: FILE.mcap, FILE.db3, or a folder with metadata.yaml; with '
+            '--format npz a folder, with h5 a file.',
+        ),
+    ],
+    topics: Annotated[
+        list[str],
+        typer.Option(
+            '--topics',
+            '-t',
+            metavar='TOPIC',
+            help='Image topic to take; give it again for more. All of them by default.',
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    start: Annotated[
+        str,
+        typer.Option(help='Begin here: seconds from the first message, or since 1970.'),
+    ] = '',
+    end: Annotated[str, typer.Option(help='End before this: seconds as for --start.')] = '',
+    stride: Annotated[int, typer.Option(min=1, help='Take every k-th image of a topic.')] = 1,
+    format: Annotated[
+        Format,
+        typer.Option(
+            '--format',
+            help='bag: messages; npz: a file for each image, CAMERA/STAMP.npz; h5: one file in '
+            'the layout of hloc.',
+        ),
+    ] = Format.bag,
+    storage: Annotated[
+        Optional[StorageKind],  # noqa: UP045 - typer 0.9 knows no `|`
+        typer.Option(help='How a recording is stored; by the name of --out, else mcap.'),
+    ] = None,
+    copy: Annotated[
+        list[str],
+        typer.Option(
+            '--copy',
+            metavar='TOPIC',
+            help="Copy a topic of the input; give it again for more, '*' for all.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    model: ModelOption = DEFAULT_MODEL,
+    weights: WeightsOption = '',
+    device: DeviceOption = 'cpu',
+    descriptor_type: Annotated[
+        DescriptorKind, typer.Option(help='How descriptors are stored in messages.')
+    ] = DescriptorKind.float32,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=-1, help='Images that go through the network together; -1: 8 on a GPU, else 1.'
+        ),
+    ] = -1,
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    *,
+    extraction: dict[str, Any],
+    view: dict[str, Any],
+) -> None:
+    """
+    Extract keypoints and descriptors of every image of a recording.
+
+    Features of /left/image_raw go to /left/features, and to TOPIC/features where several image
+    topics share a namespace. Each image is taken once, in the order of log time; stamps and log
+    times stay what they are. The same input and options give the same bytes.
+
+    The output appears when it is complete. A run that was stopped or killed goes on where it was
+    when the same command is given again.
+    """
+    need_packages()
+    from ..bags.extraction import extract_recording, Extraction
+    from ..registry import extractor_config_class
+
+    options = {**extraction, **parse_options(settings, extractor_config_class(model))}
+    wanted = Extraction(
+        recording,
+        out,
+        tuple(topics),
+        start,
+        end,
+        stride,
+        format.value,
+        storage.value if storage else '',
+        tuple(copy),
+        model,
+        weights,
+        device,
+        options,
+        make_config(ViewConfig, view),
+        descriptor_type.value,
+        batch_size,
+    )
+    began = time.perf_counter()
+    with image_progress('extracting', quiet) as show:
+        try:
+            report = extract_recording(wanted, on_step=lambda r: show(r.images, r.total))
+        except KeyboardInterrupt:
+            tell('stopped; the same command goes on from here')
+            raise
+    seconds = time.perf_counter() - began
+    if report.discarded and not quiet:
+        tell('what an earlier run left unfinished was of other options or input: thrown away')
+    if as_json:
+        typer.echo(json.dumps(_summary(report, seconds), indent=2))
+    elif not quiet:
+        typer.echo(_sentence(report, seconds))
+    if not report.complete:
+        if not quiet:
+            _tell_skipped(report)
+        raise typer.Exit(SOME_FAILED)
+
+
+def _summary(report: 'Report', seconds: float) -> dict[str, Any]:
+    values = {name: value for name, value in vars(report).items() if name != 'total'}
+    values |= {'source': str(report.source), 'out': str(report.out), 'seconds': round(seconds, 3)}
+    return values | {'damage': [str(damage) for damage in report.damage]}
+
+
+def _sentence(report: 'Report', seconds: float) -> str:
+    done = report.images - report.resumed
+    resumed = f' ({report.resumed} of them by an earlier run)' if report.resumed else ''
+    return (
+        f'{report.features} of {report.images} images{resumed}, {report.keypoints} keypoints, '
+        f'{seconds:.1f} s, {done / max(seconds, 1e-9):.1f} frames/s, written to {report.out}'
+    )
+
+
+def _tell_skipped(report: 'Report') -> None:
+    for kind, count in sorted(report.skipped.items()):
+        tell(f'skipped {count} of {report.images} images ({kind}): {report.reasons[kind]}')
+    tell_damage(report.damage)

@@ -1,0 +1,86 @@
+"""`kpfeat bag info`: what a recording holds."""
+
+from datetime import datetime, timezone
+import json
+from typing import Any, TYPE_CHECKING
+
+import typer
+
+from .bag_common import JsonOption, need_packages, RecordingArgument, tell_damage
+from .common import examples
+from .extract import SOME_FAILED
+
+if TYPE_CHECKING:
+    from ..bags.reading import BagReader
+
+EPILOG = examples('kpfeat bag info drive/', 'kpfeat bag info drive.bag --json')
+
+
+def info(recording: RecordingArgument, as_json: JsonOption = False) -> None:
+    """
+    Show what a recording holds: topics, types, counts, rates and times.
+
+    A damaged one is gone through as far as it can be read. A rate is messages a second over the
+    whole recording.
+    """
+    need_packages()
+    from ..bags.reading import BagReader
+
+    reader = BagReader(recording)
+    if as_json:
+        typer.echo(json.dumps(_described(reader), indent=2))
+    else:
+        _print_table(reader)
+    if reader.damage:
+        tell_damage(reader.damage)
+        raise typer.Exit(SOME_FAILED)
+
+
+def _described(reader: 'BagReader') -> dict[str, Any]:
+    """Return what is known about a recording, for JSON."""
+    recording = reader.recording
+    return {
+        'path': str(recording.path),
+        'files': [str(file) for file in recording.files],
+        'storage': recording.storage,
+        'bytes': recording.size,
+        'start': reader.start if reader.count else None,
+        'end': reader.end if reader.count else None,
+        'duration_s': reader.duration_s,
+        'messages': reader.count,
+        'topics': [
+            {
+                'name': topic.name,
+                'type': topic.msgtype,
+                'messages': topic.count,
+                'rate_hz': topic.rate_hz(reader.duration_s),
+            }
+            for topic in reader.topics
+        ],
+        'damage': [str(damage) for damage in reader.damage],
+    }
+
+
+def _print_table(reader: 'BagReader') -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    recording = reader.recording
+    files = f'{len(recording.files)} files' if len(recording.files) > 1 else '1 file'
+    typer.echo(f'{recording.path}: {recording.storage}, {files}, {recording.size / 1e6:.1f} MB')
+    if reader.count:
+        begin = datetime.fromtimestamp(1e-9 * reader.start, timezone.utc)
+        typer.echo(
+            f'{reader.count} messages in {reader.duration_s:.3f} s from '
+            f'{1e-9 * reader.start:.3f} ({begin:%Y-%m-%d %H:%M:%S} UTC)'
+        )
+    else:
+        typer.echo('no messages')
+    table = Table('topic', 'type', 'messages', 'rate', box=None, pad_edge=False)
+    for topic in reader.topics:
+        rate = f'{topic.rate_hz(reader.duration_s):.1f} Hz'
+        table.add_row(topic.name, topic.msgtype, str(topic.count), rate)
+    console = Console(markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 1000  # whole lines for grep and scripts
+    console.print(table)
