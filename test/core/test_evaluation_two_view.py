@@ -60,6 +60,13 @@ def test_with_noise_and_a_third_of_wrong_matches_the_pose_is_within_half_a_degre
     assert pose.inliers[:60].mean() < 0.1
 
 
+def test_the_median_error_of_many_pairs_is_a_tenth_of_a_degree():
+    truth = camera()
+    pairs = [views(truth, count=300, wrong=0.3, noise_px=0.3, seed=seed) for seed in range(30)]
+    errors = [two_view.pose_error(truth, estimate(*pair)) for pair in pairs]
+    assert np.median(errors) < 0.12
+
+
 def test_the_same_matches_give_the_same_pose():
     points = views(camera(), wrong=0.5, noise_px=0.5)
     first, second = estimate(*points), estimate(*points)
@@ -73,6 +80,18 @@ def test_the_threshold_is_in_pixels():
     points1[::4, 1] += 3  # across the epipolar lines
     assert not estimate(points0, points1, 1.0).inliers[::4].any()
     assert estimate(points0, points1, 6.0).inliers.mean() > 0.95
+
+
+@pytest.mark.parametrize(('sampson_px', 'agrees'), [(0.85, True), (1.15, False)])
+def test_inliers_are_within_the_threshold_by_sampson_distance(sampson_px, agrees):
+    points0, points1 = views(camera(move=(1, 0, 0), turn_rad=(0, 0, 0)))
+    # errors of one image alone are shared by both; the mean focal length is 552.5, this one's 500
+    off = sampson_px * math.sqrt(2) * 500 / 552.5
+    points1[::8, 1] += off
+    points1[4::8, 1] -= off
+    inliers = estimate(points0, points1, 1.0).inliers
+    assert (inliers[::4] == agrees).mean() > 0.95
+    assert np.delete(inliers, np.s_[::4]).all()
 
 
 def test_a_camera_that_only_turns_has_its_rotation_measured():
