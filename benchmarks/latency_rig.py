@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 import signal
+import sys
 import time
 from typing import Any
 
@@ -26,7 +27,7 @@ from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.messages.conversions import fill_image
 from kpfeat_core.registry import create_extractor
 from kpfeat_core.virtual_camera import VirtualCamera
-from kpfeat_ros.bringup import composed_command, LaunchOptions, plan_nodes
+from kpfeat_ros.bringup import composed_arguments, LaunchOptions, plan_nodes
 from kpfeat_ros.children import Children
 from kpfeat_ros.qos import RELIABLE
 from kpfeat_ros.stamps import stamp_ns
@@ -100,7 +101,8 @@ def commands(arrangement: str, setting: Setting) -> list[Any]:
     chosen = {'weights': json.dumps(setting.weights), 'max_num_keypoints': str(setting.keypoints)}
     if arrangement == 'composed':
         words = [word for item in chosen.items() for word in ('-p', ':='.join(item))]
-        return [Composed('composed', composed_command(options, ['--ros-args', *words]))]
+        command = [sys.executable, '-m', 'kpfeat_ros.bringup', *composed_arguments(options)]
+        return [Composed('composed', [*command, '--ros-args', *words])]
     plans = plan_nodes(options)
     return [replace(plans[0], parameters=plans[0].parameters | chosen), *plans[1:]]
 

@@ -11,19 +11,14 @@ from dataclasses import dataclass, fields
 import importlib
 import os
 from pathlib import Path
-import shutil
-import signal
-import subprocess
 import sys
-import time
 from typing import Any
 
 from kpfeat_core.config import option
 from kpfeat_core.errors import ConfigError
 
 from .options import split_names
-
-STOP_TIMEOUT_S = 5.0
+from .processes import run_processes
 
 
 @dataclass(frozen=True)
@@ -199,18 +194,13 @@ def _prefixes() -> list[str]:
     return [path for path in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if path]
 
 
-def composed_command(options: LaunchOptions, more: Sequence[str] = ()) -> list[str]:
-    """
-    Return the command line of one process with all nodes, for a launch file.
-
-    `ros2 launch` runs in the system's Python, torch may be in the environment that is active.
-    """
-    python = shutil.which('python3') or sys.executable
+def composed_arguments(options: LaunchOptions) -> list[str]:
+    """Return the arguments of `ros2 run kpfeat bringup` that run all nodes in one process."""
     given = [
         f'--{name.replace("_", "-")}' + ('' if value is True else f'={value}')
         for name, value in _changed(options).items()
     ]
-    return [python, '-m', 'kpfeat_ros.bringup', '--composed', *given, *more]
+    return ['--composed', *given]
 
 
 def _changed(options: LaunchOptions) -> dict[str, Any]:
@@ -258,45 +248,6 @@ def _maker(plan: NodePlan, ros_arguments: Sequence[str]) -> Callable[[], Any]:
     cls = getattr(module, plan.class_name)
     # a node's own arguments win over those of its process: what was typed comes last in both
     return lambda: cls(cli_args=[*plan.ros_arguments(), *ros_arguments])
-
-
-def run_processes(commands: Sequence[Sequence[str]]) -> int:
-    """
-    Run commands until SIGINT or SIGTERM, or until one of them ends; then stop the others.
-
-    Gives 0 if all ended well, else the code of the one that ended first.
-    """
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    # each in a session of its own: Ctrl-C reaches them once, from here, not twice
-    processes = [subprocess.Popen(command, start_new_session=True) for command in commands]
-    first = 0
-    try:
-        while all(process.poll() is None for process in processes):
-            time.sleep(0.05)
-        first = next(code for code in (p.poll() for p in processes) if code is not None)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        codes = stop_processes(processes)
-    return first or next((code for code in codes if code), 0)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
-def stop_processes(processes: Sequence[subprocess.Popen]) -> list[int]:
-    """Interrupt, then kill what has not ended in time; gives the exit codes."""
-    running = [process for process in processes if process.poll() is None]
-    for process in running:
-        process.send_signal(signal.SIGINT)
-    for process in running:
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    return [process.wait() for process in processes]
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[LaunchOptions, list[str]]:

@@ -5,7 +5,8 @@ import subprocess
 
 from kpfeat_core.errors import KpfeatError
 
-from .bringup import NodePlan, stop_processes
+from .bringup import NodePlan
+from .processes import stop_processes
 
 USER_ERROR = 2  # what a node ends with if the user asked for the impossible
 

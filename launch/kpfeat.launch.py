@@ -10,7 +10,7 @@ What is started is decided in kpfeat_ros/bringup.py; `--show-args` lists the arg
 
 from kpfeat_ros import bringup
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -22,7 +22,8 @@ def start(context):
     around = context.launch_configurations.get('ros_namespace', '')  # of PushRosNamespace
     options = bringup.options_from_texts(texts, around)
     if options.composed:
-        return [ExecuteProcess(cmd=bringup.composed_command(options), output='screen')]
+        arguments = bringup.composed_arguments(options)
+        return [Node(package='kpfeat', executable='bringup', arguments=arguments, output='screen')]
     return [
         Node(
             package='kpfeat',

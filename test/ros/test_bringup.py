@@ -11,7 +11,7 @@ import sys
 import time
 
 from kpfeat_core.errors import ConfigError
-from kpfeat_ros import bringup
+from kpfeat_ros import bringup, processes
 from kpfeat_ros.bringup import LaunchOptions, NodePlan
 import pytest
 
@@ -118,6 +118,8 @@ def test_installed_parameter_file_comes_before_that_of_the_source_tree(
     monkeypatch.setenv('AMENT_PREFIX_PATH', f'/nowhere{os.pathsep}{tmp_path}')
     assert bringup.find_params_files() == (str(installed),)
     monkeypatch.setenv('AMENT_PREFIX_PATH', '')
+    # `colcon test` imports the installed module, which has no source tree around it
+    monkeypatch.setattr(bringup, '__file__', str(ROOT / 'kpfeat_ros/bringup.py'))
     assert bringup.find_params_files() == (str(ROOT / 'config/kpfeat.yaml'),)
 
 
@@ -130,22 +132,11 @@ def test_launch_arguments_become_the_same_options() -> None:
     assert all(description for _, _, description in bringup.launch_arguments())
 
 
-def test_composed_command_repeats_what_was_chosen() -> None:
+def test_composed_arguments_repeat_what_was_chosen() -> None:
     options = LaunchOptions(
         model='alike-n', cameras='a,b', params_file='p.yaml', composed=True, one_extractor=True
     )
-    command = bringup.composed_command(options)
-    assert command[1:3] == ['-m', 'kpfeat_ros.bringup']
-    assert bringup.parse_arguments(command[3:]) == (options, [])
-
-
-def test_composed_nodes_run_in_the_python_of_the_active_environment(tmp_path, monkeypatch) -> None:
-    python = tmp_path / 'python3'
-    python.touch(mode=0o755)
-    monkeypatch.setenv('PATH', str(tmp_path))
-    assert bringup.composed_command(LaunchOptions())[0] == str(python)
-    python.unlink()
-    assert bringup.composed_command(LaunchOptions())[0] == sys.executable
+    assert bringup.parse_arguments(bringup.composed_arguments(options)) == (options, [])
 
 
 def test_command_line_is_split_at_ros_args() -> None:
@@ -189,18 +180,18 @@ POLITE = [
 
 
 def test_end_of_one_process_stops_the_others_and_its_code_is_returned() -> None:
-    assert bringup.run_processes([[sys.executable, '-c', 'exit(3)'], POLITE]) == 3
+    assert processes.run_processes([[sys.executable, '-c', 'exit(3)'], POLITE]) == 3
 
 
 def test_process_that_ignores_the_interrupt_is_killed(monkeypatch) -> None:
-    monkeypatch.setattr(bringup, 'STOP_TIMEOUT_S', 0.2)
+    monkeypatch.setattr(processes, 'STOP_TIMEOUT_S', 0.2)
     code = (
         'import signal, time; signal.signal(2, signal.SIG_IGN)\n'
         'print(1, flush=True); time.sleep(60)'
     )
     process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b'1\n'
-    assert bringup.stop_processes([process]) == [-signal.SIGKILL]
+    assert processes.stop_processes([process]) == [-signal.SIGKILL]
     process.stdout.close()
 
 

@@ -23,7 +23,7 @@ def launch_file(monkeypatch):
     """Return the launch file as a module; what it imports are stand-ins."""
     names = {
         'launch': ['LaunchDescription'],
-        'launch.actions': ['DeclareLaunchArgument', 'ExecuteProcess', 'OpaqueFunction'],
+        'launch.actions': ['DeclareLaunchArgument', 'OpaqueFunction'],
         'launch_ros': [],
         'launch_ros.actions': ['Node'],
         'launch.substitutions': [],
@@ -87,12 +87,12 @@ def test_namespace_of_the_launch_file_around_it_holds_for_nodes_and_their_topics
     assert nodes[0].namespace == '/fleet/one/l'
     assert ('features1', '/fleet/one/r/features') in nodes[-2].remappings
     (process,) = started(launch_file, composed='true', **given)
-    assert bringup.parse_arguments(process.cmd[3:])[0].namespace == 'fleet/one'
+    assert bringup.parse_arguments(process.arguments)[0].namespace == 'fleet/one'
 
 
 def test_composed_is_one_process_with_the_same_options(launch_file) -> None:
     (process,) = started(launch_file, composed='true', cameras='a,b', model='alike-n')
-    options, _ = bringup.parse_arguments(process.cmd[3:])
+    options, _ = bringup.parse_arguments(process.arguments)
     assert options == LaunchOptions(composed=True, cameras='a,b', model='alike-n')
 
 
