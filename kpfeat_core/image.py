@@ -10,6 +10,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from .errors import ImageError
+from .picture_file import decode_picture
 from .shapes import Float
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of OpenCV's RGB to gray
@@ -28,7 +29,7 @@ def read_image(path: Path | str) -> np.ndarray:
     if not path.is_file():
         raise ImageError(f"there is no file '{path}'")
     try:  # not cv2.imread: it cannot tell a missing file from a broken one, nor read odd paths
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        image = decode_picture(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, OSError) as error:
         raise ImageError(f"'{path}' cannot be read as an image: {error}") from error
     if image is None:

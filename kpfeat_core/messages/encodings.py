@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from ..errors import BadImageError
+from ..picture_file import decode_picture
 
 FLOAT_SLACK = 1e-3  # resampling and compression overshoot 0..1 by this much, no more
 
@@ -198,7 +199,7 @@ def decode_file(data: bytes | np.ndarray, name: str = 'compressed') -> np.ndarra
     """
     flat = np.frombuffer(memoryview(data), np.uint8) if memoryview(data).nbytes else None
     try:
-        pixels = None if flat is None else cv2.imdecode(flat, cv2.IMREAD_UNCHANGED)
+        pixels = None if flat is None else decode_picture(flat, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:  # such as a claimed size beyond OpenCV's limit
         raise BadImageError(
             'compressed', f"'{name}' image cannot be decoded: {error.err}"
@@ -206,8 +207,8 @@ def decode_file(data: bytes | np.ndarray, name: str = 'compressed') -> np.ndarra
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         raise BadImageError(
             'compressed',
-            f"'{name}' image of {memoryview(data).nbytes} bytes cannot be decoded, expected "
-            'JPEG or PNG of 8 or 16 bits; other transports must be republished as raw',
+            f"'{name}' image of {memoryview(data).nbytes} bytes cannot be decoded or is cut off, "
+            'expected JPEG or PNG of 8 or 16 bits; other transports must be republished as raw',
         )
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     code = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}.get(channels)
