@@ -8,6 +8,10 @@ import subprocess
 import sys
 import time
 
+import pytest
+
+pytest.importorskip('rosbags', reason='recordings need rosbags')
+
 import kpfeat_core
 from kpfeat_core.bags.reading import BagReader
 from made_bags import (
@@ -22,7 +26,6 @@ from made_bags import (
     truncate,
     write_bag,
 )
-import pytest
 from run_kpfeat import assert_one_error, run
 
 ROOT = Path(kpfeat_core.__file__).parents[1]

@@ -3,6 +3,10 @@
 import shutil
 import sqlite3
 
+import pytest
+
+pytest.importorskip('rosbags', reason='recordings need rosbags')
+
 from kpfeat_core.bags.decoding import decode
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.errors import BadImageError, DataError
@@ -18,7 +22,6 @@ from made_bags import (
     write_split_bag,
 )
 import numpy as np
-import pytest
 
 COUNT = 400  # messages; more than a chunk of MCAP, which holds 1 MB
 

@@ -6,6 +6,10 @@ import shutil
 import sqlite3
 import threading
 
+import pytest
+
+pytest.importorskip('rosbags', reason='recordings need rosbags')
+
 import h5py
 from kpfeat_core.bags import steps, writing
 from kpfeat_core.bags.decoding import decode
@@ -36,7 +40,6 @@ from made_bags import (
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 import numpy as np
-import pytest
 from rosbags.highlevel import AnyReader
 
 COUNT = 8

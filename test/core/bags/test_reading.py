@@ -2,6 +2,10 @@
 
 import hashlib
 
+import pytest
+
+pytest.importorskip('rosbags', reason='recordings need rosbags')
+
 from kpfeat_core.bags.decoding import decode
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.bags.recordings import find_recording, find_recordings
@@ -24,7 +28,6 @@ from made_bags import (
 )
 from mcap.writer import Writer as McapWriter
 import numpy as np
-import pytest
 
 KINDS = (
     ('mcap', ''),

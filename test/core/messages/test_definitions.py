@@ -3,6 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip('rosbags', reason='recordings need rosbags')
+
 import kpfeat_core
 from kpfeat_core.messages import definitions
 from kpfeat_core.messages.conversions import fill_features, message_to_features
@@ -10,7 +14,6 @@ from kpfeat_core.messages.definitions import definition_of, empty_message, FEATU
 from made_bags import header
 from made_frames import shifted
 import numpy as np
-import pytest
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 
 ROOT = Path(kpfeat_core.__file__).parents[1]
