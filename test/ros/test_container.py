@@ -85,6 +85,7 @@ def test_loaded_nodes_are_spun(ros, container) -> None:
     assert answer.values[0].bool_value is False
 
 
+@needs_services
 def test_idle_container_wakes_every_second_and_so_hears_of_an_interrupt(ros, others) -> None:
     container = Container(ros)
     ros.until(lambda: len(list(container.node.timers)) == 1, 'the end of its start')
