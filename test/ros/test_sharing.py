@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 import gc
+import os
+import subprocess
+import sys
 
 from kpfeat_core.registry import extractor_config_class
 from kpfeat_core.weights import save_weights
@@ -63,3 +66,25 @@ def test_weights_that_were_written_again_are_loaded_again(load, tmp_path) -> Non
 
 def test_options_that_cannot_change_live_have_networks_of_their_own(load) -> None:
     assert parameter(load()) is not parameter(load(config={'upstream_borders': True}))
+
+
+def test_loading_leaves_no_threads_behind_that_wait_for_work(weights_file) -> None:
+    code = f"""
+import os
+from kpfeat_core.registry import extractor_config_class
+from kpfeat_ros.loading import load_extractor
+from kpfeat_ros.options import ExtractorNodeOptions
+
+options = ExtractorNodeOptions(weights={weights_file!r}, device='cpu', warm_up_size='640x480')
+before = len(os.listdir('/proc/self/task'))
+load_extractor(options, extractor_config_class('alike-t')())
+print(len(os.listdir('/proc/self/task')) - before)
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'OMP_NUM_THREADS': '2'},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) <= 0
