@@ -71,13 +71,17 @@ def test_options_that_cannot_change_live_have_networks_of_their_own(load) -> Non
 def test_loading_leaves_no_threads_behind_that_wait_for_work(weights_file) -> None:
     code = f"""
 import os
+import time
 from kpfeat_core.registry import extractor_config_class
 from kpfeat_ros.loading import load_extractor
-from kpfeat_ros.options import ExtractorNodeOptions
+from kpfeat_ros.options import ModelOptions
 
-options = ExtractorNodeOptions(weights={weights_file!r}, device='cpu', warm_up_size='640x480')
+options = ModelOptions(weights={weights_file!r}, device='cpu', warm_up_size='640x480')
 before = len(os.listdir('/proc/self/task'))
 load_extractor(options, extractor_config_class('alike-t')())
+end = time.monotonic() + 10
+while len(os.listdir('/proc/self/task')) > before and time.monotonic() < end:
+    time.sleep(0.01)  # they end a moment later
 print(len(os.listdir('/proc/self/task')) - before)
 """
     done = subprocess.run(
