@@ -1,5 +1,6 @@
 """`kpfeat evaluate` as a user runs it."""
 
+from functools import partial
 from html.parser import HTMLParser
 import json
 import os
@@ -117,6 +118,8 @@ def test_an_interruption_is_silent_and_the_next_run_goes_on(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # Ctrl-C goes to all of them
+        # it has none where the tests run in the background of a shell
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and len(list(cache.rglob('[!.]*.npz'))) < 4:
         time.sleep(0.05)
