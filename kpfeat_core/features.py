@@ -142,7 +142,7 @@ class Features:
             raise ShapeError(f'features lack {", ".join(missing)}; found {sorted(arrays)}')
         names = {f.name for f in fields(Features)}
         tensors = {
-            name: torch.from_numpy(np.ascontiguousarray(value)).float()[None]
+            name: torch.from_numpy(np.require(value, requirements=['C', 'W'])).float()[None]
             for name, value in arrays.items()
             if name in names - {'mask'}
         }

@@ -32,6 +32,20 @@ def test_arrays_survive_the_way_through_features():
     assert all(np.array_equal(back[name], arrays[name]) for name in arrays)
 
 
+def test_arrays_that_cannot_be_written_to_become_features_of_their_own(recwarn):
+    arrays = {
+        'keypoints': np.zeros((2, 2), np.float32),
+        'keypoint_scores': np.ones(2, np.float32),
+        'descriptors': np.ones((2, 4), np.float32),
+        'image_size': np.array([8, 8], np.float32),
+    }
+    for array in arrays.values():
+        array.setflags(write=False)  # as in messages that are read from a recording
+    features = Features.from_numpy(arrays)
+    features.keypoints.add_(1)
+    assert not arrays['keypoints'].any() and not recwarn.list
+
+
 def test_joining_pads_at_the_end_and_the_mask_says_so():
     features = features_of(2, 5, 0)
     assert features.keypoints.shape == (3, 5, 2)
