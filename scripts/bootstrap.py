@@ -86,8 +86,8 @@ class Place:
     def requirements(self) -> 'list[Path]':
         """Return all lists of packages to install."""
         folder = self.root / 'requirements'
-        lists = [folder / f'{name}.txt' for name in ('core', 'train', 'bags', 'dev')]
-        return [*lists, *self.ros_requirements]
+        names = ('core', 'train', 'bags', 'video', 'colmap', 'cluster', 'dev')
+        return [*(folder / f'{name}.txt' for name in names), *self.ros_requirements]
 
     @property
     def constraints(self) -> Path:
