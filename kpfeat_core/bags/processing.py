@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, NamedTuple, TYPE_CHECKING
 
+import numpy as np
+
 from .decoding import decode
 from .flow import ahead, batches, in_background
 from .reading import BagReader, Topic
@@ -27,11 +29,16 @@ UNUSABLE = 'image'  # kind of the problem of an image that the extractor refuses
 
 
 class Shot(NamedTuple):
-    """One image on its way: how it is to be seen, or why it cannot be."""
+    """
+    One image on its way: its pixels and how an extractor is to see them, or why it cannot.
+
+    header: as in the message; None where that cannot be read.
+    """
 
     index: int
     record: Record
     header: Any = None
+    image: np.ndarray | None = None
     look: Look | None = None
     problem: tuple[str, str] | None = None
 
@@ -94,9 +101,48 @@ def _decode(chosen: tuple[int, Record, View]) -> Shot:
     try:
         message = decode(record)
         header = message.header
-        return Shot(index, record, header, view.look(image_to_array(message)))
+        image = image_to_array(message)
+        return Shot(index, record, header, image, view.look(image))
     except BadImageError as error:
         return Shot(index, record, header, problem=(error.kind, str(error)))
+
+
+class Found(NamedTuple):
+    """One image that went through an extractor; features is None where `shot` has a problem."""
+
+    shot: Shot
+    features: 'Features | None'
+
+
+def extracted(
+    extractor: 'Extractor', shots: Iterator[Shot], batch_size: int = 1
+) -> Iterator[list[Found]]:
+    """
+    Extract features of images, in the background.
+
+    batch_size: images that go through the network together; a list is what went together.
+    """
+    ready = in_background(shots, 2 * batch_size + 2)
+    return in_background((_extract(extractor, batch) for batch in batches(ready, batch_size)), 2)
+
+
+def _extract(extractor: 'Extractor', shots: list[Shot]) -> list[Found]:
+    usable = [shot for shot in shots if shot.look]
+    try:
+        found = iter(_features_of(extractor, [shot.look for shot in usable]))
+    except ImageError as error:
+        if len(usable) == 1:
+            problem = (getattr(error, 'kind', UNUSABLE), str(error))
+            return [Found(s._replace(problem=problem) if s.look else s, None) for s in shots]
+        return [one for shot in shots for one in _extract(extractor, [shot])]
+    return [Found(shot, next(found) if shot.look else None) for shot in shots]
+
+
+def _features_of(extractor: 'Extractor', looks: list[Look]) -> list['Features']:
+    if not looks:
+        return []
+    found = extractor.extract([look.image for look in looks], [look.mask for look in looks])
+    return [look.finish(found.select(b)) for b, look in enumerate(looks)]
 
 
 class FeatureSteps:
@@ -123,31 +169,9 @@ class FeatureSteps:
 
     def steps(self, start: int, stop: int, first: int) -> Iterator[list[Step]]:
         """Yield the steps from index `first` on, which begins a batch; a list is a batch."""
-        size = self._batch_size
-        shots = in_background(self._frames.shots(start, stop, first), 2 * size + 2)
-        for found in in_background(map(self._extract, batches(shots, size)), 2):
+        shots = self._frames.shots(start, stop, first)
+        for found in extracted(self._extractor, shots, self._batch_size):
             yield [self._step(shot, features) for shot, features in found]
-
-    def _extract(self, shots: list[Shot]) -> list[tuple[Shot, 'Features | None']]:
-        usable = [shot for shot in shots if shot.look]
-        try:
-            found = self._features_of(usable)
-        except ImageError as error:
-            if len(usable) == 1:
-                problem = (getattr(error, 'kind', UNUSABLE), str(error))
-                return [(s._replace(problem=problem) if s.look else s, None) for s in shots]
-            return [pair for shot in shots for pair in self._extract([shot])]
-        features = iter(found)
-        return [(shot, next(features) if shot.look else None) for shot in shots]
-
-    def _features_of(self, shots: list[Shot]) -> list['Features']:
-        if not shots:
-            return []
-        looks = [shot.look for shot in shots]
-        found = self._extractor.extract(
-            [look.image for look in looks], [look.mask for look in looks]
-        )
-        return [look.finish(found.select(b)) for b, look in enumerate(looks)]
 
     def _step(self, shot: Shot, features: 'Features | None') -> Step:
         time = shot.record.time
