@@ -1,7 +1,7 @@
 """Features of every image of a recording: what is asked for, and what became of it."""
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
@@ -119,15 +119,15 @@ def extract_recording(
     reader = BagReader(wanted.source)
     sources = (reader.recording.path, *reader.recording.files)
     check_target(wanted.out, sources, recording=wanted.format == 'bag')
-    topics = _image_topics(reader, wanted)
+    topics = image_topics(reader, wanted.topics)
     names = features_topics([topic.name for topic in topics])
     copied, left_out = _copied_topics(reader, wanted, set(names.values()))
     start, stop = reader.span(wanted.start, wanted.end)
     frames = Frames(reader, topics, wanted.view, wanted.stride)
     extractor = extractor or load(wanted)
-    batch = _batch_size(wanted, extractor)
+    batch = batch_size(wanted, extractor)
     report = Report(reader.recording.path, wanted.out)
-    report.total = _expected(reader, topics, wanted, start, stop)
+    report.total = reader.expected(topics, start, stop, wanted.stride)
     on_step(report)
 
     def count(step: Step) -> None:
@@ -178,8 +178,9 @@ def _settings(
     }
 
 
-def _image_topics(reader: BagReader, wanted: Extraction) -> list[Topic]:
-    topics = reader.choose(wanted.topics, IMAGES) if wanted.topics else reader.image_topics()
+def image_topics(reader: BagReader, names: Collection[str] = ()) -> list[Topic]:
+    """Return the topics of images that are named, else all with images; raises DataError."""
+    topics = reader.choose(names, IMAGES) if names else reader.image_topics()
     topics = [topic for topic in topics if topic.count] or topics
     if not topics:
         there = ', '.join(f'{t.name} ({t.msgtype})' for t in reader.topics) or 'none'
@@ -233,16 +234,10 @@ def _sink(wanted: Extraction, work: Path, channels: list[Channel]) -> Sink:
     return BagSink(wanted.out, storage_for(wanted.out, wanted.storage), work, channels)
 
 
-def _batch_size(wanted: Extraction, extractor: 'Extractor') -> int:
+def batch_size(wanted: Extraction, extractor: 'Extractor') -> int:
+    """Return how many images go through the network together."""
     from ..models.base import FASTER_IN_BATCHES
 
     if wanted.batch_size > 0:
         return wanted.batch_size
     return GPU_BATCH if extractor.device.type in FASTER_IN_BATCHES else 1
-
-
-def _expected(reader: BagReader, topics: list[Topic], wanted: Extraction, *span: int) -> int:
-    """Return how many images there will be, supposing that they come at a steady rate."""
-    total = sum(-(-topic.count // wanted.stride) for topic in topics)
-    start, stop = max(span[0], reader.start), min(span[1], reader.end)
-    return round(total * max(0, stop - start) / max(1, reader.end - reader.start))

@@ -126,6 +126,14 @@ class BagReader:
             raise DataError(f'the range is from {start} to {end}, expected an end after its start')
         return first, stop
 
+    def expected(
+        self, topics: Collection[Topic], start: int = 0, stop: int = LAST_TIME, stride: int = 1
+    ) -> int:
+        """Return how many messages are in a range, about: as if they came at a steady rate."""
+        total = sum(-(-topic.count // stride) for topic in topics)
+        start, stop = max(start, self.start), min(stop, self.end)
+        return round(total * max(0, stop - start) / max(1, self.end - self.start))
+
     def records(
         self, topics: Collection[Topic], start: int = 0, stop: int = LAST_TIME
     ) -> Iterator[Record]:
