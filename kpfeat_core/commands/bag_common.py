@@ -3,16 +3,50 @@
 from collections.abc import Sequence
 import enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 
 from .common import tell
+from ..config import DEFAULT_MODEL
 from ..errors import DataError
 
 RecordingArgument = Annotated[
     Path,
     typer.Argument(help='Folder of rosbag2, or a file that ends in .mcap, .db3, .bag or .zst.'),
+]
+FeaturesOption = Annotated[
+    Optional[Path],  # noqa: UP045 - typer 0.9 knows no `|`
+    typer.Option(
+        '--features',
+        '-f',
+        help='Recording that holds the features, as `kpfeat bag extract` writes it.',
+    ),
+]
+TopicsOption = Annotated[
+    list[str],
+    typer.Option(
+        '--topics',
+        '-t',
+        metavar='TOPIC,...',
+        help='Topics to take; all of them by default.',
+        show_default=False,
+    ),
+]
+StartOption = Annotated[
+    str,
+    typer.Option(help='Begin here: seconds from the first message, or since 1970.'),
+]
+EndOption = Annotated[str, typer.Option(help='End before this: seconds as for --start.')]
+StrideOption = Annotated[int, typer.Option(min=1, help='Take every k-th image of a topic.')]
+MadeByOption = Annotated[
+    str,
+    typer.Option(
+        '--model',
+        help='Model that makes the features; by default the recorded ones are taken, and '
+        f'{DEFAULT_MODEL} where there are none.',
+        show_default=False,
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option('--quiet', '-q', help='Say nothing but errors.')]
 JsonOption = Annotated[bool, typer.Option('--json', help='Print the result as JSON.')]
@@ -35,6 +69,11 @@ def need_packages() -> None:
             f"recordings need {error.name}, which is not installed; pip install 'kpfeat[bags]'"
         ) from None
     del mcap, rosbags
+
+
+def topic_names(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of topics that were given one by one, or with commas between them."""
+    return tuple(name.strip() for word in words for name in word.split(',') if name.strip())
 
 
 def tell_damage(damages: Sequence[Any]) -> None:
