@@ -20,6 +20,7 @@ from ..io import HlocWriter, write_npz
 from ..messages.conversions import message_to_features
 from ..messages.definitions import FEATURES, from_cdr
 
+METADATA_VERSION = 8  # of Iron: that of Jazzy is one which Humble cannot read
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 FILES = {'.mcap': 'mcap', '.db3': 'sqlite3'}  # endings that make a file rather than a folder
 
@@ -58,7 +59,9 @@ class BagSink:
     def __enter__(self) -> 'BagSink':
         shutil.rmtree(self._folder.parent, ignore_errors=True)
         self._folder.parent.mkdir(parents=True)
-        self._writer = Writer(self._folder, version=9, storage_plugin=STORAGES[self._storage])
+        self._writer = Writer(
+            self._folder, version=METADATA_VERSION, storage_plugin=STORAGES[self._storage]
+        )
         self._writer.open()
         for key, value in sorted(self._about.items()):
             self._writer.set_custom_data(key, value)
