@@ -1,31 +1,28 @@
 """Features of every image of a recording: what is asked for, and what became of it."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from .decoding import embedded_definition
 from .flow import in_background
-from .processing import FeatureSteps, Frames
-from .reading import BagReader, Topic
-from .records import Channel, Damage, IMAGES, Record
+from .planning import make_plan, Plan
+from .processing import FeatureSteps
+from .reading import BagReader
+from .records import Channel, Damage, Record
 from .running import run
 from .settings import settings_of_input, settings_of_model, settings_of_view
 from .steps import Journal, Step
-from .topics import features_topics
 from .writing import BagSink, check_target, HlocSink, NpzSink, Sink, storage_for
 from ..config import DEFAULT_MODEL, ViewConfig
 from ..errors import DataError
-from ..messages.definitions import FEATURES
 from ..messages.descriptors import DescriptorType
 
 if TYPE_CHECKING:
     from ..models import Extractor
 
 GPU_BATCH = 8
-ALL = '*'
 COPIES_AHEAD = 16  # messages that are read before they are written
 
 
@@ -36,7 +33,7 @@ class Extraction:
 
     topics: of images; all where empty. start, end: as `records.in_time` reads them. stride: take
     every k-th image of a topic. format: bag, npz or h5. storage: mcap or sqlite3, '' by the name
-    of `out`. copy: topics of the input that are copied, ALL for all. options: of the extractor.
+    of `out`. copy: topics of the input that are copied, '*' for all. options: of the extractor.
     batch_size: images that go through the network together; -1: 8 on a GPU, 1 on a CPU.
     """
 
@@ -107,28 +104,24 @@ def extract_recording(
     wanted: Extraction,
     extractor: 'Extractor | None' = None,
     on_step: Callable[[Report], None] = lambda report: None,
+    whole: BagReader | None = None,
 ) -> Report:
     """
     Write the features of every image of a recording, once and in the order of log time.
 
     extractor: the one that `wanted` describes, where it is loaded already. on_step is called at
-    the start and after each image.
+    the start and after each image. whole: the recording, where `wanted.source` is one of its
+    files: `make_plan` says what that means; there may be no image in such a part.
 
     Raises KpfeatError; at `out` there is nothing then, or what was there before.
     """
     reader = BagReader(wanted.source)
     sources = (reader.recording.path, *reader.recording.files)
     check_target(wanted.out, sources, recording=wanted.format == 'bag')
-    topics = image_topics(reader, wanted.topics)
-    names = features_topics([topic.name for topic in topics])
-    copied, left_out = _copied_topics(reader, wanted, set(names.values()))
-    start, stop = reader.span(wanted.start, wanted.end)
-    frames = Frames(reader, topics, wanted.view, wanted.stride)
+    plan = make_plan(wanted, reader, whole or reader)
     extractor = extractor or load(wanted)
     batch = batch_size(wanted, extractor)
-    report = Report(reader.recording.path, wanted.out)
-    report.total = reader.expected(topics, start, stop, wanted.stride)
-    on_step(report)
+    report = Report(reader.recording.path, wanted.out, plan.total)
 
     def count(step: Step) -> None:
         report.add(step)
@@ -137,19 +130,19 @@ def extract_recording(
     def live(first: int) -> Iterator[list[Step]]:
         report.resumed = first
         kind = DescriptorType[wanted.descriptor_type.upper()]
-        maker = FeatureSteps(extractor, frames, names, wanted.model, kind, batch)
-        return maker.steps(start, stop, first)
+        maker = FeatureSteps(extractor, plan.frames, plan.names, wanted.model, kind, batch)
+        return maker.steps(plan.start, plan.stop, first)
+
+    def check() -> None:
+        if report.images or not whole:
+            report.check()
 
     work = wanted.out.with_name(f'.{wanted.out.name}.partial')
-    channels = [Channel(names[topic.name], FEATURES) for topic in topics]
-    channels += [topic.channel for topic in copied]
-    settings = _settings(wanted, reader, extractor, names, batch)
-    with Journal(work, settings) as journal:
+    with Journal(work, _settings(wanted, plan, extractor, batch)) as journal:
         report.discarded = journal.discarded
-        sink = _sink(wanted, work, channels)
-        copies = _copies(reader, copied, start, stop, report)
-        run(journal, live, sink, copies, count, report.check)
-    report.damage = reader.damage + left_out
+        on_step(report)
+        run(journal, live, _sink(wanted, work, plan.channels), _copies(plan, report), count, check)
+    report.damage = reader.damage + plan.left_out
     return report
 
 
@@ -161,67 +154,23 @@ def load(wanted: Extraction) -> 'Extractor':
 
 
 def _settings(
-    wanted: Extraction,
-    reader: BagReader,
-    extractor: 'Extractor',
-    names: Mapping[str, str],
-    batch_size: int,
+    wanted: Extraction, plan: Plan, extractor: 'Extractor', batch_size: int
 ) -> dict[str, Any]:
     return {
-        **settings_of_input(reader),
+        **settings_of_input(plan.reader),
+        **plan.settings(),
         **settings_of_model(wanted.model, extractor),
         **settings_of_view(wanted.view),
-        'range': [wanted.start, wanted.end, wanted.stride],
-        'topics': dict(names),
+        'stride': wanted.stride,
         'descriptor_type': wanted.descriptor_type,
         'batch_size': batch_size,
     }
 
 
-def image_topics(reader: BagReader, names: Collection[str] = ()) -> list[Topic]:
-    """Return the topics of images that are named, else all with images; raises DataError."""
-    topics = reader.choose(names, IMAGES) if names else reader.image_topics()
-    topics = [topic for topic in topics if topic.count] or topics
-    if not topics:
-        there = ', '.join(f'{t.name} ({t.msgtype})' for t in reader.topics) or 'none'
-        raise DataError(
-            f"'{reader.recording.path}' has no topic of images, expected one of "
-            f'{" or ".join(IMAGES)}; its topics: {there}'
-        )
-    return topics
-
-
-def _copied_topics(
-    reader: BagReader, wanted: Extraction, made: set[str]
-) -> tuple[list[Topic], list[Damage]]:
-    """Return the topics to be copied, and those of ALL that cannot be."""
-    if not wanted.copy:
-        return [], []
-    if wanted.format != 'bag':
-        raise DataError(f'topics cannot be copied to {wanted.format}; use the format bag')
-    every = ALL in wanted.copy
-    topics = reader.topics if every else reader.choose(wanted.copy)
-    clash = [topic.name for topic in topics if topic.name in made]
-    if clash and not every:
-        raise DataError(f"topic '{clash[0]}' is that of the features; it cannot be copied as well")
-    left_out, copied = [], []
-    for topic in topics:
-        try:
-            embedded_definition(topic.channel)
-        except DataError as error:
-            if not every:
-                raise
-            left_out.append(Damage(reader.recording.path, f'not copied: {error}', topic.count))
-        else:
-            copied.append(topic)
-    return [topic for topic in copied if topic.name not in made], left_out
-
-
-def _copies(
-    reader: BagReader, topics: list[Topic], start: int, stop: int, report: Report
-) -> Generator[Record, None, None]:
-    if topics:
-        for record in in_background(reader.records(topics, start, stop), COPIES_AHEAD):
+def _copies(plan: Plan, report: Report) -> Generator[Record, None, None]:
+    if plan.copied:
+        records = plan.reader.records(plan.copied, plan.start, plan.stop)
+        for record in in_background(records, COPIES_AHEAD):
             report.copied += 1
             yield record
 

@@ -47,18 +47,26 @@ class Frames:
     """
     The chosen images of a recording, decoded.
 
-    stride: every k-th image of each topic. Iterated anew by each call of `shots`.
+    stride: every k-th image of each topic. whole: the recording that `reader` reads a part of;
+    calibrations are looked for in it where the part has none. Iterated anew by each call of
+    `shots`.
     """
 
     def __init__(
-        self, reader: BagReader, topics: Sequence[Topic], config: ViewConfig, stride: int = 1
+        self,
+        reader: BagReader,
+        topics: Sequence[Topic],
+        config: ViewConfig,
+        stride: int = 1,
+        whole: BagReader | None = None,
     ) -> None:
         self._reader, self._topics, self._stride = reader, topics, stride
+        self._whole = whole or reader
         self._view = View(config)
         self._infos: list[Topic] = []
         if config.undistort and not config.calibration_file:
             names = {sibling(topic.name, 'camera_info') for topic in topics}
-            found = [t for t in reader.topics if t.name in names and t.msgtype == CAMERA_INFO]
+            found = [t for t in self._whole.topics if t.name in names and t.msgtype == CAMERA_INFO]
             self._infos = found
 
     def shots(self, start: int = 0, stop: int = LAST_TIME, first: int = 0) -> Iterator[Shot]:
@@ -69,7 +77,8 @@ class Frames:
 
     def _chosen(self, start: int, stop: int) -> Iterator[tuple[int, Record, View]]:
         """Yield index, image and view; the view knows the newest camera_info, or the first."""
-        views = dict(self._first_views())
+        first = self.first_calibrations()
+        views = {topic: self._view_by(record) for topic, record in first.items()}
         counts: dict[str, int] = {}
         index = 0
         for record in self._reader.records([*self._topics, *self._infos], start, stop):
@@ -83,10 +92,23 @@ class Frames:
                 yield index, record, views.get(sibling(topic, 'camera_info'), self._view)
                 index += 1
 
-    def _first_views(self) -> Iterator[tuple[str, View]]:
+    def first_calibrations(self) -> dict[str, Record]:
+        """
+        Return the message of each camera_info that serves the images before its first one.
+
+        It is that first one; for a part without any the last of the parts before, or else the
+        first of those after it.
+        """
+        found = {}
         for info in self._infos:
-            for record in islice(self._reader.records([info]), 1):
-                yield info.name, self._view_by(record)
+            record = (
+                next(self._reader.records([info]), None)
+                or self._whole.last(info, self._reader.start)
+                or next(self._whole.records([info]), None)
+            )
+            if record:
+                found[info.name] = record
+        return found
 
     def _view_by(self, record: Record) -> View:
         try:

@@ -1,5 +1,6 @@
 """Reading a recording of any kind, as far as it can be read."""
 
+from collections import deque
 from collections.abc import Collection, Hashable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class BagReader:
         self._damage: dict[tuple[Path, str], set[Hashable]] = {}
         for name in self.recording.missing:
             self._note(self.recording.path / name, 'the file is missing')
+        self._known: dict[Channel, Channel] = {}
         self._contents = [self._contents_of(file) for file in self.recording.files]
         self.start = min(contents.start for contents in self._contents)
         self.end = max(contents.end for contents in self._contents)
@@ -153,6 +155,22 @@ class BagReader:
                 parts.append(Part(contents.start, opened))
         return merge_by_time(parts)
 
+    def last(self, topic: Topic, stop: int) -> Record | None:
+        """Return the last message with log time < stop of the newest file that holds one."""
+        pairs = zip(self.recording.files, self._contents, strict=True)
+        for file, contents in sorted(pairs, key=lambda pair: pair[1].start, reverse=True):
+            wanted = {
+                channel
+                for key, channel in contents.channels.items()
+                if (channel.topic, channel.msgtype) == (topic.name, topic.msgtype)
+                and contents.counts.get(key)
+            }
+            if wanted and contents.start < stop:
+                newest = deque(self._records_of(file, wanted, 0, stop), maxlen=1)
+                if newest:
+                    return newest[0]
+        return None
+
     def _records_of(
         self, file: Path, wanted: set[Channel], start: int, stop: int
     ) -> Iterator[Record]:
@@ -163,7 +181,11 @@ class BagReader:
     def _contents_of(self, file: Path) -> Contents:
         note = self._note_for(file)
         with unpacked_file(file, note) as path, closing(_open(path, note)) as storage:
-            return storage.contents
+            contents = storage.contents
+        # long recordings repeat their definitions in every part: once is enough
+        once = self._known.setdefault
+        contents.channels = {key: once(c, c) for key, c in contents.channels.items()}
+        return contents
 
     def _note_for(self, file: Path) -> Note:
         return partial(self._note, file)

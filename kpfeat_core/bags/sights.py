@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, TYPE_CHECKING
 import numpy as np
 
 from .decoding import decode
-from .extraction import batch_size, Extraction, image_topics, load
+from .extraction import batch_size, Extraction, load
 from .flow import batches, in_background
+from .planning import image_topics
 from .processing import extracted, Found, Frames, Shot
 from .reading import BagReader, Topic
 from .records import Channel, Damage, Record

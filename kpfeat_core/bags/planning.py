@@ -1,0 +1,120 @@
+"""What an extraction takes of a recording: topics, their new names, and the range of time."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+import hashlib
+from typing import Any, TYPE_CHECKING
+
+from .decoding import embedded_definition
+from .processing import Frames
+from .reading import BagReader, Topic
+from .records import Channel, Damage, IMAGES
+from .topics import features_topics
+from ..errors import DataError
+from ..messages.definitions import FEATURES
+
+if TYPE_CHECKING:
+    from .extraction import Extraction
+
+ALL = '*'
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    What is taken of a recording, or of one part of it.
+
+    topics: of images. names: the topic of the features for each. copied: topics that are copied;
+    left_out: those of ALL that cannot be. start, stop: log times start <= t < stop. total: images
+    that there are to be, about.
+    """
+
+    reader: BagReader
+    frames: Frames
+    topics: list[Topic]
+    names: Mapping[str, str]
+    copied: list[Topic]
+    left_out: list[Damage]
+    start: int
+    stop: int
+    total: int
+
+    @property
+    def channels(self) -> list[Channel]:
+        """Return all that will be written."""
+        made = [Channel(self.names[topic.name], FEATURES) for topic in self.topics]
+        return made + [topic.channel for topic in self.copied]
+
+    def settings(self) -> dict[str, Any]:
+        """Return what results depend on that only the recording itself tells."""
+        found = self.frames.first_calibrations()
+        digests = {name: hashlib.sha256(one.data).hexdigest() for name, one in found.items()}
+        return {
+            'topics': dict(self.names),
+            'range': [self.start, self.stop],
+            'calibrations': digests,
+        }
+
+
+def make_plan(wanted: 'Extraction', reader: BagReader, whole: BagReader) -> Plan:
+    """
+    Find out what is to be taken.
+
+    whole: the recording that `reader` reads a part of, or `reader` itself. Topics have the names
+    that they get in the whole, and ranges count from its start. Raises DataError where the whole
+    has nothing that is asked for.
+    """
+    topics = image_topics(whole, wanted.topics)
+    names = features_topics([topic.name for topic in topics])
+    copied, left_out = _copied_topics(wanted, reader, whole, set(names.values()))
+    start, stop = whole.span(wanted.start, wanted.end)
+    if start > whole.end or stop <= whole.start:
+        raise DataError(
+            f"no image of '{whole.recording.path}' could be used: there is none in this range"
+        )
+    frames = Frames(reader, topics, wanted.view, wanted.stride, whole)
+    here = [topic for topic in reader.topics if topic.name in names]
+    total = reader.expected(here, start, stop, wanted.stride)
+    return Plan(reader, frames, topics, names, copied, left_out, start, stop, total)
+
+
+def image_topics(reader: BagReader, names: Collection[str] = ()) -> list[Topic]:
+    """Return the topics of images that are named, else all with images; raises DataError."""
+    topics = reader.choose(names, IMAGES) if names else reader.image_topics()
+    topics = [topic for topic in topics if topic.count] or topics
+    if not topics:
+        there = ', '.join(f'{t.name} ({t.msgtype})' for t in reader.topics) or 'none'
+        raise DataError(
+            f"'{reader.recording.path}' has no topic of images, expected one of "
+            f'{" or ".join(IMAGES)}; its topics: {there}'
+        )
+    return topics
+
+
+def _copied_topics(
+    wanted: 'Extraction', reader: BagReader, whole: BagReader, made: set[str]
+) -> tuple[list[Topic], list[Damage]]:
+    """Return the topics to be copied, and those of ALL that cannot be."""
+    if not wanted.copy:
+        return [], []
+    if wanted.format != 'bag':
+        raise DataError(f'topics cannot be copied to {wanted.format}; use the format bag')
+    every = ALL in wanted.copy
+    topics = whole.topics if every else whole.choose(wanted.copy)
+    counts = {topic.name: topic.count for topic in reader.topics}
+    clash = [topic.name for topic in topics if topic.name in made]
+    if clash and not every:
+        raise DataError(f"topic '{clash[0]}' is that of the features; it cannot be copied as well")
+    left_out, copied = [], []
+    for topic in topics:
+        try:
+            embedded_definition(topic.channel)
+        except DataError as error:
+            if not every:
+                raise
+            if topic.name in counts:
+                lost = counts[topic.name]
+                left_out.append(Damage(reader.recording.path, f'not copied: {error}', lost))
+        else:
+            copied.append(topic)
+    return [topic for topic in copied if topic.name not in made], left_out
