@@ -5,13 +5,13 @@ from types import ModuleType
 from typing import Any
 
 from kpfeat_core.calibration import at_distance
+from kpfeat_core.messages.annotations import image_annotations, POINT_PX
 from kpfeat_core.visualize import score_colours
 import numpy as np
 
 from .frames import Frame
 from .points import calibration_for
 
-POINT_PX = 5.0  # size of a keypoint on the screen or in the image
 NAMESPACE = 'kpfeat'
 
 
@@ -24,29 +24,11 @@ def find_messages(package: str) -> ModuleType | None:
 
 
 def fill_annotations(messages: Any, frame: Frame) -> Any:
-    """
-    Return ImageAnnotations of features: one coloured point for each keypoint.
-
-    messages: foxglove_msgs.msg. Its pixels begin at the image's corner: (0.5, 0.5) is the centre
-    of the first one.
-    """
-    found, stamp = frame.features.numpy(), frame.header.stamp
-    points = messages.PointsAnnotation(
-        timestamp=stamp,
-        type=messages.PointsAnnotation.POINTS,
-        thickness=POINT_PX,
+    """Return ImageAnnotations of features; messages: foxglove_msgs.msg."""
+    found = frame.features.numpy()
+    return image_annotations(
+        messages, found['keypoints'], found['keypoint_scores'], frame.header.stamp
     )
-    points.points = [
-        messages.Point2(x=x, y=y) for x, y in (found['keypoints'].astype(float) + 0.5).tolist()
-    ]
-    points.outline_colors = [
-        messages.Color(r=r, g=g, b=b, a=1.0)
-        for r, g, b in (score_colours(found['keypoint_scores']) / 255).tolist()
-    ]
-    annotations = messages.ImageAnnotations(points=[points])
-    if hasattr(annotations, 'timestamp'):  # newer versions have one for all
-        annotations.timestamp = stamp
-    return annotations
 
 
 def fill_markers(
