@@ -104,24 +104,22 @@ def extract_recording(
     wanted: Extraction,
     extractor: 'Extractor | None' = None,
     on_step: Callable[[Report], None] = lambda report: None,
-    whole: BagReader | None = None,
+    plan: Plan | None = None,
 ) -> Report:
     """
     Write the features of every image of a recording, once and in the order of log time.
 
     extractor: the one that `wanted` describes, where it is loaded already. on_step is called at
-    the start and after each image. whole: the recording, where `wanted.source` is one of its
-    files: `make_plan` says what that means; there may be no image in such a part.
+    the start and after each image. plan: for a part of a recording, which may hold no image.
 
     Raises KpfeatError; at `out` there is nothing then, or what was there before.
     """
-    reader = BagReader(wanted.source)
-    sources = (reader.recording.path, *reader.recording.files)
-    check_target(wanted.out, sources, recording=wanted.format == 'bag')
-    plan = make_plan(wanted, reader, whole or reader)
+    plan = plan or make_plan(wanted, BagReader(wanted.source))
+    recording = plan.reader.recording
+    check_target(wanted.out, (recording.path, *recording.files), recording=wanted.format == 'bag')
     extractor = extractor or load(wanted)
     batch = batch_size(wanted, extractor)
-    report = Report(reader.recording.path, wanted.out, plan.total)
+    report = Report(recording.path, wanted.out, plan.total)
 
     def count(step: Step) -> None:
         report.add(step)
@@ -134,7 +132,7 @@ def extract_recording(
         return maker.steps(plan.start, plan.stop, first)
 
     def check() -> None:
-        if report.images or not whole:
+        if report.images or not plan.is_part:
             report.check()
 
     work = wanted.out.with_name(f'.{wanted.out.name}.partial')
@@ -142,7 +140,7 @@ def extract_recording(
         report.discarded = journal.discarded
         on_step(report)
         run(journal, live, _sink(wanted, work, plan.channels), _copies(plan, report), count, check)
-    report.damage = reader.damage + plan.left_out
+    report.damage = plan.reader.damage + plan.left_out
     return report
 
 

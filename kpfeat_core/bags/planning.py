@@ -26,7 +26,7 @@ class Plan:
 
     topics: of images. names: the topic of the features for each. copied: topics that are copied;
     left_out: those of ALL that cannot be. start, stop: log times start <= t < stop. total: images
-    that there are to be, about.
+    that there are to be, about. is_part: whether there is more of the recording in other files.
     """
 
     reader: BagReader
@@ -38,6 +38,7 @@ class Plan:
     start: int
     stop: int
     total: int
+    is_part: bool
 
     @property
     def channels(self) -> list[Channel]:
@@ -56,14 +57,15 @@ class Plan:
         }
 
 
-def make_plan(wanted: 'Extraction', reader: BagReader, whole: BagReader) -> Plan:
+def make_plan(wanted: 'Extraction', reader: BagReader, whole: BagReader | None = None) -> Plan:
     """
     Find out what is to be taken.
 
-    whole: the recording that `reader` reads a part of, or `reader` itself. Topics have the names
-    that they get in the whole, and ranges count from its start. Raises DataError where the whole
-    has nothing that is asked for.
+    whole: the recording that `reader` reads a part of. Topics have the names that they get in the
+    whole, and ranges count from its start. Raises DataError where the whole has nothing that is
+    asked for.
     """
+    is_part, whole = whole is not None, whole or reader
     topics = image_topics(whole, wanted.topics)
     names = features_topics([topic.name for topic in topics])
     copied, left_out = _copied_topics(wanted, reader, whole, set(names.values()))
@@ -75,7 +77,7 @@ def make_plan(wanted: 'Extraction', reader: BagReader, whole: BagReader) -> Plan
     frames = Frames(reader, topics, wanted.view, wanted.stride, whole)
     here = [topic for topic in reader.topics if topic.name in names]
     total = reader.expected(here, start, stop, wanted.stride)
-    return Plan(reader, frames, topics, names, copied, left_out, start, stop, total)
+    return Plan(reader, frames, topics, names, copied, left_out, start, stop, total, is_part)
 
 
 def image_topics(reader: BagReader, names: Collection[str] = ()) -> list[Topic]:
