@@ -48,8 +48,8 @@ class Frames:
     The chosen images of a recording, decoded.
 
     stride: every k-th image of each topic. whole: the recording that `reader` reads a part of;
-    calibrations are looked for in it where the part has none. Iterated anew by each call of
-    `shots`.
+    calibrations are looked for in it where the part has none. infos: topics of calibrations
+    beside the images, whether needed or not. Iterated anew by each call of `shots`.
     """
 
     def __init__(
@@ -63,11 +63,10 @@ class Frames:
         self._reader, self._topics, self._stride = reader, topics, stride
         self._whole = whole or reader
         self._view = View(config)
-        self._infos: list[Topic] = []
-        if config.undistort and not config.calibration_file:
-            names = {sibling(topic.name, 'camera_info') for topic in topics}
-            found = [t for t in self._whole.topics if t.name in names and t.msgtype == CAMERA_INFO]
-            self._infos = found
+        names = {sibling(topic.name, 'camera_info') for topic in topics}
+        known = [t for t in self._whole.topics if t.name in names and t.msgtype == CAMERA_INFO]
+        self.infos = known
+        self._infos = known if config.undistort and not config.calibration_file else []
 
     def shots(self, start: int = 0, stop: int = LAST_TIME, first: int = 0) -> Iterator[Shot]:
         """Yield the images with start <= log time < stop, from the one with index `first` on."""
@@ -92,15 +91,15 @@ class Frames:
                 yield index, record, views.get(sibling(topic, 'camera_info'), self._view)
                 index += 1
 
-    def first_calibrations(self) -> dict[str, Record]:
+    def first_calibrations(self, infos: Sequence[Topic] | None = None) -> dict[str, Record]:
         """
         Return the message of each camera_info that serves the images before its first one.
 
         It is that first one; for a part without any the last of the parts before, or else the
-        first of those after it.
+        first of those after it. infos: by default those that the features depend on.
         """
         found = {}
-        for info in self._infos:
+        for info in self._infos if infos is None else infos:
             record = (
                 next(self._reader.records([info]), None)
                 or self._whole.last(info, self._reader.start)
