@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 import enum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, TYPE_CHECKING
 
 import typer
 
 from .common import tell
 from ..config import DEFAULT_MODEL
 from ..errors import DataError
+
+if TYPE_CHECKING:
+    from ..bags.extraction import Report
 
 RecordingArgument = Annotated[
     Path,
@@ -74,6 +77,13 @@ def need_packages() -> None:
 def topic_names(words: Sequence[str]) -> tuple[str, ...]:
     """Return the names of topics that were given one by one, or with commas between them."""
     return tuple(name.strip() for word in words for name in word.split(',') if name.strip())
+
+
+def tell_skipped(report: 'Report') -> None:
+    """Say on stderr which images were not used, and what of a recording could not be read."""
+    for kind, count in sorted(report.skipped.items()):
+        tell(f'skipped {count} of {report.images} images ({kind}): {report.reasons[kind]}')
+    tell_damage(report.damage)
 
 
 def tell_damage(damages: Sequence[Any]) -> None:

@@ -1,0 +1,166 @@
+"""`kpfeat bag render`: a video and a contact sheet of a recording."""
+
+import json
+from pathlib import Path
+import time
+from typing import Annotated, Any, Optional, TYPE_CHECKING
+
+import typer
+
+from .bag_common import (
+    EndOption,
+    FeaturesOption,
+    JsonOption,
+    MadeByOption,
+    need_packages,
+    QuietOption,
+    RecordingArgument,
+    StartOption,
+    StrideOption,
+    tell_skipped,
+    topic_names,
+    TopicsOption,
+)
+from .common import configured, DeviceOption, examples, SetOption, tell, WeightsOption
+from .extract import SOME_FAILED
+from .progress import image_progress
+from ..bags.render_config import RenderConfig
+from ..config import (
+    DEFAULT_MODEL,
+    ExtractorConfig,
+    make_config,
+    MatcherConfig,
+    parse_options,
+    ViewConfig,
+)
+from ..errors import DataError
+
+if TYPE_CHECKING:
+    from ..bags.rendering import RenderReport
+
+EPILOG = examples(
+    'kpfeat bag render drive/ --out drive.mp4',
+    'kpfeat bag render drive/ --features features.mcap --show matches --out drive.mp4',
+    'kpfeat bag render drive/ --start 10 --end 25 --speed 0.25 --out slowly.mp4',
+    'kpfeat bag render drive/ --sheet drive.png --tiles 20',
+    'Exit code 0: all done; 2: nothing was written; 3: some images were skipped, or damaged.',
+)
+SHEETS = ('.png', '.jpg', '.jpeg')
+
+
+@configured(
+    {'max_num_keypoints': '--max-keypoints'},
+    rendering=RenderConfig,
+    matching=MatcherConfig,
+    extraction=ExtractorConfig,
+    view=ViewConfig,
+)
+def render(
+    recording: RecordingArgument,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045 - typer 0.9 knows no `|`
+        typer.Option('--out', '-o', metavar='FILE.mp4', help='Video to write.'),
+    ] = None,
+    sheet: Annotated[
+        Optional[Path],  # noqa: UP045 - typer 0.9 knows no `|`
+        typer.Option('--sheet', metavar='FILE.png|jpg', help='Contact sheet to write.'),
+    ] = None,
+    features: FeaturesOption = None,
+    topics: TopicsOption = [],  # noqa: B006 - typer copies it
+    start: StartOption = '',
+    end: EndOption = '',
+    stride: StrideOption = 1,
+    model: MadeByOption = '',
+    weights: WeightsOption = '',
+    device: DeviceOption = 'cpu',
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    *,
+    rendering: dict[str, Any],
+    matching: dict[str, Any],
+    extraction: dict[str, Any],
+    view: dict[str, Any],
+) -> None:
+    """
+    Draw keypoints, their tracks or their matches over the images of a recording.
+
+    The video shows each image from its log time until the next one, gaps as they were; below it
+    stand the seconds from the first message, as --start takes them, the number of the image, and
+    counts. A sheet shows some images, spread evenly; without --out only about those are worked
+    on. Of several image topics each has files of its own: drive.left.mp4 for /left/features.
+
+    The features are those of --features, else those that RECORDING itself holds, else they are
+    made of its images. The files appear when they are complete; the same input and options give
+    the same bytes.
+    """
+    need_packages()
+    _check_names(out, sheet)
+    from ..bags.extraction import Extraction
+    from ..bags.rendering import render_recording
+    from ..registry import extractor_config_class
+
+    parsed = parse_options(settings, extractor_config_class(model or DEFAULT_MODEL))
+    wanted = Extraction(
+        source=recording,
+        out=out or sheet,
+        topics=topic_names(topics),
+        start=start,
+        end=end,
+        stride=stride,
+        model=model,
+        weights=weights,
+        device=device,
+        options={**extraction, **parsed},
+        view=make_config(ViewConfig, view),
+    )
+    began = time.perf_counter()
+    with image_progress('drawing', quiet) as show:
+        report = render_recording(
+            wanted,
+            out,
+            sheet,
+            features,
+            make_config(RenderConfig, rendering),
+            make_config(MatcherConfig, matching),
+            on_image=lambda r: show(r.images, r.total),
+        )
+    seconds = time.perf_counter() - began
+    if report.codec and not report.is_h264 and not quiet:
+        tell(f'PyAV has no encoder for H.264 here: {report.codec}, which browsers do not play')
+    if as_json:
+        typer.echo(json.dumps(_summary(report, seconds), indent=2))
+    elif not quiet:
+        typer.echo(_sentence(report, seconds))
+    if not report.complete:
+        if not quiet:
+            tell_skipped(report)
+        raise typer.Exit(SOME_FAILED)
+
+
+def _check_names(out: Path | None, sheet: Path | None) -> None:
+    if not (out or sheet):
+        raise DataError('there is nothing to write; give --out FILE.mp4, --sheet FILE.png or both')
+    if out and out.suffix != '.mp4':
+        raise DataError(f"--out is '{out}', expected a name that ends in .mp4")
+    if sheet and sheet.suffix not in SHEETS:
+        raise DataError(f"--sheet is '{sheet}', expected a name that ends in .png or .jpg")
+
+
+def _summary(report: 'RenderReport', seconds: float) -> dict[str, Any]:
+    names = ('images', 'features', 'keypoints', 'codec', 'skipped', 'reasons')
+    return {
+        'source': str(report.source),
+        'files': [str(file) for file in report.files],
+        **{name: getattr(report, name) for name in names},
+        'damage': [str(damage) for damage in report.damage],
+        'seconds': round(seconds, 3),
+    }
+
+
+def _sentence(report: 'RenderReport', seconds: float) -> str:
+    return (
+        f'{report.features} of {report.images} images, {report.keypoints} keypoints, '
+        f'{seconds:.1f} s, {report.images / max(seconds, 1e-9):.1f} frames/s, written to '
+        f'{", ".join(map(str, report.files))}'
+    )
