@@ -38,8 +38,8 @@ def draw_trails(sight: Sight, trails: Sequence[Trail], width: int) -> np.ndarray
     return draw_tracks(picture, moved)
 
 
-def draw_pair(sight: Sight, followed: Followed | None, width: int) -> np.ndarray:
-    """Draw the image before beside this one, and their matches, together at most `width` wide."""
+def draw_pair(sight: Sight, followed: Followed | None, width: int, limit: int = -1) -> np.ndarray:
+    """Draw the image before beside this one and their best matches, at most `width` pixels."""
     half = (width - GAP) // 2
     picture = _reduced(sight.image, half)
     if followed is None:
@@ -53,6 +53,7 @@ def draw_pair(sight: Sight, followed: Followed | None, width: int) -> np.ndarray
         _rescaled(pair.keypoints1, sight.image.shape[:2], picture.shape[:2]),
         correct=None if pair.geometry == 'none' else pair.inliers,
         scores=pair.scores,
+        limit=limit,
     )
 
 

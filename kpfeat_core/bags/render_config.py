@@ -22,3 +22,4 @@ class RenderConfig:
         1280, 'reduce wider pictures of a video to this many pixels', low=64, high=16384
     )
     tiles: int = option(12, 'pictures of a sheet, spread evenly over time', low=1, high=1000)
+    max_matches: int = option(200, 'draw the best N matches of a pair; -1 draws all', low=-1)

@@ -21,6 +21,7 @@ from .writing import check_target
 from ..config import AUTO, check_config, MatcherConfig, ViewConfig
 from ..errors import DataError
 from ..image import write_image
+from ..image_sources import fit
 from ..io import replacing
 from ..matchers.mutual_nn import MutualNearestNeighbour
 from ..tracks import Tracks, Trail
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 TILE_WIDTH = 400  # pixels of a picture of a sheet
 TILE_GAP = 6
+FINENESS = 2  # a picture of a sheet is drawn so much larger: its circles then are smaller
+SPARE = 3  # images looked at for each picture of a sheet, so that they lie about evenly
 
 
 @dataclass
@@ -147,7 +150,8 @@ class _Show:
             picture = with_line(self._draw(sight, followed, trails, self._config.max_width), line)
             self._video_of(sight.topic, picture).add(sight.time, picture)
         if self._sheet and self._sheets[sight.topic].wants(sight.time):
-            picture = self._draw(sight, followed, trails, TILE_WIDTH)
+            picture = self._draw(sight, followed, trails, FINENESS * TILE_WIDTH)
+            picture = fit(picture, (TILE_WIDTH, len(picture)))
             self._sheets[sight.topic].add(with_line(picture, f'{self._seconds(sight):.2f} s'))
 
     def write_sheets(self) -> None:
@@ -171,7 +175,7 @@ class _Show:
         self, sight: Sight, followed: Followed | None, trails: list[Trail], width: int
     ) -> np.ndarray:
         if self._config.show == MATCHES:
-            return draw_pair(sight, followed, width)
+            return draw_pair(sight, followed, width, self._config.max_matches)
         if self._config.show == TRACKS:
             return draw_trails(sight, trails, width)
         return draw_keypoints(sight, width)
@@ -243,4 +247,4 @@ def _stride_of_sheet(wanted: Extraction, reader: BagReader, tiles: int) -> int:
     """Return how many images may be passed over so that every part of the time still has one."""
     span = reader.span(wanted.start, wanted.end)
     counts = [reader.expected([topic], *span) for topic in image_topics(reader, wanted.topics)]
-    return wanted.stride * max(1, min(counts) // wanted.stride // tiles)
+    return wanted.stride * max(1, min(counts) // wanted.stride // (SPARE * tiles))
