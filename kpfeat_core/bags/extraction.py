@@ -10,11 +10,12 @@ from .flow import in_background
 from .planning import make_plan, Plan
 from .processing import FeatureSteps
 from .reading import BagReader
-from .records import Channel, Damage, Record
+from .records import Damage, Record
 from .running import run
 from .settings import settings_of_input, settings_of_model, settings_of_view
+from .sinks import make_sink, RECORDINGS
 from .steps import Journal, Step
-from .writing import BagSink, check_target, HlocSink, NpzSink, Sink, storage_for
+from .writing import check_target
 from ..config import DEFAULT_MODEL, ViewConfig
 from ..errors import DataError
 from ..messages.descriptors import DescriptorType
@@ -32,9 +33,11 @@ class Extraction:
     What is asked for; all that the output depends on, and plain enough to be sent elsewhere.
 
     topics: of images; all where empty. start, end: as `records.in_time` reads them. stride: take
-    every k-th image of a topic. format: bag, npz or h5. storage: mcap or sqlite3, '' by the name
-    of `out`. copy: topics of the input that are copied, '*' for all. options: of the extractor.
-    batch_size: images that go through the network together; -1: 8 on a GPU, 1 on a CPU.
+    every k-th image of a topic. format: bag, npz, h5, colmap or rtabmap. storage: mcap or sqlite3,
+    '' by the name of `out`. copy: topics of the input that are copied, '*' for all. options: of
+    the extractor. batch_size: images that go through the network together; -1: 8 on a GPU, 1 on a
+    CPU. annotations: for Foxglove, beside the features of a bag. pictures: the images as files,
+    beside a database of colmap. depth: topic of depth images for rtabmap, '' for none.
     """
 
     source: Path
@@ -53,6 +56,9 @@ class Extraction:
     view: ViewConfig = field(default_factory=ViewConfig)
     descriptor_type: str = 'float32'
     batch_size: int = -1
+    annotations: bool = False
+    pictures: bool = False
+    depth: str = ''
 
 
 @dataclass
@@ -116,10 +122,12 @@ def extract_recording(
     """
     plan = plan or make_plan(wanted, BagReader(wanted.source))
     recording = plan.reader.recording
-    check_target(wanted.out, (recording.path, *recording.files), recording=wanted.format == 'bag')
+    is_recording = wanted.format in RECORDINGS
+    check_target(wanted.out, (recording.path, *recording.files), recording=is_recording)
     extractor = extractor or load(wanted)
     batch = batch_size(wanted, extractor)
     report = Report(recording.path, wanted.out, plan.total)
+    lacking: list[Damage] = []
 
     def count(step: Step) -> None:
         report.add(step)
@@ -139,8 +147,9 @@ def extract_recording(
     with Journal(work, _settings(wanted, plan, extractor, batch)) as journal:
         report.discarded = journal.discarded
         on_step(report)
-        run(journal, live, _sink(wanted, work, plan.channels), _copies(plan, report), count, check)
-    report.damage = plan.reader.damage + plan.left_out
+        sink = make_sink(wanted, plan, work, lacking.append)
+        run(journal, live, sink, _copies(plan, report), count, check)
+    report.damage = plan.reader.damage + plan.left_out + lacking
     return report
 
 
@@ -171,14 +180,6 @@ def _copies(plan: Plan, report: Report) -> Generator[Record, None, None]:
         for record in in_background(records, COPIES_AHEAD):
             report.copied += 1
             yield record
-
-
-def _sink(wanted: Extraction, work: Path, channels: list[Channel]) -> Sink:
-    if wanted.format == 'npz':
-        return NpzSink(wanted.out)
-    if wanted.format == 'h5':
-        return HlocSink(wanted.out)
-    return BagSink(wanted.out, storage_for(wanted.out, wanted.storage), work, channels)
 
 
 def batch_size(wanted: Extraction, extractor: 'Extractor') -> int:

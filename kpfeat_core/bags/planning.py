@@ -9,6 +9,7 @@ from .decoding import embedded_definition
 from .processing import Frames
 from .reading import BagReader, Topic
 from .records import Channel, Damage, IMAGES
+from .sinks import check_options, made_topics
 from .topics import features_topics
 from ..errors import DataError
 from ..messages.definitions import FEATURES
@@ -63,12 +64,14 @@ def make_plan(wanted: 'Extraction', reader: BagReader, whole: BagReader | None =
 
     whole: the recording that `reader` reads a part of. Topics have the names that they get in the
     whole, and ranges count from its start. Raises DataError where the whole has nothing that is
-    asked for.
+    asked for, and for options that do not go together.
     """
+    check_options(wanted)
     is_part, whole = whole is not None, whole or reader
     topics = image_topics(whole, wanted.topics)
     names = features_topics([topic.name for topic in topics])
-    copied, left_out = _copied_topics(wanted, reader, whole, set(names.values()))
+    made = made_topics(wanted, list(names.values()))
+    copied, left_out = _copied_topics(wanted, reader, whole, set(made))
     start, stop = whole.span(wanted.start, wanted.end)
     if start > whole.end or stop <= whole.start:
         raise DataError(
@@ -99,14 +102,12 @@ def _copied_topics(
     """Return the topics to be copied, and those of ALL that cannot be."""
     if not wanted.copy:
         return [], []
-    if wanted.format != 'bag':
-        raise DataError(f'topics cannot be copied to {wanted.format}; use the format bag')
     every = ALL in wanted.copy
     topics = whole.topics if every else whole.choose(wanted.copy)
     counts = {topic.name: topic.count for topic in reader.topics}
     clash = [topic.name for topic in topics if topic.name in made]
     if clash and not every:
-        raise DataError(f"topic '{clash[0]}' is that of the features; it cannot be copied as well")
+        raise DataError(f"topic '{clash[0]}' is made anew; it cannot be copied as well")
     left_out, copied = [], []
     for topic in topics:
         try:

@@ -79,31 +79,20 @@ class BagSink:
     def write(self, record: Record) -> None:
         channel = record.channel
         connection = self._connections[channel.topic, channel.msgtype]
-        with _disk_errors(self._folder):
+        with disk_errors(self._folder):
             self._writer.write(connection, record.time, record.data)
 
     def __exit__(self, kind: Any, *rest: Any) -> None:
         try:
             if kind is None:
-                with _disk_errors(self._folder):
+                with disk_errors(self._folder):
                     self._writer.close()
-                self._put()
+                name = f'{self._folder.name}{self._out.suffix}'
+                put(self._folder / name if self._out.suffix in FILES else self._folder, self._out)
         finally:
             with suppress(Exception):  # after close there is nothing to abort
                 self._writer.abort()
             shutil.rmtree(self._folder.parent, ignore_errors=True)
-
-    def _put(self) -> None:
-        if self._out.suffix in FILES:
-            file = self._folder / f'{self._folder.name}{self._out.suffix}'
-            _sync(file)
-            os.replace(file, self._out)
-            return
-        for file in self._folder.iterdir():
-            _sync(file)
-        if self._out.is_dir():  # a folder cannot be replaced in one step
-            os.replace(self._out, self._folder.with_name('before'))
-        os.replace(self._folder, self._out)
 
 
 class NpzSink:
@@ -140,9 +129,14 @@ class HlocSink:
 
 
 class ImageNames:
-    """Names of images by camera and stamp: cam0/1403715273262142976; later twins get -1, -2."""
+    """
+    Names of images by camera and stamp: cam0/1403715273262142976; later twins get -1, -2.
 
-    def __init__(self) -> None:
+    digits: of stamps at least, with zeros before them, for those who sort names.
+    """
+
+    def __init__(self, digits: int = 1) -> None:
+        self._digits = digits
         self._taken: dict[str, int] = {}
 
     def unpack(self, record: Record) -> tuple[str, Any]:
@@ -150,7 +144,8 @@ class ImageNames:
         message = from_cdr(record.data, FEATURES)
         stamp = message.header.stamp
         camera = record.channel.topic.strip('/').removesuffix('features').strip('/')
-        name = '/'.join(filter(None, [camera, str(stamp.sec * 10**9 + stamp.nanosec)]))
+        number = str(stamp.sec * 10**9 + stamp.nanosec).zfill(self._digits)
+        name = '/'.join(filter(None, [camera, number]))
         before = self._taken.get(name, 0)
         self._taken[name] = before + 1
         arrays = message_to_features(message).numpy()
@@ -185,18 +180,23 @@ def check_target(out: Path, sources: tuple[Path, ...], recording: bool = True) -
         raise DataError(f"--out is '{out}', which is a file; expected a new name for a folder")
 
 
+def put(made: Path, out: Path) -> None:
+    """Put a file or a folder where it belongs, with its content on the disk before its name is."""
+    for file in [made] if made.is_file() else sorted(made.rglob('*')):
+        if file.is_file():
+            with file.open('rb') as opened:
+                os.fsync(opened.fileno())
+    if out.is_dir():  # a folder cannot be replaced in one step
+        os.replace(out, made.with_name(f'{made.name}.before'))
+    os.replace(made, out)
+
+
 @contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Say what SQLite says of a full disk as the system would."""
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Say what SQLite says of a full disk, by itself or through COLMAP, as the system would."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        if 'full' not in str(error):
+    except (sqlite3.OperationalError, RuntimeError) as error:
+        if 'is full' not in str(error):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
-
-
-def _sync(file: Path) -> None:
-    """Have the content on the disk before its name is."""
-    with file.open('rb') as opened:
-        os.fsync(opened.fileno())
