@@ -37,6 +37,9 @@ EPILOG = examples(
     'kpfeat bag extract drive.bag --topics /left/image_raw --start 10 --end 25 --out left.mcap',
     'kpfeat bag extract drive/ --copy /imu --copy /tf --storage sqlite3 --out with_features',
     'kpfeat bag extract drive/ --model alike-n --device auto --format h5 --out features.h5',
+    'kpfeat bag extract drive/ --annotations --copy /left/image_raw --out foxglove.mcap',
+    'kpfeat bag extract drive/ --format colmap --pictures --out drive.db',
+    'kpfeat bag extract drive/ --format rtabmap --depth /depth/image --out rtabmap.mcap',
     'Exit code 0: all done; 2: nothing was written; 3: some images were skipped, or damaged.',
 )
 
@@ -47,6 +50,8 @@ class Format(str, enum.Enum):
     bag = 'bag'
     npz = 'npz'
     h5 = 'h5'
+    colmap = 'colmap'
+    rtabmap = 'rtabmap'
 
 
 class DescriptorKind(str, enum.Enum):
@@ -67,7 +72,7 @@ def extract(
             '--out',
             '-o',
             help='What to write: FILE.mcap, FILE.db3, or a folder with metadata.yaml; with '
-            '--format npz a folder, with h5 a file.',
+            '--format npz a folder, with h5 and colmap a file.',
         ),
     ],
     topics: Annotated[
@@ -91,7 +96,8 @@ def extract(
         typer.Option(
             '--format',
             help='bag: messages; npz: a file for each image, CAMERA/STAMP.npz; h5: one file in '
-            'the layout of hloc.',
+            'the layout of hloc; colmap: a database of COLMAP, to be matched by it; rtabmap: '
+            'messages RGBDImage, of images with their features.',
         ),
     ] = Format.bag,
     storage: Annotated[
@@ -119,6 +125,28 @@ def extract(
             min=-1, help='Images that go through the network together; -1: 8 on a GPU, else 1.'
         ),
     ] = -1,
+    annotations: Annotated[
+        bool,
+        typer.Option(
+            '--annotations',
+            help='With the format bag: keypoints to be shown by Foxglove over the images as well, '
+            'on image_annotations beside features.',
+        ),
+    ] = False,
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            '--pictures', help='With the format colmap: write the images too, to OUT.images.'
+        ),
+    ] = False,
+    depth: Annotated[
+        str,
+        typer.Option(
+            metavar='TOPIC',
+            help='With the format rtabmap: depth images in the pixels of the images.',
+            show_default=False,
+        ),
+    ] = '',
     settings: SetOption = [],  # noqa: B006 - typer copies it
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -158,6 +186,9 @@ def extract(
         make_config(ViewConfig, view),
         descriptor_type.value,
         batch_size,
+        annotations,
+        pictures,
+        depth,
     )
     began = time.perf_counter()
     with image_progress('extracting', quiet) as show:
