@@ -1,0 +1,343 @@
+"""Matches of recordings: those of the nodes, the same bytes each time, nothing lost."""
+
+from dataclasses import replace
+import hashlib
+from itertools import pairwise
+
+import pytest
+
+pytest.importorskip('rosbags', reason='recordings need rosbags')
+
+from kpfeat_core.bags.decoding import decode
+from kpfeat_core.bags.extraction import extract_recording, Extraction
+from kpfeat_core.bags.matching import match_recording, Matching
+from kpfeat_core.bags.pairing import PairingConfig
+from kpfeat_core.bags.reading import BagReader
+from kpfeat_core.config import MatcherConfig
+from kpfeat_core.errors import DataError
+from kpfeat_core.matchers.pair import match_pair
+from kpfeat_core.messages.conversions import fill_features, fill_matches, message_to_features
+from kpfeat_core.messages.definitions import (
+    empty_message,
+    FEATURES,
+    from_cdr,
+    MATCHES,
+    to_cdr,
+    typestore,
+)
+from kpfeat_core.registry import create_extractor, create_matcher
+from made_bags import (
+    header,
+    IMAGE,
+    image,
+    images,
+    LOG_DELAY,
+    Made,
+    PERIOD,
+    pictures,
+    START,
+    texts,
+    write_bag,
+)
+import numpy as np
+from rosbags.highlevel import AnyReader
+
+COUNT = 6
+KEYFRAMES = PairingConfig(keyframes=True, keyframe_share=0.8)
+
+
+@pytest.fixture(scope='module')
+def extractor(weights):
+    return create_extractor('alike-t', str(weights), max_num_keypoints=40)
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory):
+    made = images(COUNT) + images(4, '/right/image_raw') + texts()
+    folder = tmp_path_factory.mktemp('bags') / 'bag'
+    return write_bag(folder, sorted(made, key=lambda one: one.time))
+
+
+@pytest.fixture(scope='module')
+def features(extractor):
+    return [extractor.extract(view) for view in pictures(COUNT)]
+
+
+@pytest.fixture
+def match(extractor, bag, tmp_path):
+    """Return a function that matches the images of `bag` by default, to out.mcap."""
+
+    def match(out='out.mcap', source=bag, on_step=lambda report: None, **options):
+        about = {name: options.pop(name) for name in ('features', 'pairing', 'matcher')
+                 if name in options}  # fmt: skip
+        wanted = Extraction(source, tmp_path / out, **{'model': '', **options})
+        return match_recording(Matching(wanted, **about), extractor, on_step)
+
+    return match
+
+
+@pytest.fixture
+def extract(extractor, bag, tmp_path):
+    """Return a function that records features."""
+
+    def extract(out='features.mcap', source=bag, **options):
+        extract_recording(Extraction(source, tmp_path / out, **options), extractor)
+        return tmp_path / out
+
+    return extract
+
+
+def read(path, topic):
+    reader = BagReader(path)
+    records = list(reader.records(reader.choose([topic])))
+    assert reader.damage == []
+    return records
+
+
+def stamp(head):
+    return head.stamp.sec * 10**9 + head.stamp.nanosec
+
+
+def pairs_of(path, topic='/left/matches'):
+    """Return the positions of both images of each match, by their stamps."""
+    messages = [decode(record) for record in read(path, topic)]
+    stamps = [(stamp(m.header0), stamp(m.header1)) for m in messages]
+    return [tuple((one - START) // PERIOD for one in pair) for pair in stamps]
+
+
+def digest(path):
+    files = sorted(path.rglob('*')) if path.is_dir() else [path]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+
+
+def features_message(features, time, model='alike-t', topic='/left/features'):
+    filled = fill_features(empty_message(FEATURES), features, header(time), model)
+    return Made(topic, FEATURES, time, from_cdr(to_cdr(filled, FEATURES), FEATURES))
+
+
+def assert_equal_fields(one, other, name):
+    for field, _ in typestore().fielddefs[name][1]:
+        value, expected = getattr(one, field), getattr(other, field)
+        if field.startswith('header'):
+            assert (stamp(value), value.frame_id) == (stamp(expected), expected.frame_id)
+        else:
+            assert np.array_equal(value, expected), field
+
+
+@pytest.mark.parametrize('geometry', ['none', 'homography', 'fundamental'])
+def test_matches_are_those_that_the_node_makes_of_the_same_features(match, tmp_path, geometry):
+    report = match(matcher=MatcherConfig(geometry=geometry, ratio_threshold=0.95))
+    matcher = create_matcher(geometry=geometry, ratio_threshold=0.95)
+    messages = [decode(record) for record in read(tmp_path / 'out.mcap', '/left/features')]
+    records = read(tmp_path / 'out.mcap', '/left/matches')
+    for (before, newest), record in zip(pairwise(messages), records, strict=True):
+        pair = match_pair(matcher, message_to_features(before), message_to_features(newest))
+        node = fill_matches(empty_message(MATCHES), pair, before.header, newest.header)
+        assert_equal_fields(decode(record), node, MATCHES)
+        assert record.time == stamp(newest.header) + LOG_DELAY
+    assert (report.images, report.features, report.pairs) == (COUNT + 4, COUNT + 4, COUNT + 2)
+    assert 0 < report.inliers <= report.matches and 0 < report.inlier_share <= 1
+
+
+def test_features_are_written_as_an_extraction_writes_them(match, extract, tmp_path):
+    match()
+    for topic in ('/left/features', '/right/features'):
+        assert read(tmp_path / 'out.mcap', topic) == read(extract(), topic)
+
+
+def test_features_beside_apart_and_alone_give_the_same_bytes(match, extract, tmp_path):
+    match()
+    expected = digest(tmp_path / 'out.mcap')
+    apart = extract()
+    for options in (
+        {'source': apart},
+        {'features': apart},
+        {'source': extract('both.mcap', copy=('*',))},
+    ):
+        assert match(**options).recorded
+        assert digest(tmp_path / 'out.mcap') == expected
+
+
+def test_topics_never_mix_and_each_has_its_matches(match, tmp_path):
+    match()
+    assert pairs_of(tmp_path / 'out.mcap') == [(k, k + 1) for k in range(COUNT - 1)]
+    assert pairs_of(tmp_path / 'out.mcap', '/right/matches') == [(0, 1), (1, 2), (2, 3)]
+    match(pairing=PairingConfig(every=3), topics=('/left/image_raw',))
+    assert pairs_of(tmp_path / 'out.mcap') == [(0, 3), (1, 4), (2, 5)]
+    assert '/right/matches' not in [
+        topic.name for topic in BagReader(tmp_path / 'out.mcap').topics
+    ]
+
+
+def test_topics_of_features_in_one_namespace_have_matches_each(match, features, tmp_path):
+    recorded = [
+        features_message(one, START + k, topic=topic)
+        for k, one in enumerate(features[:3])
+        for topic in ('/one', '/two')
+    ]
+    match(source=write_bag(tmp_path / 'features', recorded))
+    names = [topic.name for topic in BagReader(tmp_path / 'out.mcap').topics]
+    assert names == ['/one', '/one/matches', '/two', '/two/matches']
+    made = sorted(images(3, '/a') + images(3, '/b'), key=lambda one: one.time)
+    match(source=write_bag(tmp_path / 'bag', made))
+    names = [topic.name for topic in BagReader(tmp_path / 'out.mcap').topics]
+    assert names == ['/a/features', '/a/matches', '/b/features', '/b/matches']
+
+
+def test_keyframes_change_where_the_scene_does(match, tmp_path):
+    views = pictures(3) + pictures(3, seed=7)
+    made = [
+        Made('/left/image_raw', IMAGE, START + k * PERIOD, image(view, START + k * PERIOD))
+        for k, view in enumerate(views)
+    ]
+    report = match(source=write_bag(tmp_path / 'bag', made), pairing=PairingConfig(keyframes=True))
+    assert pairs_of(tmp_path / 'out.mcap') == [(0, 1), (0, 2), (2, 3), (3, 4), (3, 5)]
+    assert (report.keyframes, report.pairs) == (3, 5)
+
+
+@pytest.mark.parametrize('out', ['out.mcap', 'out.db3', 'folder'])
+def test_the_same_input_and_options_give_the_same_bytes(match, tmp_path, out):
+    match(out, copy=('*',))
+    first = digest(tmp_path / out)
+    match(out, copy=('*',))
+    assert digest(tmp_path / out) == first
+
+
+def test_rosbags_reads_what_is_written_by_its_own_definitions(match, tmp_path):
+    match()
+    with AnyReader([tmp_path / 'out.mcap']) as reader:
+        chosen = [c for c in reader.connections if c.topic == '/left/matches']
+        found = [reader.deserialize(d, c.msgtype) for c, _, d in reader.messages(chosen)]
+        assert '# K: position of the keypoint' in chosen[0].msgdef.data
+    for message, record in zip(found, read(tmp_path / 'out.mcap', '/left/matches'), strict=True):
+        assert_equal_fields(message, decode(record), MATCHES)
+
+
+def test_topics_of_the_input_are_copied_but_for_those_that_are_written(match, extract, tmp_path):
+    both = extract('both.mcap', copy=('*',))
+    report = match(source=both, copy=('*',))
+    everything = BagReader(tmp_path / 'out.mcap')
+    counts = {topic.name: topic.count for topic in everything.topics}
+    assert (counts['/left/image_raw'], counts['/text'], counts['/left/features']) == (6, 9, 6)
+    assert report.copied == COUNT + 4 + 9
+    times = [record.time for record in everything.records(everything.topics)]
+    assert times == sorted(times)
+    with pytest.raises(DataError, match="'/left/features' is written anew"):
+        match(source=both, copy=('/left/features',))
+    with pytest.raises(DataError, match="there is no topic '/imu'"):
+        match(source=both, copy=('/imu',))
+
+
+class Killed(BaseException):
+    """What a run ends with that is killed."""
+
+
+def kill_after(count):
+    def on_step(report):
+        if report.images == count:
+            raise Killed
+
+    return on_step
+
+
+@pytest.mark.parametrize(
+    'pairing', [PairingConfig(every=2), KEYFRAMES], ids=['every', 'keyframes']
+)
+@pytest.mark.parametrize('kind', ['made', 'recorded'])
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(match, extract, tmp_path, pairing, kind):
+    options = {'pairing': pairing, 'copy': ('*',)}
+    if kind == 'made':
+        options |= {'descriptor_type': 'int8', 'batch_size': 2}
+    else:
+        options |= {'features': extract(descriptor_type='float16')}
+    (tmp_path / 'whole').mkdir()
+    whole = match('whole/out.mcap', **options)
+    for count in (1, 4, 7, 9):
+        with pytest.raises(Killed):
+            match(on_step=kill_after(count), **options)
+        assert not (tmp_path / 'out.mcap').exists()
+    report = match(**options)
+    assert digest(tmp_path / 'out.mcap') == digest(tmp_path / 'whole/out.mcap')
+    assert report.resumed >= 8 and report.shares == whole.shares
+    assert report.keyframes == whole.keyframes
+    assert not (tmp_path / '.out.mcap.partial').exists()
+
+
+def test_what_other_options_matched_is_not_taken_over(match):
+    for options in (
+        {'pairing': PairingConfig(every=2)},
+        {'pairing': KEYFRAMES},
+        {'matcher': MatcherConfig(geometry='none')},
+        {'descriptor_type': 'float16'},
+    ):
+        with pytest.raises(Killed):
+            match(on_step=kill_after(4))
+        report = match(**options)
+        assert report.resumed == 0 and report.discarded
+
+
+def test_images_without_usable_features_are_skipped_and_counted(match, features, tmp_path):
+    none = features[2].first(features[2].mask.sum(1) * 0)
+    made = [
+        features_message(one, START + k * PERIOD)
+        for k, one in enumerate([*features[:2], none, *features[3:]])
+    ]
+    made[4].message.descriptor_size = 65
+    source = write_bag(tmp_path / 'bag', made)
+    for pairing in (PairingConfig(), PairingConfig(keyframes=True)):
+        with pytest.raises(Killed):
+            match(source=source, pairing=pairing, on_step=kill_after(5))
+        report = match(source=source, pairing=pairing)
+        assert report.resumed == 5 and not report.complete
+        assert report.skipped == {'no_keypoints': 1, 'message': 1}
+        assert (report.features, report.pairs) == (5, 3)
+        expected = [(0, 1), (0, 3), (0, 5)] if pairing.keyframes else [(0, 1), (1, 3), (3, 5)]
+        assert pairs_of(tmp_path / 'out.mcap') == expected
+
+
+def test_images_that_cannot_be_used_are_skipped_and_counted(match, tmp_path):
+    made = images(4)
+    made[1].message.encoding = 'hologram'
+    report = match(source=write_bag(tmp_path / 'bag', made))
+    assert report.skipped == {'encoding': 1}
+    assert pairs_of(tmp_path / 'out.mcap') == [(0, 2), (2, 3)]
+
+
+def test_features_of_another_model_are_matched_among_themselves_only(match, features, tmp_path):
+    models = ['a', 'a', 'b', 'b', 'b', 'a']
+    pairs = enumerate(zip(models, features, strict=True))
+    made = [features_message(one, START + k * PERIOD, model) for k, (model, one) in pairs]
+    source = write_bag(tmp_path / 'bag', made)
+    for pairing in (PairingConfig(), PairingConfig(keyframes=True)):
+        with pytest.raises(Killed):
+            match(source=source, pairing=pairing, on_step=kill_after(3))
+        report = match(source=source, pairing=pairing)
+        assert report.resumed == 3 and report.skipped == {'other_model': 2}
+        assert "'b' with 64 numbers, those before of 'a'" in report.reasons['other_model']
+        expected = [(0, 1), (2, 3), (2 if pairing.keyframes else 3, 4)]
+        assert pairs_of(tmp_path / 'out.mcap') == expected
+        assert report.features == COUNT
+
+
+def test_where_nothing_can_be_matched_it_says_why_and_writes_nothing(match, features, tmp_path):
+    bare = [replace(one, descriptors=one.descriptors[..., :0]) for one in features]
+    made = [features_message(one, START + k, 'magicpoint') for k, one in enumerate(bare)]
+    source = write_bag(tmp_path / 'bag', made)
+    with pytest.raises(DataError, match="could be matched: .*'magicpoint', have no descriptors"):
+        match(source=source)
+    with pytest.raises(DataError, match='could be matched: there are 1 in this range'):
+        match(topics=('/left/image_raw',), end='0.1')
+    assert [path.name for path in tmp_path.iterdir()] == ['bag']
+
+
+def test_options_that_recorded_features_would_not_follow_are_refused(match, extract, weights):
+    for options in ({'descriptor_type': 'int8'}, {'weights': str(weights)}):
+        with pytest.raises(DataError, match='give --model to make them anew'):
+            match(features=extract(), **options)
+    assert match(source=extract(), descriptor_type='float32').complete
+
+
+def test_the_output_never_replaces_the_recording_of_features(match, extract):
+    features = extract()
+    with pytest.raises(DataError, match='which is the input'):
+        match(features.name, features=features)
