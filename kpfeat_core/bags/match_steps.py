@@ -83,7 +83,7 @@ class MatchSteps:
     def _step(self, sight: Sight) -> Step:
         if sight.features is None:
             return Step(sight.index, sight.time, problem=sight.problem)
-        frame = Frame(self._sights.message(sight)._replace(time=sight.time))
+        frame = Frame(self._sights.message(sight))
         records, counts = [frame.record], {'keypoints': frame.features.count()}
         problem = _unusable(frame) or self._change(frame)
         if _is_kept(problem):
