@@ -112,8 +112,8 @@ def evaluate(
     from ..data.shapes.pieces import count_workers
     from ..evaluation.cache import cache_bytes, default_cache
     from ..evaluation.protocols import find_protocol, POSE
-    from ..evaluation.report_figures import require_libraries
     from ..evaluation.sources import parse_source
+    from ..page import require_libraries
 
     if out is not None:
         require_libraries()

@@ -1,6 +1,5 @@
 """Results as a page for people, one file that needs no other, and as JSON for programs."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import json
@@ -8,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from . import report_figures, tables
@@ -16,15 +14,11 @@ from .protocols import OVERLAP, Protocol, USAC
 from .results import PairResult, Results
 from ..errors import DataError
 from ..io import replacing
+from ..page import colour, is_dashed, picture_element, require_libraries, write_page
 
 TEMPLATE = 'report.html.j2'
-ASSETS = Path(__file__).resolve().parents[1] / 'assets'
 FEW_ORIGINS = 20  # below, bootstrapped intervals are too narrow to be believed
 PICTURE_WIDTH = 1100
-JPEG = [cv2.IMWRITE_JPEG_QUALITY, 78]
-if hasattr(cv2, 'IMWRITE_JPEG_SAMPLING_FACTOR'):  # OpenCV 4.7; Ubuntu 24.04 has 4.6
-    # thin red and green lines run into each other where colour has half the resolution
-    JPEG += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 # What a picture says beside itself; accuracy at a threshold repeats what the errors say.
 SHOT_COLUMNS = (
     'MMA@3', 'precision', 'right', 'matches', 'corner_error', 'pose_error', 'repeatability',
@@ -77,20 +71,8 @@ def write_report(
     by label of the extractor; command: what was typed. Raises DataError for results that do not
     belong together or where a library is missing, ConfigError for an unknown reference.
     """
-    report_figures.require_libraries()
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    content = _content(results, reference, examples or {}, command)
-    text = environment.get_template(TEMPLATE).render(content)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding='utf-8', errors='replace')
+    require_libraries()
+    write_page(path, TEMPLATE, _content(results, reference, examples or {}, command))
 
 
 def write_json(path: Path | str, results: Sequence[Results]) -> None:
@@ -178,8 +160,8 @@ def _content(
         'extractors': [
             {
                 'label': r.label,
-                'colour': report_figures.colour(k),
-                'dashed': report_figures.is_dashed(k),
+                'colour': colour(k),
+                'dashed': is_dashed(k),
             }
             for k, r in enumerate(results)
         ],
@@ -242,17 +224,8 @@ def _shots(
 
 def _shot(example: Example) -> dict[str, Any]:
     numbers = tables.numbers(example.values, SHOT_COLUMNS)
-    picture = example.picture
-    height, width = picture.shape[:2]
-    if width > PICTURE_WIDTH:
-        height, width = round(height * PICTURE_WIDTH / width), PICTURE_WIDTH
-        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    data = cv2.imencode('.jpg', np.ascontiguousarray(picture[..., ::-1]), JPEG)[1]
-    source = 'data:image/jpeg;base64,' + base64.b64encode(data).decode()
-    return {
-        'label': example.label, 'name': example.name, 'numbers': numbers,
-        'source': source, 'width': width, 'height': height,
-    }  # fmt: skip
+    picture = picture_element(example.picture, PICTURE_WIDTH)
+    return {'label': example.label, 'name': example.name, 'numbers': numbers, **picture}
 
 
 def _shared_facts(results: Sequence[Results], command: str) -> dict[str, str]:

@@ -1,9 +1,6 @@
 """Figures of a report as SVG that lies in the page: its ink is the page's, light or dark."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-import html
-import io
+from collections.abc import Mapping, Sequence
 import re
 from typing import Any
 
@@ -11,56 +8,11 @@ import numpy as np
 
 from .results import Results
 from .tables import format_number, LOWER_IS_BETTER, main_column
-from ..errors import DataError
+from ..page import colour, figure, INK, is_dashed
 
-# One colour an extractor, to be told apart on white and on black; then the same ones dashed.
-COLOURS = (
-    '#3b82f6', '#f76707', '#2f9e44', '#e64980', '#9775fa', '#0ca5b8',
-    '#d9a404', '#a0694b', '#e03131', '#868e96',
-)  # fmt: skip
-INK = '#123456'  # stands for the colour of the page's text until the figure is written
-WIDTH_IN = 5.0
 MAX_BARS = 120  # with more than this, each group is a row of dots
 MAX_LABELLED = 24
 MAX_BANDS = 3  # with more, intervals hide each other; they are in the tables
-_STYLE = {
-    'font.size': 9,
-    'svg.fonttype': 'none',
-    'text.parse_math': False,  # names are not formulas
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.grid': True,
-    'axes.axisbelow': True,
-    'grid.alpha': 0.15,
-    'axes.labelsize': 9,
-    **dict.fromkeys(
-        ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'), INK
-    ),
-    'grid.color': INK,
-}
-
-
-def require_libraries() -> None:
-    """Raise DataError where what reports are made with is not installed."""
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise DataError(
-            f'the report needs {error.name}, which is not installed; '
-            "pip install 'kpfeat[evaluate]', or leave the report out: tables and .json files "
-            'do without'
-        ) from None
-
-
-def colour(k: int) -> str:
-    """Return the colour of extractor k."""
-    return COLOURS[k % len(COLOURS)]
-
-
-def is_dashed(k: int) -> bool:
-    """Tell whether the lines of extractor k are dashed, since its colour is another's too."""
-    return k // len(COLOURS) % 2 == 1
 
 
 def curve_families(results: Sequence[Results]) -> list[str]:
@@ -74,7 +26,7 @@ def curve_families(results: Sequence[Results]) -> list[str]:
 def curves(results: Sequence[Results], family: str) -> str:
     """Return the means of a family over its thresholds, intervals as bands if they are few."""
     unit = '°' if family.startswith('pose') else 'px'
-    with _figure(2.9) as (axis, done):
+    with figure(2.9) as (axis, done):
         for k, result in enumerate(results):
             at = _thresholds([result], family)
             means = [result.mean(f'{family}@{t:g}') for t in at]
@@ -104,7 +56,7 @@ def bars(
     as_bars = len(groups) * count <= MAX_BARS
     step = 0.8 / count
     height = len(groups) * (0.15 + 0.13 * count if as_bars else 0.17)
-    with _figure(0.6 + height) as (axis, done):
+    with figure(0.6 + height) as (axis, done):
         for k in range(count):
             means = np.array([results[k].mean(column) for results in groups.values()])
             rows = np.arange(len(groups)) + ((k - (count - 1) / 2) * step if as_bars else 0)
@@ -134,7 +86,7 @@ def bars(
 def spread(results: Sequence[Results], column: str) -> str:
     """Return a dot for every pair, and a box of their quartiles with the median."""
     rng = np.random.default_rng(0)
-    with _figure(0.6 + 0.45 * len(results)) as (axis, done):
+    with figure(0.6 + 0.45 * len(results)) as (axis, done):
         for k, result in enumerate(results):
             values = result.column(column)
             values = values[np.isfinite(values)]
@@ -158,7 +110,7 @@ def speed_against_accuracy(results: Sequence[Results]) -> str:
     shown = [(k, r) for k, r in enumerate(results) if np.isfinite(r.column('ms')).any()]
     if len(shown) < 2 or column in LOWER_IS_BETTER:
         return ''
-    with _figure(2.9) as (axis, done):
+    with figure(2.9) as (axis, done):
         for k, result in shown:
             x, y = result.mean('ms'), result.mean(column)
             if len(result.pairs) > 1:
@@ -191,31 +143,3 @@ def _thresholds(results: Sequence[Results], family: str) -> list[float]:
     found = (re.fullmatch(re.escape(family) + r'@(\d+(?:\.\d+)?)', name) for name in names)
     kept = [m for m in found if m and any(np.isfinite(r.mean(m.string)) for r in results)]
     return sorted(float(match[1]) for match in kept)
-
-
-@contextmanager
-def _figure(height: float) -> Iterator[tuple[Any, Any]]:
-    """Give axes to draw on, and a function that then writes them as SVG under a title."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH_IN, height), layout='constrained')
-    with matplotlib.rc_context(_STYLE):
-        yield figure.add_subplot(), lambda title: _svg(figure, title)
-
-
-def _svg(figure: Any, title: str) -> str:
-    """Write a figure as an element of a page, without addresses and without a size of its own."""
-    import matplotlib
-
-    figure.patch.set_visible(False)
-    figure.axes[0].patch.set_visible(False)
-    buffer = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, 'svg.hashsalt': title}):  # names differ between figures
-        figure.savefig(buffer, format='svg', metadata={'Date': None})
-    text = buffer.getvalue()
-    box = re.search(r'viewBox="[^"]*"', text)[0]
-    body = text[text.index('>', text.index('<svg')) + 1 :]
-    body = re.sub(r'<metadata>.*?</metadata>|<style.*?</style>', '', body, flags=re.DOTALL)
-    body = re.sub(r'<g id="[^"]*"', '<g', body).replace(INK, 'currentColor')
-    return f'<svg role="img" aria-label="{html.escape(title)}" {box}>{body}'
