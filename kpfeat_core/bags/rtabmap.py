@@ -10,6 +10,7 @@ from .decoding import decode
 from .records import Channel, Damage, IMAGE, LAST_TIME, Record
 from .topics import sibling
 from .writing import BagSink
+from ..errors import DataError
 from ..messages.definitions import FEATURES, from_cdr, to_cdr
 from ..messages.others import RGBD_IMAGE
 from ..messages.rtabmap import rgbd_image
@@ -45,6 +46,11 @@ class RtabmapSink(BagSink):
         super().__init__(out, storage, work, [*made.values(), *channels])
         self._made, self._plan = made, plan
         self._images = {features: image for image, features in plan.names.items()}
+        if depth and len(plan.topics) > 1:
+            raise DataError(
+                f'--depth is for one camera, and there are {len(plan.topics)} topics of images; '
+                'choose one with --topics'
+            )
         self._depths = plan.reader.choose([depth], [IMAGE]) if depth else []
         self._lacking, self._note = 0, note  # images without depth
 
