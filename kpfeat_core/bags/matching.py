@@ -109,7 +109,6 @@ def match_recording(
     copies = Copies(sights.reader, images.copy, {*sights.topics, *names.values()})
     report = MatchReport(sights.reader.recording.path, images.out, sights.total)
     report.recorded = sights.recorded
-    on_step(report)
     channels = _channels_of_features(sights)
     matcher = MutualNearestNeighbour(wanted.matcher)
     maker = MatchSteps(sights, channels, names, matcher, wanted.pairing)
@@ -132,6 +131,7 @@ def match_recording(
     written += [topic.channel for topic in copies.topics]
     with Journal(work, _settings(wanted, sights)) as journal:
         report.discarded = journal.discarded
+        on_step(report)
         sink = BagSink(images.out, storage_for(images.out, images.storage), work, written)
         copied = copies.records(*sights.reader.span(images.start, images.end))
         run(journal, live, sink, copied, count, report.check)

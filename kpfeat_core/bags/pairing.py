@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TYPE_CHECKING
+from typing import NamedTuple, Protocol, runtime_checkable, TYPE_CHECKING
 
 from ..config import option
 from ..errors import ConfigError
@@ -47,6 +47,7 @@ class Matched(NamedTuple):
 Match = Callable[['Frame', 'Frame'], 'PairMatches']
 
 
+@runtime_checkable
 class Pairing(Protocol):
     """What chooses the partners of the images of one topic."""
 
@@ -97,7 +98,7 @@ class Keyframes:
         if partner:
             pair = match(partner, frame)
             enough = self._share * partner.features.count()
-            new = partner is not before and pair.inliers.sum() < enough
+            new = partner is not before and int(pair.inliers.sum()) < enough
             if new:
                 partner, pair = before, match(before, frame)
         self.keep(frame, new)

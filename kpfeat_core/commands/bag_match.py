@@ -18,7 +18,7 @@ from .bag_common import (
     StartOption,
     StorageKind,
     StrideOption,
-    tell_damage,
+    tell_skipped,
     topic_names,
     TopicsOption,
 )
@@ -149,21 +149,25 @@ def match(
     )
     began = time.perf_counter()
     with image_progress('matching', quiet) as show:
+
+        def on_step(report: 'MatchReport') -> None:
+            if report.discarded and not (quiet or report.images):
+                tell('an earlier run left some of other options or input: thrown away')
+            show(report.images, report.total)
+
         try:
-            report = match_recording(wanted, on_step=lambda r: show(r.images, r.total))
+            report = match_recording(wanted, on_step=on_step)
         except KeyboardInterrupt:
             tell('stopped; the same command goes on from here')
             raise
     seconds = time.perf_counter() - began
-    if report.discarded and not quiet:
-        tell('what an earlier run left unfinished was of other options or input: thrown away')
     if as_json:
         typer.echo(json.dumps(_summary(report, seconds), indent=2))
     elif not quiet:
         typer.echo(_sentence(report, seconds, wanted.matcher.geometry))
     if not report.complete:
         if not quiet:
-            _tell_skipped(report)
+            tell_skipped(report)
         raise typer.Exit(SOME_FAILED)
 
 
@@ -184,12 +188,6 @@ def _sentence(report: 'MatchReport', seconds: float, geometry: str) -> str:
         f'{_keyframes(report.keyframes)}, '
         f'{seconds:.1f} s, {done / max(seconds, 1e-9):.1f} frames/s, written to {report.out}'
     )
-
-
-def _tell_skipped(report: 'MatchReport') -> None:
-    for kind, count in sorted(report.skipped.items()):
-        tell(f'skipped {count} of {report.images} images ({kind}): {report.reasons[kind]}')
-    tell_damage(report.damage)
 
 
 def _keyframes(count: int) -> str:
