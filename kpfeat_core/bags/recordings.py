@@ -35,7 +35,7 @@ class Recording:
     @property
     def name(self) -> str:
         """Return the name of the recording without any ending."""
-        return self.path.name if self.path.is_dir() else _stem(self.path)
+        return self.path.name if self.path.is_dir() else stem(self.path)
 
     @property
     def storage(self) -> str:
@@ -90,8 +90,8 @@ def _below(path: Path) -> list[Recording]:
         return [_described(path, files)]
     together: dict[str, list[Path]] = {}
     for file in files:
-        match = PART.fullmatch(_stem(file))
-        together.setdefault((match[1] if match else _stem(file)) + _ending(file), []).append(file)
+        match = PART.fullmatch(stem(file))
+        together.setdefault((match[1] if match else stem(file)) + _ending(file), []).append(file)
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
     below = [recording for folder in folders for recording in _below(folder)]
     if len(together) == 1 and len(files) > 1 and not below:  # the folder is the recording
@@ -128,7 +128,8 @@ def _ending(path: Path) -> str:
     return _bare(path).suffix
 
 
-def _stem(path: Path) -> str:
+def stem(path: Path) -> str:
+    """Return the name of a file of a recording without its endings."""
     return _bare(path).stem
 
 

@@ -25,6 +25,10 @@ SETTINGS = 'settings.json'
 NEVER = 2**62  # bytes of a chunk: it ends when it is flushed
 
 
+class InUseError(DataError):
+    """Another process is at work on the same output."""
+
+
 @dataclass(frozen=True)
 class Step:
     """
@@ -49,7 +53,7 @@ class Journal:
     It is written as MCAP files, a chunk with a checksum for each `add`, which ends with the system
     having it: a run that is killed loses nothing that was added. Viewers can open them. settings:
     all that the results depend on; steps of other settings are thrown away. Use as a context
-    manager; raises DataError where another process is at work in the folder.
+    manager; raises InUseError where another process is at work in the folder.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -66,7 +70,7 @@ class Journal:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise DataError(
+            raise InUseError(
                 f"another run is writing to '{self.folder}'; wait for it, or choose another --out"
             ) from None
         path = self.folder / SETTINGS

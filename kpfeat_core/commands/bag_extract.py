@@ -9,12 +9,26 @@ from typing import Annotated, Any, Optional, TYPE_CHECKING
 import typer
 
 from .bag_common import (
+    EndOption,
     JsonOption,
     need_packages,
     QuietOption,
-    RecordingArgument,
+    StartOption,
     StorageKind,
-    tell_damage,
+    StrideOption,
+    tell_skipped,
+    topic_names,
+    TopicsOption,
+)
+from .bag_fleet import (
+    AddressOption,
+    ByPartOption,
+    cluster_config,
+    ClusterOption,
+    CpusOption,
+    extract_several,
+    GpusOption,
+    VerifyOption,
 )
 from .common import (
     configured,
@@ -30,17 +44,20 @@ from .progress import image_progress
 from ..config import DEFAULT_MODEL, ExtractorConfig, make_config, parse_options, ViewConfig
 
 if TYPE_CHECKING:
-    from ..bags.extraction import Report
+    from ..bags.extraction import Extraction, Report
 
 EPILOG = examples(
     'kpfeat bag extract drive/ --out features.mcap',
     'kpfeat bag extract drive.bag --topics /left/image_raw --start 10 --end 25 --out left.mcap',
-    'kpfeat bag extract drive/ --copy /imu --copy /tf --storage sqlite3 --out with_features',
+    'kpfeat bag extract drive/ --copy /imu,/tf --storage sqlite3 --out with_features',
     'kpfeat bag extract drive/ --model alike-n --device auto --format h5 --out features.h5',
     'kpfeat bag extract drive/ --annotations --copy /left/image_raw --out foxglove.mcap',
     'kpfeat bag extract drive/ --format colmap --pictures --out drive.db',
     'kpfeat bag extract drive/ --format rtabmap --depth /depth/image --out rtabmap.mcap',
-    'Exit code 0: all done; 2: nothing was written; 3: some images were skipped, or damaged.',
+    "kpfeat bag extract fleet/ 'depot/*/camera*' --out features",
+    'kpfeat bag extract fleet/ --cluster --device cuda --gpus-per-task 0.5 --out features',
+    'Exit code 0: all done; 2: nothing was written; 3: some images were skipped, or damaged, or '
+    'a part failed.',
 )
 
 
@@ -65,32 +82,27 @@ class DescriptorKind(str, enum.Enum):
 
 @configured({'max_num_keypoints': '--max-keypoints'}, extraction=ExtractorConfig, view=ViewConfig)
 def extract(
-    recording: RecordingArgument,
+    recordings: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar='RECORDING...',
+            help='Folder of rosbag2, or a file that ends in .mcap, .db3, .bag or .zst; several, '
+            'folders that hold some, and patterns such as *.bag.',
+        ),
+    ],
     out: Annotated[
         Path,
         typer.Option(
             '--out',
             '-o',
             help='What to write: FILE.mcap, FILE.db3, or a folder with metadata.yaml; with '
-            '--format npz a folder, with h5 and colmap a file.',
+            '--format npz a folder, with h5 and colmap a file. For several recordings a folder.',
         ),
     ],
-    topics: Annotated[
-        list[str],
-        typer.Option(
-            '--topics',
-            '-t',
-            metavar='TOPIC',
-            help='Image topic to take; give it again for more. All of them by default.',
-            show_default=False,
-        ),
-    ] = [],  # noqa: B006 - typer copies it
-    start: Annotated[
-        str,
-        typer.Option(help='Begin here: seconds from the first message, or since 1970.'),
-    ] = '',
-    end: Annotated[str, typer.Option(help='End before this: seconds as for --start.')] = '',
-    stride: Annotated[int, typer.Option(min=1, help='Take every k-th image of a topic.')] = 1,
+    topics: TopicsOption = [],  # noqa: B006 - typer copies it
+    start: StartOption = '',
+    end: EndOption = '',
+    stride: StrideOption = 1,
     format: Annotated[
         Format,
         typer.Option(
@@ -108,8 +120,8 @@ def extract(
         list[str],
         typer.Option(
             '--copy',
-            metavar='TOPIC',
-            help="Copy a topic of the input; give it again for more, '*' for all.",
+            metavar='TOPIC,...',
+            help="Topics of the input to copy, '*' for all.",
             show_default=False,
         ),
     ] = [],  # noqa: B006 - typer copies it
@@ -148,6 +160,12 @@ def extract(
         ),
     ] = '',
     settings: SetOption = [],  # noqa: B006 - typer copies it
+    by_part: ByPartOption = False,
+    verify: VerifyOption = False,
+    cluster: ClusterOption = False,
+    address: AddressOption = '',
+    cpus_per_task: CpusOption = -1,
+    gpus_per_task: GpusOption = -1,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     *,
@@ -163,22 +181,31 @@ def extract(
 
     The output appears when it is complete. A run that was stopped or killed goes on where it was
     when the same command is given again.
+
+    Several recordings are taken part by part, which is file by file: OUT/NAME/PART, where NAME is
+    the path of the recording below the folder that all have in common. --start and --end count
+    from the start of each recording, --stride within each part. OUT/manifest.json tells of every
+    part: input and output with size and SHA-256, settings, counts, or why it failed. The same
+    command again does what is missing, failed or changed, and nothing else; a part that fails
+    never stops the others. With --cluster the parts are done at the same time, by one machine or
+    many, with the same result.
     """
     need_packages()
-    from ..bags.extraction import extract_recording, Extraction
+    from ..bags.extraction import Extraction
+    from ..bags.parts import single_recording
     from ..registry import extractor_config_class
 
     options = {**extraction, **parse_options(settings, extractor_config_class(model))}
     wanted = Extraction(
-        recording,
+        recordings[0],
         out,
-        tuple(topics),
+        topic_names(topics),
         start,
         end,
         stride,
         format.value,
         storage.value if storage else '',
-        tuple(copy),
+        topic_names(copy),
         model,
         weights,
         device,
@@ -190,23 +217,37 @@ def extract(
         pictures,
         depth,
     )
+    tasks = cluster_config(cluster, address, gpus_per_task)
+    if by_part or verify or cluster or not single_recording(recordings, out):
+        extract_several(recordings, wanted, tasks, cpus_per_task, verify, quiet, as_json)
+    else:
+        _extract_one(wanted, quiet, as_json)
+
+
+def _extract_one(wanted: 'Extraction', quiet: bool, as_json: bool) -> None:
+    from ..bags.extraction import extract_recording
+
     began = time.perf_counter()
     with image_progress('extracting', quiet) as show:
+
+        def on_step(report: 'Report') -> None:
+            if report.discarded and not (quiet or report.images):
+                tell('an earlier run left some of other options or input: thrown away')
+            show(report.images, report.total)
+
         try:
-            report = extract_recording(wanted, on_step=lambda r: show(r.images, r.total))
+            report = extract_recording(wanted, on_step=on_step)
         except KeyboardInterrupt:
             tell('stopped; the same command goes on from here')
             raise
     seconds = time.perf_counter() - began
-    if report.discarded and not quiet:
-        tell('what an earlier run left unfinished was of other options or input: thrown away')
     if as_json:
         typer.echo(json.dumps(_summary(report, seconds), indent=2))
     elif not quiet:
         typer.echo(_sentence(report, seconds))
     if not report.complete:
         if not quiet:
-            _tell_skipped(report)
+            tell_skipped(report)
         raise typer.Exit(SOME_FAILED)
 
 
@@ -223,9 +264,3 @@ def _sentence(report: 'Report', seconds: float) -> str:
         f'{report.features} of {report.images} images{resumed}, {report.keypoints} keypoints, '
         f'{seconds:.1f} s, {done / max(seconds, 1e-9):.1f} frames/s, written to {report.out}'
     )
-
-
-def _tell_skipped(report: 'Report') -> None:
-    for kind, count in sorted(report.skipped.items()):
-        tell(f'skipped {count} of {report.images} images ({kind}): {report.reasons[kind]}')
-    tell_damage(report.damage)

@@ -1,0 +1,207 @@
+"""`kpfeat bag extract` of several recordings: options, progress and the table at the end."""
+
+from collections.abc import Sequence
+import json
+from pathlib import Path
+import time
+from typing import Annotated, Any, TYPE_CHECKING
+
+import typer
+
+from .common import tell
+from .extract import SOME_FAILED
+from .progress import part_progress
+from ..errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ..bags.cluster import ClusterConfig
+    from ..bags.extraction import Extraction, Report
+    from ..bags.fleet import FleetReport
+
+PANEL = 'Options for several recordings'
+SHOWN = 10  # failures that are told; the manifest has all
+
+ByPartOption = Annotated[
+    bool,
+    typer.Option(
+        '--by-part',
+        help='Take one recording as several are taken: its parts one by one, with a manifest.',
+        rich_help_panel=PANEL,
+    ),
+]
+VerifyOption = Annotated[
+    bool,
+    typer.Option(
+        '--verify',
+        help='Hash the outputs that are there, to find those that were changed; without it a '
+        'file of the right size counts as done.',
+        rich_help_panel=PANEL,
+    ),
+]
+ClusterOption = Annotated[
+    bool,
+    typer.Option('--cluster', help='Work on Ray, a task for each part.', rich_help_panel=PANEL),
+]
+AddressOption = Annotated[
+    str,
+    typer.Option(
+        metavar='HOST:PORT',
+        help='Ray that runs already, or auto to find it; else $RAY_ADDRESS, else one of its own '
+        'on this machine.',
+        rich_help_panel=PANEL,
+        show_default=False,
+    ),
+]
+CpusOption = Annotated[
+    float,
+    typer.Option(
+        min=-1,
+        help='Cores for a part, with and without --cluster; the last digits of features depend '
+        'on it. -1: 4 beside a GPU, else 1.',
+        rich_help_panel=PANEL,
+    ),
+]
+GpusOption = Annotated[
+    float,
+    typer.Option(
+        min=-1,
+        help='GPUs for a task, 0.5 for two tasks on one; -1: 1 with --device cuda, else 0.',
+        rich_help_panel=PANEL,
+    ),
+]
+
+
+def cluster_config(cluster: bool, address: str, gpus: float) -> 'ClusterConfig | None':
+    """Return where tasks are to run; None for this process."""
+    from ..bags.cluster import ClusterConfig
+
+    config = ClusterConfig(address, gpus)
+    if not cluster and config != ClusterConfig():
+        raise ConfigError('--address and --gpus-per-task go with --cluster')
+    return config if cluster else None
+
+
+def extract_several(
+    words: Sequence[Path],
+    wanted: 'Extraction',
+    cluster: 'ClusterConfig | None',
+    cpus: float,
+    verify: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Extract features of all recordings that words stand for, on Ray where it is asked for."""
+    from ..bags.cluster import OnRay
+    from ..bags.fleet import extract_fleet, FleetReport, InTurn
+    from ..bags.parts import find_parts
+
+    began = time.perf_counter()
+    parts = find_parts(words, wanted.out)
+    with part_progress('extracting', len(parts), quiet) as show:
+        done = FleetReport(())
+
+        def on_result(report: FleetReport) -> None:
+            nonlocal done
+            done = report
+            show(len(report.entries), report.images_now)
+
+        def on_step(part: 'Report') -> None:
+            share = part.images / max(part.total, part.images, 1)
+            show(len(done.entries) + share, done.images_now + part.images - part.resumed)
+
+        runner = OnRay(cluster) if cluster else InTurn(on_step)
+        try:
+            report = extract_fleet(wanted, parts, runner, cpus, verify, on_result)
+        except KeyboardInterrupt:
+            tell('stopped; the same command goes on from here')
+            raise
+    seconds = time.perf_counter() - began
+    if as_json:
+        typer.echo(json.dumps(_summary(report, wanted.out, seconds), indent=2))
+    elif not quiet:
+        _print_table(report)
+        typer.echo(_sentence(report, wanted.out, seconds))
+    _finish(report, quiet)
+
+
+def _finish(report: 'FleetReport', quiet: bool) -> None:
+    """Tell what failed, and leave with the exit code."""
+    failed = report.failed
+    if len(failed) == len(report.parts):
+        raise DataError(f'nothing was written: {_failure(*next(iter(failed.items())))}')
+    if not quiet:
+        for name, error in list(failed.items())[:SHOWN]:
+            tell(_failure(name, error))
+        if len(failed) > SHOWN:
+            tell(f'and {len(failed) - SHOWN} more that failed; the manifest tells of all')
+    if not report.complete:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _failure(name: str, error: str) -> str:
+    return f'failed: {name}: {error}'
+
+
+def _summary(report: 'FleetReport', out: Path, seconds: float) -> dict[str, Any]:
+    from ..bags.manifest import MANIFEST
+    from ..bags.part_work import COUNTS
+
+    return {
+        'out': str(out),
+        'manifest': str(out / MANIFEST),
+        'recordings': len({part.group for part in report.parts}),
+        'parts': len(report.parts),
+        'done': report.done,
+        'done_before': report.done - len(report.seconds),
+        'failed': report.failed,
+        **{name: report.total(name) for name in COUNTS},
+        'skipped': report.skipped,
+        'damaged_parts': report.damaged,
+        'seconds': round(seconds, 3),
+    }
+
+
+def _sentence(report: 'FleetReport', out: Path, seconds: float) -> str:
+    from ..bags.manifest import MANIFEST
+
+    before = report.done - len(report.seconds)
+    earlier = f' ({before} of them by an earlier run)' if before else ''
+    rate = report.images_now / max(seconds, 1e-9)
+    return (
+        f'{report.done} of {len(report.parts)} parts{earlier}, {report.total("images")} images, '
+        f'{report.total("keypoints")} keypoints, {seconds:.1f} s, {rate:.1f} frames/s, '
+        f'see {out / MANIFEST}'
+    )
+
+
+def _print_table(report: 'FleetReport') -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column('recording')
+    for name in ('parts', 'images', 'keypoints', 'skipped', 'damaged', 'frames/s'):
+        table.add_column(name, justify='right')
+    table.add_column('state')
+    for name, one in report.by_recording():
+        spent = sum(one.seconds.values())
+        table.add_row(
+            name,
+            str(len(one.parts)),
+            str(one.total('images')),
+            str(one.total('keypoints')),
+            str(one.skipped),
+            str(one.damaged),
+            f'{one.images_now / spent:.1f}' if spent else '',
+            _state(one),
+        )
+    shown = Console(markup=False, emoji=False)
+    if not shown.is_terminal:
+        shown.width = 1000  # whole lines for grep and scripts
+    shown.print(table)
+
+
+def _state(report: 'FleetReport') -> str:
+    if report.failed:
+        return f'{len(report.failed)} of {len(report.parts)} failed'
+    return 'done' if report.seconds else 'was done'
