@@ -19,8 +19,8 @@ class PairingConfig:
 
     every: int = option(1, 'match each image with the k-th before it; 1: the one before', low=1)
     keyframes: bool = option(False, 'match each image with a keyframe instead')
-    # With the bundled model at least half of the matches are still right there, of a homography
-    # as of a fundamental matrix, on a slow recording as on a fast one.
+    # With the bundled model about half of the matches or more still agree there with a homography
+    # or a fundamental matrix, on a slow recording as on a fast one.
     keyframe_share: float = option(
         0.25,
         'a keyframe serves as long as this share of its keypoints are inliers of the match',
