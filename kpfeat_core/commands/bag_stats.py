@@ -1,0 +1,171 @@
+"""`kpfeat bag stats`: features, matches, sharpness, exposure and timing of a recording."""
+
+import json
+from pathlib import Path
+import time
+from typing import Annotated, Any, TYPE_CHECKING
+
+import typer
+
+from .bag_common import (
+    EndOption,
+    FeaturesOption,
+    JsonOption,
+    MadeByOption,
+    need_packages,
+    QuietOption,
+    RecordingArgument,
+    StartOption,
+    StrideOption,
+    tell_skipped,
+    topic_names,
+    TopicsOption,
+)
+from .common import configured, DeviceOption, examples, SetOption, WeightsOption
+from .extract import SOME_FAILED
+from .progress import image_progress
+from ..config import (
+    DEFAULT_MODEL,
+    ExtractorConfig,
+    make_config,
+    MatcherConfig,
+    parse_options,
+    ViewConfig,
+)
+from ..errors import DataError
+
+if TYPE_CHECKING:
+    from ..bags.statistics import StatisticsReport
+
+EPILOG = examples(
+    'kpfeat bag stats drive/ --out stats.html',
+    'kpfeat bag stats drive/ --features features.mcap --out stats.html --out stats.csv',
+    'kpfeat bag stats features.mcap --geometry fundamental --out stats.json',
+    'Exit code 0: all done; 2: nothing was written; 3: some images were skipped, or damaged.',
+)
+ENDINGS = ('.html', '.json', '.csv')
+
+
+@configured(
+    {'max_num_keypoints': '--max-keypoints'},
+    matching=MatcherConfig,
+    extraction=ExtractorConfig,
+    view=ViewConfig,
+)
+def stats(
+    recording: RecordingArgument,
+    out: Annotated[
+        list[Path],
+        typer.Option(
+            '--out',
+            '-o',
+            metavar='FILE.html|json|csv',
+            help='What to write: a page, or the numbers of each image; give it again for more.',
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    features: FeaturesOption = None,
+    topics: TopicsOption = [],  # noqa: B006 - typer copies it
+    start: StartOption = '',
+    end: EndOption = '',
+    stride: StrideOption = 1,
+    model: MadeByOption = '',
+    weights: WeightsOption = '',
+    device: DeviceOption = 'cpu',
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    *,
+    matching: dict[str, Any],
+    extraction: dict[str, Any],
+    view: dict[str, Any],
+) -> None:
+    """
+    Show how features, matches, sharpness, exposure and timing change over a recording.
+
+    Prints a summary. The page has plots over time, how long keypoints are followed, and pictures
+    of the worst moments: the most blurred images, the fewest keypoints found again, the longest
+    gaps. Features alone will do, without what needs images.
+
+    The features are those of --features, else those that RECORDING itself holds, else they are
+    made of its images. The same input and options give the same bytes.
+    """
+    need_packages()
+    _check_out(out)
+    from ..bags.extraction import Extraction
+    from ..bags.numbers import as_json as plain
+    from ..bags.statistics import measure_recording
+    from ..registry import extractor_config_class
+
+    parsed = parse_options(settings, extractor_config_class(model or DEFAULT_MODEL))
+    wanted = Extraction(
+        source=recording,
+        out=Path(),
+        topics=topic_names(topics),
+        start=start,
+        end=end,
+        stride=stride,
+        model=model,
+        weights=weights,
+        device=device,
+        options={**extraction, **parsed},
+        view=make_config(ViewConfig, view),
+    )
+    began = time.perf_counter()
+    with image_progress('measuring', quiet) as show:
+        report = measure_recording(
+            wanted,
+            features,
+            make_config(MatcherConfig, matching),
+            on_image=lambda r: show(r.images, r.total),
+        )
+    for path in out:
+        _write(path, report)
+    seconds = time.perf_counter() - began
+    if as_json:
+        typer.echo(json.dumps({**plain(report), 'seconds': round(seconds, 3)}, indent=2))
+    elif not quiet:
+        _print(report, seconds, out)
+    if not report.complete:
+        if not quiet:
+            tell_skipped(report)
+        raise typer.Exit(SOME_FAILED)
+
+
+def _check_out(out: list[Path]) -> None:
+    for path in out:
+        if path.suffix not in ENDINGS:
+            raise DataError(f"--out is '{path}', expected a name ending in {' or '.join(ENDINGS)}")
+    if any(path.suffix == '.html' for path in out):
+        from ..page import require_libraries
+
+        require_libraries()
+
+
+def _write(path: Path, report: 'StatisticsReport') -> None:
+    from ..bags import numbers
+    from ..bags.report import write_report
+
+    writers = {'.html': write_report, '.json': numbers.write_json, '.csv': numbers.write_csv}
+    writers[path.suffix](path, report)
+
+
+def _print(report: 'StatisticsReport', seconds: float, out: list[Path]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..bags.numbers import summary_rows
+
+    table = Table('', *report.topics, '', box=None, pad_edge=False)
+    for label, texts, meaning in summary_rows(report):
+        table.add_row(label, *texts, meaning)
+    console = Console(markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 1000  # whole lines for grep and scripts
+    console.print(table)
+    written = f', written to {", ".join(map(str, out))}' if out else ''
+    rate = report.images / max(seconds, 1e-9)
+    typer.echo(
+        f'{report.features} of {report.images} images, {seconds:.1f} s, {rate:.1f} frames/s'
+        f'{written}'
+    )
