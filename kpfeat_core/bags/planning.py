@@ -8,7 +8,7 @@ from typing import Any, TYPE_CHECKING
 from .decoding import embedded_definition
 from .processing import Frames
 from .reading import BagReader, Topic
-from .records import Channel, Damage, IMAGES
+from .records import Channel, Damage, IMAGE, IMAGES
 from .sinks import check_options, made_topics
 from .topics import features_topics
 from ..errors import DataError
@@ -26,8 +26,9 @@ class Plan:
     What is taken of a recording, or of one part of it.
 
     topics: of images. names: the topic of the features for each. copied: topics that are copied;
-    left_out: those of ALL that cannot be. start, stop: log times start <= t < stop. total: images
-    that there are to be, about. is_part: whether there is more of the recording in other files.
+    left_out: those of ALL that cannot be. depths: topic of depth images, where one is asked for.
+    start, stop: log times start <= t < stop. total: images that there are to be, about. is_part:
+    whether there is more of the recording in other files.
     """
 
     reader: BagReader
@@ -36,6 +37,7 @@ class Plan:
     names: Mapping[str, str]
     copied: list[Topic]
     left_out: list[Damage]
+    depths: list[Topic]
     start: int
     stop: int
     total: int
@@ -77,10 +79,13 @@ def make_plan(wanted: 'Extraction', reader: BagReader, whole: BagReader | None =
         raise DataError(
             f"no image of '{whole.recording.path}' could be used: there is none in this range"
         )
+    depths = _depth_topics(wanted, whole, topics)
     frames = Frames(reader, topics, wanted.view, wanted.stride, whole)
     here = [topic for topic in reader.topics if topic.name in names]
     total = reader.expected(here, start, stop, wanted.stride)
-    return Plan(reader, frames, topics, names, copied, left_out, start, stop, total, is_part)
+    return Plan(
+        reader, frames, topics, names, copied, left_out, depths, start, stop, total, is_part
+    )
 
 
 def image_topics(reader: BagReader, names: Collection[str] = ()) -> list[Topic]:
@@ -94,6 +99,15 @@ def image_topics(reader: BagReader, names: Collection[str] = ()) -> list[Topic]:
             f'{" or ".join(IMAGES)}; its topics: {there}'
         )
     return topics
+
+
+def _depth_topics(wanted: 'Extraction', whole: BagReader, topics: list[Topic]) -> list[Topic]:
+    if wanted.depth and len(topics) > 1:
+        raise DataError(
+            f'--depth is for one camera, and there are {len(topics)} topics of images; choose one '
+            'with --topics'
+        )
+    return whole.choose([wanted.depth], [IMAGE]) if wanted.depth else []
 
 
 def _copied_topics(

@@ -7,10 +7,9 @@ from typing import Any, TYPE_CHECKING
 
 from .beside import Beside, Nearest
 from .decoding import decode
-from .records import Channel, Damage, IMAGE, LAST_TIME, Record
+from .records import Channel, Damage, LAST_TIME, Record
 from .topics import sibling
 from .writing import BagSink
-from ..errors import DataError
 from ..messages.definitions import FEATURES, from_cdr, to_cdr
 from ..messages.others import RGBD_IMAGE
 from ..messages.rtabmap import rgbd_image
@@ -27,8 +26,7 @@ class RtabmapSink(BagSink):
     Writes RGBDImage messages in place of features.
 
     channels: of what is copied. topics: of what is made, for each topic of features. plan: where
-    the rest is read. depth: topic of depth images in the pixels of the images, '' for none; each
-    image gets the nearest one. note: is told of images without.
+    the rest is read; each image gets the nearest depth. note: is told of images without.
     """
 
     def __init__(
@@ -39,19 +37,12 @@ class RtabmapSink(BagSink):
         channels: Sequence[Channel],
         topics: Mapping[str, str],
         plan: 'Plan',
-        depth: str,
         note: Callable[[Damage], None],
     ) -> None:
         made = {name: Channel(topic, RGBD_IMAGE) for name, topic in topics.items()}
         super().__init__(out, storage, work, [*made.values(), *channels])
         self._made, self._plan = made, plan
         self._images = {features: image for image, features in plan.names.items()}
-        if depth and len(plan.topics) > 1:
-            raise DataError(
-                f'--depth is for one camera, and there are {len(plan.topics)} topics of images; '
-                'choose one with --topics'
-            )
-        self._depths = plan.reader.choose([depth], [IMAGE]) if depth else []
         self._lacking, self._note = 0, note  # images without depth
 
     def __enter__(self) -> 'RtabmapSink':
@@ -61,9 +52,9 @@ class RtabmapSink(BagSink):
             taken = [*plan.topics, *infos]
             self._beside = stack.enter_context(Beside(plan.reader, taken, plan.start, plan.stop))
             self._depth = None
-            if self._depths:
+            if plan.depths:
                 first, last = max(0, plan.start - SECOND), min(LAST_TIME, plan.stop + SECOND)
-                self._depth = Nearest(plan.reader.records(self._depths, first, last))
+                self._depth = Nearest(plan.reader.records(plan.depths, first, last))
                 stack.callback(self._depth.close)
             super().__enter__()
             self._opened = stack.pop_all()
@@ -81,7 +72,7 @@ class RtabmapSink(BagSink):
         with self._opened:
             super().__exit__(kind, *rest)
         if self._lacking:
-            reason = f'no depth image of {self._depths[0].name} within 20 ms of an image'
+            reason = f'no depth image of {self._plan.depths[0].name} within 20 ms of an image'
             self._note(Damage(self._plan.reader.recording.path, reason, self._lacking))
 
     def _message(self, record: Record) -> Any:

@@ -65,7 +65,7 @@ def make_sink(
 
         copied = [topic.channel for topic in plan.copied]
         topics = _beside(features, 'rgbd_image')
-        return RtabmapSink(*target, copied, topics, plan, wanted.depth, note)
+        return RtabmapSink(*target, copied, topics, plan, note)
     if wanted.annotations:
         from .annotations import AnnotatedSink
 
