@@ -46,7 +46,8 @@ class OnRay:
     Works off jobs on Ray.
 
     A task whose worker dies is done again, up to three times, and goes on from the journal beside
-    its output. A Ray of our own listens on this machine alone and ends with this.
+    its output. A Ray of our own listens on this machine alone and ends with this; where this
+    process uses one already, that is taken.
     """
 
     def __init__(self, config: ClusterConfig) -> None:
@@ -57,6 +58,13 @@ class OnRay:
         address = self._config.address or os.environ.get('RAY_ADDRESS', '')
         self._own = address in ('', 'local')
         self._ray = _ray(self._own)
+        self._began = not self._ray.is_initialized()
+        if self._began:
+            self._begin(address)
+        self.machines = [node['Resources'] for node in self._ray.nodes() if node['Alive']]
+        return self
+
+    def _begin(self, address: str) -> None:
         options: dict[str, Any] = {'address': address}
         if self._own:
             slots = None if self._config.slots < 0 else self._config.slots
@@ -70,11 +78,10 @@ class OnRay:
             self._ray.init(**options, log_to_driver=False, logging_level='ERROR')
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise DataError(f"there is no Ray at '{address}': {error}") from error
-        self.machines = [node['Resources'] for node in self._ray.nodes() if node['Alive']]
-        return self
 
     def __exit__(self, *error: Any) -> None:
-        self._ray.shutdown()
+        if self._began:
+            self._ray.shutdown()
 
     def device(self, name: str) -> str:
         if name == 'auto':

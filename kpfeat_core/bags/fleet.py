@@ -55,7 +55,7 @@ class FleetReport:
     @property
     def damaged(self) -> int:
         """Return how many parts could not be read as a whole."""
-        return sum(bool(entry.damage) for entry in self.entries.values())
+        return sum(bool(entry.damage or entry.incomplete) for entry in self.entries.values())
 
     @property
     def done(self) -> int:

@@ -30,7 +30,8 @@ class Entry:
     key of what was asked for in `Manifest.settings`; context: what the results depend on that the
     whole recording tells. counts: images, features, keypoints, copied messages; skipped: images
     by the kind of their problem; reasons: the first sentence of each kind. damage: what could not
-    be read. error: why the part failed, else ''.
+    be read. incomplete: what the recording lacks as a whole, said by its last part. error: why the
+    part failed, else ''.
     """
 
     input: Mapping[str, Any]
@@ -41,6 +42,7 @@ class Entry:
     skipped: Mapping[str, int] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     damage: Sequence[str] = ()
+    incomplete: Sequence[str] = ()
     error: str = ''
 
     @property
@@ -51,7 +53,7 @@ class Entry:
     @property
     def complete(self) -> bool:
         """Say whether everything was read and every image used."""
-        return self.done and not self.skipped and not self.damage
+        return self.done and not (self.skipped or self.damage or self.incomplete)
 
     def described(self) -> dict[str, Any]:
         """Return what there is to say, for JSON."""

@@ -189,9 +189,11 @@ def _work(fleet: Fleet, job: Job, whole: BagReader | str, on_step: OnStep) -> tu
     part, target, given = job.part, fleet.target(job.part), fleet.input(job.part)
     wanted = replace(fleet.wanted, source=part.file, out=target)
     plan = make_plan(wanted, BagReader(part.file), whole)
-    context = _context(plan, part, whole)
+    context = _context(plan)
+    incomplete = _incomplete(whole) if part.is_last else []
     if job.before and _as_it_should_be(fleet, job, context):
-        return replace(job.before, input={**given, 'sha256': job.before.input['sha256']}), False
+        given['sha256'] = job.before.input['sha256']
+        return replace(job.before, input=given, incomplete=incomplete), False
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():  # of files that are not replaced in one step
         shutil.rmtree(target)
@@ -210,20 +212,23 @@ def _work(fleet: Fleet, job: Job, whole: BagReader | str, on_step: OnStep) -> tu
         {name: getattr(report, name) for name in COUNTS},
         dict(report.skipped),
         report.reasons,
-        [*map(str, report.damage), *context.get('incomplete', [])],
+        [str(damage) for damage in report.damage],
+        incomplete,
     )
     return entry, True
 
 
-def _context(plan: Plan, part: Part, whole: BagReader) -> dict[str, Any]:
+def _context(plan: Plan) -> dict[str, Any]:
     """Return what results depend on that the recording tells, without what says nothing."""
     context = plan.settings() | {'copied': [topic.name for topic in plan.copied]}
     if context['range'] == [0, LAST_TIME]:
         context['range'] = []
-    if part.is_last:
-        lost = [one for one in whole.damage if one.path not in whole.recording.files]
-        context['incomplete'] = [str(damage) for damage in lost]
     return {name: value for name, value in context.items() if value}
+
+
+def _incomplete(whole: BagReader) -> list[str]:
+    """Return what a recording lacks that is not damage of one of its files."""
+    return [str(one) for one in whole.damage if one.path not in whole.recording.files]
 
 
 def _as_it_should_be(fleet: Fleet, job: Job, context: Mapping[str, Any]) -> bool:

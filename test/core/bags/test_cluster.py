@@ -1,0 +1,137 @@
+"""Recordings on Ray: the same bytes as one after the other, whatever dies on the way."""
+
+from importlib.util import find_spec
+import os
+from pathlib import Path
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip('rosbags', reason='recordings need rosbags')
+if find_spec('ray') is None:  # importing it here would be too early
+    pytest.skip('a cluster needs Ray', allow_module_level=True)
+
+from kpfeat_core.bags import cluster
+from kpfeat_core.bags.cluster import ClusterConfig, OnRay
+from kpfeat_core.bags.extraction import Extraction
+from kpfeat_core.bags.fleet import extract_fleet, InTurn
+from kpfeat_core.bags.parts import find_parts
+from kpfeat_core.errors import ConfigError, DataError
+from made_bags import images, PERIOD, START, write_bag, write_split_bag
+
+COUNT = 60  # images of the part whose worker is killed
+
+
+@pytest.fixture(scope='module')
+def local_ray():
+    """Have one Ray for all tests of this file."""
+    with OnRay(ClusterConfig(slots=2)) as runner:
+        yield runner
+
+
+@pytest.fixture(scope='module')
+def fleet(tmp_path_factory):
+    """Write a recording of two parts, a short one, and a file that is none."""
+    folder = tmp_path_factory.mktemp('fleet')
+    second = images(4, start=START + COUNT * PERIOD)
+    write_split_bag(folder / 'drive', [images(COUNT), second])
+    write_bag(folder / 'short', images(2))
+    (folder / 'broken.bag').write_bytes(b'#ROSBAG V2.0\n nothing')
+    return folder
+
+
+@pytest.fixture
+def extract(fleet, weights, tmp_path):
+    def extract(out, runner, cpus=1.0):
+        wanted = Extraction(
+            fleet, tmp_path / out, weights=str(weights), options={'max_num_keypoints': 30}
+        )
+        return extract_fleet(wanted, find_parts([fleet], wanted.out), runner, cpus)
+
+    return extract
+
+
+def contents(folder):
+    files = [path for path in sorted(folder.rglob('*')) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def kill_worker(journal, killed):
+    """Kill the process that writes a journal, once there is something in it."""
+    while not killed.is_set():
+        steps = list(journal.glob('steps-*.mcap'))
+        if steps and steps[0].stat().st_size > 20_000:
+            for process in Path('/proc').iterdir():
+                if process.name.isdigit() and opened(process, steps[0]):
+                    os.kill(int(process.name), signal.SIGKILL)
+                    killed.set()
+                    return
+        time.sleep(0.005)
+
+
+def opened(process, path):
+    try:
+        return any(file.resolve() == path for file in (process / 'fd').iterdir())
+    except OSError:
+        return False
+
+
+def test_a_killed_worker_changes_neither_outputs_nor_manifest(extract, local_ray, tmp_path):
+    in_turn = extract('in_turn', InTurn())
+    killed = threading.Event()
+    journal = tmp_path / 'on_ray/drive/.drive_0.mcap.partial'
+    killer = threading.Thread(target=kill_worker, args=(journal, killed))
+    killer.start()
+    on_ray = extract('on_ray', OnRay(ClusterConfig()))
+    assert killed.is_set()
+    killer.join()
+    assert contents(tmp_path / 'on_ray') == contents(tmp_path / 'in_turn')
+    assert on_ray.entries == in_turn.entries
+    assert list(on_ray.failed) == ['broken/broken'] and on_ray.done == 3
+
+
+def test_a_second_run_does_only_what_is_missing(extract, local_ray, tmp_path):
+    extract('out', InTurn())
+    before = contents(tmp_path / 'out')
+    (tmp_path / 'out/drive/drive_1.mcap').unlink()
+    report = extract('out', OnRay(ClusterConfig()))
+    assert list(report.seconds) == ['drive/drive_1']
+    assert contents(tmp_path / 'out') == before
+
+
+def test_a_task_that_this_machine_never_has_room_for_is_said(extract, local_ray, tmp_path):
+    with pytest.raises(ConfigError, match='a task takes 64 CPUs and 0 GPUs, but there are 2'):
+        extract('out', OnRay(ClusterConfig()), cpus=64)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_ray_of_its_own_keeps_to_this_machine(local_ray):
+    import ray
+
+    assert {node['NodeManagerAddress'] for node in ray.nodes()} == {'127.0.0.1'}
+
+
+@pytest.mark.parametrize('name', ['cuda:1', 'mps'])
+def test_a_device_by_number_is_refused(name):
+    with pytest.raises(ConfigError, match='Ray chooses'):
+        OnRay(ClusterConfig()).device(name)
+
+
+def test_auto_is_the_gpu_of_any_machine():
+    runner = OnRay(ClusterConfig())
+    assert runner.device('auto') == 'cpu'
+    runner.machines = [{'CPU': 4.0}, {'CPU': 4.0, 'GPU': 1.0}]
+    assert runner.device('auto') == 'cuda'
+
+
+def test_an_address_where_no_ray_is_is_said(monkeypatch):
+    def refuse(**options):
+        raise ConnectionError('nobody answers')
+
+    ray = SimpleNamespace(is_initialized=lambda: False, init=refuse)
+    monkeypatch.setattr(cluster, '_ray', lambda own: ray)
+    with pytest.raises(DataError, match="no Ray at '10.0.0.1:1': nobody answers"):
+        OnRay(ClusterConfig('10.0.0.1:1')).__enter__()
