@@ -72,8 +72,9 @@ class RtabmapSink(BagSink):
         with self._opened:
             super().__exit__(kind, *rest)
         if self._lacking:
-            reason = f'no depth image of {self._plan.depths[0].name} within 20 ms of an image'
-            self._note(Damage(self._plan.reader.recording.path, reason, self._lacking))
+            name = self._plan.depths[0].name
+            reason = f'{self._lacking} images have no depth image of {name} within 20 ms'
+            self._note(Damage(self._plan.reader.recording.path, reason))
 
     def _message(self, record: Record) -> Any:
         features = from_cdr(record.data, FEATURES)
