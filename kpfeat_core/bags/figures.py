@@ -1,7 +1,6 @@
 """Figures of a recording's statistics as SVG that lies in the page; a colour for each topic."""
 
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -29,12 +28,16 @@ def over_time(
             look['marker'] = 'o' if len(seconds) <= MAX_MARKED else None
             style = '--' if is_dashed(k) else '-'
             axis.plot(seconds, middle, style, markersize=2.5, **look)
-            axis.fill_between(seconds, low, high, color=colour(k), alpha=0.2, linewidth=0)
+            axis.fill_between(seconds, low, high, color=colour(k), alpha=0.3, linewidth=0.8)
         axis.set(xlabel='seconds from the first message', ylabel=label)
+        first, last = _span([topic.seconds() for topic in topics.values()])
+        edge = 0.01 * (last - first) or 1
+        axis.set_xlim(first - edge, last + edge)
+        low, high = _span(columns)
         if is_share:
             axis.set_ylim(-0.02, 1.02)
-        elif min(np.nanmin(c) for c in columns if np.isfinite(c).any()) >= 0:
-            axis.set_ylim(bottom=0)
+        elif low >= 0:
+            axis.set_ylim(0, 1.08 * high or 1)
         axis.ticklabel_format(useOffset=False)
     return done(f'{label} over time')
 
@@ -44,10 +47,12 @@ def survival(topics: Mapping[str, TopicStatistics]) -> str:
     with figure(HEIGHT_IN) as (axis, done):
         for k, topic in enumerate(topics.values()):
             summary = topic.summary()
-            shares = [1.0, *(summary[f'survived_{after}'] for after in AFTER)]
+            shares = np.array([1.0, *(summary[f'survived_{after}'] for after in AFTER)])
+            known = np.isfinite(shares)
             style = '--' if is_dashed(k) else '-'
-            axis.plot([0, *AFTER], shares, style, marker='o', markersize=3, color=colour(k))
-        axis.set(xlabel='images later', ylabel='share still followed', xticks=[0, *AFTER])
+            after = np.array([0, *AFTER])[known]
+            axis.plot(after, shares[known], style, marker='o', markersize=3, color=colour(k))
+        axis.set(xlabel='images later', ylabel='share still followed')
         axis.set_ylim(-0.02, 1.02)
     return done('tracks that survive')
 
@@ -63,26 +68,26 @@ def track_lengths(topics: Mapping[str, TopicStatistics]) -> str:
             shares = np.add.reduceat(np.pad(counts, (0, edges[-1])), edges)[:-1]
             places = np.arange(len(shares)) + (k - (len(lengths) - 1) / 2) * width
             axis.bar(places, shares / max(1, counts.sum()), 0.9 * width, color=colour(k))
-        axis.set(xlabel='images of a track', ylabel='share of the tracks')
-        axis.set_xticks(range(len(edges) - 1), [_range(*each) for each in pairwise(edges)])
+        axis.set(xlabel='images of a track (4: of 4 to 7)', ylabel='share of the tracks')
+        axis.set_xticks(range(len(edges) - 1), edges[:-1])
         axis.grid(axis='x', visible=False)
     return done('lengths of tracks')
 
 
-def _range(first: int, beyond: int) -> str:
-    return str(first) if beyond == first + 1 else f'{first}–{beyond - 1}'
+def _span(columns: Sequence[Float[np.ndarray, ' n']]) -> tuple[float, float]:
+    """Return the smallest and the largest value."""
+    values = np.concatenate(columns)
+    return float(np.nanmin(values)), float(np.nanmax(values))
 
 
 def _reduced(
     seconds: Float[np.ndarray, ' n'], values: Float[np.ndarray, ' n']
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return times and the lowest, middle and highest value; of stretches where there are many."""
-    if len(values) <= MAX_POINTS:
-        return seconds, values, values, values
-    edges = np.linspace(seconds[0], seconds[-1], MAX_POINTS + 1)
-    parts = np.split(values, np.searchsorted(seconds, edges[1:-1]))
-    kept = [part[np.isfinite(part)] for part in parts]
-    rows = [
-        (part.min(), np.median(part), part.max()) if len(part) else (np.nan,) * 3 for part in kept
-    ]
-    return (edges[1:] + edges[:-1]) / 2, *np.array(rows).T
+    step = -(-len(values) // MAX_POINTS)
+    starts = range(0, len(values), step)
+    stretches = [values[k : k + step] for k in starts]
+    known = [stretch[np.isfinite(stretch)] for stretch in stretches]
+    rows = [(v.min(), np.median(v), v.max()) if len(v) else (np.nan,) * 3 for v in known]
+    times = [seconds[k : k + step].mean() for k in starts]
+    return np.array(times), *np.array(rows).T

@@ -50,7 +50,7 @@ def summary_rows(report: StatisticsReport) -> list[tuple[str, list[str], str]]:
     rows = []
     for name, (label, form, meaning) in SUMMARY.items():
         values = [summary[name] for summary in summaries]
-        texts = [form.format(v) if math.isfinite(v) else MISSING for v in values]
+        texts = [_text(form, value) for value in values]
         if any(text != MISSING for text in texts):
             rows.append((label, texts, meaning))
     return rows
@@ -95,6 +95,10 @@ def write_csv(path: Path, report: StatisticsReport) -> None:
             columns = _columns(topic).values()
             for values in zip(*columns, strict=True):
                 rows.writerow([name, *('' if value is None else value for value in values)])
+
+
+def _text(form: str, value: float) -> str:
+    return form.format(value).replace('%', ' %') if math.isfinite(value) else MISSING
 
 
 def _columns(topic: TopicStatistics) -> dict[str, list[Any]]:

@@ -21,7 +21,7 @@ CURVES = {
     'Matches with the image before': (
         ('inliers', 'inliers', False),
         ('inlier_share', 'inliers (share of matches)', True),
-        ('survived_1', 'found again (share of keypoints)', True),
+        ('survived_1', 'share found again', True),
     ),
     'Sharpness and exposure': (
         ('blur', 'blur (0 sharp, 1 blurred)', True),
@@ -35,9 +35,9 @@ CURVES = {
     ),
 }
 KINDS = {
-    'blur': ('The most blurred images', 'blur {:.3f}', 0.0),
-    'lost': ('Where the fewest keypoints are found again', '{:.1%} lost', 0.0),
-    'gap': ('The longest gaps', '{:.0f} ms since the image before', LATE),
+    'blur': ('The most blurred images', 'blur {:.3f}'),
+    'lost': ('Where the fewest keypoints are found again', '{:.0%} of those before are lost'),
+    'gap': ('The longest gaps', '{:.0f} ms since the image before'),
 }
 
 
@@ -81,14 +81,14 @@ def _sections(topics: dict[str, TopicStatistics]) -> dict[str, list[Any]]:
     return {title: svgs for title, svgs in found.items() if svgs}
 
 
-def _moments(topic: TopicStatistics) -> list[tuple[str, list[dict[str, Any]]]]:
+def _moments(topic: TopicStatistics) -> list[dict[str, Any]]:
     """Return the worst moments of each kind, with pictures where there are images."""
     found = []
-    for kind, (title, form, least) in KINDS.items():
-        above = least * topic.usual_interval_ms() if least else 0.0
-        worst = [_moment(m, topic, form) for m in topic.moments[kind].worst if m.badness > above]
+    for kind, (title, form) in KINDS.items():
+        least = LATE * topic.usual_interval_ms() if kind == 'gap' else 0.0
+        worst = [_moment(m, topic, form) for m in topic.moments[kind].worst if m.badness > least]
         if worst:
-            found.append((title, worst))
+            found.append({'title': title, 'single': kind == 'blur', 'moments': worst})
     return found
 
 
@@ -97,6 +97,6 @@ def _moment(moment: Moment, topic: TopicStatistics, form: str) -> dict[str, Any]
     picture = None if moment.picture is None else picture_element(moment.picture, PICTURE_WIDTH)
     return {
         'when': f'{seconds:.2f} s',
-        'words': f'#{moment.index}, {form.format(moment.badness)}',
+        'words': f'#{moment.index}, {form.format(moment.badness)}'.replace('%', ' %'),
         'picture': picture,
     }

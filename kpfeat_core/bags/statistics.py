@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 LATE = 1.5  # an image comes after a gap where its interval is longer than so many usual ones
 APART = 10**9  # nanoseconds between two of the worst moments, less in a short recording
-PICTURE_WIDTH = 640
+PICTURE_WIDTH = 640  # of two images side by side
+SINGLE_WIDTH = 400
 DRAWN_MATCHES = 100
 OF_FEATURES = ('keypoints', 'mean_score', 'coverage')
 OF_MATCHES = ('matches', 'inliers', 'inlier_share', *(f'survived_{k}' for k in AFTER))
@@ -145,7 +146,7 @@ class TopicStatistics:
         def alone() -> np.ndarray | None:
             if sight.image is None:
                 return None
-            return fit(to_rgb8(sight.image), (PICTURE_WIDTH, len(sight.image)))
+            return fit(to_rgb8(sight.image), (SINGLE_WIDTH, len(sight.image)))
 
         def beside_the_one_before() -> np.ndarray | None:
             if sight.image is None:
