@@ -23,6 +23,7 @@ DEATHS = 3  # workers that may die with a part before it counts as failed
 AHEAD = 2  # tasks that wait for each one that runs
 LEAST_TASKS = 16  # that are given to Ray at a time, so that clusters which grow see a demand
 STORE_BYTES = 100 * 2**20  # of the object store of a Ray of our own: only small things go there
+BROKEN_GPU = 'CUDA error'  # after which a process can do nothing more on its GPU
 PATIENCE_S = 10.0  # until a task that was cancelled is killed
 
 
@@ -178,4 +179,7 @@ def _survey(recording: 'Recording') -> 'BagReader | str':
 def _work(fleet: 'Fleet', job: 'Job', whole: 'BagReader | str') -> 'Result':
     from .part_work import work
 
-    return work(fleet, job, whole)
+    result = work(fleet, job, whole)
+    if BROKEN_GPU in result.entry.error:
+        os._exit(1)  # all else would fail here too: another process is to try
+    return result

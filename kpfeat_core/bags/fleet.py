@@ -25,62 +25,68 @@ CPUS_BESIDE_GPU = 4.0  # images are decoded by several threads
 @dataclass
 class FleetReport:
     """
-    What came of all parts, or of those of one recording.
+    What came of parts, by name, as it comes.
 
-    entries: by name, as they come. seconds: of those that were done now, rather than found as
-    they should be, and did not fail.
+    images_now: images that were done now, rather than by an earlier run.
     """
 
     parts: Sequence[Part]
-    entries: dict[str, Entry] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
     images_now: int = 0
 
     def add(self, result: Result) -> None:
         """Note what came of a part."""
-        self.entries[result.part.name] = result.entry
-        if result.fresh and result.entry.done:
-            self.seconds[result.part.name] = result.seconds
-            self.images_now += result.entry.counts['images']
-
-    def total(self, name: str) -> int:
-        """Return the sum of a count, such as images."""
-        return sum(entry.counts.get(name, 0) for entry in self.entries.values())
+        self.results[result.part.name] = result
+        self.images_now += result.images
 
     @property
-    def skipped(self) -> int:
-        """Return how many images could not be used."""
-        return sum(sum(entry.skipped.values()) for entry in self.entries.values())
+    def entries(self) -> dict[str, Entry]:
+        """Return what the manifest tells of these parts."""
+        return {name: self.results[name].entry for name in sorted(self.results)}
 
     @property
-    def damaged(self) -> int:
-        """Return how many parts could not be read as a whole."""
-        return sum(bool(entry.damage or entry.incomplete) for entry in self.entries.values())
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of the parts that were done now, rather than found as they should."""
+        results = self.results.items()
+        return {name: one.seconds for name, one in results if one.fresh and one.entry.done}
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Return the errors of the parts that failed."""
+        return {name: entry.error for name, entry in self.entries.items() if entry.error}
 
     @property
     def done(self) -> int:
         """Return how many parts are done, now or before."""
-        return sum(entry.done for entry in self.entries.values())
+        return sum(one.entry.done for one in self.results.values())
 
     @property
-    def failed(self) -> dict[str, str]:
-        """Return the errors of the parts that failed, by name."""
-        return {name: one.error for name, one in sorted(self.entries.items()) if one.error}
+    def skipped(self) -> int:
+        """Return how many images could not be used."""
+        return sum(sum(one.entry.skipped.values()) for one in self.results.values())
+
+    @property
+    def damaged(self) -> int:
+        """Return how many parts could not be read as a whole."""
+        return sum(bool(one.entry.all_damage) for one in self.results.values())
 
     @property
     def complete(self) -> bool:
         """Say whether all parts are done, everything was read and every image used."""
-        return all(entry.complete for entry in self.entries.values())
+        return all(one.entry.complete for one in self.results.values())
+
+    def total(self, name: str) -> int:
+        """Return the sum of a count, such as images."""
+        return sum(one.entry.counts.get(name, 0) for one in self.results.values())
 
     def by_recording(self) -> Iterator[tuple[str, 'FleetReport']]:
         """Yield the name of each recording and what came of its parts."""
         for group, members in itertools.groupby(self.parts, key=lambda part: part.group):
-            parts = list(members)
-            names = [part.name for part in parts if part.name in self.entries]
-            entries = {name: self.entries[name] for name in names}
-            seconds = {name: self.seconds[name] for name in names if name in self.seconds}
-            images = sum(entries[name].counts['images'] for name in seconds)
-            yield group, FleetReport(parts, entries, seconds, images)
+            one = FleetReport(list(members))
+            for part in one.parts:
+                if part.name in self.results:
+                    one.add(self.results[part.name])
+            yield group, one
 
 
 @runtime_checkable
@@ -195,7 +201,8 @@ def _waiting(
     waiting = {}
     for group, jobs in groups.items():
         if all(untouched(fleet, job) for job in jobs):
-            report.entries |= {part.name: before for part, before in jobs}
+            for part, before in jobs:
+                report.add(Result(part, before, fresh=False))
             _join_if_done(fleet, jobs, report)
         else:  # a part that changed may change what others depend on
             leave_apart(fleet.wanted.out / group)
@@ -204,8 +211,8 @@ def _waiting(
 
 
 def _join_if_done(fleet: Fleet, jobs: Sequence[Job], report: FleetReport) -> None:
-    entries = [report.entries.get(job.part.name) for job in jobs]
+    results = [report.results.get(job.part.name) for job in jobs]
     files = [fleet.target(job.part) for job in jobs]
-    done = files[0].suffix in FILES and all(entry and entry.done for entry in entries)
+    done = files[0].suffix in FILES and all(one and one.entry.done for one in results)
     if done and not (files[0].parent / METADATA).is_file():
         join_parts(files)

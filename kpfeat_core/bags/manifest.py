@@ -53,7 +53,12 @@ class Entry:
     @property
     def complete(self) -> bool:
         """Say whether everything was read and every image used."""
-        return self.done and not (self.skipped or self.damage or self.incomplete)
+        return self.done and not (self.skipped or self.all_damage)
+
+    @property
+    def all_damage(self) -> list[str]:
+        """Return what could not be read of the part, and what the recording lacks."""
+        return [*self.damage, *self.incomplete]
 
     def described(self) -> dict[str, Any]:
         """Return what there is to say, for JSON."""

@@ -85,11 +85,17 @@ class Job(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What came of a job. fresh: whether it was done now, rather than found as it should be."""
+    """
+    What came of a job.
+
+    fresh: whether it was done now, rather than found as it should be. images: that were done now,
+    rather than by a run that was stopped. seconds: that it took.
+    """
 
     part: Part
     entry: Entry
     fresh: bool = True
+    images: int = 0
     seconds: float = 0.0
 
 
@@ -135,13 +141,13 @@ def work(
     seconds = time.perf_counter() - began
     if isinstance(found, str):
         return failure(fleet, job.part, found, seconds)
-    entry, fresh = found
-    return Result(job.part, entry, fresh, seconds)
+    return found._replace(seconds=seconds)
 
 
 def failure(fleet: Fleet, part: Part, sentence: str, seconds: float = 0.0) -> Result:
     """Return the result of a part that could not be done."""
-    return Result(part, Entry(fleet.input(part), fleet.key, error=sentence), True, seconds)
+    entry = Entry(fleet.input(part), fleet.key, error=sentence)
+    return Result(part, entry, seconds=seconds)
 
 
 @contextmanager
@@ -183,7 +189,7 @@ def _sentence(error: Exception) -> str:
     return f'{type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno})'
 
 
-def _work(fleet: Fleet, job: Job, whole: BagReader | str, on_step: OnStep) -> tuple[Entry, bool]:
+def _work(fleet: Fleet, job: Job, whole: BagReader | str, on_step: OnStep) -> Result:
     if isinstance(whole, str):
         raise DataError(whole)
     part, target, given = job.part, fleet.target(job.part), fleet.input(job.part)
@@ -193,7 +199,7 @@ def _work(fleet: Fleet, job: Job, whole: BagReader | str, on_step: OnStep) -> tu
     incomplete = _incomplete(whole) if part.is_last else []
     if job.before and _as_it_should_be(fleet, job, context):
         given['sha256'] = job.before.input['sha256']
-        return replace(job.before, input=given, incomplete=incomplete), False
+        return Result(part, replace(job.before, input=given, incomplete=incomplete), fresh=False)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():  # of files that are not replaced in one step
         shutil.rmtree(target)
@@ -215,7 +221,7 @@ def _work(fleet: Fleet, job: Job, whole: BagReader | str, on_step: OnStep) -> tu
         [str(damage) for damage in report.damage],
         incomplete,
     )
-    return entry, True
+    return Result(part, entry, images=report.images - report.resumed)
 
 
 def _context(plan: Plan) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`kpfeat bag extract` of several recordings: options, progress and the table at the end."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import json
 from pathlib import Path
 import time
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from ..bags.cluster import ClusterConfig
     from ..bags.extraction import Extraction, Report
     from ..bags.fleet import FleetReport
+    from ..bags.manifest import Entry
 
 PANEL = 'Options for several recordings'
-SHOWN = 10  # failures that are told; the manifest has all
+SHOWN = 20  # problems that are told; the manifest has all
 
 ByPartOption = Annotated[
     bool,
@@ -103,11 +104,11 @@ def extract_several(
         def on_result(report: FleetReport) -> None:
             nonlocal done
             done = report
-            show(len(report.entries), report.images_now)
+            show(len(report.results), report.images_now)
 
         def on_step(part: 'Report') -> None:
             share = part.images / max(part.total, part.images, 1)
-            show(len(done.entries) + share, done.images_now + part.images - part.resumed)
+            show(len(done.results) + share, done.images_now + part.images - part.resumed)
 
         runner = OnRay(cluster) if cluster else InTurn(on_step)
         try:
@@ -116,6 +117,9 @@ def extract_several(
             tell('stopped; the same command goes on from here')
             raise
     seconds = time.perf_counter() - began
+    if not report.done:
+        name, error = next(iter(report.failed.items()))
+        raise DataError(f'not one of {len(parts)} parts could be done; {name}: {error}')
     if as_json:
         typer.echo(json.dumps(_summary(report, wanted.out, seconds), indent=2))
     elif not quiet:
@@ -126,20 +130,24 @@ def extract_several(
 
 def _finish(report: 'FleetReport', quiet: bool) -> None:
     """Tell what failed, and leave with the exit code."""
-    failed = report.failed
-    if len(failed) == len(report.parts):
-        raise DataError(f'nothing was written: {_failure(*next(iter(failed.items())))}')
     if not quiet:
-        for name, error in list(failed.items())[:SHOWN]:
-            tell(_failure(name, error))
-        if len(failed) > SHOWN:
-            tell(f'and {len(failed) - SHOWN} more that failed; the manifest tells of all')
+        problems = [line for item in report.entries.items() for line in _problems(*item)]
+        for line in problems[:SHOWN]:
+            tell(line)
+        if len(problems) > SHOWN:
+            tell(f'and {len(problems) - SHOWN} more such lines; the manifest tells of all')
     if not report.complete:
         raise typer.Exit(SOME_FAILED)
 
 
-def _failure(name: str, error: str) -> str:
-    return f'failed: {name}: {error}'
+def _problems(name: str, entry: 'Entry') -> Iterator[str]:
+    if entry.error:
+        yield f'failed: {name}: {entry.error}'
+    for kind, count in sorted(entry.skipped.items()):
+        images = f'{count} of {entry.counts["images"]} images'
+        yield f'skipped: {name}: {images} ({kind}): {entry.reasons[kind]}'
+    for damage in entry.all_damage:
+        yield f'damaged: {name}: {damage}'
 
 
 def _summary(report: 'FleetReport', out: Path, seconds: float) -> dict[str, Any]:
@@ -166,10 +174,10 @@ def _sentence(report: 'FleetReport', out: Path, seconds: float) -> str:
 
     before = report.done - len(report.seconds)
     earlier = f' ({before} of them by an earlier run)' if before else ''
-    rate = report.images_now / max(seconds, 1e-9)
+    rate = f'{report.images_now / max(seconds, 1e-9):.1f} frames/s, ' if report.images_now else ''
     return (
         f'{report.done} of {len(report.parts)} parts{earlier}, {report.total("images")} images, '
-        f'{report.total("keypoints")} keypoints, {seconds:.1f} s, {rate:.1f} frames/s, '
+        f'{report.total("keypoints")} keypoints, {seconds:.1f} s, {rate}'
         f'see {out / MANIFEST}'
     )
 
