@@ -7,15 +7,10 @@ from typing import Any
 from .decoding import decode
 from .flow import in_background
 from .reading import BagReader, Topic
-from .records import Record
-from ..errors import DataError
+from .records import nanoseconds, Record
+from ..errors import BadImageError, DataError
 
 AHEAD = 8  # messages that are read before they are asked for
-
-
-def nanoseconds(stamp: Any) -> int:
-    """Return a stamp as one number."""
-    return stamp.sec * 10**9 + stamp.nanosec
 
 
 class Beside:
@@ -43,17 +38,18 @@ class Beside:
     ) -> None:
         self._records.close()
 
-    def newest(self, topic: str, time: int) -> Record | None:
-        """Return the newest message of a topic with log time <= time, if there is one."""
+    def newest(self, topic: str, time: int) -> Any:
+        """Return the newest message of a topic with log time <= time; None without, or damaged."""
         self._read_until(time)
-        return self._newest.get(topic, [None])[-1]
+        held = self._newest.get(topic)
+        return decoded(held[-1]) if held else None
 
     def at(self, topic: str, time: int, stamp: Any) -> Any:
         """Return the message of a topic with this log time and stamp; raises DataError."""
         self._read_until(time)
         for record in self._newest.get(topic, []):
-            message = decode(record)
-            if record.time == time and nanoseconds(message.header.stamp) == nanoseconds(stamp):
+            message = decoded(record)
+            if message and record.time == time and _stamp(message) == nanoseconds(stamp):
                 return message
         raise DataError(
             f"the image of '{topic}' with the stamp {nanoseconds(stamp)} is not there any more; "
@@ -90,8 +86,16 @@ class Nearest:
         return nearest if nearest and abs(_stamp(nearest) - wanted) <= slack else None
 
     def _take(self) -> Any:
-        record = next(self._records, None)
-        return decode(record) if record else None
+        messages = (decoded(record) for record in self._records)
+        return next((message for message in messages if message), None)
+
+
+def decoded(record: Record) -> Any:
+    """Return the message of a record, or None where it is damaged."""
+    try:
+        return decode(record)
+    except BadImageError:
+        return None
 
 
 def _stamp(message: Any) -> int:

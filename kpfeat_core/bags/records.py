@@ -129,6 +129,11 @@ def merge_by_time(parts: Iterable[Part]) -> Iterator[Record]:
             advance(order, records)
 
 
+def nanoseconds(stamp: Any) -> int:
+    """Return the stamp of a header as one number."""
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
 def in_time(text: str, start: int) -> int:
     """
     Return the nanoseconds that a text such as '12.5' means, counted from `start`.

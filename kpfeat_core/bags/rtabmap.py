@@ -5,8 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from .beside import Beside, Nearest
-from .decoding import decode
+from .beside import Beside, decoded, Nearest
 from .records import Channel, Damage, LAST_TIME, Record
 from .topics import sibling
 from .writing import BagSink
@@ -47,7 +46,8 @@ class RtabmapSink(BagSink):
 
     def __enter__(self) -> 'RtabmapSink':
         plan, infos = self._plan, self._plan.frames.infos
-        self._first = plan.frames.first_calibrations(infos)
+        first = plan.frames.first_calibrations(infos)
+        self._first = {topic: decoded(record) for topic, record in first.items()}
         with ExitStack() as stack:
             taken = [*plan.topics, *infos]
             self._beside = stack.enter_context(Beside(plan.reader, taken, plan.start, plan.stop))
@@ -84,4 +84,4 @@ class RtabmapSink(BagSink):
         info = self._beside.newest(info_topic, record.time) or self._first.get(info_topic)
         depth = self._depth and self._depth.to(stamp, DEPTH_SLACK)
         self._lacking += self._depth is not None and depth is None
-        return rgbd_image(features, image, info and decode(info), depth)
+        return rgbd_image(features, image, info, depth)

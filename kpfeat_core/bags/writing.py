@@ -14,7 +14,7 @@ from rosbags.rosbag2.enums import StoragePlugin
 
 from .decoding import embedded_definition
 from .recordings import METADATA
-from .records import Channel, Record
+from .records import Channel, nanoseconds, Record
 from ..errors import DataError
 from ..io import HlocWriter, write_npz
 from ..messages.conversions import message_to_features
@@ -142,9 +142,8 @@ class ImageNames:
     def unpack(self, record: Record) -> tuple[str, Any]:
         """Return the name and the arrays of a Features message."""
         message = from_cdr(record.data, FEATURES)
-        stamp = message.header.stamp
         camera = record.channel.topic.strip('/').removesuffix('features').strip('/')
-        number = str(stamp.sec * 10**9 + stamp.nanosec).zfill(self._digits)
+        number = str(nanoseconds(message.header.stamp)).zfill(self._digits)
         name = '/'.join(filter(None, [camera, number]))
         before = self._taken.get(name, 0)
         self._taken[name] = before + 1

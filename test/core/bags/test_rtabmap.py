@@ -9,7 +9,7 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from kpfeat_core.bags.extraction import extract_recording, Extraction
 from kpfeat_core.config import ViewConfig
-from kpfeat_core.errors import DataError
+from kpfeat_core.errors import BadImageError, DataError
 from kpfeat_core.features import Features
 from kpfeat_core.messages.conversions import fill_features
 from kpfeat_core.messages.definitions import (
@@ -263,3 +263,22 @@ def test_depth_is_refused_for_several_cameras(extract):
     made = images(1) + images(1, '/right/image_raw')
     with pytest.raises(DataError, match='choose one with --topics'):
         extract(made, depth='/right/image_raw')
+
+
+def test_damaged_depth_and_calibrations_are_passed_over(extract, tmp_path, monkeypatch):
+    from kpfeat_core.bags import beside
+
+    def decode(record):
+        damaged = record.channel.topic == '/depth/image' and record.time == START + PERIOD
+        if damaged or (record.channel.topic == '/left/camera_info' and record.time > START):
+            raise BadImageError('message', 'damaged')
+        return decode_well(record)
+
+    decode_well = beside.decode
+    monkeypatch.setattr(beside, 'decode', decode)
+    made = images(3) + [depth_image(k) for k in range(3)]
+    made += [camera_info(START, 50), camera_info(START + PERIOD, 60)]
+    extract(made, depth='/depth/image', topics=('/left/image_raw',))
+    messages = read(tmp_path / 'out.mcap')
+    assert [bool(m.depth.data) for m in messages] == [True, False, True]
+    assert [m.rgb_camera_info.k[0] for m in messages] == [50, 50, 50]
