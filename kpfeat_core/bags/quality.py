@@ -9,6 +9,7 @@ from ..image_sources import fit
 
 LONG_SIDE = 640  # pixels to which larger images are reduced, so that cameras can be compared
 BOX = 9  # pixels of the mean filter that blurs once more
+LEVEL = 1  # of 0..255: differences that do not count
 DARK, BRIGHT = 5, 250  # of 0..255: pixels that are at one of the ends of the range
 
 
@@ -26,7 +27,8 @@ def blur(gray: np.ndarray) -> float:
 
     It is the share of the differences between neighbours that are left when the image is blurred
     once more, which a blurred one hardly notices; of x and y the larger, as a camera mostly moves
-    in one of them. Contrast and brightness cancel out. Noise counts as sharpness.
+    in one of them. Contrast and brightness cancel out. Noise counts as sharpness, but for single
+    levels of 255, which may be rounding and would make a wholly blurred image look sharp.
 
     Source: Crete, Dolmiere, Ladret and Nicolas, The blur effect: perception and estimation with a
     new no-reference perceptual blur metric, Human Vision and Electronic Imaging 2007.
@@ -35,7 +37,7 @@ def blur(gray: np.ndarray) -> float:
     found = []
     for axis, size in ((0, (1, BOX)), (1, (BOX, 1))):
         blurred = cv2.blur(image, size, borderType=cv2.BORDER_REPLICATE)
-        before = np.abs(np.diff(image, axis=axis))
+        before = (np.abs(np.diff(image, axis=axis)) - LEVEL).clip(0)
         after = np.abs(np.diff(blurred, axis=axis))
         total = float(before.sum(dtype=np.float64))
         lost = float((before - after).clip(0).sum(dtype=np.float64))
