@@ -1,6 +1,6 @@
 """What the verbs of `kpfeat bag` share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import enum
 from pathlib import Path
 from typing import Annotated, Any, Optional, TYPE_CHECKING
@@ -8,11 +8,11 @@ from typing import Annotated, Any, Optional, TYPE_CHECKING
 import typer
 
 from .common import tell
-from ..config import DEFAULT_MODEL
+from ..config import DEFAULT_MODEL, make_config, parse_options, ViewConfig
 from ..errors import DataError
 
 if TYPE_CHECKING:
-    from ..bags.extraction import Report
+    from ..bags.extraction import Extraction, Report
 
 RecordingArgument = Annotated[
     Path,
@@ -77,6 +77,41 @@ def need_packages() -> None:
 def topic_names(words: Sequence[str]) -> tuple[str, ...]:
     """Return the names of topics that were given one by one, or with commas between them."""
     return tuple(name.strip() for word in words for name in word.split(',') if name.strip())
+
+
+def wanted_images(
+    recording: Path,
+    topics: Sequence[str],
+    span: tuple[str, str, int],
+    model: tuple[str, str, str],
+    settings: Sequence[str],
+    extraction: Mapping[str, Any],
+    view: Mapping[str, Any],
+) -> 'Extraction':
+    """
+    Return which images are meant, and what makes their features, for `Sights`.
+
+    span: start, end and stride. model: its name, '' for recorded features; weights and device.
+    """
+    from ..bags.extraction import Extraction
+    from ..registry import extractor_config_class
+
+    name, weights, device = model
+    options = {
+        **extraction,
+        **parse_options(settings, extractor_config_class(name or DEFAULT_MODEL)),
+    }
+    return Extraction(
+        recording,
+        Path(),  # nothing is extracted to a file
+        topic_names(topics),
+        *span,
+        model=name,
+        weights=weights,
+        device=device,
+        options=options,
+        view=make_config(ViewConfig, view),
+    )
 
 
 def tell_skipped(report: 'Report') -> None:

@@ -18,21 +18,14 @@ from .bag_common import (
     StartOption,
     StrideOption,
     tell_skipped,
-    topic_names,
     TopicsOption,
+    wanted_images,
 )
 from .common import configured, DeviceOption, examples, SetOption, tell, WeightsOption
 from .extract import SOME_FAILED
 from .progress import image_progress
 from ..bags.render_config import RenderConfig
-from ..config import (
-    DEFAULT_MODEL,
-    ExtractorConfig,
-    make_config,
-    MatcherConfig,
-    parse_options,
-    ViewConfig,
-)
+from ..config import ExtractorConfig, make_config, MatcherConfig, ViewConfig
 from ..errors import DataError
 
 if TYPE_CHECKING:
@@ -96,23 +89,16 @@ def render(
     """
     need_packages()
     _check_names(out, sheet)
-    from ..bags.extraction import Extraction
     from ..bags.rendering import render_recording
-    from ..registry import extractor_config_class
 
-    parsed = parse_options(settings, extractor_config_class(model or DEFAULT_MODEL))
-    wanted = Extraction(
-        source=recording,
-        out=out or sheet,
-        topics=topic_names(topics),
-        start=start,
-        end=end,
-        stride=stride,
-        model=model,
-        weights=weights,
-        device=device,
-        options={**extraction, **parsed},
-        view=make_config(ViewConfig, view),
+    wanted = wanted_images(
+        recording,
+        topics,
+        (start, end, stride),
+        (model, weights, device),
+        settings,
+        extraction,
+        view,
     )
     began = time.perf_counter()
     with image_progress('drawing', quiet) as show:

@@ -18,20 +18,13 @@ from .bag_common import (
     StartOption,
     StrideOption,
     tell_skipped,
-    topic_names,
     TopicsOption,
+    wanted_images,
 )
 from .common import configured, DeviceOption, examples, SetOption, WeightsOption
 from .extract import SOME_FAILED
 from .progress import image_progress
-from ..config import (
-    DEFAULT_MODEL,
-    ExtractorConfig,
-    make_config,
-    MatcherConfig,
-    parse_options,
-    ViewConfig,
-)
+from ..config import ExtractorConfig, make_config, MatcherConfig, ViewConfig
 from ..errors import DataError
 
 if TYPE_CHECKING:
@@ -92,24 +85,17 @@ def stats(
     """
     need_packages()
     _check_out(out)
-    from ..bags.extraction import Extraction
     from ..bags.numbers import as_json as plain
     from ..bags.statistics import measure_recording
-    from ..registry import extractor_config_class
 
-    parsed = parse_options(settings, extractor_config_class(model or DEFAULT_MODEL))
-    wanted = Extraction(
-        source=recording,
-        out=Path(),
-        topics=topic_names(topics),
-        start=start,
-        end=end,
-        stride=stride,
-        model=model,
-        weights=weights,
-        device=device,
-        options={**extraction, **parsed},
-        view=make_config(ViewConfig, view),
+    wanted = wanted_images(
+        recording,
+        topics,
+        (start, end, stride),
+        (model, weights, device),
+        settings,
+        extraction,
+        view,
     )
     began = time.perf_counter()
     with image_progress('measuring', quiet) as show:
