@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 import shutil
+import signal
+import threading
 from typing import Any, TYPE_CHECKING
 
 from .beside import Beside
@@ -180,6 +182,8 @@ def _check_target(out: Path, pictures: bool) -> None:
 
 
 def _need_pycolmap() -> None:
+    """Import it, so that SIGTERM still ends a run in silence; raises DataError."""
+    before = signal.getsignal(signal.SIGTERM)
     try:
         import pycolmap
     except ImportError:
@@ -188,3 +192,5 @@ def _need_pycolmap() -> None:
             "'kpfeat[colmap]'"
         ) from None
     del pycolmap
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)

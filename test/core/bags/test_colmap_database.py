@@ -4,6 +4,7 @@ import errno
 import hashlib
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 
@@ -276,3 +277,16 @@ def test_a_full_disk_is_told_as_the_system_does(tmp_path):
     with pytest.raises(OSError, match='No space left') as caught, disk_errors(tmp_path):
         raise RuntimeError('SQLite error: database or disk is full')
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_run_that_is_ended_says_nothing_of_it(bag, tmp_path):
+    code = (
+        'import os, signal, sys; from pathlib import Path; from kpfeat_core.bags import extraction;'
+        'wanted = extraction.Extraction(Path(sys.argv[1]), Path(sys.argv[2]), format="colmap");'
+        'end = lambda report: report.images and os.kill(os.getpid(), signal.SIGTERM);'
+        'extraction.extract_recording(wanted, on_step=end)'
+    )
+    command = [sys.executable, '-c', code, str(bag), str(tmp_path / 'out.db')]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, '')
+    assert not (tmp_path / 'out.db').exists()
