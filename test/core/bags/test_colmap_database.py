@@ -281,7 +281,8 @@ def test_a_full_disk_is_told_as_the_system_does(tmp_path):
 
 def test_a_run_that_is_ended_says_nothing_of_it(bag, tmp_path):
     code = (
-        'import os, signal, sys; from pathlib import Path; from kpfeat_core.bags import extraction;'
+        'import os, signal, sys; from pathlib import Path; '
+        'from kpfeat_core.bags import extraction;'
         'wanted = extraction.Extraction(Path(sys.argv[1]), Path(sys.argv[2]), format="colmap");'
         'end = lambda report: report.images and os.kill(os.getpid(), signal.SIGTERM);'
         'extraction.extract_recording(wanted, on_step=end)'
