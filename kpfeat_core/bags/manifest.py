@@ -1,7 +1,7 @@
 """What became of the parts of many recordings: inputs, outputs and counts, in one JSON file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 import fcntl
 import hashlib
 import json
@@ -62,7 +62,7 @@ class Entry:
 
     def described(self) -> dict[str, Any]:
         """Return what there is to say, for JSON."""
-        said = {name: value for name, value in asdict(self).items() if value}
+        said = {name: value for name, value in vars(self).items() if value}
         return said | {'state': 'done' if self.done else 'failed'}
 
     @classmethod
@@ -75,10 +75,10 @@ class Manifest:
     """
     The entries of all parts by their names, kept in FOLDER/manifest.json.
 
-    The file is sorted and holds nothing but what inputs and settings decide. An entry is on the
-    disk when `add` returns: as a line of a log beside the file, which takes the log in as often
-    as its size allows, and at the end. settings: what was asked for, by key. Use as a context
-    manager; raises DataError where another run is at work in the folder.
+    The file is sorted, has a line for each part, and holds nothing but what inputs and settings
+    decide. An entry is on the disk when `add` returns: as a line of a log beside the file, which
+    takes the log in as often as its size allows, and at the end. settings: what was asked for, by
+    key. Use as a context manager; raises DataError where another run is at work in the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -125,14 +125,11 @@ class Manifest:
         """Write the whole manifest, whose place is taken in one step."""
         began = time.monotonic()
         used = {entry.settings for entry in self.entries.values()}
-        values = {
-            'version': VERSION,
-            'settings': {key: self.settings[key] for key in used if key in self.settings},
-            'parts': {name: entry.described() for name, entry in self.entries.items()},
-        }
+        settings = {key: self.settings[key] for key in used if key in self.settings}
+        parts = {name: entry.described() for name, entry in self.entries.items()}
         with replacing(self.folder / MANIFEST) as path, path.open('w', encoding='utf-8') as file:
-            json.dump(values, file, indent=1, sort_keys=True)
-            file.write('\n')
+            head = f'"version": {VERSION},\n"settings": {_lines(settings)}'
+            file.write(f'{{{head},\n"parts": {_lines(parts)}}}\n')
             file.flush()
             os.fsync(file.fileno())
         self._log.truncate(0)
@@ -160,6 +157,15 @@ class Manifest:
             self.entries[name] = Entry.read(values)
         if self.entries and (self.folder / LOG).stat().st_size:
             self.save()
+
+
+def _lines(values: Mapping[str, Any]) -> str:
+    """Return JSON, sorted, with a line for each value."""
+    lines = (
+        f'{json.dumps(name)}: {json.dumps(values[name], sort_keys=True)}'
+        for name in sorted(values)
+    )
+    return '{\n' + ',\n'.join(lines) + '\n}'
 
 
 def fingerprint(path: Path) -> tuple[int, str]:

@@ -85,7 +85,7 @@ def extract(
     recordings: Annotated[
         list[Path],
         typer.Argument(
-            metavar='RECORDING...',
+            metavar='RECORDING',
             help='Folder of rosbag2, or a file that ends in .mcap, .db3, .bag or .zst; several, '
             'folders that hold some, and patterns such as *.bag.',
         ),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,89 @@ def test_options_reach_the_extraction(extract, tmp_path):
         ('/left/features', 3),
         ('/text', 9),
     ]
+
+
+def test_topics_are_given_one_by_one_or_with_commas(weights, tmp_path):
+    made = [one for topic in ('/a', '/b', '/c') for one in images(1, topic)]
+    bag = write_bag(tmp_path / 'bag', made)
+    out = ('--out', tmp_path / 'out.mcap', '--weights', weights)
+    result = run('bag', 'extract', bag, *out, '--topics', '/a,/b', '-t', '/c', '--copy', '/a,/c')
+    assert result.exit_code == 0, result.output
+    topics = [topic.name for topic in BagReader(tmp_path / 'out.mcap').topics]
+    assert topics == ['/a', '/a/features', '/b/features', '/c', '/c/features']
+
+
+def test_what_is_thrown_away_is_said_before_the_work_begins(extract, tmp_path, monkeypatch):
+    (tmp_path / '.out.mcap.partial').mkdir()
+    (tmp_path / '.out.mcap.partial/steps-000000.mcap').write_bytes(b'')
+    (tmp_path / '.out.mcap.partial/settings.json').write_text('others')
+
+    def stop(*words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('kpfeat_core.bags.extraction.FeatureSteps.steps', stop)
+    lines = extract().stderr.splitlines()
+    assert lines[0] == 'an earlier run left some of other options or input: thrown away'
+    assert lines[1] == 'stopped; the same command goes on from here'
+
+
+@pytest.fixture
+def fleet(bag, tmp_path):
+    folder = tmp_path / 'fleet'
+    shutil.copytree(bag, folder / 'one')
+    write_bag(folder / 'site/two', images(2))
+    return folder
+
+
+def test_several_recordings_give_a_folder_with_a_manifest_and_a_table(extract, fleet, tmp_path):
+    result = extract(source=fleet, out='out')
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert rows[1][:6] == ['one', '1', '5', '150', '0', '0'] and rows[1][7] == 'done'
+    assert rows[2][:2] == ['site/two', '1']
+    assert result.stdout.splitlines()[3].startswith('2 of 2 parts, 7 images, 210 keypoints, ')
+    assert BagReader(tmp_path / 'out/site/two').count == 2
+    again = json.loads(extract('--json', source=fleet, out='out').stdout)
+    assert (again['done'], again['done_before'], again['recordings']) == (2, 2, 2)
+    assert Path(again['manifest']).is_file()
+
+
+def test_a_part_that_failed_is_told_with_exit_code_3(extract, fleet):
+    (fleet / 'bad.mcap').write_bytes(b'nothing')
+    result = extract(source=fleet, out='out')
+    assert result.exit_code == 3
+    assert 'failed: bad/bad: nothing of ' in result.stderr
+    assert '1 of 1 failed' in result.stdout and '2 of 3 parts' in result.stdout
+    quiet = extract('--quiet', source=fleet, out='out')
+    assert (quiet.exit_code, quiet.output) == (3, '')
+
+
+def test_where_no_part_could_be_done_the_exit_code_is_2(extract, fleet):
+    result = extract('--topics', '/right', source=fleet, out='out')
+    assert_one_error(result, 'not one of 2 parts', "no topic '/right'", '/left/image_raw')
+
+
+@pytest.mark.parametrize(
+    ('words', 'parts'),
+    [
+        ((), ('out.mcap', 'expected a folder')),
+        (('--address', 'auto'), ('--address', '--cluster')),
+        (('--cluster', '--device', 'cuda:1', '--out', 'new'), ('Ray',)),
+    ],
+)
+def test_mistakes_with_several_recordings_are_one_line(
+    extract, fleet, words, parts, monkeypatch, tmp_path
+):
+    monkeypatch.setitem(sys.modules, 'ray', None)
+    monkeypatch.chdir(tmp_path)
+    assert_one_error(extract(*words, source=fleet), *parts)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['fleet']
+
+
+def test_without_ray_it_says_what_to_install(extract, fleet, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ray', None)
+    result = extract('--cluster', source=fleet, out='out')
+    assert_one_error(result, 'Ray', "pip install 'kpfeat[cluster]'")
 
 
 def test_skipped_images_are_counted_by_kind_with_exit_code_3(extract, tmp_path):

@@ -1,6 +1,7 @@
 """Recordings on Ray: the same bytes as one after the other, whatever dies on the way."""
 
 from importlib.util import find_spec
+import json
 import os
 from pathlib import Path
 import signal
@@ -14,13 +15,15 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 if find_spec('ray') is None:  # importing it here would be too early
     pytest.skip('a cluster needs Ray', allow_module_level=True)
 
-from kpfeat_core.bags import cluster
+from kpfeat_core.bags import cluster, part_work
 from kpfeat_core.bags.cluster import ClusterConfig, OnRay
 from kpfeat_core.bags.extraction import Extraction
 from kpfeat_core.bags.fleet import extract_fleet, InTurn
+from kpfeat_core.bags.manifest import Entry
 from kpfeat_core.bags.parts import find_parts
 from kpfeat_core.errors import ConfigError, DataError
 from made_bags import images, PERIOD, START, write_bag, write_split_bag
+from run_kpfeat import run
 
 COUNT = 60  # images of the part whose worker is killed
 
@@ -100,6 +103,25 @@ def test_a_second_run_does_only_what_is_missing(extract, local_ray, tmp_path):
     report = extract('out', OnRay(ClusterConfig()))
     assert list(report.seconds) == ['drive/drive_1']
     assert contents(tmp_path / 'out') == before
+
+
+def test_the_command_works_on_ray(fleet, weights, local_ray, tmp_path):
+    words = ('--out', tmp_path / 'out', '--weights', weights, '--max-keypoints', 5, '--json')
+    result = run('bag', 'extract', fleet / 'drive', '--stride', 20, *words, '--cluster')
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)['images'] == 4
+    assert (tmp_path / 'out/drive/drive_1.mcap').is_file()
+    result = run('bag', 'extract', fleet / 'drive', '--stride', 20, *words, '--by-part')
+    assert json.loads(result.stdout)['done_before'] == 2
+
+
+def test_a_worker_whose_gpu_broke_makes_room_for_another(monkeypatch):
+    entry = Entry({}, '', error='AcceleratorError: CUDA error: an illegal memory access (a.py:1)')
+    monkeypatch.setattr(part_work, 'work', lambda *words: part_work.Result(None, entry))
+    left = []
+    monkeypatch.setattr(os, '_exit', left.append)
+    cluster._work(None, None, None)
+    assert left == [1]
 
 
 def test_a_task_that_this_machine_never_has_room_for_is_said(extract, local_ray, tmp_path):
