@@ -73,4 +73,6 @@ def _reduced(image: np.ndarray, width: int) -> np.ndarray:
 def _rescaled(
     points: Float[np.ndarray, 'n 2'], from_size: Sequence[int], to_size: Sequence[int]
 ) -> Float[np.ndarray, 'n 2']:
+    if tuple(from_size) == tuple(to_size):  # mostly, and there are many tracks
+        return points
     return rescale_points(torch.from_numpy(points), from_size, to_size).numpy()
