@@ -142,6 +142,8 @@ class OnRay:
 
         try:
             return self._ray.get(done)
+        except self._ray.exceptions.RayTaskError as error:  # the function could not even begin
+            return failure(fleet, part, str(error).strip().splitlines()[-1])
         except self._ray.exceptions.RayError as error:
             first = str(error).strip().splitlines()[0]
             return failure(fleet, part, f'its worker died {DEATHS + 1} times: {first}')

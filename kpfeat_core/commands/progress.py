@@ -51,7 +51,8 @@ def part_progress(
     """
     Give a function that takes how many parts of work are done, and how many images by now.
 
-    Shows a bar on stderr; nothing where that is not a terminal, or with `quiet`.
+    What is done at the first call does not count for the time that is left. Shows a bar on stderr;
+    nothing where that is not a terminal, or with `quiet`.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -59,7 +60,7 @@ def part_progress(
     progress = Progress(
         TextColumn('{task.description}'),
         BarColumn(),
-        TextColumn('{task.fields[done]} of {task.total} parts'),
+        TextColumn('{task.fields[done]} of {task.fields[parts]} parts'),
         TextColumn('{task.fields[rate]:.1f} frames/s'),
         TimeRemainingColumn(),
         console=console(),
@@ -68,9 +69,11 @@ def part_progress(
         speed_estimate_period=PART_SECONDS,
     )
     with progress:
-        task = progress.add_task(what, total=parts, done=0, rate=0.0)
+        task = progress.add_task(what, total=None, parts=parts, done=0, rate=0.0)
 
         def show(done: float, images: int) -> None:
+            if progress.tasks[0].total is None:
+                progress.reset(task, total=parts, completed=done)
             rate = images / max(time.monotonic() - began, 1e-9)
             progress.update(task, completed=done, done=int(done), rate=rate)
 
