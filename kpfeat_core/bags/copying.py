@@ -16,19 +16,27 @@ class Copies:
     """
     The topics of a recording that are to be copied.
 
-    names: of topics; ALL for all but those in `made`, which are written anyway. left_out: those
-    of ALL whose type nobody knows. count: messages so far.
+    names: of topics; ALL for all but those in `made`, which are written anyway. whole: the
+    recording that `reader` reads a part of, whose topics are meant. left_out: those of ALL whose
+    type nobody knows. count: messages so far.
 
     Raises DataError for a topic that is not there or cannot be copied.
     """
 
-    def __init__(self, reader: BagReader, names: Collection[str], made: Collection[str]) -> None:
+    def __init__(
+        self,
+        reader: BagReader,
+        names: Collection[str],
+        made: Collection[str],
+        whole: BagReader | None = None,
+    ) -> None:
         self._reader = reader
         self.topics: list[Topic] = []
         self.left_out: list[Damage] = []
         self.count = 0
         every = ALL in names
-        for topic in reader.topics if every else reader.choose(names):
+        whole = whole or reader
+        for topic in whole.topics if every else whole.choose(names):
             if topic.name not in made:
                 self._take(topic, every)
             elif not every:
@@ -47,7 +55,9 @@ class Copies:
         except DataError as error:
             if not every:
                 raise
-            reason = f'not copied: {error}'
-            self.left_out.append(Damage(self._reader.recording.path, reason, topic.count))
+            counts = {one.name: one.count for one in self._reader.topics}
+            if topic.name in counts:
+                path, reason = self._reader.recording.path, f'not copied: {error}'
+                self.left_out.append(Damage(path, reason, counts[topic.name]))
         else:
             self.topics.append(topic)

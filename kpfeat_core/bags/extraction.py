@@ -1,16 +1,15 @@
 """Features of every image of a recording: what is asked for, and what became of it."""
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from .flow import in_background
 from .planning import make_plan, Plan
 from .processing import FeatureSteps
 from .reading import BagReader
-from .records import Damage, Record
+from .records import Damage
 from .running import run
 from .settings import settings_of_input, settings_of_model, settings_of_view
 from .sinks import make_sink, RECORDINGS
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from ..models import Extractor
 
 GPU_BATCH = 8
-COPIES_AHEAD = 16  # messages that are read before they are written
 
 
 @dataclass(frozen=True)
@@ -131,6 +129,7 @@ def extract_recording(
 
     def count(step: Step) -> None:
         report.add(step)
+        report.copied = plan.copies.count
         on_step(report)
 
     def live(first: int) -> Iterator[list[Step]]:
@@ -148,8 +147,9 @@ def extract_recording(
         report.discarded = journal.discarded
         on_step(report)
         sink = make_sink(wanted, plan, work, lacking.append)
-        run(journal, live, sink, _copies(plan, report), count, check)
-    report.damage = plan.reader.damage + plan.left_out + lacking
+        run(journal, live, sink, plan.copies.records(plan.start, plan.stop), count, check)
+    report.copied = plan.copies.count
+    report.damage = plan.reader.damage + plan.copies.left_out + lacking
     return report
 
 
@@ -172,14 +172,6 @@ def _settings(
         'descriptor_type': wanted.descriptor_type,
         'batch_size': batch_size,
     }
-
-
-def _copies(plan: Plan, report: Report) -> Generator[Record, None, None]:
-    if plan.copied:
-        records = plan.reader.records(plan.copied, plan.start, plan.stop)
-        for record in in_background(records, COPIES_AHEAD):
-            report.copied += 1
-            yield record
 
 
 def batch_size(wanted: Extraction, extractor: 'Extractor') -> int:

@@ -226,7 +226,7 @@ def _work(fleet: Fleet, job: Job, whole: BagReader | str, on_step: OnStep) -> Re
 
 def _context(plan: Plan) -> dict[str, Any]:
     """Return what results depend on that the recording tells, without what says nothing."""
-    context = plan.settings() | {'copied': [topic.name for topic in plan.copied]}
+    context = plan.settings() | {'copied': [topic.name for topic in plan.copies.topics]}
     if context['range'] == [0, LAST_TIME]:
         context['range'] = []
     return {name: value for name, value in context.items() if value}

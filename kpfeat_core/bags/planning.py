@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import hashlib
 from typing import Any, TYPE_CHECKING
 
-from .decoding import embedded_definition
+from .copying import Copies
 from .processing import Frames
 from .reading import BagReader, Topic
-from .records import Channel, Damage, IMAGE, IMAGES
+from .records import Channel, IMAGE, IMAGES
 from .sinks import check_options, made_topics
 from .topics import features_topics
 from ..errors import DataError
@@ -16,8 +16,6 @@ from ..messages.definitions import FEATURES
 
 if TYPE_CHECKING:
     from .extraction import Extraction
-
-ALL = '*'
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,7 @@ class Plan:
     frames: Frames
     topics: list[Topic]
     names: Mapping[str, str]
-    copied: list[Topic]
-    left_out: list[Damage]
+    copies: Copies
     depths: list[Topic]
     start: int
     stop: int
@@ -47,7 +44,7 @@ class Plan:
     def channels(self) -> list[Channel]:
         """Return all that will be written."""
         made = [Channel(self.names[topic.name], FEATURES) for topic in self.topics]
-        return made + [topic.channel for topic in self.copied]
+        return made + [topic.channel for topic in self.copies.topics]
 
     def settings(self) -> dict[str, Any]:
         """Return what results depend on that only the recording itself tells."""
@@ -73,7 +70,7 @@ def make_plan(wanted: 'Extraction', reader: BagReader, whole: BagReader | None =
     topics = image_topics(whole, wanted.topics)
     names = features_topics([topic.name for topic in topics])
     made = made_topics(wanted, list(names.values()))
-    copied, left_out = _copied_topics(wanted, reader, whole, set(made))
+    copies = Copies(reader, wanted.copy, set(made), whole)
     start, stop = whole.span(wanted.start, wanted.end)
     if start > whole.end or stop <= whole.start:
         raise DataError(
@@ -83,9 +80,7 @@ def make_plan(wanted: 'Extraction', reader: BagReader, whole: BagReader | None =
     frames = Frames(reader, topics, wanted.view, wanted.stride, whole)
     here = [topic for topic in reader.topics if topic.name in names]
     total = reader.expected(here, start, stop, wanted.stride)
-    return Plan(
-        reader, frames, topics, names, copied, left_out, depths, start, stop, total, is_part
-    )
+    return Plan(reader, frames, topics, names, copies, depths, start, stop, total, is_part)
 
 
 def image_topics(reader: BagReader, names: Collection[str] = ()) -> list[Topic]:
@@ -108,30 +103,3 @@ def _depth_topics(wanted: 'Extraction', whole: BagReader, topics: list[Topic]) -
             'with --topics'
         )
     return whole.choose([wanted.depth], [IMAGE]) if wanted.depth else []
-
-
-def _copied_topics(
-    wanted: 'Extraction', reader: BagReader, whole: BagReader, made: set[str]
-) -> tuple[list[Topic], list[Damage]]:
-    """Return the topics to be copied, and those of ALL that cannot be."""
-    if not wanted.copy:
-        return [], []
-    every = ALL in wanted.copy
-    topics = whole.topics if every else whole.choose(wanted.copy)
-    counts = {topic.name: topic.count for topic in reader.topics}
-    clash = [topic.name for topic in topics if topic.name in made]
-    if clash and not every:
-        raise DataError(f"topic '{clash[0]}' is made anew; it cannot be copied as well")
-    left_out, copied = [], []
-    for topic in topics:
-        try:
-            embedded_definition(topic.channel)
-        except DataError as error:
-            if not every:
-                raise
-            if topic.name in counts:
-                lost = counts[topic.name]
-                left_out.append(Damage(reader.recording.path, f'not copied: {error}', lost))
-        else:
-            copied.append(topic)
-    return [topic for topic in copied if topic.name not in made], left_out

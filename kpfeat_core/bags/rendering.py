@@ -106,14 +106,20 @@ def render_recording(
     return report
 
 
+def check_extraction(wanted: Extraction) -> None:
+    """Raise DataError where `render_extracted` could make no video of what will be written."""
+    if wanted.view.undistort:
+        raise DataError('a video shows images as they are; leave out undistort')
+    find_codec()
+
+
 def render_extracted(
     wanted: Extraction,
     video: Path,
     on_image: Callable[[RenderReport], None] = lambda report: None,
 ) -> RenderReport:
     """Make a video of what `extract_recording` wrote as a recording; raises KpfeatError."""
-    if wanted.view.undistort:
-        raise DataError('a video shows images as they are; leave out undistort')
+    check_extraction(wanted)
     plain = replace(wanted, model='', weights='', options={}, view=ViewConfig(), copy=())
     return render_recording(plain, video, features=wanted.out, on_image=on_image)
 

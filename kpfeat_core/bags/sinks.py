@@ -63,7 +63,7 @@ def make_sink(
     if wanted.format == 'rtabmap':
         from .rtabmap import RtabmapSink
 
-        copied = [topic.channel for topic in plan.copied]
+        copied = [topic.channel for topic in plan.copies.topics]
         topics = _beside(features, 'rgbd_image')
         return RtabmapSink(*target, copied, topics, plan, note)
     if wanted.annotations:

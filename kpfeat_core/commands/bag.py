@@ -1,22 +1,18 @@
-"""`kpfeat bag`: what recordings hold, and the features of every image in them."""
+"""`kpfeat bag`: recordings to features, matches, pictures and numbers."""
 
 import typer
 
-from .bag_extract import EPILOG as EXTRACT_EPILOG
-from .bag_extract import extract
-from .bag_info import EPILOG as INFO_EPILOG
-from .bag_info import info
-from .bag_match import EPILOG as MATCH_EPILOG
-from .bag_match import match
-from .bag_render import EPILOG as RENDER_EPILOG
-from .bag_render import render
-from .bag_stats import EPILOG as STATS_EPILOG
-from .bag_stats import stats
+from . import bag_extract, bag_info, bag_match, bag_render, bag_stats
 from .common import prose
 
-app = typer.Typer(help='Features of every image of a recording.', no_args_is_help=True)
-app.command('info', help=prose(info), epilog=INFO_EPILOG)(info)
-app.command('extract', help=prose(extract), epilog=EXTRACT_EPILOG)(extract)
-app.command('match', help=prose(match), epilog=MATCH_EPILOG)(match)
-app.command('render', help=prose(render), epilog=RENDER_EPILOG)(render)
-app.command('stats', help=prose(stats), epilog=STATS_EPILOG)(stats)
+app = typer.Typer(
+    help='Recordings to features, matches, pictures and numbers.', no_args_is_help=True
+)
+for name, function, epilog in (
+    ('info', bag_info.info, bag_info.EPILOG),
+    ('extract', bag_extract.extract, bag_extract.EPILOG),
+    ('match', bag_match.match, bag_match.EPILOG),
+    ('render', bag_render.render, bag_render.EPILOG),
+    ('stats', bag_stats.stats, bag_stats.EPILOG),
+):
+    app.command(name, help=prose(function), epilog=epilog)(function)

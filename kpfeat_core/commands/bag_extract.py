@@ -30,6 +30,7 @@ from .bag_fleet import (
     GpusOption,
     VerifyOption,
 )
+from .bag_render import check_drawing, draw_extracted
 from .common import (
     configured,
     DeviceOption,
@@ -50,8 +51,8 @@ EPILOG = examples(
     'kpfeat bag extract drive/ --out features.mcap',
     'kpfeat bag extract drive.bag --topics /left/image_raw --start 10 --end 25 --out left.mcap',
     'kpfeat bag extract drive/ --copy /imu,/tf --storage sqlite3 --out with_features',
+    'kpfeat bag extract drive/ --annotations --copy /camera/image_raw --out d.mcap --video d.mp4',
     'kpfeat bag extract drive/ --model alike-n --device auto --format h5 --out features.h5',
-    'kpfeat bag extract drive/ --annotations --copy /left/image_raw --out foxglove.mcap',
     'kpfeat bag extract drive/ --format colmap --pictures --out drive.db',
     'kpfeat bag extract drive/ --format rtabmap --depth /depth/image --out rtabmap.mcap',
     "kpfeat bag extract fleet/ 'depot/*/camera*' --out features",
@@ -159,6 +160,14 @@ def extract(
             show_default=False,
         ),
     ] = '',
+    video: Annotated[
+        Optional[Path],  # noqa: UP045 - typer 0.9 knows no `|`
+        typer.Option(
+            metavar='FILE.mp4',
+            help='With the format bag: draw what was found, as `kpfeat bag render` does.',
+            show_default=False,
+        ),
+    ] = None,
     settings: SetOption = [],  # noqa: B006 - typer copies it
     by_part: ByPartOption = False,
     verify: VerifyOption = False,
@@ -218,13 +227,16 @@ def extract(
         depth,
     )
     tasks = cluster_config(cluster, address, gpus_per_task)
-    if by_part or verify or cluster or not single_recording(recordings, out):
+    several = by_part or verify or cluster or not single_recording(recordings, out)
+    if video:
+        check_drawing(video, wanted, several)
+    if several:
         extract_several(recordings, wanted, tasks, cpus_per_task, verify, quiet, as_json)
     else:
-        _extract_one(wanted, quiet, as_json)
+        _extract_one(wanted, video, quiet, as_json)
 
 
-def _extract_one(wanted: 'Extraction', quiet: bool, as_json: bool) -> None:
+def _extract_one(wanted: 'Extraction', video: Path | None, quiet: bool, as_json: bool) -> None:
     from ..bags.extraction import extract_recording
 
     began = time.perf_counter()
@@ -245,6 +257,8 @@ def _extract_one(wanted: 'Extraction', quiet: bool, as_json: bool) -> None:
         typer.echo(json.dumps(_summary(report, seconds), indent=2))
     elif not quiet:
         typer.echo(_sentence(report, seconds))
+    if video:
+        draw_extracted(video, wanted, quiet or as_json)
     if not report.complete:
         if not quiet:
             tell_skipped(report)

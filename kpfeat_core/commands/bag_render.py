@@ -29,6 +29,7 @@ from ..config import ExtractorConfig, make_config, MatcherConfig, ViewConfig
 from ..errors import DataError
 
 if TYPE_CHECKING:
+    from ..bags.extraction import Extraction
     from ..bags.rendering import RenderReport
 
 EPILOG = examples(
@@ -124,13 +125,38 @@ def render(
         raise typer.Exit(SOME_FAILED)
 
 
+def check_drawing(video: Path, wanted: 'Extraction', several: bool) -> None:
+    """Raise DataError where `draw_extracted` could not draw what will be written."""
+    if several or wanted.format != 'bag':
+        raise DataError('--video goes with one recording and the format bag; see bag render')
+    from ..bags.rendering import check_extraction
+
+    _check_video_name('--video', video)
+    check_extraction(wanted)
+
+
+def draw_extracted(video: Path, wanted: 'Extraction', quiet: bool) -> None:
+    """Make a video of features that were just written."""
+    from ..bags.rendering import render_extracted
+
+    with image_progress('drawing', quiet) as show:
+        report = render_extracted(wanted, video, lambda r: show(r.images, r.total))
+    if not quiet:
+        typer.echo(f'drawn to {", ".join(map(str, report.files))}')
+
+
 def _check_names(out: Path | None, sheet: Path | None) -> None:
     if not (out or sheet):
         raise DataError('there is nothing to write; give --out FILE.mp4, --sheet FILE.png or both')
-    if out and out.suffix != '.mp4':
-        raise DataError(f"--out is '{out}', expected a name that ends in .mp4")
+    if out:
+        _check_video_name('--out', out)
     if sheet and sheet.suffix not in SHEETS:
         raise DataError(f"--sheet is '{sheet}', expected a name that ends in .png or .jpg")
+
+
+def _check_video_name(option: str, video: Path) -> None:
+    if video.suffix != '.mp4':
+        raise DataError(f"{option} is '{video}', expected a name that ends in .mp4")
 
 
 def _summary(report: 'RenderReport', seconds: float) -> dict[str, Any]:

@@ -95,3 +95,28 @@ def test_without_pyav_it_says_what_to_install(render, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'av', None)
     result = render('--out', tmp_path / 'drive.mp4')
     assert_one_error(result, 'PyAV', "pip install 'kpfeat[video]'")
+
+
+def test_an_extraction_draws_what_it_found(bag, weights, render, tmp_path):
+    out, video = tmp_path / 'features.mcap', tmp_path / 'extracted.mp4'
+    limits = ('--weights', weights, '--max-keypoints', 30)
+    result = run('bag', 'extract', bag, '--out', out, '--video', video, *limits)
+    assert result.exit_code == 0, result.output
+    assert f'drawn to {video}' in result.output
+    assert render('--out', tmp_path / 'drive.mp4').exit_code == 0
+    assert video.read_bytes() == (tmp_path / 'drive.mp4').read_bytes()
+
+
+@pytest.mark.parametrize(
+    ('words', 'why'),
+    [
+        (['--video', 'a.avi'], 'expected a name that ends in .mp4'),
+        (['--video', 'a.mp4', '--format', 'npz'], 'the format bag'),
+        (['--video', 'a.mp4', '--by-part'], 'one recording'),
+        (['--video', 'a.mp4', '--undistort'], 'leave out undistort'),
+    ],
+)
+def test_a_video_that_cannot_be_drawn_is_refused_before_the_work(bag, tmp_path, words, why):
+    out = tmp_path / 'out'
+    assert_one_error(run('bag', 'extract', bag, '--out', out, *words), why)
+    assert not out.exists()
