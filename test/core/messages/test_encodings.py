@@ -171,7 +171,7 @@ def test_no_bytes_of_any_encoding_crash_the_decoder() -> None:
     random = np.random.default_rng(0)
     for name in ENCODINGS:
         for _ in range(20):
-            width, height, step, size = random.integers(0, 40, 4)
+            width, height, step, size = random.integers(0, 40, 4).tolist()
             try:
                 image = decode_pixels(random.bytes(size * 40), name, width, height, step)
             except BadImageError:
