@@ -148,8 +148,7 @@ def extract_fleet(
     """
     check_options(wanted)
     with Manifest(wanted.out) as manifest, runner:
-        out = Path(os.path.abspath(wanted.out))
-        wanted = replace(wanted, out=out, device=runner.device(wanted.device))
+        wanted = replace(_rooted(wanted), device=runner.device(wanted.device))
         settings = settings_of(wanted, load(replace(wanted, device='cpu')))
         if cpus < 0:
             cpus = 1.0 if wanted.device == 'cpu' else CPUS_BESIDE_GPU
@@ -168,6 +167,14 @@ def extract_fleet(
                 _join_if_done(fleet, groups[result.part.group], report)
                 on_result(report)
     return report
+
+
+def _rooted(wanted: Extraction) -> Extraction:
+    """Return what is wanted with paths that mean the same wherever the work is done."""
+    view, rooted = wanted.view, lambda path: path and os.path.abspath(path)
+    view = replace(view, mask=rooted(view.mask), calibration_file=rooted(view.calibration_file))
+    out = Path(os.path.abspath(wanted.out))
+    return replace(wanted, out=out, weights=rooted(wanted.weights), view=view)
 
 
 def _by_recording(parts: Sequence[Part], manifest: Manifest) -> dict[str, list[Job]]:
