@@ -37,9 +37,22 @@ def candidate_weights(model: str) -> list[tuple[str, Path]]:
                 f"{ENVIRONMENT} is '{value}', which does not exist; expected a folder with "
                 f'{name}, or a weight file'
             )
-        places.append((f'${ENVIRONMENT}', path / name if path.is_dir() else path))
+        if path.is_dir() or not _is_of_another(path, model):
+            places.append((f'${ENVIRONMENT}', path / name if path.is_dir() else path))
     places.append(('bundled', BUNDLED / name))
     return places
+
+
+def _is_of_another(path: Path, companion: str) -> bool:
+    """Tell whether a file is that of the model which asks for a companion."""
+    from .registry import COMPANIONS
+
+    if companion not in COMPANIONS:
+        return False
+    try:
+        return read_weights(path)[1].get('model', companion) != companion
+    except WeightsError:  # said where it is loaded
+        return False
 
 
 def find_weights(model: str, weights: Path | str = '') -> Path:
@@ -245,12 +258,14 @@ def import_checkpoint(
     out: Path | str,
     metadata: Mapping[str, Any] | None = None,
     structure: Mapping[str, str] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """
     Convert a published checkpoint to a weight file of ours; raises WeightsError.
 
     structure: options that shape the network, such as {'version': 'v1'}, for checkpoints whose
     tensors do not tell them; a weight file of ours notes them. Raises ConfigError for others.
+    dtype: as in `save_weights`.
 
     checkpoint: .pth, .pt, .tar or .safetensors with a state dict, bare or inside a training
     checkpoint; or TensorFlow's index/data pair, by one of its files or what their names begin
@@ -280,7 +295,7 @@ def import_checkpoint(
     _network(module).load_state_dict(state)
     origin = {'imported_from': Path(checkpoint).name, 'imported_sha256': sha256(checkpoint)}
     kept = {key: value for key, value in noted.items() if key not in OWN_NOTES}
-    save_weights(module, out, kept | origin | dict(metadata or {}))
+    save_weights(module, out, kept | origin | dict(metadata or {}), dtype)
     return Path(out)
 
 

@@ -17,6 +17,7 @@ LIST_EPILOG = examples('kpfeat weights list', 'KPFEAT_WEIGHTS=~/weights kpfeat w
 IMPORT_EPILOG = examples(
     'kpfeat weights import alike-n.pth --model alike-n --out alike-n.safetensors',
     'kpfeat weights import v4.ckpt --model kp2d --set version=v4 --out kp2d.safetensors',
+    'kpfeat weights import runs/h/hardnet.safetensors --model hardnet --half --out h.safetensors',
     'kpfeat extract photo.jpg --model alike-n --weights alike-n.safetensors --out features/',
 )
 VERIFY_EPILOG = examples('kpfeat weights verify', 'kpfeat weights verify my.safetensors')
@@ -116,17 +117,23 @@ def import_weights(
             help='Option that shapes the network, where the checkpoint does not tell it.',
         ),
     ] = None,
+    half: Annotated[
+        bool, typer.Option('--half', help='Store float16, which halves the file.')
+    ] = False,
 ) -> None:
     """
     Convert a published checkpoint to a weight file.
 
     No code in the checkpoint is run.
     """
+    import torch
+
     from ..config import parse_options
     from ..weights import import_checkpoint
 
     noted = {'licence': licence} if licence else None
-    import_checkpoint(checkpoint, model, out, noted, parse_options(settings or []))
+    dtype = torch.float16 if half else torch.float32
+    import_checkpoint(checkpoint, model, out, noted, parse_options(settings or []), dtype)
     typer.echo(f'wrote {out}: weights of {model}')
 
 

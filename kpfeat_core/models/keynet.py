@@ -84,7 +84,11 @@ class KeyNetConfig(ExtractorConfig):
         'what describes keypoints: hardnet, which has a weight file of its own, or sift',
         choices=('hardnet', 'sift'),
     )
-    descriptor_weights: str = option('', "HardNet's weight file, or the folder that holds it")
+    descriptor_weights: str = option(
+        '',
+        "HardNet's weight file, or the folder that holds it; empty takes that of $KPFEAT_WEIGHTS "
+        'or the bundled one',
+    )
     orientation: str = option(
         'upright',
         'direction of the described patches: upright, for cameras that do not roll, or gradient, '

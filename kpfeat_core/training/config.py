@@ -9,7 +9,7 @@ from ..config import option
 class TrainConfig:
     """How long and how fast to train, and what is written when."""
 
-    steps: int = option(60000, 'optimizer steps in all', low=1)
+    steps: int = option(60000, 'optimizer steps in all; 0 validates `start` alone', low=0)
     batch_size: int = option(8, 'pairs in a step', low=1)
     learning_rate: float = option(2e-3, 'learning rate after the warm-up', 0.0, 1.0)
     warmup_steps: int = option(300, 'steps of linear warm-up', low=0)

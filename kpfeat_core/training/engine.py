@@ -188,6 +188,8 @@ class _Run:
             f'{self.model}: {len(training)} images, {len(validation)} for validation, '
             f'{config.steps} steps of {config.batch_size} on {self.fabric.device}'
         )
+        if config.steps == self.step == 0:
+            self._validate(fixed)
         self.recipe.train()
         if threading.current_thread() is threading.main_thread():  # others cannot hear signals
             signal.signal(signal.SIGTERM, self._stop)
