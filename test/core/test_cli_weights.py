@@ -1,6 +1,7 @@
 """`kpfeat weights`, as a user sees it."""
 
 from kpfeat_core.registry import build_extractor
+from kpfeat_core.weights import read_weights
 from run_kpfeat import assert_one_error, run
 import torch
 
@@ -13,6 +14,13 @@ def test_imported_weights_serve_extract(weights, photos, tmp_path):
     assert 'alike-t, ' in run('weights', 'verify', out).stdout
     result = run('extract', photos / 'a.png', '--weights', out, '--out', tmp_path / 'out')
     assert result.exit_code == 0
+
+
+def test_half_precision_is_asked_for_with_a_flag(weights, tmp_path):
+    out = tmp_path / 'w.safetensors'
+    assert run('weights', 'import', weights, '-m', 'alike-t', '-o', out, '--half').exit_code == 0
+    assert read_weights(out)[0]['conv1.weight'].dtype == torch.float16
+    assert out.stat().st_size < 0.6 * weights.stat().st_size
 
 
 def test_an_import_that_does_not_fit_is_one_sentence(tmp_path):
@@ -37,6 +45,12 @@ def test_list_says_where_published_weights_come_from_and_under_which_licence():
         'alike-n.pth' in line and 'BSD-3-Clause' in line and 'https://' in line for line in lines
     )
     assert not any('alike-t' in line for line in lines)
+
+
+def test_a_file_for_one_model_does_not_hide_the_bundled_weights_of_its_companion(weights):
+    lines = run('weights', 'list', 'hardnet', KPFEAT_WEIGHTS=str(weights)).stdout.splitlines()
+    row = next(line.split() for line in lines if line.startswith('hardnet'))
+    assert row[:3] == ['hardnet', 'bundled', 'Apache-2.0']
 
 
 def test_list_shows_folders_with_brackets_and_colons_as_they_are(weights, tmp_path):

@@ -1,6 +1,7 @@
 """Key.Net: filters, levels, selection, scales, and what describes its keypoints."""
 
 import cv2
+from kpfeat_core import weights
 from kpfeat_core.errors import ConfigError, WeightsError
 from kpfeat_core.image import read_image
 from kpfeat_core.models.base import DenseMaps
@@ -13,7 +14,7 @@ from kpfeat_core.models.keynet_scores import (
     ScoreNetwork,
 )
 from kpfeat_core.registry import build_extractor, create_extractor
-from kpfeat_core.weights import import_checkpoint, save_weights
+from kpfeat_core.weights import import_checkpoint, read_weights, save_weights
 import numpy as np
 import pytest
 import torch
@@ -191,16 +192,53 @@ def test_refined_keypoints_stay_in_the_image_whatever_the_scores(level) -> None:
     assert (points.min(0).values < 2).all()  # those at the borders are among them
 
 
-def test_hardnet_needs_weights_of_its_own(tmp_path) -> None:
+@pytest.fixture
+def detector(tmp_path, monkeypatch):
+    """Return a weight file of Key.Net's detector, alone in its folder."""
+    monkeypatch.delenv(weights.ENVIRONMENT, raising=False)
     save_weights(build_extractor('keynet'), tmp_path / 'keynet.safetensors')
-    with pytest.raises(WeightsError, match='no weights for model hardnet'):
-        create_extractor('keynet', str(tmp_path))
-    assert create_extractor('keynet', str(tmp_path), **SIFT).hardnet is None
-    torch.manual_seed(5)
-    hardnet = HardNet()
-    save_weights(hardnet, tmp_path / 'hardnet.safetensors')
-    made = create_extractor('keynet', str(tmp_path), descriptor_weights=str(tmp_path))
-    assert torch.equal(made.hardnet.features[0].weight, hardnet.features[0].weight)
+    return tmp_path / 'keynet.safetensors'
+
+
+def first_kernels(file) -> torch.Tensor:
+    return read_weights(file)[0]['features.0.weight'].float()
+
+
+def test_the_bundled_hardnet_describes_where_no_other_is_named(detector, monkeypatch) -> None:
+    bundled = first_kernels(weights.BUNDLED / 'hardnet.safetensors')
+    made = create_extractor('keynet', str(detector))
+    assert torch.equal(made.hardnet.features[0].weight, bundled)
+    monkeypatch.setenv(weights.ENVIRONMENT, str(detector))  # a file, which holds no hardnet
+    assert torch.equal(create_extractor('keynet').hardnet.features[0].weight, bundled)
+    assert create_extractor('keynet', **SIFT).hardnet is None
+
+
+def test_a_hardnet_of_yours_comes_before_the_bundled_one(detector, monkeypatch) -> None:
+    folder = detector.parent
+    save_weights(HardNet(), folder / 'hardnet.safetensors')
+    own = first_kernels(folder / 'hardnet.safetensors')
+    made = create_extractor('keynet', str(detector), descriptor_weights=str(folder))
+    assert torch.equal(made.hardnet.features[0].weight, own)
+    for place in (folder, folder / 'hardnet.safetensors'):
+        monkeypatch.setenv(weights.ENVIRONMENT, str(place))
+        made = create_extractor('keynet', str(detector))
+        assert torch.equal(made.hardnet.features[0].weight, own)
+
+
+def test_without_any_hardnet_the_error_names_what_does_without(
+    detector, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(weights, 'BUNDLED', tmp_path / 'nothing')
+    with pytest.raises(WeightsError, match='descriptor=sift .*no weights for model hardnet'):
+        create_extractor('keynet', str(detector))
+
+
+def test_the_bundled_hardnet_matches_a_warped_view(reference, photo, tmp_path) -> None:
+    out = tmp_path / 'keynet.safetensors'
+    import_checkpoint(reference / 'weights/keynet/keynet_pytorch.pth', 'keynet', out)
+    extractor = create_extractor('keynet', str(out), max_num_keypoints=400)
+    count, share = matched(extractor, photo, 8, 0.8)
+    assert count > 100 and share > 0.8
 
 
 def test_hardnet_cannot_be_switched_on_without_weights() -> None:

@@ -87,6 +87,15 @@ def interrupt_at(step, monkeypatch):
     monkeypatch.setattr(engine._Run, '_train_step', killed)
 
 
+def test_no_steps_validate_what_the_run_would_begin_with(photographs, tmp_path) -> None:
+    trained = run(photographs, tmp_path / 'run', steps=3)
+    again = run(photographs, tmp_path / 'again', steps=0, start=str(trained))
+    first, second = (rows(path.with_name('validation.csv')) for path in (trained, again))
+    assert [row['step'] for row in second] == ['0']
+    assert [row['mma3'] for row in second] == [row['mma3'] for row in first]
+    assert not (tmp_path / 'again/log.csv').exists()
+
+
 def test_a_row_of_the_log_averages_the_steps_since_a_run_resumed(
     photographs, tmp_path, monkeypatch
 ) -> None:

@@ -307,8 +307,11 @@ def test_a_damaged_manifest_is_named(file):
 
 
 def test_the_weights_that_come_with_the_package_are_as_the_manifest_says():
-    problems = {v.path.name: v.problem for v in verify_bundled() if v.problem}
-    assert not problems
+    verdicts = verify_bundled()
+    assert not {v.path.name: v.problem for v in verdicts if v.problem}
+    assert {v.model for v in verdicts} >= {'alike-t', 'hardnet'}
+    assert {v.licence for v in verdicts} == {'Apache-2.0'}
+    assert sum(v.size for v in verdicts) < 20e6
 
 
 def test_metadata_is_text_and_readable_without_loading(file):
