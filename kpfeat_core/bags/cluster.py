@@ -79,10 +79,13 @@ class OnRay:
             self._ray.init(**options, log_to_driver=False, logging_level='ERROR')
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise DataError(f"there is no Ray at '{address}': {error}") from error
+        # else it prints about workers that die where results go; `init` has no option for that
+        self._ray._private.worker._worker_logs_enabled = False
 
     def __exit__(self, *error: Any) -> None:
         if self._began:
             self._ray.shutdown()
+            self._ray._private.worker._worker_logs_enabled = True
 
     def device(self, name: str) -> str:
         if name == 'auto':
@@ -145,8 +148,8 @@ class OnRay:
         except self._ray.exceptions.RayTaskError as error:  # the function could not even begin
             return failure(fleet, part, str(error).strip().splitlines()[-1])
         except self._ray.exceptions.RayError as error:
-            first = str(error).strip().splitlines()[0]
-            return failure(fleet, part, f'its worker died {DEATHS + 1} times: {first}')
+            how = f'{DEATHS + 1} times, perhaps for lack of memory ({type(error).__name__})'
+            return failure(fleet, part, f'its worker died {how}')
 
     def _cancel(self, running: list[Any]) -> None:
         """Stop tasks, which keep what they did in the journals beside their outputs."""

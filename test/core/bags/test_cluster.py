@@ -82,7 +82,9 @@ def opened(process, path):
         return False
 
 
-def test_a_killed_worker_changes_neither_outputs_nor_manifest(extract, local_ray, tmp_path):
+def test_a_killed_worker_changes_neither_outputs_nor_manifest(
+    extract, local_ray, tmp_path, capsys
+):
     in_turn = extract('in_turn', InTurn())
     killed = threading.Event()
     journal = tmp_path / 'on_ray/drive/.drive_0.mcap.partial'
@@ -94,6 +96,7 @@ def test_a_killed_worker_changes_neither_outputs_nor_manifest(extract, local_ray
     assert contents(tmp_path / 'on_ray') == contents(tmp_path / 'in_turn')
     assert on_ray.entries == in_turn.entries
     assert list(on_ray.failed) == ['broken/broken'] and on_ray.done == 3
+    assert capsys.readouterr().out == ''
 
 
 def test_a_second_run_does_only_what_is_missing(extract, local_ray, tmp_path):
