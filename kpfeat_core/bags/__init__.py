@@ -1,1 +1,1 @@
-"""Recordings without a ROS installation: reading, features of every image, writing."""
+"""Recordings without a ROS installation: features, matches, pictures and numbers of their images."""

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+from .outputs.sinks import make_sink, RECORDINGS
+from .outputs.writing import check_target
 from .planning import make_plan, Plan
 from .processing import FeatureSteps
 from .reading import BagReader
 from .records import Damage
 from .running import run
 from .settings import settings_of_input, settings_of_model, settings_of_view
-from .sinks import make_sink, RECORDINGS
 from .steps import Journal, Step
-from .writing import check_target
 from ..config import DEFAULT_MODEL, ViewConfig
 from ..errors import DataError
 from ..messages.descriptors import DescriptorType

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import hashlib
 from typing import Any, TYPE_CHECKING
 
-from .copying import Copies
+from .outputs.copying import Copies
+from .outputs.sinks import check_options, made_topics
 from .processing import Frames
 from .reading import BagReader, Topic
 from .records import Channel, IMAGE, IMAGES
-from .sinks import check_options, made_topics
 from .topics import features_topics
 from ..errors import DataError
 from ..messages.definitions import FEATURES

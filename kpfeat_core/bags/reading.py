@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from .compression import unpacked_file
-from .mcap_file import McapFile
+from .files.compression import unpacked_file
+from .files.mcap_file import McapFile
+from .files.ros1_file import Ros1File
+from .files.sqlite_file import SqliteFile
 from .recordings import find_recording, Recording
 from .records import (
     Channel,
@@ -23,8 +25,6 @@ from .records import (
     Record,
     Storage,
 )
-from .ros1_file import Ros1File
-from .sqlite_file import SqliteFile
 from ..errors import DataError
 
 STORAGES: dict[str, type[Storage]] = {'.mcap': McapFile, '.db3': SqliteFile, '.bag': Ros1File}

@@ -8,9 +8,9 @@ import itertools
 from operator import itemgetter
 import os
 
+from .outputs.writing import Sink
 from .records import Record
 from .steps import Journal, Step
-from .writing import Sink
 from ..errors import DataError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # h5py says them in its own words

@@ -201,7 +201,7 @@ def extract(
     """
     need_packages()
     from ..bags.extraction import Extraction
-    from ..bags.parts import single_recording
+    from ..bags.fleet.parts import single_recording
     from ..registry import extractor_config_class
 
     options = {**extraction, **parse_options(settings, extractor_config_class(model))}

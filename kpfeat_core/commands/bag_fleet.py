@@ -14,10 +14,10 @@ from .progress import part_progress
 from ..errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from ..bags.cluster import ClusterConfig
     from ..bags.extraction import Extraction, Report
-    from ..bags.fleet import FleetReport
-    from ..bags.manifest import Entry
+    from ..bags.fleet.cluster import ClusterConfig
+    from ..bags.fleet.manifest import Entry
+    from ..bags.fleet.running import FleetReport
 
 PANEL = 'Options for several recordings'
 SHOWN = 20  # problems that are told; the manifest has all
@@ -74,7 +74,7 @@ GpusOption = Annotated[
 
 def cluster_config(cluster: bool, address: str, gpus: float) -> 'ClusterConfig | None':
     """Return where tasks are to run; None for this process."""
-    from ..bags.cluster import ClusterConfig
+    from ..bags.fleet.cluster import ClusterConfig
 
     config = ClusterConfig(address, gpus)
     if not cluster and config != ClusterConfig():
@@ -92,9 +92,9 @@ def extract_several(
     as_json: bool,
 ) -> None:
     """Extract features of all recordings that words stand for, on Ray where it is asked for."""
-    from ..bags.cluster import OnRay
-    from ..bags.fleet import extract_fleet, FleetReport, InTurn
-    from ..bags.parts import find_parts
+    from ..bags.fleet.cluster import OnRay
+    from ..bags.fleet.parts import find_parts
+    from ..bags.fleet.running import extract_fleet, FleetReport, InTurn
 
     began = time.perf_counter()
     parts = find_parts(words, wanted.out)
@@ -151,8 +151,8 @@ def _problems(name: str, entry: 'Entry') -> Iterator[str]:
 
 
 def _summary(report: 'FleetReport', out: Path, seconds: float) -> dict[str, Any]:
-    from ..bags.manifest import MANIFEST
-    from ..bags.part_work import COUNTS
+    from ..bags.fleet.manifest import MANIFEST
+    from ..bags.fleet.part_work import COUNTS
 
     return {
         'out': str(out),
@@ -170,7 +170,7 @@ def _summary(report: 'FleetReport', out: Path, seconds: float) -> dict[str, Any]
 
 
 def _sentence(report: 'FleetReport', out: Path, seconds: float) -> str:
-    from ..bags.manifest import MANIFEST
+    from ..bags.fleet.manifest import MANIFEST
 
     before = report.done - len(report.seconds)
     earlier = f' ({before} of them by an earlier run)' if before else ''

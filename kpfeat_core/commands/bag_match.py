@@ -26,7 +26,7 @@ from .bag_extract import DescriptorKind
 from .common import configured, DeviceOption, examples, SetOption, tell, WeightsOption
 from .extract import SOME_FAILED
 from .progress import image_progress
-from ..bags.pairing import PairingConfig
+from ..bags.match.pairing import PairingConfig
 from ..config import (
     DEFAULT_MODEL,
     ExtractorConfig,
@@ -37,7 +37,7 @@ from ..config import (
 )
 
 if TYPE_CHECKING:
-    from ..bags.matching import MatchReport
+    from ..bags.match.matching import MatchReport
 
 EPILOG = examples(
     'kpfeat bag match drive/ --out matches.mcap',
@@ -120,7 +120,7 @@ def match(
     """
     need_packages()
     from ..bags.extraction import Extraction
-    from ..bags.matching import match_recording, Matching
+    from ..bags.match.matching import match_recording, Matching
     from ..registry import extractor_config_class
 
     parsed = parse_options(settings, extractor_config_class(model or DEFAULT_MODEL))

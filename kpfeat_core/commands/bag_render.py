@@ -24,13 +24,13 @@ from .bag_common import (
 from .common import configured, DeviceOption, examples, SetOption, tell, WeightsOption
 from .extract import SOME_FAILED
 from .progress import image_progress
-from ..bags.render_config import RenderConfig
+from ..bags.render.config import RenderConfig
 from ..config import ExtractorConfig, make_config, MatcherConfig, ViewConfig
 from ..errors import DataError
 
 if TYPE_CHECKING:
     from ..bags.extraction import Extraction
-    from ..bags.rendering import RenderReport
+    from ..bags.render.rendering import RenderReport
 
 EPILOG = examples(
     'kpfeat bag render drive/ --out drive.mp4',
@@ -90,7 +90,7 @@ def render(
     """
     need_packages()
     _check_names(out, sheet)
-    from ..bags.rendering import render_recording
+    from ..bags.render.rendering import render_recording
 
     wanted = wanted_images(
         recording,
@@ -129,7 +129,7 @@ def check_drawing(video: Path, wanted: 'Extraction', several: bool) -> None:
     """Raise DataError where `draw_extracted` could not draw what will be written."""
     if several or wanted.format != 'bag':
         raise DataError('--video goes with one recording and the format bag; see bag render')
-    from ..bags.rendering import check_extraction
+    from ..bags.render.rendering import check_extraction
 
     _check_video_name('--video', video)
     check_extraction(wanted)
@@ -137,7 +137,7 @@ def check_drawing(video: Path, wanted: 'Extraction', several: bool) -> None:
 
 def draw_extracted(video: Path, wanted: 'Extraction', quiet: bool) -> None:
     """Make a video of features that were just written."""
-    from ..bags.rendering import render_extracted
+    from ..bags.render.rendering import render_extracted
 
     with image_progress('drawing', quiet) as show:
         report = render_extracted(wanted, video, lambda r: show(r.images, r.total))

@@ -28,7 +28,7 @@ from ..config import ExtractorConfig, make_config, MatcherConfig, ViewConfig
 from ..errors import DataError
 
 if TYPE_CHECKING:
-    from ..bags.statistics import StatisticsReport
+    from ..bags.stats.statistics import StatisticsReport
 
 EPILOG = examples(
     'kpfeat bag stats drive/ --out stats.html',
@@ -85,8 +85,8 @@ def stats(
     """
     need_packages()
     _check_out(out)
-    from ..bags.numbers import as_json as plain
-    from ..bags.statistics import measure_recording
+    from ..bags.stats.numbers import as_json as plain
+    from ..bags.stats.statistics import measure_recording
 
     wanted = wanted_images(
         recording,
@@ -129,8 +129,8 @@ def _check_out(out: list[Path]) -> None:
 
 
 def _write(path: Path, report: 'StatisticsReport') -> None:
-    from ..bags import numbers
-    from ..bags.report import write_report
+    from ..bags.stats import numbers
+    from ..bags.stats.report import write_report
 
     writers = {'.html': write_report, '.json': numbers.write_json, '.csv': numbers.write_csv}
     writers[path.suffix](path, report)
@@ -140,7 +140,7 @@ def _print(report: 'StatisticsReport', seconds: float, out: list[Path]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..bags.numbers import summary_rows
+    from ..bags.stats.numbers import summary_rows
 
     table = Table('', *report.topics, '', box=None, pad_edge=False)
     for label, texts, meaning in summary_rows(report):

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 import kpfeat_core
-from kpfeat_core.bags import matching
+from kpfeat_core.bags.match import matching
 from kpfeat_core.bags.reading import BagReader
 from made_bags import images, storage_file, texts, truncate, write_bag
 from run_kpfeat import assert_one_error, run

@@ -15,12 +15,12 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 if find_spec('ray') is None:  # importing it here would be too early
     pytest.skip('a cluster needs Ray', allow_module_level=True)
 
-from kpfeat_core.bags import cluster, part_work
-from kpfeat_core.bags.cluster import ClusterConfig, OnRay
 from kpfeat_core.bags.extraction import Extraction
-from kpfeat_core.bags.fleet import extract_fleet, InTurn
-from kpfeat_core.bags.manifest import Entry
-from kpfeat_core.bags.parts import find_parts
+from kpfeat_core.bags.fleet import cluster, part_work
+from kpfeat_core.bags.fleet.cluster import ClusterConfig, OnRay
+from kpfeat_core.bags.fleet.manifest import Entry
+from kpfeat_core.bags.fleet.parts import find_parts
+from kpfeat_core.bags.fleet.running import extract_fleet, InTurn
 from kpfeat_core.errors import ConfigError, DataError
 from made_bags import images, PERIOD, START, write_bag, write_split_bag
 from run_kpfeat import run

@@ -11,9 +11,10 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 import h5py
-from kpfeat_core.bags import steps, writing
+from kpfeat_core.bags import steps
 from kpfeat_core.bags.decoding import decode
 from kpfeat_core.bags.extraction import extract_recording, Extraction
+from kpfeat_core.bags.outputs import writing
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import DataError

@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
-from kpfeat_core.bags import part_work
 from kpfeat_core.bags.extraction import extract_recording, Extraction
-from kpfeat_core.bags.fleet import extract_fleet, InTurn
-from kpfeat_core.bags.manifest import LOG, MANIFEST, Manifest
-from kpfeat_core.bags.parts import find_parts, single_recording
+from kpfeat_core.bags.fleet import part_work
+from kpfeat_core.bags.fleet.manifest import LOG, MANIFEST, Manifest
+from kpfeat_core.bags.fleet.parts import find_parts, single_recording
+from kpfeat_core.bags.fleet.running import extract_fleet, InTurn
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.bags.steps import InUseError
 from kpfeat_core.config import ViewConfig

@@ -10,8 +10,8 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from kpfeat_core.bags.decoding import decode
 from kpfeat_core.bags.extraction import extract_recording, Extraction
-from kpfeat_core.bags.matching import match_recording, Matching
-from kpfeat_core.bags.pairing import PairingConfig
+from kpfeat_core.bags.match.matching import match_recording, Matching
+from kpfeat_core.bags.match.pairing import PairingConfig
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.config import MatcherConfig
 from kpfeat_core.errors import DataError

@@ -11,13 +11,13 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 pytest.importorskip('av', reason='videos need PyAV')
 
 import av
-from kpfeat_core.bags import video as video_module
 from kpfeat_core.bags.extraction import extract_recording, Extraction
-from kpfeat_core.bags.pictures import draw_keypoints
-from kpfeat_core.bags.render_config import MATCHES, RenderConfig, SHOWN
-from kpfeat_core.bags.rendering import render_extracted, render_recording
+from kpfeat_core.bags.render import video as video_module
+from kpfeat_core.bags.render.config import MATCHES, RenderConfig, SHOWN
+from kpfeat_core.bags.render.drawing import draw_keypoints
+from kpfeat_core.bags.render.rendering import render_extracted, render_recording
+from kpfeat_core.bags.render.video import Video
 from kpfeat_core.bags.sights import Sight
-from kpfeat_core.bags.video import Video
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.features import Features

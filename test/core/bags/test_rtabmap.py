@@ -266,7 +266,7 @@ def test_depth_is_refused_for_several_cameras(extract):
 
 
 def test_damaged_depth_and_calibrations_are_passed_over(extract, tmp_path, monkeypatch):
-    from kpfeat_core.bags import beside
+    from kpfeat_core.bags.outputs import beside
 
     def decode(record):
         damaged = record.channel.topic == '/depth/image' and record.time == START + PERIOD

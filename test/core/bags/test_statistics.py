@@ -15,15 +15,20 @@ pytest.importorskip('jinja2', reason='pages need jinja2')
 
 import cv2
 from kpfeat_core.bags.extraction import extract_recording, Extraction
-from kpfeat_core.bags.figures import MAX_POINTS, over_time
 from kpfeat_core.bags.following import Followed
-from kpfeat_core.bags.moments import KEPT, Moments
-from kpfeat_core.bags.numbers import as_json, write_csv, write_json
-from kpfeat_core.bags.quality import blur, exposure
-from kpfeat_core.bags.report import write_report
 from kpfeat_core.bags.sights import Sight
-from kpfeat_core.bags.statistics import COLUMNS, measure_recording, OF_IMAGES, TopicStatistics
-from kpfeat_core.bags.survival import AFTER, Survival
+from kpfeat_core.bags.stats.figures import MAX_POINTS, over_time
+from kpfeat_core.bags.stats.moments import KEPT, Moments
+from kpfeat_core.bags.stats.numbers import as_json, write_csv, write_json
+from kpfeat_core.bags.stats.quality import blur, exposure
+from kpfeat_core.bags.stats.report import write_report
+from kpfeat_core.bags.stats.statistics import (
+    COLUMNS,
+    measure_recording,
+    OF_IMAGES,
+    TopicStatistics,
+)
+from kpfeat_core.bags.stats.survival import AFTER, Survival
 from kpfeat_core.errors import DataError
 from kpfeat_core.matchers.pair import PairMatches
 from kpfeat_core.registry import create_extractor

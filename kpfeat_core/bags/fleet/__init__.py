@@ -1,0 +1,1 @@
+"""Many recordings, one after the other or at the same time."""

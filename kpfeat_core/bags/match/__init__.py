@@ -1,0 +1,1 @@
+"""Matches between the images of a recording."""

@@ -1,0 +1,179 @@
+"""Matches between the images of a recording: what is asked for, and what became of it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, TYPE_CHECKING
+
+import cv2
+import torch
+
+from .pairing import PairingConfig
+from .steps import MatchSteps
+from ..extraction import Extraction, Report
+from ..flow import in_background
+from ..outputs.copying import Copies
+from ..outputs.writing import BagSink, check_target, storage_for
+from ..records import Channel
+from ..running import run
+from ..sights import Sights
+from ..steps import Journal, Step
+from ..topics import sibling
+from ... import __version__
+from ...config import MatcherConfig
+from ...errors import DataError
+from ...matchers.mutual_nn import MutualNearestNeighbour
+from ...messages.definitions import FEATURES, MATCHES
+
+if TYPE_CHECKING:
+    from ...models import Extractor
+
+AHEAD = 2  # lists of images that are matched before they are written
+
+
+@dataclass(frozen=True)
+class Matching:
+    """
+    What is asked for; all that the output depends on.
+
+    images: of which recording, how much of it, what makes the features and where matches go.
+    Its model '': the recorded features, and those of the default model where there are none.
+    features: the recording that holds them, if it is another one.
+    """
+
+    images: Extraction
+    features: Path | None = None
+    pairing: PairingConfig = field(default_factory=PairingConfig)
+    matcher: MatcherConfig = field(default_factory=MatcherConfig)
+
+
+@dataclass
+class MatchReport(Report):
+    """
+    What became of a recording; `Report` has the rest.
+
+    keyframes: how many there were, if they were asked for. shares: of each pair, how many of its
+    matches are inliers; 0 without matches. recorded: whether features were.
+    """
+
+    recorded: bool = False
+    pairs: int = 0
+    matches: int = 0
+    inliers: int = 0
+    keyframes: int = 0
+    shares: list[float] = field(default_factory=list)
+
+    def add(self, step: Step) -> None:
+        """Count one image."""
+        super().add(replace(step, records=step.records[:1]))  # its features
+        matches, inliers = step.counts.get('matches', 0), step.counts.get('inliers', 0)
+        self.keyframes += step.counts.get('keyframes', 0)
+        if len(step.records) > 1:
+            self.pairs += 1
+            self.matches += matches
+            self.inliers += inliers
+            self.shares.append(inliers / max(matches, 1))
+
+    def check(self) -> None:
+        """Raise DataError where not one pair could be matched."""
+        if not self.pairs:
+            why = next(iter(self.reasons.values()), f'there are {self.images} in this range')
+            raise DataError(f"no two images of '{self.source}' could be matched: {why}")
+
+    @property
+    def inlier_share(self) -> float:
+        """Return the median share of inliers of a pair's matches."""
+        return median(self.shares) if self.shares else 0.0
+
+
+def match_recording(
+    wanted: Matching,
+    extractor: 'Extractor | None' = None,
+    on_step: Callable[[MatchReport], None] = lambda report: None,
+) -> MatchReport:
+    """
+    Match the images of a recording, and write their features and matches in order of log time.
+
+    Features come from where `Sights` takes them. extractor: the one that `wanted` describes, where
+    it is loaded already. on_step is called at the start and after each image.
+
+    Raises KpfeatError; at `out` there is nothing then, or what was there before.
+    """
+    images = wanted.images
+    sights = Sights(images, wanted.features, images=False, extractor=extractor)
+    _refuse_changes(images, sights)
+    recordings = [reader.recording for reader in (sights.reader, sights.source)]
+    check_target(images.out, tuple(p for r in recordings for p in (r.path, *r.files)))
+    names = matches_topics(sights.topics)
+    copies = Copies(sights.reader, images.copy, {*sights.topics, *names.values()})
+    report = MatchReport(sights.reader.recording.path, images.out, sights.total)
+    report.recorded = sights.recorded
+    channels = _channels_of_features(sights)
+    matcher = MutualNearestNeighbour(wanted.matcher)
+    maker = MatchSteps(sights, channels, names, matcher, wanted.pairing)
+    earlier = True  # whether steps are those of an earlier run
+
+    def count(step: Step) -> None:
+        if earlier:
+            maker.replay(step)
+        report.add(step)
+        report.copied = copies.count
+        on_step(report)
+
+    def live(first: int) -> Iterator[list[Step]]:
+        nonlocal earlier
+        report.resumed, earlier = first, False
+        return in_background(maker.steps(first), AHEAD)
+
+    work = images.out.with_name(f'.{images.out.name}.partial')
+    written = [*channels.values(), *(Channel(name, MATCHES) for name in names.values())]
+    written += [topic.channel for topic in copies.topics]
+    with Journal(work, _settings(wanted, sights)) as journal:
+        report.discarded = journal.discarded
+        on_step(report)
+        sink = BagSink(images.out, storage_for(images.out, images.storage), work, written)
+        copied = copies.records(*sights.reader.span(images.start, images.end))
+        run(journal, live, sink, copied, count, report.check)
+    report.copied = copies.count
+    report.damage = sights.damage + copies.left_out
+    return report
+
+
+def matches_topics(features: Sequence[str]) -> dict[str, str]:
+    """
+    Return the topic of matches for each topic of features.
+
+    It is the sibling `matches`, as the nodes have it; where several topics of features share a
+    namespace it is `matches` below each of them.
+    """
+    names = {name: sibling(name, 'matches') for name in features}
+    if len(set(names.values())) == len(names):
+        return names
+    return {name: f'{name}/matches' for name in features}
+
+
+def _refuse_changes(images: Extraction, sights: Sights) -> None:
+    """Raise DataError for options that recorded features would not follow."""
+    changed = images.weights or images.descriptor_type != Extraction.descriptor_type
+    if sights.recorded and changed:
+        raise DataError(
+            f"features are those recorded in '{sights.source.recording.path}', which weights and "
+            'the type of descriptors do not change; give --model to make them anew'
+        )
+
+
+def _channels_of_features(sights: Sights) -> dict[str, Channel]:
+    """Return the channel of each topic of features; a recorded one with its own definition."""
+    made = {name: Channel(name, FEATURES) for name in sights.topics}
+    there = sights.source.topics if sights.recorded else []
+    return made | {t.name: t.channel for t in there if t.name in made and t.msgtype == FEATURES}
+
+
+def _settings(wanted: Matching, sights: Sights) -> dict[str, Any]:
+    return {
+        **sights.settings(),
+        'versions': [__version__, torch.__version__, cv2.__version__],
+        'matcher': asdict(wanted.matcher),
+        'pairing': asdict(wanted.pairing),
+    }

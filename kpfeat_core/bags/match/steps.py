@@ -1,0 +1,134 @@
+"""What an image becomes that is matched: its features, and its matches with one before it."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
+from typing import Any, TYPE_CHECKING
+
+from .pairing import make_pairing, Pairing, PairingConfig
+from ..decoding import decode
+from ..records import Channel, Record
+from ..sights import Sight, Sights
+from ..steps import Step
+from ...matchers.mutual_nn import MutualNearestNeighbour
+from ...matchers.pair import match_pair, PairMatches
+from ...messages.conversions import fill_matches, message_to_features
+from ...messages.definitions import empty_message, MATCHES, to_cdr
+
+if TYPE_CHECKING:
+    from ...features import Features
+
+# Kinds of the problem of an image that is not matched though it has features.
+NO_KEYPOINTS, NO_DESCRIPTORS, OTHER_KIND = 'no_keypoints', 'no_descriptors', 'other_model'
+
+
+class Frame:
+    """An image's Features message, unpacked when it is first needed."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+
+    @property
+    def topic(self) -> str:
+        return self.record.channel.topic
+
+    @cached_property
+    def message(self) -> Any:
+        return decode(self.record)
+
+    @cached_property
+    def features(self) -> 'Features':
+        return message_to_features(self.message)
+
+    @property
+    def kind(self) -> tuple[str, int]:
+        """Return the model and the size of descriptors; those of another kind never match."""
+        return self.message.model, self.features.descriptor_dim
+
+
+class MatchSteps:
+    """
+    Makes the steps of a matching: of each image its Features message and one of Matches.
+
+    What is matched is always what the messages hold, so that going on after `replay` gives the
+    same as going through. channels: of the topics of features; names: the topic of the matches
+    for each of them.
+    """
+
+    def __init__(
+        self,
+        sights: Sights,
+        channels: Mapping[str, Channel],
+        names: Mapping[str, str],
+        matcher: MutualNearestNeighbour,
+        config: PairingConfig,
+    ) -> None:
+        self._sights, self._channels, self._names = sights, channels, names
+        self._match, self._config = partial(_match, matcher), config
+        self._pairings: dict[str, Pairing] = {}  # by topic of features, as is
+        self._kinds: dict[str, tuple[str, int]] = {}
+
+    def steps(self, first: int) -> Iterator[list[Step]]:
+        """Yield the steps from index `first` on, in lists that belong together."""
+        for sights in self._sights.lists(first):
+            yield [self._step(sight) for sight in sights]
+
+    def replay(self, step: Step) -> None:
+        """Take in a step of an earlier run."""
+        if step.records and _is_kept(step.problem):
+            record = step.records[0]
+            channel = self._channels[record.channel.topic]
+            frame = Frame(record._replace(channel=channel))
+            self._pairing_of(frame).keep(frame, bool(step.counts['keyframes']))
+
+    def _step(self, sight: Sight) -> Step:
+        if sight.features is None:
+            return Step(sight.index, sight.time, problem=sight.problem)
+        frame = Frame(self._sights.message(sight))
+        records, counts = [frame.record], {'keypoints': frame.features.count()}
+        problem = _unusable(frame) or self._change(frame)
+        if _is_kept(problem):
+            partner, pair, new = self._pairing_of(frame).match(frame, self._match)
+            counts['keyframes'] = int(new)
+            if pair is not None:
+                counts |= {'matches': len(pair), 'inliers': int(pair.inliers.sum())}
+                records.append(self._record(partner, frame, pair))
+        return Step(sight.index, sight.time, tuple(records), problem, counts)
+
+    def _record(self, partner: Frame, frame: Frame, pair: PairMatches) -> Record:
+        headers = partner.message.header, frame.message.header
+        data = to_cdr(fill_matches(empty_message(MATCHES), pair, *headers), MATCHES)
+        return Record(Channel(self._names[frame.topic], MATCHES), frame.record.time, data)
+
+    def _pairing_of(self, frame: Frame) -> Pairing:
+        """Return that of the frame's topic; a new one for descriptors of another kind."""
+        if self._kinds.get(frame.topic) != frame.kind:
+            self._kinds[frame.topic] = frame.kind
+            self._pairings[frame.topic] = make_pairing(self._config)
+        return self._pairings[frame.topic]
+
+    def _change(self, frame: Frame) -> tuple[str, str] | None:
+        """Say that the frame begins anew, for those before have descriptors of another kind."""
+        before = self._kinds.get(frame.topic)
+        if before in (None, frame.kind):
+            return None
+        names = [f"'{model}' with {size} numbers" for model, size in (frame.kind, before)]
+        sentence = f'its descriptors are of {names[0]}, those before of {names[1]}'
+        return OTHER_KIND, f"{sentence}: '{frame.topic}' holds features of different models"
+
+
+def _match(matcher: MutualNearestNeighbour, frame0: Frame, frame1: Frame) -> PairMatches:
+    return match_pair(matcher, frame0.features, frame1.features)
+
+
+def _unusable(frame: Frame) -> tuple[str, str] | None:
+    """Say why nothing can be matched with a frame."""
+    if not frame.features.count():
+        return NO_KEYPOINTS, 'it has no keypoints'
+    if not frame.features.descriptor_dim:
+        return NO_DESCRIPTORS, f"its keypoints, of '{frame.message.model}', have no descriptors"
+    return None
+
+
+def _is_kept(problem: tuple[str, str] | None) -> bool:
+    """Say whether a frame can be matched with those after it."""
+    return problem is None or problem[0] == OTHER_KIND

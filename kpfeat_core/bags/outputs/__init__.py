@@ -1,0 +1,1 @@
+"""What results of a recording are written to."""

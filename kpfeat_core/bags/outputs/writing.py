@@ -1,0 +1,201 @@
+"""Where results of a recording go: a rosbag2 recording, .npz files, or an HDF5 file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+import errno
+import os
+from pathlib import Path
+import shutil
+import sqlite3
+from typing import Any, Protocol, runtime_checkable
+
+from rosbags.rosbag2 import Writer
+from rosbags.rosbag2.enums import StoragePlugin
+
+from ..decoding import embedded_definition
+from ..recordings import METADATA
+from ..records import Channel, nanoseconds, Record
+from ...errors import DataError
+from ...io import HlocWriter, write_npz
+from ...messages.conversions import message_to_features
+from ...messages.definitions import FEATURES, from_cdr
+
+METADATA_VERSION = 8  # of Iron: that of Jazzy is one which Humble cannot read
+STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
+FILES = {'.mcap': 'mcap', '.db3': 'sqlite3'}  # endings that make a file rather than a folder
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """What takes the results, in order; they are where they belong once it ends well."""
+
+    def __enter__(self) -> 'Sink':
+        """Begin."""
+
+    def __exit__(self, *error: Any) -> bool | None:
+        """Finish, or throw away after an error."""
+
+    def write(self, record: Record) -> None:
+        """Take a message."""
+
+
+class BagSink:
+    """
+    Writes a rosbag2 recording: to a folder, or to one file for a name that ends in .mcap or .db3.
+
+    The same records give the same bytes. Written in the folder `work`, which is on the same disk,
+    and put to `out` at the end. channels: all that will be written, so that a topic without
+    messages is there as well.
+    """
+
+    def __init__(
+        self, out: Path, storage: str, work: Path, channels: list[Channel], **about: str
+    ) -> None:
+        self._out = out
+        self._folder = work / 'bag' / (out.stem if out.suffix in FILES else out.name)
+        self._storage, self._channels, self._about = storage, channels, about
+        self._connections: dict[tuple[str, str], Any] = {}
+
+    def __enter__(self) -> 'BagSink':
+        shutil.rmtree(self._folder.parent, ignore_errors=True)
+        self._folder.parent.mkdir(parents=True)
+        self._writer = Writer(
+            self._folder, version=METADATA_VERSION, storage_plugin=STORAGES[self._storage]
+        )
+        self._writer.open()
+        for key, value in sorted(self._about.items()):
+            self._writer.set_custom_data(key, value)
+        for channel in self._channels:
+            text, digest = embedded_definition(channel)
+            self._connections[channel.topic, channel.msgtype] = self._writer.add_connection(
+                channel.topic,
+                channel.msgtype,
+                msgdef=text,
+                rihs01=digest,
+                offered_qos_profiles=channel.qos,
+            )
+        return self
+
+    def write(self, record: Record) -> None:
+        channel = record.channel
+        connection = self._connections[channel.topic, channel.msgtype]
+        with disk_errors(self._folder):
+            self._writer.write(connection, record.time, record.data)
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        try:
+            if kind is None:
+                with disk_errors(self._folder):
+                    self._writer.close()
+                name = f'{self._folder.name}{self._out.suffix}'
+                put(self._folder / name if self._out.suffix in FILES else self._folder, self._out)
+        finally:
+            with suppress(Exception):  # after close there is nothing to abort
+                self._writer.abort()
+            shutil.rmtree(self._folder.parent, ignore_errors=True)
+
+
+class NpzSink:
+    """Writes an .npz file for each image: FOLDER/CAMERA/STAMP.npz, the stamp in nanoseconds."""
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._names = out, ImageNames()
+
+    def __enter__(self) -> 'NpzSink':
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+    def write(self, record: Record) -> None:
+        name, arrays = self._names.unpack(record)
+        write_npz(self._out / f'{name}.npz', arrays)
+
+
+class HlocSink:
+    """Writes an HDF5 file in the layout of hloc with the groups CAMERA/STAMP."""
+
+    def __init__(self, out: Path) -> None:
+        self._file, self._names = HlocWriter(out), ImageNames()
+
+    def __enter__(self) -> 'HlocSink':
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._file.__exit__(*error)
+
+    def write(self, record: Record) -> None:
+        self._file.add(*self._names.unpack(record))
+
+
+class ImageNames:
+    """
+    Names of images by camera and stamp: cam0/1403715273262142976; later twins get -1, -2.
+
+    digits: of stamps at least, with zeros before them, for those who sort names.
+    """
+
+    def __init__(self, digits: int = 1) -> None:
+        self._digits = digits
+        self._taken: dict[str, int] = {}
+
+    def unpack(self, record: Record) -> tuple[str, Any]:
+        """Return the name and the arrays of a Features message."""
+        message = from_cdr(record.data, FEATURES)
+        camera = record.channel.topic.strip('/').removesuffix('features').strip('/')
+        number = str(nanoseconds(message.header.stamp)).zfill(self._digits)
+        name = '/'.join(filter(None, [camera, number]))
+        before = self._taken.get(name, 0)
+        self._taken[name] = before + 1
+        arrays = message_to_features(message).numpy()
+        return (f'{name}-{before}' if before else name), arrays
+
+
+def storage_for(out: Path, storage: str) -> str:
+    """Return the storage that is asked for or that the name tells; raises DataError."""
+    named = FILES.get(out.suffix, '')
+    if storage and named and named != storage:
+        raise DataError(
+            f"--out is '{out}', which is a name for {named}, and --storage is {storage}; "
+            'leave out one of them'
+        )
+    return storage or named or 'mcap'
+
+
+def check_target(out: Path, sources: tuple[Path, ...], recording: bool = True) -> None:
+    """
+    Refuse to write where the input is, and a recording over what is none; raises DataError.
+
+    recording: a recording is to be written, rather than files of other kinds.
+    """
+    for source in (p.resolve() for p in sources):
+        if out.resolve() == source or out.resolve() in source.parents:
+            raise DataError(f"--out is '{out}', which is the input; choose another name")
+    if not recording:
+        return
+    if out.is_dir() and (out.suffix in FILES or not (out / METADATA).is_file()):
+        raise DataError(f"--out is '{out}', a folder that holds no recording; choose another name")
+    if out.is_file() and out.suffix not in FILES:
+        raise DataError(f"--out is '{out}', which is a file; expected a new name for a folder")
+
+
+def put(made: Path, out: Path) -> None:
+    """Put a file or a folder where it belongs, with its content on the disk before its name is."""
+    for file in [made] if made.is_file() else sorted(made.rglob('*')):
+        if file.is_file():
+            with file.open('rb') as opened:
+                os.fsync(opened.fileno())
+    if out.is_dir():  # a folder cannot be replaced in one step
+        os.replace(out, made.with_name(f'{made.name}.before'))
+    os.replace(made, out)
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Say what SQLite says of a full disk, by itself or through COLMAP, as the system would."""
+    try:
+        yield
+    except (sqlite3.OperationalError, RuntimeError) as error:
+        if 'is full' not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error

@@ -1,0 +1,1 @@
+"""Numbers about a recording, and a page that shows them."""
