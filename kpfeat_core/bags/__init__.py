@@ -1,1 +1,1 @@
-"""Recordings without a ROS installation: features, matches, pictures and numbers of their images."""
+"""Recordings without a ROS installation: features, matches, pictures, numbers."""
