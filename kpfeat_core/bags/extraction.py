@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from .outputs.sinks import make_sink, RECORDINGS
+from .outputs.formats import make_sink, RECORDINGS
 from .outputs.writing import check_target
 from .planning import make_plan, Plan
 from .processing import FeatureSteps

@@ -6,7 +6,7 @@ import hashlib
 from typing import Any, TYPE_CHECKING
 
 from .outputs.copying import Copies
-from .outputs.sinks import check_options, made_topics
+from .outputs.formats import check_options, made_topics
 from .processing import Frames
 from .reading import BagReader, Topic
 from .records import Channel, IMAGE, IMAGES

@@ -21,9 +21,9 @@ from .records import (
     LAST_TIME,
     merge_by_time,
     Note,
-    Part,
     Record,
     Storage,
+    Stretch,
 )
 from ..errors import DataError
 
@@ -146,14 +146,14 @@ class BagReader:
         threads may each read their own.
         """
         names = {(topic.name, topic.msgtype) for topic in topics}
-        parts = []
+        stretches = []
         for file, contents in zip(self.recording.files, self._contents, strict=True):
             channels = contents.channels.values()
             wanted = {c for c in channels if (c.topic, c.msgtype) in names}
             if wanted and contents.end >= start and contents.start < stop:
                 opened = partial(self._records_of, file, wanted, start, stop)
-                parts.append(Part(contents.start, opened))
-        return merge_by_time(parts)
+                stretches.append(Stretch(contents.start, opened))
+        return merge_by_time(stretches)
 
     def last(self, topic: Topic, stop: int) -> Record | None:
         """Return the last message with log time < stop of the newest file that holds one."""

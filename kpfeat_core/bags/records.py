@@ -1,4 +1,4 @@
-"""What recordings consist of: channels, records, damage; and parts of them merged by time."""
+"""What recordings consist of: channels, records, damage; and stretches of them merged by time."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -97,21 +97,21 @@ class Storage(Protocol):
 Note = Callable[..., None]
 
 
-class Part(NamedTuple):
+class Stretch(NamedTuple):
     """A stretch of a recording: its earliest log time, and what opens its records, by time."""
 
     start: int
     open: Callable[[], Iterator[Record]]
 
 
-def merge_by_time(parts: Iterable[Part]) -> Iterator[Record]:
+def merge_by_time(stretches: Iterable[Stretch]) -> Iterator[Record]:
     """
-    Yield the records of all parts in the order of their log times.
+    Yield the records of all stretches in the order of their log times.
 
-    A part is opened when its time has come, so memory holds those that overlap. Records of the
-    same time keep the order of their parts.
+    A stretch is opened when its time has come, so memory holds those that overlap. Records of the
+    same time keep the order of their stretches.
     """
-    waiting = sorted(enumerate(parts), key=lambda item: (item[1].start, item[0]), reverse=True)
+    waiting = sorted(enumerate(stretches), key=lambda item: (item[1].start, item[0]), reverse=True)
     running: list[tuple[int, int, Record, Iterator[Record]]] = []
 
     def advance(order: int, records: Iterator[Record]) -> None:
@@ -121,8 +121,8 @@ def merge_by_time(parts: Iterable[Part]) -> Iterator[Record]:
 
     while running or waiting:
         while waiting and (not running or waiting[-1][1].start <= running[0][0]):
-            order, part = waiting.pop()
-            advance(order, part.open())
+            order, stretch = waiting.pop()
+            advance(order, stretch.open())
         if running:
             _, order, record, records = heapq.heappop(running)
             yield record

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..bags.extraction import Extraction, Report
     from ..bags.fleet.cluster import ClusterConfig
     from ..bags.fleet.manifest import Entry
-    from ..bags.fleet.running import FleetReport
+    from ..bags.fleet.report import FleetReport
 
 PANEL = 'Options for several recordings'
 SHOWN = 20  # problems that are told; the manifest has all
@@ -93,8 +93,9 @@ def extract_several(
 ) -> None:
     """Extract features of all recordings that words stand for, on Ray where it is asked for."""
     from ..bags.fleet.cluster import OnRay
+    from ..bags.fleet.dispatch import extract_fleet, InTurn
     from ..bags.fleet.parts import find_parts
-    from ..bags.fleet.running import extract_fleet, FleetReport, InTurn
+    from ..bags.fleet.report import FleetReport
 
     began = time.perf_counter()
     parts = find_parts(words, wanted.out)
@@ -152,7 +153,7 @@ def _problems(name: str, entry: 'Entry') -> Iterator[str]:
 
 def _summary(report: 'FleetReport', out: Path, seconds: float) -> dict[str, Any]:
     from ..bags.fleet.manifest import MANIFEST
-    from ..bags.fleet.part_work import COUNTS
+    from ..bags.fleet.work import COUNTS
 
     return {
         'out': str(out),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..records import Channel, Contents, merge_by_time, Note, Part, Record
+from ..records import Channel, Contents, merge_by_time, Note, Record, Stretch
 
 
 class Piece(NamedTuple):
@@ -45,13 +45,13 @@ class ChunkedFile:
     def messages(self, wanted: set[Channel], start: int, stop: int) -> Iterator[Record]:
         """Yield the messages of channels with start <= log time < stop in the order of time."""
         keys = {key for key, channel in self.contents.channels.items() if channel in wanted}
-        parts = [
-            Part(piece.start, lambda piece=piece: self._messages_in(piece, keys, start, stop))
+        stretches = [
+            Stretch(piece.start, lambda piece=piece: self._messages_in(piece, keys, start, stop))
             for piece in self._pieces
             if piece.end >= start and piece.start < stop
             if piece.channels is None or piece.channels & keys
         ]
-        return merge_by_time(parts)
+        return merge_by_time(stretches)
 
     def _messages_in(
         self, piece: Piece, keys: set[int], start: int, stop: int

@@ -9,8 +9,8 @@ from ...errors import ConfigError, DataError
 from ...threads import keep_memory, share_cores
 
 if TYPE_CHECKING:
-    from .part_work import Fleet, Job, Result
     from .parts import Part
+    from .work import Fleet, Job, Result
     from ..reading import BagReader
     from ..recordings import Recording
 
@@ -141,7 +141,7 @@ class OnRay:
         return max(LEAST_TASKS, int((1 + AHEAD) * min(slots, default=0)))
 
     def _result(self, fleet: 'Fleet', done: Any, part: 'Part') -> 'Result':
-        from .part_work import failure
+        from .work import failure
 
         try:
             return self._ray.get(done)
@@ -176,13 +176,13 @@ def _ray(own: bool) -> Any:
 
 
 def _survey(recording: 'Recording') -> 'BagReader | str':
-    from .part_work import survey
+    from .work import survey
 
     return survey(recording)
 
 
 def _work(fleet: 'Fleet', job: 'Job', whole: 'BagReader | str') -> 'Result':
-    from .part_work import work
+    from .work import work
 
     result = work(fleet, job, whole)
     if BROKEN_GPU in result.entry.error:

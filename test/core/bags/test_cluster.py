@@ -16,11 +16,11 @@ if find_spec('ray') is None:  # importing it here would be too early
     pytest.skip('a cluster needs Ray', allow_module_level=True)
 
 from kpfeat_core.bags.extraction import Extraction
-from kpfeat_core.bags.fleet import cluster, part_work
+from kpfeat_core.bags.fleet import cluster, work
 from kpfeat_core.bags.fleet.cluster import ClusterConfig, OnRay
+from kpfeat_core.bags.fleet.dispatch import extract_fleet, InTurn
 from kpfeat_core.bags.fleet.manifest import Entry
 from kpfeat_core.bags.fleet.parts import find_parts
-from kpfeat_core.bags.fleet.running import extract_fleet, InTurn
 from kpfeat_core.errors import ConfigError, DataError
 from made_bags import images, PERIOD, START, write_bag, write_split_bag
 from run_kpfeat import run
@@ -120,7 +120,7 @@ def test_the_command_works_on_ray(fleet, weights, local_ray, tmp_path):
 
 def test_a_worker_whose_gpu_broke_makes_room_for_another(monkeypatch):
     entry = Entry({}, '', error='AcceleratorError: CUDA error: an illegal memory access (a.py:1)')
-    monkeypatch.setattr(part_work, 'work', lambda *words: part_work.Result(None, entry))
+    monkeypatch.setattr(work, 'work', lambda *words: work.Result(None, entry))
     left = []
     monkeypatch.setattr(os, '_exit', left.append)
     cluster._work(None, None, None)

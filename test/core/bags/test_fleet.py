@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from kpfeat_core.bags.extraction import extract_recording, Extraction
-from kpfeat_core.bags.fleet import part_work
+from kpfeat_core.bags.fleet import work
+from kpfeat_core.bags.fleet.dispatch import extract_fleet, InTurn
 from kpfeat_core.bags.fleet.manifest import LOG, MANIFEST, Manifest
 from kpfeat_core.bags.fleet.parts import find_parts, single_recording
-from kpfeat_core.bags.fleet.running import extract_fleet, InTurn
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.bags.steps import InUseError
 from kpfeat_core.config import ViewConfig
@@ -56,7 +56,7 @@ def fleet(tmp_path):
 @pytest.fixture
 def extract(weights, fleet, tmp_path, monkeypatch):
     """Return a function that extracts a fleet, by default `fleet` to the folder out."""
-    monkeypatch.setattr(part_work, 'PAUSES', (0.0,))
+    monkeypatch.setattr(work, 'PAUSES', (0.0,))
 
     def extract(out='out', words=(fleet,), verify=False, on_step=lambda report: None, **options):
         wanted = Extraction(
@@ -287,7 +287,7 @@ def test_what_may_pass_is_tried_again(extract, monkeypatch, error):
             raise errors.pop()
         return extract_recording(*words, **more)
 
-    monkeypatch.setattr(part_work, 'extract_recording', flaky)
+    monkeypatch.setattr(work, 'extract_recording', flaky)
     assert extract().complete
 
 
@@ -295,7 +295,7 @@ def test_an_unexpected_error_is_noted_with_its_place(extract, monkeypatch):
     def broken(*words, **more):
         raise ZeroDivisionError('by nothing')
 
-    monkeypatch.setattr(part_work, 'extract_recording', broken)
+    monkeypatch.setattr(work, 'extract_recording', broken)
     failed = extract().failed
     assert len(failed) == 4 and 'ZeroDivisionError: by nothing (test_fleet' in failed['old/old']
 
