@@ -16,11 +16,11 @@ from .common import (
     examples,
     load_extractor,
     ModelOption,
+    SOME_FAILED,
     tell,
     track,
     WeightsOption,
 )
-from .extract import SOME_FAILED
 from ..adaptation.config import AdaptConfig
 from ..config import DEFAULT_MODEL, make_config, parse_options
 from ..data.homography_config import AffineConfig, homography_config, PatchConfig

@@ -1,18 +1,41 @@
 """What the verbs of `kpfeat bag` share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 import enum
+import json
 from pathlib import Path
-from typing import Annotated, Any, Optional, TYPE_CHECKING
+import time
+from typing import Annotated, Any, Optional, TYPE_CHECKING, TypeVar
 
 import typer
 
-from .common import tell
+from .common import SOME_FAILED, tell
+from .progress import image_progress
 from ..config import DEFAULT_MODEL, make_config, parse_options, ViewConfig
 from ..errors import DataError
 
 if TYPE_CHECKING:
     from ..bags.extraction import Extraction, Report
+
+R = TypeVar('R', bound='Report')
+
+
+class StorageKind(str, enum.Enum):
+    """How a recording is stored."""
+
+    mcap = 'mcap'
+    sqlite3 = 'sqlite3'
+
+
+class DescriptorKind(str, enum.Enum):
+    """How the numbers of a descriptor are stored."""
+
+    float32 = 'float32'
+    float16 = 'float16'
+    int8 = 'int8'
+    binary = 'binary'
+
 
 RecordingArgument = Annotated[
     Path,
@@ -42,6 +65,31 @@ StartOption = Annotated[
 ]
 EndOption = Annotated[str, typer.Option(help='End before this: seconds as for --start.')]
 StrideOption = Annotated[int, typer.Option(min=1, help='Take every k-th image of a topic.')]
+StorageOption = Annotated[
+    Optional[StorageKind],  # noqa: UP045 - typer 0.9 knows no `|`
+    typer.Option('--storage', help='How a recording is stored; by the name of --out, else mcap.'),
+]
+CopyOption = Annotated[
+    list[str],
+    typer.Option(
+        '--copy',
+        metavar='TOPIC,...',
+        help="Topics of the input to copy, '*' for all.",
+        show_default=False,
+    ),
+]
+DescriptorTypeOption = Annotated[
+    DescriptorKind,
+    typer.Option('--descriptor-type', help='How descriptors are stored in messages.'),
+]
+BatchSizeOption = Annotated[
+    int,
+    typer.Option(
+        '--batch-size',
+        min=-1,
+        help='Images that go through the network together; -1: 8 on a GPU, else 1.',
+    ),
+]
 MadeByOption = Annotated[
     str,
     typer.Option(
@@ -53,13 +101,6 @@ MadeByOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option('--quiet', '-q', help='Say nothing but errors.')]
 JsonOption = Annotated[bool, typer.Option('--json', help='Print the result as JSON.')]
-
-
-class StorageKind(str, enum.Enum):
-    """How a recording is stored."""
-
-    mcap = 'mcap'
-    sqlite3 = 'sqlite3'
 
 
 def need_packages() -> None:
@@ -80,45 +121,97 @@ def topic_names(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def wanted_images(
-    recording: Path,
-    topics: Sequence[str],
-    span: tuple[str, str, int],
-    model: tuple[str, str, str],
+    source: Path,
+    model: str,
     settings: Sequence[str],
     extraction: Mapping[str, Any],
     view: Mapping[str, Any],
+    out: Path = Path(),
+    **others: Any,
 ) -> 'Extraction':
     """
-    Return which images are meant, and what makes their features, for `Sights`.
+    Return which images are meant, what makes their features, and where these go, if anywhere.
 
-    span: start, end and stride. model: its name, '' for recorded features; weights and device.
+    model: '' for recorded features. settings: of --set. extraction, view: flags of their classes.
+    others: more of `Extraction`.
     """
     from ..bags.extraction import Extraction
     from ..registry import extractor_config_class
 
-    name, weights, device = model
-    options = {
-        **extraction,
-        **parse_options(settings, extractor_config_class(name or DEFAULT_MODEL)),
-    }
-    return Extraction(
-        recording,
-        Path(),  # nothing is extracted to a file
-        topic_names(topics),
-        *span,
-        model=name,
-        weights=weights,
-        device=device,
-        options=options,
-        view=make_config(ViewConfig, view),
-    )
+    parsed = parse_options(settings, extractor_config_class(model or DEFAULT_MODEL))
+    options = {**extraction, **parsed}
+    view = make_config(ViewConfig, view)
+    return Extraction(source, out, model=model, options=options, view=view, **others)
 
 
-def tell_skipped(report: 'Report') -> None:
-    """Say on stderr which images were not used, and what of a recording could not be read."""
-    for kind, count in sorted(report.skipped.items()):
-        tell(f'skipped {count} of {report.images} images ({kind}): {report.reasons[kind]}')
-    tell_damage(report.damage)
+def on_images(
+    what: str, quiet: bool, work: Callable[[Callable[[R], None]], R], resumes: bool = False
+) -> tuple[R, float]:
+    """
+    Do work on images with progress; return what it returns, and the seconds that it took.
+
+    work: takes the function that is to be told of each image. resumes: whether the same command
+    goes on where it was stopped.
+    """
+
+    def show_report(report: R) -> None:
+        if report.discarded and not (quiet or report.images):
+            tell('an earlier run left some of other options or input: thrown away')
+        show(report.images, report.total)
+
+    began = time.perf_counter()
+    with image_progress(what, quiet) as show, said_if_stopped(resumes):
+        report = work(show_report)
+    return report, time.perf_counter() - began
+
+
+@contextmanager
+def said_if_stopped(resumes: bool = True) -> Iterator[None]:
+    """Say how a run that is interrupted goes on, where it does."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if resumes:
+            tell('stopped; the same command goes on from here')
+        raise
+
+
+def described(report: 'Report', seconds: float, *others: str) -> dict[str, Any]:
+    """Return a report for JSON, without `others` of its values."""
+    values = {k: v for k, v in vars(report).items() if k not in ('total', *others)}
+    paths = {name: str(values[name]) for name in ('source', 'out') if name in values}
+    damage = [str(damage) for damage in report.damage]
+    return {**values, **paths, 'damage': damage, 'seconds': round(seconds, 3)}
+
+
+def earlier(count: int) -> str:
+    """Say how many of those that were named before are of an earlier run."""
+    return f' ({count} of them by an earlier run)' if count else ''
+
+
+def pace(images: int, seconds: float) -> str:
+    """Say how long work took, and its speed where there were images to be done."""
+    speed = f', {images / max(seconds, 1e-9):.1f} frames/s' if images else ''
+    return f'{seconds:.1f} s{speed}'
+
+
+def print_result(values: Mapping[str, Any], sentence: str, quiet: bool, as_json: bool) -> None:
+    """Print what became of the work: as JSON, or else as a sentence."""
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+    elif not quiet:
+        typer.echo(sentence)
+
+
+def finish(report: 'Report', quiet: bool) -> None:
+    """Leave with an exit code, and with a word on stderr about what was not used or not read."""
+    if report.complete:
+        return
+    if not quiet:
+        for kind, count in sorted(report.skipped.items()):
+            tell(f'skipped {count} of {report.images} images ({kind}): {report.reasons[kind]}')
+        tell_damage(report.damage)
+    raise typer.Exit(SOME_FAILED)
 
 
 def tell_damage(damages: Sequence[Any]) -> None:

@@ -1,24 +1,32 @@
 """`kpfeat bag extract`: the features of every image of a recording."""
 
 import enum
-import json
 from pathlib import Path
-import time
 from typing import Annotated, Any, Optional, TYPE_CHECKING
 
 import typer
 
 from .bag_common import (
+    BatchSizeOption,
+    CopyOption,
+    described,
+    DescriptorKind,
+    DescriptorTypeOption,
+    earlier,
     EndOption,
+    finish,
     JsonOption,
     need_packages,
+    on_images,
+    pace,
+    print_result,
     QuietOption,
     StartOption,
-    StorageKind,
+    StorageOption,
     StrideOption,
-    tell_skipped,
     topic_names,
     TopicsOption,
+    wanted_images,
 )
 from .bag_fleet import (
     AddressOption,
@@ -37,12 +45,9 @@ from .common import (
     examples,
     ModelOption,
     SetOption,
-    tell,
     WeightsOption,
 )
-from .extract import SOME_FAILED
-from .progress import image_progress
-from ..config import DEFAULT_MODEL, ExtractorConfig, make_config, parse_options, ViewConfig
+from ..config import DEFAULT_MODEL, ExtractorConfig, ViewConfig
 
 if TYPE_CHECKING:
     from ..bags.extraction import Extraction, Report
@@ -70,15 +75,6 @@ class Format(str, enum.Enum):
     h5 = 'h5'
     colmap = 'colmap'
     rtabmap = 'rtabmap'
-
-
-class DescriptorKind(str, enum.Enum):
-    """How the numbers of a descriptor are stored."""
-
-    float32 = 'float32'
-    float16 = 'float16'
-    int8 = 'int8'
-    binary = 'binary'
 
 
 @configured({'max_num_keypoints': '--max-keypoints'}, extraction=ExtractorConfig, view=ViewConfig)
@@ -113,31 +109,13 @@ def extract(
             'messages RGBDImage, of images with their features.',
         ),
     ] = Format.bag,
-    storage: Annotated[
-        Optional[StorageKind],  # noqa: UP045 - typer 0.9 knows no `|`
-        typer.Option(help='How a recording is stored; by the name of --out, else mcap.'),
-    ] = None,
-    copy: Annotated[
-        list[str],
-        typer.Option(
-            '--copy',
-            metavar='TOPIC,...',
-            help="Topics of the input to copy, '*' for all.",
-            show_default=False,
-        ),
-    ] = [],  # noqa: B006 - typer copies it
+    storage: StorageOption = None,
+    copy: CopyOption = [],  # noqa: B006 - typer copies it
     model: ModelOption = DEFAULT_MODEL,
     weights: WeightsOption = '',
     device: DeviceOption = 'cpu',
-    descriptor_type: Annotated[
-        DescriptorKind, typer.Option(help='How descriptors are stored in messages.')
-    ] = DescriptorKind.float32,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            min=-1, help='Images that go through the network together; -1: 8 on a GPU, else 1.'
-        ),
-    ] = -1,
+    descriptor_type: DescriptorTypeOption = DescriptorKind.float32,
+    batch_size: BatchSizeOption = -1,
     annotations: Annotated[
         bool,
         typer.Option(
@@ -200,31 +178,29 @@ def extract(
     many, with the same result.
     """
     need_packages()
-    from ..bags.extraction import Extraction
     from ..bags.fleet.parts import single_recording
-    from ..registry import extractor_config_class
 
-    options = {**extraction, **parse_options(settings, extractor_config_class(model))}
-    wanted = Extraction(
+    wanted = wanted_images(
         recordings[0],
-        out,
-        topic_names(topics),
-        start,
-        end,
-        stride,
-        format.value,
-        storage.value if storage else '',
-        topic_names(copy),
         model,
-        weights,
-        device,
-        options,
-        make_config(ViewConfig, view),
-        descriptor_type.value,
-        batch_size,
-        annotations,
-        pictures,
-        depth,
+        settings,
+        extraction,
+        view,
+        out,
+        topics=topic_names(topics),
+        start=start,
+        end=end,
+        stride=stride,
+        format=format.value,
+        storage=storage.value if storage else '',
+        copy=topic_names(copy),
+        weights=weights,
+        device=device,
+        descriptor_type=descriptor_type.value,
+        batch_size=batch_size,
+        annotations=annotations,
+        pictures=pictures,
+        depth=depth,
     )
     tasks = cluster_config(cluster, address, gpus_per_task)
     several = by_part or verify or cluster or not single_recording(recordings, out)
@@ -239,42 +215,18 @@ def extract(
 def _extract_one(wanted: 'Extraction', video: Path | None, quiet: bool, as_json: bool) -> None:
     from ..bags.extraction import extract_recording
 
-    began = time.perf_counter()
-    with image_progress('extracting', quiet) as show:
-
-        def on_step(report: 'Report') -> None:
-            if report.discarded and not (quiet or report.images):
-                tell('an earlier run left some of other options or input: thrown away')
-            show(report.images, report.total)
-
-        try:
-            report = extract_recording(wanted, on_step=on_step)
-        except KeyboardInterrupt:
-            tell('stopped; the same command goes on from here')
-            raise
-    seconds = time.perf_counter() - began
-    if as_json:
-        typer.echo(json.dumps(_summary(report, seconds), indent=2))
-    elif not quiet:
-        typer.echo(_sentence(report, seconds))
+    report, seconds = on_images(
+        'extracting', quiet, lambda show: extract_recording(wanted, on_step=show), resumes=True
+    )
+    print_result(described(report, seconds), _sentence(report, seconds), quiet, as_json)
     if video:
         draw_extracted(video, wanted, quiet or as_json)
-    if not report.complete:
-        if not quiet:
-            tell_skipped(report)
-        raise typer.Exit(SOME_FAILED)
-
-
-def _summary(report: 'Report', seconds: float) -> dict[str, Any]:
-    values = {name: value for name, value in vars(report).items() if name != 'total'}
-    values |= {'source': str(report.source), 'out': str(report.out), 'seconds': round(seconds, 3)}
-    return values | {'damage': [str(damage) for damage in report.damage]}
+    finish(report, quiet)
 
 
 def _sentence(report: 'Report', seconds: float) -> str:
-    done = report.images - report.resumed
-    resumed = f' ({report.resumed} of them by an earlier run)' if report.resumed else ''
     return (
-        f'{report.features} of {report.images} images{resumed}, {report.keypoints} keypoints, '
-        f'{seconds:.1f} s, {done / max(seconds, 1e-9):.1f} frames/s, written to {report.out}'
+        f'{report.features} of {report.images} images{earlier(report.resumed)}, '
+        f'{report.keypoints} keypoints, {pace(report.images - report.resumed, seconds)}, '
+        f'written to {report.out}'
     )

@@ -1,15 +1,14 @@
 """`kpfeat bag extract` of several recordings: options, progress and the table at the end."""
 
 from collections.abc import Iterator, Sequence
-import json
 from pathlib import Path
 import time
 from typing import Annotated, Any, TYPE_CHECKING
 
 import typer
 
-from .common import tell
-from .extract import SOME_FAILED
+from .bag_common import earlier, pace, print_result, said_if_stopped
+from .common import SOME_FAILED, table_console, tell
 from .progress import part_progress
 from ..errors import ConfigError, DataError
 
@@ -99,7 +98,7 @@ def extract_several(
 
     began = time.perf_counter()
     parts = find_parts(words, wanted.out)
-    with part_progress('extracting', len(parts), quiet) as show:
+    with part_progress('extracting', len(parts), quiet) as show, said_if_stopped():
         done = FleetReport(())
 
         def on_result(report: FleetReport) -> None:
@@ -112,20 +111,15 @@ def extract_several(
             show(len(done.results) + share, done.images_now + part.images - part.resumed)
 
         runner = OnRay(cluster) if cluster else InTurn(on_step)
-        try:
-            report = extract_fleet(wanted, parts, runner, cpus, verify, on_result)
-        except KeyboardInterrupt:
-            tell('stopped; the same command goes on from here')
-            raise
+        report = extract_fleet(wanted, parts, runner, cpus, verify, on_result)
     seconds = time.perf_counter() - began
     if not report.done:
         name, error = next(iter(report.failed.items()))
         raise DataError(f'not one of {len(parts)} parts could be done; {name}: {error}')
-    if as_json:
-        typer.echo(json.dumps(_summary(report, wanted.out, seconds), indent=2))
-    elif not quiet:
+    if not (quiet or as_json):
         _print_table(report)
-        typer.echo(_sentence(report, wanted.out, seconds))
+    values, sentence = (make(report, wanted.out, seconds) for make in (_summary, _sentence))
+    print_result(values, sentence, quiet, as_json)
     _finish(report, quiet)
 
 
@@ -173,18 +167,15 @@ def _summary(report: 'FleetReport', out: Path, seconds: float) -> dict[str, Any]
 def _sentence(report: 'FleetReport', out: Path, seconds: float) -> str:
     from ..bags.fleet.manifest import MANIFEST
 
-    before = report.done - len(report.seconds)
-    earlier = f' ({before} of them by an earlier run)' if before else ''
-    rate = f'{report.images_now / max(seconds, 1e-9):.1f} frames/s, ' if report.images_now else ''
+    before = earlier(report.done - len(report.seconds))
     return (
-        f'{report.done} of {len(report.parts)} parts{earlier}, {report.total("images")} images, '
-        f'{report.total("keypoints")} keypoints, {seconds:.1f} s, {rate}'
+        f'{report.done} of {len(report.parts)} parts{before}, {report.total("images")} images, '
+        f'{report.total("keypoints")} keypoints, {pace(report.images_now, seconds)}, '
         f'see {out / MANIFEST}'
     )
 
 
 def _print_table(report: 'FleetReport') -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -204,10 +195,7 @@ def _print_table(report: 'FleetReport') -> None:
             f'{one.images_now / spent:.1f}' if spent else '',
             _state(one),
         )
-    shown = Console(markup=False, emoji=False)
-    if not shown.is_terminal:
-        shown.width = 1000  # whole lines for grep and scripts
-    shown.print(table)
+    table_console().print(table)
 
 
 def _state(report: 'FleetReport') -> str:

@@ -7,8 +7,7 @@ from typing import Any, TYPE_CHECKING
 import typer
 
 from .bag_common import JsonOption, need_packages, RecordingArgument, tell_damage
-from .common import examples
-from .extract import SOME_FAILED
+from .common import examples, SOME_FAILED, table_console
 
 if TYPE_CHECKING:
     from ..bags.reading import BagReader
@@ -62,7 +61,6 @@ def _described(reader: 'BagReader') -> dict[str, Any]:
 
 
 def _print_table(reader: 'BagReader') -> None:
-    from rich.console import Console
     from rich.table import Table
 
     recording = reader.recording
@@ -80,7 +78,4 @@ def _print_table(reader: 'BagReader') -> None:
     for topic in reader.topics:
         rate = f'{topic.rate_hz(reader.duration_s):.1f} Hz'
         table.add_row(topic.name, topic.msgtype, str(topic.count), rate)
-    console = Console(markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 1000  # whole lines for grep and scripts
-    console.print(table)
+    table_console().print(table)

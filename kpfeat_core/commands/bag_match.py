@@ -1,40 +1,38 @@
 """`kpfeat bag match`: matches between the images of a recording."""
 
-import json
 from pathlib import Path
-import time
-from typing import Annotated, Any, Optional, TYPE_CHECKING
+from typing import Annotated, Any, TYPE_CHECKING
 
 import typer
 
 from .bag_common import (
+    BatchSizeOption,
+    CopyOption,
+    described,
+    DescriptorKind,
+    DescriptorTypeOption,
+    earlier,
     EndOption,
     FeaturesOption,
+    finish,
     JsonOption,
     MadeByOption,
     need_packages,
+    on_images,
+    pace,
+    print_result,
     QuietOption,
     RecordingArgument,
     StartOption,
-    StorageKind,
+    StorageOption,
     StrideOption,
-    tell_skipped,
     topic_names,
     TopicsOption,
+    wanted_images,
 )
-from .bag_extract import DescriptorKind
-from .common import configured, DeviceOption, examples, SetOption, tell, WeightsOption
-from .extract import SOME_FAILED
-from .progress import image_progress
+from .common import configured, DeviceOption, examples, SetOption, WeightsOption
 from ..bags.match.pairing import PairingConfig
-from ..config import (
-    DEFAULT_MODEL,
-    ExtractorConfig,
-    make_config,
-    MatcherConfig,
-    parse_options,
-    ViewConfig,
-)
+from ..config import ExtractorConfig, make_config, MatcherConfig, ViewConfig
 
 if TYPE_CHECKING:
     from ..bags.match.matching import MatchReport
@@ -70,31 +68,13 @@ def match(
     start: StartOption = '',
     end: EndOption = '',
     stride: StrideOption = 1,
-    storage: Annotated[
-        Optional[StorageKind],  # noqa: UP045 - typer 0.9 knows no `|`
-        typer.Option(help='How the output is stored; by the name of --out, else mcap.'),
-    ] = None,
-    copy: Annotated[
-        list[str],
-        typer.Option(
-            '--copy',
-            metavar='TOPIC,...',
-            help="Topics of RECORDING to copy, '*' for all.",
-            show_default=False,
-        ),
-    ] = [],  # noqa: B006 - typer copies it
+    storage: StorageOption = None,
+    copy: CopyOption = [],  # noqa: B006 - typer copies it
     model: MadeByOption = '',
     weights: WeightsOption = '',
     device: DeviceOption = 'cpu',
-    descriptor_type: Annotated[
-        DescriptorKind, typer.Option(help='How descriptors that are made are stored.')
-    ] = DescriptorKind.float32,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            min=-1, help='Images that go through the network together; -1: 8 on a GPU, else 1.'
-        ),
-    ] = -1,
+    descriptor_type: DescriptorTypeOption = DescriptorKind.float32,
+    batch_size: BatchSizeOption = -1,
     settings: SetOption = [],  # noqa: B006 - typer copies it
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -119,25 +99,23 @@ def match(
     when the same command is given again.
     """
     need_packages()
-    from ..bags.extraction import Extraction
     from ..bags.match.matching import match_recording, Matching
-    from ..registry import extractor_config_class
 
-    parsed = parse_options(settings, extractor_config_class(model or DEFAULT_MODEL))
-    images = Extraction(
-        source=recording,
-        out=out,
+    images = wanted_images(
+        recording,
+        model,
+        settings,
+        extraction,
+        view,
+        out,
         topics=topic_names(topics),
         start=start,
         end=end,
         stride=stride,
         storage=storage.value if storage else '',
         copy=topic_names(copy),
-        model=model,
         weights=weights,
         device=device,
-        options={**extraction, **parsed},
-        view=make_config(ViewConfig, view),
         descriptor_type=descriptor_type.value,
         batch_size=batch_size,
     )
@@ -147,46 +125,23 @@ def match(
         make_config(PairingConfig, pairing),
         make_config(MatcherConfig, matching),
     )
-    began = time.perf_counter()
-    with image_progress('matching', quiet) as show:
-
-        def on_step(report: 'MatchReport') -> None:
-            if report.discarded and not (quiet or report.images):
-                tell('an earlier run left some of other options or input: thrown away')
-            show(report.images, report.total)
-
-        try:
-            report = match_recording(wanted, on_step=on_step)
-        except KeyboardInterrupt:
-            tell('stopped; the same command goes on from here')
-            raise
-    seconds = time.perf_counter() - began
-    if as_json:
-        typer.echo(json.dumps(_summary(report, seconds), indent=2))
-    elif not quiet:
-        typer.echo(_sentence(report, seconds, wanted.matcher.geometry))
-    if not report.complete:
-        if not quiet:
-            tell_skipped(report)
-        raise typer.Exit(SOME_FAILED)
-
-
-def _summary(report: 'MatchReport', seconds: float) -> dict[str, Any]:
-    values = {k: v for k, v in vars(report).items() if k not in ('total', 'shares')}
-    values |= {'source': str(report.source), 'out': str(report.out), 'seconds': round(seconds, 3)}
-    values |= {'inlier_share': round(report.inlier_share, 4)}
-    return values | {'damage': [str(damage) for damage in report.damage]}
+    report, seconds = on_images(
+        'matching', quiet, lambda show: match_recording(wanted, on_step=show), resumes=True
+    )
+    values = described(report, seconds, 'shares')
+    values['inlier_share'] = round(report.inlier_share, 4)
+    sentence = _sentence(report, seconds, wanted.matcher.geometry)
+    print_result(values, sentence, quiet, as_json)
+    finish(report, quiet)
 
 
 def _sentence(report: 'MatchReport', seconds: float, geometry: str) -> str:
-    done = report.images - report.resumed
-    resumed = f' ({report.resumed} of them by an earlier run)' if report.resumed else ''
     inliers = f', {report.inliers} inliers (median {100 * report.inlier_share:.0f} % of a pair)'
     return (
-        f'{report.pairs} pairs of {report.images} images{resumed}, {report.matches} matches'
-        f'{inliers if geometry != "none" else ""}'
-        f'{_keyframes(report.keyframes)}, '
-        f'{seconds:.1f} s, {done / max(seconds, 1e-9):.1f} frames/s, written to {report.out}'
+        f'{report.pairs} pairs of {report.images} images{earlier(report.resumed)}, '
+        f'{report.matches} matches{inliers if geometry != "none" else ""}'
+        f'{_keyframes(report.keyframes)}, {pace(report.images - report.resumed, seconds)}, '
+        f'written to {report.out}'
     )
 
 

@@ -1,29 +1,30 @@
 """`kpfeat bag render`: a video and a contact sheet of a recording."""
 
-import json
 from pathlib import Path
-import time
 from typing import Annotated, Any, Optional, TYPE_CHECKING
 
 import typer
 
 from .bag_common import (
+    described,
     EndOption,
     FeaturesOption,
+    finish,
     JsonOption,
     MadeByOption,
     need_packages,
+    on_images,
+    pace,
+    print_result,
     QuietOption,
     RecordingArgument,
     StartOption,
     StrideOption,
-    tell_skipped,
+    topic_names,
     TopicsOption,
     wanted_images,
 )
 from .common import configured, DeviceOption, examples, SetOption, tell, WeightsOption
-from .extract import SOME_FAILED
-from .progress import image_progress
 from ..bags.render.config import RenderConfig
 from ..config import ExtractorConfig, make_config, MatcherConfig, ViewConfig
 from ..errors import DataError
@@ -94,35 +95,36 @@ def render(
 
     wanted = wanted_images(
         recording,
-        topics,
-        (start, end, stride),
-        (model, weights, device),
+        model,
         settings,
         extraction,
         view,
+        topics=topic_names(topics),
+        start=start,
+        end=end,
+        stride=stride,
+        weights=weights,
+        device=device,
     )
-    began = time.perf_counter()
-    with image_progress('drawing', quiet) as show:
-        report = render_recording(
+    report, seconds = on_images(
+        'drawing',
+        quiet,
+        lambda show: render_recording(
             wanted,
             out,
             sheet,
             features,
             make_config(RenderConfig, rendering),
             make_config(MatcherConfig, matching),
-            on_image=lambda r: show(r.images, r.total),
-        )
-    seconds = time.perf_counter() - began
+            on_image=show,
+        ),
+    )
     if report.codec and not report.is_h264 and not quiet:
         tell(f'PyAV has no encoder for H.264 here: {report.codec}, which browsers do not play')
-    if as_json:
-        typer.echo(json.dumps(_summary(report, seconds), indent=2))
-    elif not quiet:
-        typer.echo(_sentence(report, seconds))
-    if not report.complete:
-        if not quiet:
-            tell_skipped(report)
-        raise typer.Exit(SOME_FAILED)
+    values = described(report, seconds, 'out', 'resumed', 'discarded', 'copied')
+    values['files'] = [str(file) for file in report.files]
+    print_result(values, _sentence(report, seconds), quiet, as_json)
+    finish(report, quiet)
 
 
 def check_drawing(video: Path, wanted: 'Extraction', several: bool) -> None:
@@ -139,8 +141,7 @@ def draw_extracted(video: Path, wanted: 'Extraction', quiet: bool) -> None:
     """Make a video of features that were just written."""
     from ..bags.render.rendering import render_extracted
 
-    with image_progress('drawing', quiet) as show:
-        report = render_extracted(wanted, video, lambda r: show(r.images, r.total))
+    report, _ = on_images('drawing', quiet, lambda show: render_extracted(wanted, video, show))
     if not quiet:
         typer.echo(f'drawn to {", ".join(map(str, report.files))}')
 
@@ -159,20 +160,8 @@ def _check_video_name(option: str, video: Path) -> None:
         raise DataError(f"{option} is '{video}', expected a name that ends in .mp4")
 
 
-def _summary(report: 'RenderReport', seconds: float) -> dict[str, Any]:
-    names = ('images', 'features', 'keypoints', 'codec', 'skipped', 'reasons')
-    return {
-        'source': str(report.source),
-        'files': [str(file) for file in report.files],
-        **{name: getattr(report, name) for name in names},
-        'damage': [str(damage) for damage in report.damage],
-        'seconds': round(seconds, 3),
-    }
-
-
 def _sentence(report: 'RenderReport', seconds: float) -> str:
     return (
         f'{report.features} of {report.images} images, {report.keypoints} keypoints, '
-        f'{seconds:.1f} s, {report.images / max(seconds, 1e-9):.1f} frames/s, written to '
-        f'{", ".join(map(str, report.files))}'
+        f'{pace(report.images, seconds)}, written to {", ".join(map(str, report.files))}'
     )

@@ -1,8 +1,7 @@
 """`kpfeat bag stats`: features, matches, sharpness, exposure and timing of a recording."""
 
-import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-import time
 from typing import Annotated, Any, TYPE_CHECKING
 
 import typer
@@ -10,20 +9,22 @@ import typer
 from .bag_common import (
     EndOption,
     FeaturesOption,
+    finish,
     JsonOption,
     MadeByOption,
     need_packages,
+    on_images,
+    pace,
+    print_result,
     QuietOption,
     RecordingArgument,
     StartOption,
     StrideOption,
-    tell_skipped,
+    topic_names,
     TopicsOption,
     wanted_images,
 )
-from .common import configured, DeviceOption, examples, SetOption, WeightsOption
-from .extract import SOME_FAILED
-from .progress import image_progress
+from .common import configured, DeviceOption, examples, SetOption, table_console, WeightsOption
 from ..config import ExtractorConfig, make_config, MatcherConfig, ViewConfig
 from ..errors import DataError
 
@@ -85,37 +86,37 @@ def stats(
     """
     need_packages()
     _check_out(out)
-    from ..bags.stats.numbers import as_json as plain
+    from ..bags.stats import numbers
     from ..bags.stats.statistics import measure_recording
 
     wanted = wanted_images(
         recording,
-        topics,
-        (start, end, stride),
-        (model, weights, device),
+        model,
         settings,
         extraction,
         view,
+        topics=topic_names(topics),
+        start=start,
+        end=end,
+        stride=stride,
+        weights=weights,
+        device=device,
     )
-    began = time.perf_counter()
-    with image_progress('measuring', quiet) as show:
+
+    def work(show: Callable[['StatisticsReport'], None]) -> 'StatisticsReport':
         report = measure_recording(
-            wanted,
-            features,
-            make_config(MatcherConfig, matching),
-            on_image=lambda r: show(r.images, r.total),
+            wanted, features, make_config(MatcherConfig, matching), on_image=show
         )
-    for path in out:
-        _write(path, report)
-    seconds = time.perf_counter() - began
-    if as_json:
-        typer.echo(json.dumps({**plain(report), 'seconds': round(seconds, 3)}, indent=2))
-    elif not quiet:
-        _print(report, seconds, out)
-    if not report.complete:
-        if not quiet:
-            tell_skipped(report)
-        raise typer.Exit(SOME_FAILED)
+        for path in out:
+            _write(path, report)
+        return report
+
+    report, seconds = on_images('measuring', quiet, work)
+    if not (quiet or as_json):
+        _print_table(report)
+    values = {**numbers.as_json(report), 'seconds': round(seconds, 3)}
+    print_result(values, _sentence(report, seconds, out), quiet, as_json)
+    finish(report, quiet)
 
 
 def _check_out(out: list[Path]) -> None:
@@ -136,8 +137,7 @@ def _write(path: Path, report: 'StatisticsReport') -> None:
     writers[path.suffix](path, report)
 
 
-def _print(report: 'StatisticsReport', seconds: float, out: list[Path]) -> None:
-    from rich.console import Console
+def _print_table(report: 'StatisticsReport') -> None:
     from rich.table import Table
 
     from ..bags.stats.numbers import summary_rows
@@ -145,13 +145,9 @@ def _print(report: 'StatisticsReport', seconds: float, out: list[Path]) -> None:
     table = Table('', *report.topics, '', box=None, pad_edge=False)
     for label, texts, meaning in summary_rows(report):
         table.add_row(label, *texts, meaning)
-    console = Console(markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 1000  # whole lines for grep and scripts
-    console.print(table)
+    table_console().print(table)
+
+
+def _sentence(report: 'StatisticsReport', seconds: float, out: Sequence[Path]) -> str:
     written = f', written to {", ".join(map(str, out))}' if out else ''
-    rate = report.images / max(seconds, 1e-9)
-    typer.echo(
-        f'{report.features} of {report.images} images, {seconds:.1f} s, {rate:.1f} frames/s'
-        f'{written}'
-    )
+    return f'{report.features} of {report.images} images, {pace(report.images, seconds)}{written}'

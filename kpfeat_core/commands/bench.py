@@ -10,12 +10,19 @@ from typing import Annotated, Any, Optional, TextIO
 
 import typer
 
-from .common import configured, examples, SetOption, tell, track
+from .common import (
+    configured,
+    examples,
+    SetOption,
+    SOME_FAILED,
+    table_console,
+    tell,
+    track,
+)
 from ..benchmarking.config import BenchmarkConfig
 from ..config import make_config
 from ..errors import ConfigError, KpfeatError
 
-SOME_FAILED = 3
 COLUMNS = (
     'model', 'weights', 'found', 'ms', '10-90 %', 'FPS', '/ SIFT', 'peak MB', 'params M', 'GMAC'
 )  # fmt: skip
@@ -135,12 +142,9 @@ def _lines(out: Path | None) -> Iterator[Callable[[dict], dict]]:
 
 def _show(rows: Sequence[dict[str, Any]], file: TextIO) -> None:
     """Print a table for each batch size, and under it what did not go as it should."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=file)
-    if not console.is_terminal:
-        console.width = 1000  # whole lines for grep and scripts
+    console = table_console(file)
     for batch in dict.fromkeys(row['batch'] for row in rows):
         group = [row for row in rows if row['batch'] == batch]
         table = Table(title=_title(group), title_justify='left', box=None, pad_edge=False)

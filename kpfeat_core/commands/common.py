@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, fields
 import functools
 import inspect
-from typing import Annotated, Any, Optional, TYPE_CHECKING, TypeVar
+from typing import Annotated, Any, Optional, TextIO, TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ..models import Extractor
 
 T = TypeVar('T')
+
+SOME_FAILED = 3  # exit code where something was left out; 0: all was done, 2: nothing
 
 ModelOption = Annotated[
     str, typer.Option('--model', '-m', help='Model name; see `kpfeat weights list`.')
@@ -141,6 +143,16 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     yield from rich_track(
         items, what, total=total, console=shown, transient=True, disable=not shown.is_terminal
     )
+
+
+def table_console(file: TextIO | None = None) -> Any:
+    """Return what prints tables on stdout, or to `file`: whole lines for grep and scripts."""
+    from rich.console import Console
+
+    found = Console(file=file, markup=False, emoji=False)  # paths may have brackets and colons
+    if not found.is_terminal:
+        found.width = 1000
+    return found
 
 
 @functools.cache

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional, TYPE_CHECKING
 
 import typer
 
-from .common import DeviceOption, examples, tell, track
+from .common import DeviceOption, examples, table_console, tell, track
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -207,8 +207,6 @@ def _measure(
 
 
 def _show(results: Sequence['Results'], reference: str) -> None:
-    from rich.console import Console
-
     from ..evaluation.tables import (
         comparison_table,
         group_table,
@@ -218,9 +216,7 @@ def _show(results: Sequence['Results'], reference: str) -> None:
         summary_table,
     )
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = 1000  # whole lines for grep and scripts
+    console = table_console()
     console.print(summary_table(results))
     if split_results(results):
         console.print(split_table(results))

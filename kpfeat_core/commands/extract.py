@@ -16,6 +16,7 @@ from .common import (
     load_extractor,
     ModelOption,
     SetOption,
+    SOME_FAILED,
     tell,
     track,
     WeightsOption,
@@ -23,8 +24,6 @@ from .common import (
 from ..config import DEFAULT_MODEL, ExtractorConfig
 from ..errors import DataError, ImageError
 from ..io import expand_images, HlocWriter, NamedImage, write_npz
-
-SOME_FAILED = 3
 
 EPILOG = examples(
     'kpfeat extract photo.jpg --out features/',

@@ -5,7 +5,7 @@ from typing import Annotated, Optional, TYPE_CHECKING
 
 import typer
 
-from .common import examples
+from .common import examples, table_console
 from ..errors import WeightsError
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ def list_weights(
 
     A model without weights needs a weight file of yours: import a checkpoint, or train it.
     """
-    from rich.console import Console
-
     from ..registry import network_names
 
     names = models or network_names()
@@ -47,9 +45,7 @@ def list_weights(
         raise WeightsError(
             f"there is no model '{unknown[0]}'; expected one of {', '.join(network_names())}"
         )
-    console = Console(markup=False, emoji=False)  # paths may have brackets and colons
-    if not console.is_terminal:
-        console.width = 1000  # whole paths for grep and scripts
+    console = table_console()
     console.print(_found_table(names))
     published = _published_table(names)
     if published.row_count:
