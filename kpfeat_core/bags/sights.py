@@ -13,7 +13,7 @@ from .flow import batches, in_background
 from .planning import image_topics
 from .processing import extracted, Found, Frames, Shot
 from .reading import BagReader, Topic
-from .records import Channel, Damage, Record
+from .records import Channel, Damage, nanoseconds, Record
 from .settings import settings_of_input, settings_of_model, settings_of_view
 from .topics import features_topics, sibling
 from ..config import DEFAULT_MODEL, ViewConfig
@@ -81,7 +81,7 @@ class Sights:
         self.recorded = not wanted.model and bool(_topics_of_features(self.source))
         if features and not self.recorded:
             raise DataError(f"'{features}' has no topic of {FEATURES}")
-        if self.recorded and (wanted.options or wanted.view != ViewConfig()):
+        if self.recorded and _is_of_making(wanted):
             raise DataError(
                 f"features are those recorded in '{self.source.recording.path}', which the given "
                 'options do not change; give --model to make them anew'
@@ -179,7 +179,7 @@ class Sights:
             if shot.problem:
                 yield sight._replace(problem=shot.problem)
             else:
-                yield _with_features(sight, followed[topic].at(_stamp(shot.header)))
+                yield _with_features(sight, followed[topic].at(nanoseconds(shot.header.stamp)))
 
     def _alone(self, first: int) -> Iterator[Sight]:
         topics = [topic for topic in self.source.topics if topic.name in self._names]
@@ -210,10 +210,16 @@ class _Recorded:
             if record is None:
                 return None
             try:
-                self._next = (_stamp(decode(record).header), record)
+                self._next = (nanoseconds(decode(record).header.stamp), record)
             except BadImageError:  # it is damaged: its image has no features
                 continue
         return self._next[1] if self._next[0] == stamp else None
+
+
+def _is_of_making(wanted: Extraction) -> bool:
+    """Say whether options are given that only features which are made now would follow."""
+    given = wanted.weights or wanted.options or wanted.view != ViewConfig()
+    return bool(given) or wanted.descriptor_type != Extraction.descriptor_type
 
 
 def _topics_of_features(reader: BagReader) -> list[Topic]:
@@ -240,7 +246,3 @@ def _with_features(sight: Sight, record: Record | None) -> Sight:
     except (BadImageError, ShapeError) as error:
         return sight._replace(problem=(getattr(error, 'kind', 'message'), str(error)))
     return sight._replace(header=sight.header or message.header, features=features, record=record)
-
-
-def _stamp(header: Any) -> int:
-    return header.stamp.sec * 10**9 + header.stamp.nanosec

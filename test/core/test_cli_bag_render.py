@@ -105,6 +105,8 @@ def test_an_extraction_draws_what_it_found(bag, weights, render, tmp_path):
     assert f'drawn to {video}' in result.output
     assert render('--out', tmp_path / 'drive.mp4').exit_code == 0
     assert video.read_bytes() == (tmp_path / 'drive.mp4').read_bytes()
+    result = run('bag', 'extract', bag, '-o', out, '--video', video, '--descriptor-type', 'int8')
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,6 @@ def match_recording(
     """
     images = wanted.images
     sights = Sights(images, wanted.features, images=False, extractor=extractor)
-    _refuse_changes(images, sights)
     recordings = [reader.recording for reader in (sights.reader, sights.source)]
     check_target(images.out, tuple(p for r in recordings for p in (r.path, *r.files)))
     names = matches_topics(sights.topics)
@@ -151,16 +150,6 @@ def matches_topics(features: Sequence[str]) -> dict[str, str]:
     if len(set(names.values())) == len(names):
         return names
     return {name: f'{name}/matches' for name in features}
-
-
-def _refuse_changes(images: Extraction, sights: Sights) -> None:
-    """Raise DataError for options that recorded features would not follow."""
-    changed = images.weights or images.descriptor_type != Extraction.descriptor_type
-    if sights.recorded and changed:
-        raise DataError(
-            f"features are those recorded in '{sights.source.recording.path}', which weights and "
-            'the type of descriptors do not change; give --model to make them anew'
-        )
 
 
 def _channels_of_features(sights: Sights) -> dict[str, Channel]:

@@ -18,7 +18,7 @@ from ..outputs.writing import check_target
 from ..planning import image_topics
 from ..reading import BagReader
 from ..sights import Sight, Sights
-from ...config import AUTO, check_config, MatcherConfig, ViewConfig
+from ...config import AUTO, check_config, MatcherConfig
 from ...errors import DataError
 from ...image import write_image
 from ...image_sources import fit
@@ -120,8 +120,10 @@ def render_extracted(
 ) -> RenderReport:
     """Make a video of what `extract_recording` wrote as a recording; raises KpfeatError."""
     check_extraction(wanted)
-    plain = replace(wanted, model='', weights='', options={}, view=ViewConfig(), copy=())
-    return render_recording(plain, video, features=wanted.out, on_image=on_image)
+    images = Extraction(
+        wanted.source, Path(), wanted.topics, wanted.start, wanted.end, wanted.stride, model=''
+    )
+    return render_recording(images, video, features=wanted.out, on_image=on_image)
 
 
 class _Show:

@@ -18,6 +18,7 @@ from ..decoding import decode
 from ..extraction import Extraction, Report
 from ..following import count_sight, Followed, Following
 from ..reading import BagReader
+from ..records import nanoseconds
 from ..render.drawing import draw_pair
 from ..sights import Sight, Sights
 from ...config import MatcherConfig
@@ -223,7 +224,7 @@ def _model(sights: Sights, sight: Sight) -> str:
 
 
 def _stamp(sight: Sight) -> int:
-    return sight.header.stamp.sec * 10**9 + sight.header.stamp.nanosec
+    return nanoseconds(sight.header.stamp)
 
 
 def _highest(values: Float[np.ndarray, ' n']) -> float:

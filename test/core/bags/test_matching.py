@@ -330,13 +330,6 @@ def test_where_nothing_can_be_matched_it_says_why_and_writes_nothing(match, feat
     assert [path.name for path in tmp_path.iterdir()] == ['bag']
 
 
-def test_options_that_recorded_features_would_not_follow_are_refused(match, extract, weights):
-    for options in ({'descriptor_type': 'int8'}, {'weights': str(weights)}):
-        with pytest.raises(DataError, match='give --model to make them anew'):
-            match(features=extract(), **options)
-    assert match(source=extract(), descriptor_type='float32').complete
-
-
 def test_the_output_never_replaces_the_recording_of_features(match, extract):
     features = extract()
     with pytest.raises(DataError, match='which is the input'):

@@ -117,10 +117,14 @@ def test_one_topic_and_a_range_of_it_can_be_chosen(bag, extract):
 
 def test_options_that_would_change_nothing_are_refused(bag, extract):
     features = extract()
-    with pytest.raises(DataError, match='give --model to make them anew'):
-        Sights(wanted(bag, options={'nms_radius': 3}), features=features)
-    with pytest.raises(DataError, match='give --model to make them anew'):
-        Sights(wanted(bag, view=ViewConfig(binning=2)), features=features)
+    for options in (
+        {'options': {'nms_radius': 3}},
+        {'view': ViewConfig(binning=2)},
+        {'weights': 'mine.safetensors'},
+        {'descriptor_type': 'int8'},
+    ):
+        with pytest.raises(DataError, match='give --model to make them anew'):
+            Sights(wanted(bag, **options), features=features)
     with pytest.raises(DataError, match='not both'):
         Sights(wanted(bag, model='alike-t'), features=features)
     with pytest.raises(DataError, match='has no topic of kpfeat/msg/Features'):
