@@ -52,7 +52,7 @@ def make_sink(
     if wanted.format == 'npz':
         return NpzSink(wanted.out)
     if wanted.format == 'h5':
-        return HlocSink(wanted.out)
+        return HlocSink(wanted.out, work)
     if wanted.format == 'colmap':
         from .colmap import calibrations, ColmapSink
 

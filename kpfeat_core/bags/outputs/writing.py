@@ -113,16 +113,27 @@ class NpzSink:
 
 
 class HlocSink:
-    """Writes an HDF5 file in the layout of hloc with the groups CAMERA/STAMP."""
+    """
+    Writes an HDF5 file in the layout of hloc with the groups CAMERA/STAMP.
 
-    def __init__(self, out: Path) -> None:
-        self._file, self._names = HlocWriter(out), ImageNames()
+    Written in the folder `work`, which is on the same disk, so that a run that is killed leaves
+    nothing elsewhere; put to `out` at the end.
+    """
+
+    def __init__(self, out: Path, work: Path) -> None:
+        if out.is_dir():
+            raise DataError(f"--out is '{out}', a folder; expected the name of a file for h5")
+        self._out, self._folder = out, work / 'h5'
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._file, self._names = HlocWriter(self._folder / out.name), ImageNames()
 
     def __enter__(self) -> 'HlocSink':
         return self
 
-    def __exit__(self, *error: Any) -> bool | None:
-        return self._file.__exit__(*error)
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        self._file.__exit__(kind, *rest)
+        if kind is None:
+            put(self._folder / self._out.name, self._out)
 
     def write(self, record: Record) -> None:
         self._file.add(*self._names.unpack(record))
@@ -173,6 +184,12 @@ def check_target(out: Path, sources: tuple[Path, ...], recording: bool = True) -
             raise DataError(f"--out is '{out}', which is the input; choose another name")
     if not recording:
         return
+    folder = out.resolve().parent
+    if folder in (p.resolve() for p in sources) or (folder / METADATA).is_file():
+        raise DataError(
+            f"--out is '{out}', in the folder of a recording, of which it would become a part; "
+            'choose another folder'
+        )
     if out.is_dir() and (out.suffix in FILES or not (out / METADATA).is_file()):
         raise DataError(f"--out is '{out}', a folder that holds no recording; choose another name")
     if out.is_file() and out.suffix not in FILES:

@@ -353,6 +353,23 @@ def test_the_output_never_replaces_the_input_or_other_folders(extract, bag, tmp_
     (tmp_path / 'mine').mkdir()
     with pytest.raises(DataError, match='holds no recording'):
         extract('mine')
+    with pytest.raises(DataError, match='a folder; expected the name of a file'):
+        extract('mine', format='h5')
+
+
+def test_the_output_never_becomes_a_part_of_the_input(extract, bag):
+    for source, out in ((bag, bag / 'new.mcap'), (bag / 'bag.mcap', bag / 'new.mcap')):
+        with pytest.raises(DataError, match='of which it would become a part'):
+            extract(out, source=source)
+    assert sorted(path.name for path in bag.iterdir()) == ['bag.mcap', 'metadata.yaml']
+
+
+@pytest.mark.parametrize('format', ['bag', 'h5', 'colmap'])
+def test_all_that_a_killed_run_would_leave_is_in_one_folder(extract, tmp_path, format):
+    def look(report):
+        assert [path.name for path in tmp_path.iterdir()] == ['.out.mcap.partial']
+
+    extract(format=format, on_step=look)
 
 
 def test_an_older_output_stays_until_the_new_one_is_complete(extract, tmp_path):
