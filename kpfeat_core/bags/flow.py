@@ -19,6 +19,7 @@ def in_background(items: Iterable[T], depth: int) -> Iterator[T]:
 
     An error is raised where the items are taken. Who stops taking them stops the thread.
     """
+    iterator = iter(items)
     ready: queue.Queue[tuple[bool, Any]] = queue.Queue(max(1, depth))
     unwanted = threading.Event()
 
@@ -32,7 +33,6 @@ def in_background(items: Iterable[T], depth: int) -> Iterator[T]:
         return False
 
     def work() -> None:
-        iterator = iter(items)
         try:
             for item in iterator:
                 if not offer(True, item):

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-import fcntl
 import json
 from pathlib import Path
 import shutil
@@ -16,17 +15,13 @@ from mcap.records import Chunk, Message
 from mcap.stream_reader import breakup_chunk, StreamReader
 from mcap.writer import CompressionType, Writer
 
+from .locking import lock
 from .records import Channel, Record
-from ..errors import DataError
 from ..messages.definitions import definition_of
 
 STEPS_TOPIC = '/kpfeat/steps'
 SETTINGS = 'settings.json'
 NEVER = 2**62  # bytes of a chunk: it ends when it is flushed
-
-
-class InUseError(DataError):
-    """Another process is at work on the same output."""
 
 
 @dataclass(frozen=True)
@@ -64,28 +59,19 @@ class Journal:
         self._writer: Writer | None = None
 
     def __enter__(self) -> 'Journal':
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / 'lock').open('w')
+        self._lock = lock(self.folder / 'lock')
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._keep_to_settings()
+        except BaseException:
             self._lock.close()
-            raise InUseError(
-                f"another run is writing to '{self.folder}'; wait for it, or choose another --out"
-            ) from None
-        path = self.folder / SETTINGS
-        if not path.is_file() or path.read_text(encoding='utf-8') != self.settings:
-            for part in self._parts():
-                part.unlink()
-                self.discarded = True
-            path.write_text(self.settings, encoding='utf-8')
+            raise
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.close()
-        if not self._parts():
-            self.remove()
-        self._lock.close()
+        with self._lock:
+            self.close()
+            if not self._parts():
+                self.remove()
 
     def close(self) -> None:
         """Close the file that is written."""
@@ -120,6 +106,15 @@ class Journal:
             )
         self._writer.flush()
         self.count += len(steps)
+
+    def _keep_to_settings(self) -> None:
+        """Throw steps of other settings away, and note those of this run."""
+        path = self.folder / SETTINGS
+        if not path.is_file() or path.read_text(encoding='utf-8') != self.settings:
+            for part in self._parts():
+                part.unlink()
+                self.discarded = True
+            path.write_text(self.settings, encoding='utf-8')
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob('steps-*.mcap'))

@@ -1,8 +1,8 @@
 """What became of the parts of many recordings: inputs, outputs and counts, in one JSON file."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-import fcntl
 import hashlib
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import time
 from typing import Any
 
+from ..locking import lock
 from ...errors import DataError
 from ...io import replacing
 
@@ -78,7 +79,7 @@ class Manifest:
     The file is sorted, has a line for each part, and holds nothing but what inputs and settings
     decide. An entry is on the disk when `add` returns: as a line of a log beside the file, which
     takes the log in as often as its size allows, and at the end. settings: what was asked for, by
-    key. Use as a context manager; raises DataError where another run is at work in the folder.
+    key. Use as a context manager; raises InUseError where another run is at work in the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -88,28 +89,20 @@ class Manifest:
         self._next_save = 0.0
 
     def __enter__(self) -> 'Manifest':
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._log = (self.folder / LOG).open('a+', encoding='utf-8')
-        try:
-            fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._log.close()
-            raise DataError(
-                f"another run is writing to '{self.folder}'; wait for it, or choose another --out"
-            ) from None
+        self._log = lock(self.folder / LOG)
         try:
             self._read()
-        except DataError:
+        except BaseException:
             self._log.close()
             raise
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self.entries:
-            self.save()
-        (self.folder / LOG).unlink(missing_ok=True)
-        self._log.close()
-        if not any(self.folder.iterdir()):  # nothing came of it
+        with self._log:
+            if self.entries:
+                self.save()
+            (self.folder / LOG).unlink(missing_ok=True)
+        with suppress(OSError):  # unless nothing came of it, there is something in it
             self.folder.rmdir()
 
     def add(self, name: str, entry: Entry) -> None:

@@ -19,13 +19,13 @@ import torch
 from .manifest import Entry, fingerprint, size_of
 from .parts import Part
 from ..extraction import extract_recording, Extraction, load, Report
+from ..locking import InUseError
 from ..outputs.writing import storage_for
 from ..planning import make_plan, Plan
 from ..reading import BagReader
 from ..recordings import Recording
 from ..records import LAST_TIME
 from ..settings import settings_of_model, settings_of_view
-from ..steps import InUseError
 from ...errors import DataError, KpfeatError
 
 if TYPE_CHECKING:
@@ -169,16 +169,15 @@ def _patiently(attempt: Callable[[], T]) -> T | str:
     What may pass is tried again: an error of the system, and an output on which another process
     is at work, which may be one that is about to end.
     """
-    for pause in (*PAUSES, None):
+    pauses = iter(PAUSES)
+    while True:
         try:
             return attempt()
-        except (OSError, InUseError) as error:
+        except Exception as error:
+            pause = next(pauses, None) if isinstance(error, OSError | InUseError) else None
             if pause is None:
                 return _sentence(error)
-            time.sleep(pause)
-        except Exception as error:
-            return _sentence(error)
-    raise AssertionError
+        time.sleep(pause)
 
 
 def _sentence(error: Exception) -> str:

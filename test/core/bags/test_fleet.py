@@ -14,8 +14,8 @@ from kpfeat_core.bags.fleet import work
 from kpfeat_core.bags.fleet.dispatch import extract_fleet, InTurn
 from kpfeat_core.bags.fleet.manifest import LOG, MANIFEST, Manifest
 from kpfeat_core.bags.fleet.parts import find_parts, single_recording
+from kpfeat_core.bags.locking import InUseError
 from kpfeat_core.bags.reading import BagReader
-from kpfeat_core.bags.steps import InUseError
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import DataError
 from made_bags import (
