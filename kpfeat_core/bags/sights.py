@@ -13,6 +13,7 @@ from .flow import batches, in_background
 from .planning import image_topics
 from .processing import extracted, Found, Frames, Shot
 from .reading import BagReader, Topic
+from .recorded import Recorded, topics_of_features
 from .records import Channel, Damage, nanoseconds, Record
 from .settings import settings_of_input, settings_of_model, settings_of_view
 from .topics import features_topics, sibling
@@ -78,7 +79,7 @@ class Sights:
         self.reader = BagReader(wanted.source)
         self.source = BagReader(features) if features else self.reader
         self._span = self.reader.span(wanted.start, wanted.end)
-        self.recorded = not wanted.model and bool(_topics_of_features(self.source))
+        self.recorded = not wanted.model and bool(topics_of_features(self.source))
         if features and not self.recorded:
             raise DataError(f"'{features}' has no topic of {FEATURES}")
         if self.recorded and _is_of_making(wanted):
@@ -146,7 +147,7 @@ class Sights:
         wanted = self.wanted.topics
         if not self.recorded:
             return features_topics([t.name for t in image_topics(self.reader, wanted)])
-        there = _topics_of_features(self.source)
+        there = topics_of_features(self.source)
         if not self._images:
             chosen = self.source.choose(wanted, [FEATURES]) if wanted else there
             return {topic.name: topic.name for topic in chosen}
@@ -172,14 +173,15 @@ class Sights:
 
     def _joined(self, first: int) -> Iterator[Sight]:
         """Give recorded features to the images of the same stamp."""
-        followed = {name: _Recorded(self.source, name) for name in self.topics}
+        followed = {name: Recorded(self.source, name) for name in self.topics}
         for shot in self._shots(first):
             topic = self._names[shot.record.channel.topic]
             sight = Sight(shot.index, shot.record.time, topic, shot.header, shot.image)
             if shot.problem:
                 yield sight._replace(problem=shot.problem)
             else:
-                yield _with_features(sight, followed[topic].at(nanoseconds(shot.header.stamp)))
+                record = followed[topic].at(nanoseconds(shot.header.stamp), sight.time)
+                yield _with_features(sight, record)
 
     def _alone(self, first: int) -> Iterator[Sight]:
         topics = [topic for topic in self.source.topics if topic.name in self._names]
@@ -195,35 +197,10 @@ class Sights:
             index += 1
 
 
-class _Recorded:
-    """Recorded features of one topic, found by their stamps, which only ever grow."""
-
-    def __init__(self, reader: BagReader, name: str) -> None:
-        topics = [topic for topic in _topics_of_features(reader) if topic.name == name]
-        self._records = reader.records(topics)
-        self._next: tuple[int, Record] | None = None
-
-    def at(self, stamp: int) -> Record | None:
-        """Return the features of an image; None where there are none."""
-        while self._next is None or self._next[0] < stamp:
-            record = next(self._records, None)
-            if record is None:
-                return None
-            try:
-                self._next = (nanoseconds(decode(record).header.stamp), record)
-            except BadImageError:  # it is damaged: its image has no features
-                continue
-        return self._next[1] if self._next[0] == stamp else None
-
-
 def _is_of_making(wanted: Extraction) -> bool:
     """Say whether options are given that only features which are made now would follow."""
     given = wanted.weights or wanted.options or wanted.view != ViewConfig()
     return bool(given) or wanted.descriptor_type != Extraction.descriptor_type
-
-
-def _topics_of_features(reader: BagReader) -> list[Topic]:
-    return [topic for topic in reader.topics if topic.msgtype == FEATURES and topic.count]
 
 
 def _partners(images: Sequence[Topic], features: Collection[Topic]) -> dict[str, str]:
