@@ -1,27 +1,20 @@
 """Features of recordings: every image once, the same bytes each time, nothing lost."""
 
-import errno
-import hashlib
-import shutil
 import sqlite3
-import threading
 
 import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
+from bag_runs import COUNT, read, sha256
 import h5py
-from kpfeat_core.bags import steps
 from kpfeat_core.bags.decoding import decode
-from kpfeat_core.bags.extraction import extract_recording, Extraction
-from kpfeat_core.bags.outputs import writing
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.io import read_npz
 from kpfeat_core.messages.conversions import camera_info_to_calibration, message_to_features
 from kpfeat_core.messages.definitions import FEATURES
-from kpfeat_core.registry import create_extractor
 from kpfeat_core.view import View
 from made_bags import (
     camera_info,
@@ -42,42 +35,6 @@ from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 import numpy as np
 from rosbags.highlevel import AnyReader
-
-COUNT = 8
-
-
-@pytest.fixture(scope='module')
-def extractor(weights):
-    return create_extractor('alike-t', str(weights), max_num_keypoints=40)
-
-
-@pytest.fixture(scope='module')
-def bag(tmp_path_factory):
-    made = sorted(images(COUNT) + texts(), key=lambda one: one.time)
-    return write_bag(tmp_path_factory.mktemp('bags') / 'bag', made)
-
-
-@pytest.fixture
-def extract(extractor, bag, tmp_path):
-    """Return a function that extracts, by default from `bag` to out.mcap."""
-
-    def extract(out='out.mcap', source=bag, on_step=lambda report: None, **options):
-        wanted = Extraction(source, tmp_path / out, **options)
-        return extract_recording(wanted, extractor, on_step)
-
-    return extract
-
-
-def sha256(path):
-    files = sorted(path.rglob('*')) if path.is_dir() else [path]
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
-
-
-def read(path, topic='/left/features'):
-    reader = BagReader(path)
-    records = list(reader.records(reader.choose([topic])))
-    assert reader.damage == []
-    return records
 
 
 def assert_same(features, expected):
@@ -223,165 +180,6 @@ def test_files_for_other_tools_are_named_after_camera_and_stamp(extract, extract
         assert np.array_equal(group['descriptors'][:].T, arrays['descriptors'])
 
 
-class Killed(BaseException):
-    """What a run ends with that is killed."""
-
-
-def kill_after(count):
-    """Return a function for on_step that ends a run."""
-
-    def on_step(report):
-        if report.images == count:
-            raise Killed
-
-    return on_step
-
-
-@pytest.mark.parametrize('out', ['out.mcap', 'out.db3', 'folder', 'out.h5'])
-@pytest.mark.parametrize('batch_size', [1, 3])
-def test_a_run_that_was_killed_goes_on_to_the_same_bytes(extract, tmp_path, out, batch_size):
-    options = {'copy': ('*',)} if out != 'out.h5' else {'format': 'h5'}
-    options |= {'batch_size': batch_size}
-    extract(out, **options)
-    expected = sha256(tmp_path / out)
-    for path in (tmp_path / out,):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for count in (1, 4, 5):
-        with pytest.raises(Killed):
-            extract(out, on_step=kill_after(count), **options)
-        assert not (tmp_path / out).exists()
-    report = extract(out, **options)
-    assert sha256(tmp_path / out) == expected
-    assert report.resumed >= 5 - 5 % batch_size and report.images == COUNT
-    assert [path.name for path in tmp_path.iterdir()] == [out]
-
-
-def test_a_journal_that_is_cut_anywhere_leads_to_the_same_bytes(extract, tmp_path):
-    extract()
-    expected = sha256(tmp_path / 'out.mcap')
-    with pytest.raises(Killed):
-        extract(on_step=kill_after(6))
-    kept = tmp_path / 'kept'
-    work = tmp_path / '.out.mcap.partial'
-    shutil.copytree(work, kept)
-    data = (kept / 'steps-000000.mcap').read_bytes()
-    resumed = set()
-    for cut in np.random.default_rng(1).integers(0, len(data), 12):
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.copytree(kept, work)
-        (work / 'steps-000000.mcap').write_bytes(data[:cut])
-        resumed.add(extract().resumed)
-        assert sha256(tmp_path / 'out.mcap') == expected
-    assert len(resumed) > 2
-
-
-def test_a_damaged_journal_is_used_up_to_the_damage(extract, tmp_path):
-    extract()
-    expected = sha256(tmp_path / 'out.mcap')
-    with pytest.raises(Killed):
-        extract(on_step=kill_after(6))
-    path = tmp_path / '.out.mcap.partial/steps-000000.mcap'
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    assert extract().resumed < 6
-    assert sha256(tmp_path / 'out.mcap') == expected
-
-
-def test_what_other_options_made_is_not_taken_over(extract, extractor, bag, tmp_path):
-    with pytest.raises(Killed):
-        extract(on_step=kill_after(4))
-    assert extract(stride=2).resumed == 0
-    with pytest.raises(Killed):
-        extract(on_step=kill_after(4))
-    wanted = Extraction(bag, tmp_path / 'out.mcap')
-    assert extract_recording(wanted, extractor.with_options(max_num_keypoints=9)).resumed == 0
-
-
-def test_skipped_images_are_counted_after_a_resumed_run_as_well(extract, tmp_path):
-    good = pictures(4)
-    made = [image(good[0], START, 'hologram'), *(image(pixels, START) for pixels in good)]
-    made = [Made('/a', IMAGE, START + k, one) for k, one in enumerate(made)]
-    source = write_bag(tmp_path / 'bag', made)
-    with pytest.raises(Killed):
-        extract(source=source, on_step=kill_after(3))
-    report = extract(source=source)
-    assert report.skipped == {'encoding': 1} and 'hologram' in report.reasons['encoding']
-    assert report.resumed == 3 and report.features == 4
-
-
-@pytest.mark.parametrize('out', ['out.mcap', 'out.db3'])
-def test_a_full_disk_is_told_and_what_is_done_is_kept(extract, tmp_path, monkeypatch, out):
-    extract(out)
-    expected = sha256(tmp_path / out)
-    (tmp_path / out).unlink()
-    write, written = writing.BagSink.write, []
-
-    def full(sink, record):
-        written.append(record)
-        if len(written) == 5:
-            raise OSError(errno.ENOSPC, 'No space left on device')
-        write(sink, record)
-
-    monkeypatch.setattr(writing.BagSink, 'write', full)
-    with pytest.raises(
-        DataError, match='the disk is full: 5 images are done and kept in'
-    ) as error:
-        extract(out)
-    assert 'same command again' in str(error.value)
-    assert not (tmp_path / out).exists()
-    partial = BagReader(tmp_path / f'.{out}.partial/steps-000000.mcap')  # as any viewer reads it
-    assert len(list(partial.records(partial.choose(['/left/features'])))) == 5
-    monkeypatch.setattr(writing.BagSink, 'write', write)
-    assert extract(out).resumed == 5
-    assert sha256(tmp_path / out) == expected
-
-
-def test_two_runs_never_write_to_one_output(extract, extractor, bag, tmp_path):
-    def again(report):
-        if report.images == 2:
-            with pytest.raises(DataError, match='another run is writing'):
-                extract()
-
-    assert extract(on_step=again).complete
-
-
-def test_the_output_never_replaces_the_input_or_other_folders(extract, bag, tmp_path):
-    for source, out in ((bag, bag), (bag / 'bag.mcap', bag / 'bag.mcap'), (bag, bag / 'bag.mcap')):
-        with pytest.raises(DataError, match='which is the input'):
-            extract(out, source=source)
-    (tmp_path / 'mine').mkdir()
-    with pytest.raises(DataError, match='holds no recording'):
-        extract('mine')
-    with pytest.raises(DataError, match='a folder; expected the name of a file'):
-        extract('mine', format='h5')
-
-
-def test_the_output_never_becomes_a_part_of_the_input(extract, bag):
-    for source, out in ((bag, bag / 'new.mcap'), (bag / 'bag.mcap', bag / 'new.mcap')):
-        with pytest.raises(DataError, match='of which it would become a part'):
-            extract(out, source=source)
-    assert sorted(path.name for path in bag.iterdir()) == ['bag.mcap', 'metadata.yaml']
-
-
-@pytest.mark.parametrize('format', ['bag', 'h5', 'colmap'])
-def test_all_that_a_killed_run_would_leave_is_in_one_folder(extract, tmp_path, format):
-    def look(report):
-        assert [path.name for path in tmp_path.iterdir()] == ['.out.mcap.partial']
-
-    extract(format=format, on_step=look)
-
-
-def test_an_older_output_stays_until_the_new_one_is_complete(extract, tmp_path):
-    extract('folder')
-    before = sha256(tmp_path / 'folder')
-    with pytest.raises(Killed):
-        extract('folder', stride=2, on_step=kill_after(2))
-    assert sha256(tmp_path / 'folder') == before
-    extract('folder', stride=2)
-    assert len(read(tmp_path / 'folder')) == COUNT // 2
-
-
 def test_options_of_the_view_apply_as_in_the_nodes(extract, extractor, tmp_path):
     made = [*images(COUNT), camera_info(START + PERIOD), camera_info(START + 5 * PERIOD, 60)]
     source = write_bag(tmp_path / 'bag', sorted(made, key=lambda one: one.time))
@@ -394,27 +192,6 @@ def test_options_of_the_view_apply_as_in_the_nodes(extract, extractor, tmp_path)
         view = View(config, calibration)
         expected = view.extract(extractor, pictures(COUNT)[index])
         assert_same(message_to_features(decode(records[index])), expected)
-
-
-def test_the_disk_may_be_full_at_any_write_of_the_journal(extract, tmp_path, monkeypatch):
-    extract()
-    expected = sha256(tmp_path / 'out.mcap')
-    (tmp_path / 'out.mcap').unlink()
-    add = steps.Journal.add
-
-    def full(journal, done):
-        if done[0].index == 3:
-            journal._file.write(b'half a chunk')
-            raise OSError(errno.ENOSPC, 'No space left on device')
-        add(journal, done)
-
-    monkeypatch.setattr(steps.Journal, 'add', full)
-    with pytest.raises(DataError, match='the disk is full: 3 images are done'):
-        extract()
-    assert not any('kpfeat' in thread.name for thread in threading.enumerate())
-    monkeypatch.setattr(steps.Journal, 'add', add)
-    assert extract().resumed == 3
-    assert sha256(tmp_path / 'out.mcap') == expected
 
 
 def test_a_topic_whose_type_nobody_knows_is_left_out_of_all_and_said(extract, tmp_path):

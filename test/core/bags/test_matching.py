@@ -1,15 +1,15 @@
 """Matches of recordings: those of the nodes, the same bytes each time, nothing lost."""
 
 from dataclasses import replace
-import hashlib
 from itertools import pairwise
 
 import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
+from bag_runs import kill_after, Killed, LEFT, read, RIGHT, sha256
 from kpfeat_core.bags.decoding import decode
-from kpfeat_core.bags.extraction import extract_recording, Extraction
+from kpfeat_core.bags.extraction import Extraction
 from kpfeat_core.bags.match.matching import match_recording, Matching
 from kpfeat_core.bags.match.pairing import PairingConfig
 from kpfeat_core.bags.reading import BagReader
@@ -25,7 +25,7 @@ from kpfeat_core.messages.definitions import (
     to_cdr,
     typestore,
 )
-from kpfeat_core.registry import create_extractor, create_matcher
+from kpfeat_core.registry import create_matcher
 from made_bags import (
     header,
     IMAGE,
@@ -36,62 +36,30 @@ from made_bags import (
     PERIOD,
     pictures,
     START,
-    texts,
     write_bag,
 )
 import numpy as np
 from rosbags.highlevel import AnyReader
 
-COUNT = 6
 KEYFRAMES = PairingConfig(keyframes=True, keyframe_share=0.8)
 
 
 @pytest.fixture(scope='module')
-def extractor(weights):
-    return create_extractor('alike-t', str(weights), max_num_keypoints=40)
-
-
-@pytest.fixture(scope='module')
-def bag(tmp_path_factory):
-    made = images(COUNT) + images(4, '/right/image_raw') + texts()
-    folder = tmp_path_factory.mktemp('bags') / 'bag'
-    return write_bag(folder, sorted(made, key=lambda one: one.time))
-
-
-@pytest.fixture(scope='module')
 def features(extractor):
-    return [extractor.extract(view) for view in pictures(COUNT)]
+    return [extractor.extract(view) for view in pictures(LEFT)]
 
 
 @pytest.fixture
-def match(extractor, bag, tmp_path):
-    """Return a function that matches the images of `bag` by default, to out.mcap."""
+def match(extractor, stereo, tmp_path):
+    """Return a function that matches the images of `stereo` by default, to out.mcap."""
 
-    def match(out='out.mcap', source=bag, on_step=lambda report: None, **options):
+    def match(out='out.mcap', source=stereo, on_step=lambda report: None, **options):
         about = {name: options.pop(name) for name in ('features', 'pairing', 'matcher')
                  if name in options}  # fmt: skip
         wanted = Extraction(source, tmp_path / out, **{'model': '', **options})
         return match_recording(Matching(wanted, **about), extractor, on_step)
 
     return match
-
-
-@pytest.fixture
-def extract(extractor, bag, tmp_path):
-    """Return a function that records features."""
-
-    def extract(out='features.mcap', source=bag, **options):
-        extract_recording(Extraction(source, tmp_path / out, **options), extractor)
-        return tmp_path / out
-
-    return extract
-
-
-def read(path, topic):
-    reader = BagReader(path)
-    records = list(reader.records(reader.choose([topic])))
-    assert reader.damage == []
-    return records
 
 
 def stamp(head):
@@ -103,11 +71,6 @@ def pairs_of(path, topic='/left/matches'):
     messages = [decode(record) for record in read(path, topic)]
     stamps = [(stamp(m.header0), stamp(m.header1)) for m in messages]
     return [tuple((one - START) // PERIOD for one in pair) for pair in stamps]
-
-
-def digest(path):
-    files = sorted(path.rglob('*')) if path.is_dir() else [path]
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
 
 
 def features_message(features, time, model='alike-t', topic='/left/features'):
@@ -135,32 +98,36 @@ def test_matches_are_those_that_the_node_makes_of_the_same_features(match, tmp_p
         node = fill_matches(empty_message(MATCHES), pair, before.header, newest.header)
         assert_equal_fields(decode(record), node, MATCHES)
         assert record.time == stamp(newest.header) + LOG_DELAY
-    assert (report.images, report.features, report.pairs) == (COUNT + 4, COUNT + 4, COUNT + 2)
+    assert (report.images, report.features, report.pairs) == (
+        LEFT + RIGHT,
+        LEFT + RIGHT,
+        LEFT + RIGHT - 2,
+    )
     assert 0 < report.inliers <= report.matches and 0 < report.inlier_share <= 1
 
 
-def test_features_are_written_as_an_extraction_writes_them(match, extract, tmp_path):
+def test_features_are_written_as_an_extraction_writes_them(match, record_features, tmp_path):
     match()
     for topic in ('/left/features', '/right/features'):
-        assert read(tmp_path / 'out.mcap', topic) == read(extract(), topic)
+        assert read(tmp_path / 'out.mcap', topic) == read(record_features(), topic)
 
 
-def test_features_beside_apart_and_alone_give_the_same_bytes(match, extract, tmp_path):
+def test_features_beside_apart_and_alone_give_the_same_bytes(match, record_features, tmp_path):
     match()
-    expected = digest(tmp_path / 'out.mcap')
-    apart = extract()
+    expected = sha256(tmp_path / 'out.mcap')
+    apart = record_features()
     for options in (
         {'source': apart},
         {'features': apart},
-        {'source': extract('both.mcap', copy=('*',))},
+        {'source': record_features('both.mcap', copy=('*',))},
     ):
         assert match(**options).recorded
-        assert digest(tmp_path / 'out.mcap') == expected
+        assert sha256(tmp_path / 'out.mcap') == expected
 
 
 def test_topics_never_mix_and_each_has_its_matches(match, tmp_path):
     match()
-    assert pairs_of(tmp_path / 'out.mcap') == [(k, k + 1) for k in range(COUNT - 1)]
+    assert pairs_of(tmp_path / 'out.mcap') == [(k, k + 1) for k in range(LEFT - 1)]
     assert pairs_of(tmp_path / 'out.mcap', '/right/matches') == [(0, 1), (1, 2), (2, 3)]
     match(pairing=PairingConfig(every=3), topics=('/left/image_raw',))
     assert pairs_of(tmp_path / 'out.mcap') == [(0, 3), (1, 4), (2, 5)]
@@ -198,9 +165,9 @@ def test_keyframes_change_where_the_scene_does(match, tmp_path):
 @pytest.mark.parametrize('out', ['out.mcap', 'out.db3', 'folder'])
 def test_the_same_input_and_options_give_the_same_bytes(match, tmp_path, out):
     match(out, copy=('*',))
-    first = digest(tmp_path / out)
+    first = sha256(tmp_path / out)
     match(out, copy=('*',))
-    assert digest(tmp_path / out) == first
+    assert sha256(tmp_path / out) == first
 
 
 def test_rosbags_reads_what_is_written_by_its_own_definitions(match, tmp_path):
@@ -213,13 +180,15 @@ def test_rosbags_reads_what_is_written_by_its_own_definitions(match, tmp_path):
         assert_equal_fields(message, decode(record), MATCHES)
 
 
-def test_topics_of_the_input_are_copied_but_for_those_that_are_written(match, extract, tmp_path):
-    both = extract('both.mcap', copy=('*',))
+def test_topics_of_the_input_are_copied_but_for_those_that_are_written(
+    match, record_features, tmp_path
+):
+    both = record_features('both.mcap', copy=('*',))
     report = match(source=both, copy=('*',))
     everything = BagReader(tmp_path / 'out.mcap')
     counts = {topic.name: topic.count for topic in everything.topics}
     assert (counts['/left/image_raw'], counts['/text'], counts['/left/features']) == (6, 9, 6)
-    assert report.copied == COUNT + 4 + 9
+    assert report.copied == LEFT + RIGHT + 9
     times = [record.time for record in everything.records(everything.topics)]
     assert times == sorted(times)
     with pytest.raises(DataError, match="'/left/features' is written anew"):
@@ -228,28 +197,18 @@ def test_topics_of_the_input_are_copied_but_for_those_that_are_written(match, ex
         match(source=both, copy=('/imu',))
 
 
-class Killed(BaseException):
-    """What a run ends with that is killed."""
-
-
-def kill_after(count):
-    def on_step(report):
-        if report.images == count:
-            raise Killed
-
-    return on_step
-
-
 @pytest.mark.parametrize(
     'pairing', [PairingConfig(every=2), KEYFRAMES], ids=['every', 'keyframes']
 )
 @pytest.mark.parametrize('kind', ['made', 'recorded'])
-def test_a_run_that_was_killed_goes_on_to_the_same_bytes(match, extract, tmp_path, pairing, kind):
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(
+    match, record_features, tmp_path, pairing, kind
+):
     options = {'pairing': pairing, 'copy': ('*',)}
     if kind == 'made':
         options |= {'descriptor_type': 'int8', 'batch_size': 2}
     else:
-        options |= {'features': extract(descriptor_type='float16')}
+        options |= {'features': record_features(descriptor_type='float16')}
     (tmp_path / 'whole').mkdir()
     whole = match('whole/out.mcap', **options)
     for count in (1, 4, 7, 9):
@@ -257,7 +216,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(match, extract, tmp_pat
             match(on_step=kill_after(count), **options)
         assert not (tmp_path / 'out.mcap').exists()
     report = match(**options)
-    assert digest(tmp_path / 'out.mcap') == digest(tmp_path / 'whole/out.mcap')
+    assert sha256(tmp_path / 'out.mcap') == sha256(tmp_path / 'whole/out.mcap')
     assert report.resumed >= 8 and report.shares == whole.shares
     assert report.keyframes == whole.keyframes
     assert not (tmp_path / '.out.mcap.partial').exists()
@@ -316,7 +275,7 @@ def test_features_of_another_model_are_matched_among_themselves_only(match, feat
         assert "'b' with 64 numbers, those before of 'a'" in report.reasons['other_model']
         expected = [(0, 1), (2, 3), (2 if pairing.keyframes else 3, 4)]
         assert pairs_of(tmp_path / 'out.mcap') == expected
-        assert report.features == COUNT
+        assert report.features == LEFT
 
 
 def test_where_nothing_can_be_matched_it_says_why_and_writes_nothing(match, features, tmp_path):
@@ -330,7 +289,7 @@ def test_where_nothing_can_be_matched_it_says_why_and_writes_nothing(match, feat
     assert [path.name for path in tmp_path.iterdir()] == ['bag']
 
 
-def test_the_output_never_replaces_the_recording_of_features(match, extract):
-    features = extract()
+def test_the_output_never_replaces_the_recording_of_features(match, record_features):
+    features = record_features()
     with pytest.raises(DataError, match='which is the input'):
         match(features.name, features=features)

@@ -1,0 +1,53 @@
+"""What tests of recordings have in common: looking at outputs, and runs that end early."""
+
+from collections.abc import Callable
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from kpfeat_core.bags.reading import BagReader
+from kpfeat_core.bags.records import Record
+
+COUNT = 8  # images of the fixture `bag`
+LEFT, RIGHT = 6, 4  # images of both cameras of the fixture `stereo`
+
+
+class Killed(BaseException):
+    """What a run ends with that is killed."""
+
+
+def kill_after(count: int) -> Callable[[Any], None]:
+    """Return a function for on_step that ends a run after so many images."""
+
+    def on_step(report: Any) -> None:
+        if report.images == count:
+            raise Killed
+
+    return on_step
+
+
+def journal_size(out: Path) -> int:
+    """Return the bytes of what a run has kept beside its output."""
+    work = out.with_name(f'.{out.name}.partial')
+    return sum(file.stat().st_size for file in work.glob('steps-*.mcap'))
+
+
+def read(path: Path, topic: str = '/left/features') -> list[Record]:
+    """Return the messages of a topic of a recording that is not damaged."""
+    reader = BagReader(path)
+    records = list(reader.records(reader.choose([topic])))
+    assert reader.damage == []
+    return records
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of all files of a folder by their names."""
+    files = [path for path in sorted(folder.rglob('*')) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def sha256(path: Path) -> str:
+    """Return a hash of a file, or of all files of a folder with their names."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(repr(contents(path)).encode()).hexdigest()
