@@ -67,6 +67,7 @@ class Report:
     total: images that there are to be, about. resumed: images that an earlier run had done.
     discarded: whether an earlier run with other options or input had left some, now thrown away.
     skipped: images by the kind of their problem; reasons: the first sentence of each kind.
+    left_out: topics of depth images, which are taken where they are named.
     """
 
     source: Path
@@ -81,6 +82,7 @@ class Report:
     skipped: Counter = field(default_factory=Counter)
     reasons: dict[str, str] = field(default_factory=dict)
     damage: list[Damage] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
         """Count one image."""
@@ -125,6 +127,7 @@ def extract_recording(
     extractor = extractor or load(wanted)
     batch = batch_size(wanted, extractor)
     report = Report(recording.path, wanted.out, plan.total)
+    report.left_out = plan.left_out
     lacking: list[Damage] = []
 
     def count(step: Step) -> None:

@@ -23,10 +23,11 @@ class Plan:
     """
     What is taken of a recording, or of one part of it.
 
-    topics: of images. names: the topic of the features for each. copied: topics that are copied;
-    left_out: those of ALL that cannot be. depths: topic of depth images, where one is asked for.
+    topics: of images. names: the topic of the features for each. copies: topics that are copied.
+    depths: topic of depth images, where one is asked for.
     start, stop: log times start <= t < stop. total: images that there are to be, about. is_part:
-    whether there is more of the recording in other files.
+    whether there is more of the recording in other files. left_out: names of depth topics that are
+    not taken.
     """
 
     reader: BagReader
@@ -39,6 +40,7 @@ class Plan:
     stop: int
     total: int
     is_part: bool
+    left_out: list[str]
 
     @property
     def channels(self) -> list[Channel]:
@@ -80,12 +82,20 @@ def make_plan(wanted: 'Extraction', reader: BagReader, whole: BagReader | None =
     frames = Frames(reader, topics, wanted.view, wanted.stride, whole)
     here = [topic for topic in reader.topics if topic.name in names]
     total = reader.expected(here, start, stop, wanted.stride)
-    return Plan(reader, frames, topics, names, copies, depths, start, stop, total, is_part)
+    left_out = depth_left_out(wanted, whole)
+    return Plan(
+        reader, frames, topics, names, copies, depths, start, stop, total, is_part, left_out
+    )
 
 
 def image_topics(reader: BagReader, names: Collection[str] = ()) -> list[Topic]:
-    """Return the topics of images that are named, else all with images; raises DataError."""
+    """
+    Return the topics of images that are named, else all but those of depth; raises DataError.
+
+    Where there is nothing else those of depth are taken.
+    """
     topics = reader.choose(names, IMAGES) if names else reader.image_topics()
+    topics = [topic for topic in topics if names or topic not in reader.depth_topics]
     topics = [topic for topic in topics if topic.count] or topics
     if not topics:
         there = ', '.join(f'{t.name} ({t.msgtype})' for t in reader.topics) or 'none'
@@ -94,6 +104,11 @@ def image_topics(reader: BagReader, names: Collection[str] = ()) -> list[Topic]:
             f'{" or ".join(IMAGES)}; its topics: {there}'
         )
     return topics
+
+
+def depth_left_out(wanted: 'Extraction', reader: BagReader) -> list[str]:
+    """Return the topics of depth images that are not taken, as no topic is named."""
+    return [] if wanted.topics else [topic.name for topic in reader.depth_topics]
 
 
 def _depth_topics(wanted: 'Extraction', whole: BagReader, topics: list[Topic]) -> list[Topic]:

@@ -4,9 +4,10 @@ from collections import deque
 from collections.abc import Collection, Hashable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
+from .decoding import decode
 from .files.compression import unpacked_file
 from .files.mcap_file import McapFile
 from .files.ros1_file import Ros1File
@@ -25,8 +26,9 @@ from .records import (
     Storage,
     Stretch,
 )
-from ..errors import DataError
+from ..errors import BadImageError, DataError
 
+DEPTH = ('16UC1', '32FC1')  # encodings of images that show distances
 STORAGES: dict[str, type[Storage]] = {'.mcap': McapFile, '.db3': SqliteFile, '.bag': Ros1File}
 
 
@@ -108,6 +110,15 @@ class BagReader:
         """Return the topics of images."""
         return [topic for topic in self.topics if topic.msgtype in IMAGES]
 
+    @cached_property
+    def depth_topics(self) -> list[Topic]:
+        """Return the topics of images that show distances, where there are others beside them."""
+        topics = [topic for topic in self.image_topics() if topic.count]
+        if len(topics) < 2:
+            return []
+        depth = [topic for topic in topics if self._shows_depth(topic)]
+        return depth if len(depth) < len(topics) else []
+
     def choose(self, names: Collection[str], types: Collection[str] = ()) -> list[Topic]:
         """Return topics by name; raises DataError for one that is not there or of other types."""
         chosen = [topic for topic in self.topics if topic.name in names]
@@ -133,8 +144,8 @@ class BagReader:
     ) -> int:
         """Return how many messages are in a range, about: as if they came at a steady rate."""
         total = sum(-(-topic.count // stride) for topic in topics)
-        start, stop = max(start, self.start), min(stop, self.end)
-        return round(total * max(0, stop - start) / max(1, self.end - self.start))
+        start, stop = max(start, self.start), min(stop, self.end + 1)
+        return round(total * max(0, stop - start) / max(1, self.end + 1 - self.start))
 
     def records(
         self, topics: Collection[Topic], start: int = 0, stop: int = LAST_TIME
@@ -177,6 +188,16 @@ class BagReader:
         note = self._note_for(file)
         with unpacked_file(file, note) as path, closing(_open(path, note)) as storage:
             yield from storage.messages(wanted, start, stop)
+
+    def _shows_depth(self, topic: Topic) -> bool:
+        """Judge by the first image."""
+        first = next(self.records([topic]), None)
+        try:
+            image = decode(first) if first else None
+        except BadImageError:
+            return False
+        words = getattr(image, 'encoding', None) or getattr(image, 'format', '')
+        return words.partition(';')[0].strip() in DEPTH
 
     def _contents_of(self, file: Path) -> Contents:
         note = self._note_for(file)

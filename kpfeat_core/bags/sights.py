@@ -10,13 +10,13 @@ import numpy as np
 from .decoding import decode
 from .extraction import batch_size, Extraction, load
 from .flow import batches, in_background
-from .planning import image_topics
+from .planning import depth_left_out, image_topics
 from .processing import extracted, Found, Frames, Shot
 from .reading import BagReader, Topic
 from .recorded import Recorded, topics_of_features
 from .records import Channel, Damage, nanoseconds, Record
 from .settings import settings_of_input, settings_of_model, settings_of_view
-from .topics import features_topics, sibling
+from .topics import base_topic, features_topics, sibling
 from ..config import DEFAULT_MODEL, ViewConfig
 from ..errors import BadImageError, DataError, ShapeError
 from ..messages.conversions import fill_features, message_to_features
@@ -98,6 +98,12 @@ class Sights:
             self._extractor = extractor or load(self.wanted)
 
     @property
+    def left_out(self) -> list[str]:
+        """Return the topics of depth images that are not taken."""
+        depth = depth_left_out(self.wanted, self.reader) if self._images else []
+        return [name for name in depth if name not in self._names]
+
+    @property
     def damage(self) -> list[Damage]:
         """Return what could not be read so far."""
         beside = [] if self.source is self.reader else self.source.damage
@@ -151,7 +157,9 @@ class Sights:
         if not self._images:
             chosen = self.source.choose(wanted, [FEATURES]) if wanted else there
             return {topic.name: topic.name for topic in chosen}
-        names = _partners(image_topics(self.reader, wanted), there)
+        images = image_topics(self.reader, wanted)
+        _check_clear(images, there)
+        names = _partners([*images, *([] if wanted else self.reader.depth_topics)], there)
         missing = [name for name in wanted if name not in names]
         if missing or not names:
             raise DataError(
@@ -201,6 +209,22 @@ def _is_of_making(wanted: Extraction) -> bool:
     """Say whether options are given that only features which are made now would follow."""
     given = wanted.weights or wanted.options or wanted.view != ViewConfig()
     return bool(given) or wanted.descriptor_type != Extraction.descriptor_type
+
+
+def _check_clear(images: Sequence[Topic], features: Collection[Topic]) -> None:
+    """Raise DataError where features beside several topics of images may be of any of them."""
+    there = {topic.name for topic in features}
+    beside: dict[str, set[str]] = {}
+    for image in images:
+        if f'{image.name}/features' not in there:
+            name = sibling(image.name, 'features')
+            beside.setdefault(name, set()).add(base_topic(image.name))
+    for name in sorted(there):
+        if len(beside.get(name, ())) > 1:
+            raise DataError(
+                f"'{name}' may hold the features of {' or of '.join(sorted(beside[name]))}; name "
+                'that topic of images with --topics'
+            )
 
 
 def _partners(images: Sequence[Topic], features: Collection[Topic]) -> dict[str, str]:

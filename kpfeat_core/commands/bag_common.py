@@ -55,7 +55,7 @@ TopicsOption = Annotated[
         '--topics',
         '-t',
         metavar='TOPIC,...',
-        help='Topics to take; all of them by default.',
+        help='Topics to take; by default all but depth images.',
         show_default=False,
     ),
 ]
@@ -205,6 +205,9 @@ def print_result(values: Mapping[str, Any], sentence: str, quiet: bool, as_json:
 
 def finish(report: 'Report', quiet: bool) -> None:
     """Leave with an exit code, and with a word on stderr about what was not used or not read."""
+    if report.left_out and not quiet:
+        names = ', '.join(report.left_out)
+        tell(f'left out, as it shows depth: {names}; --topics takes what it names')
     if report.complete:
         return
     if not quiet:

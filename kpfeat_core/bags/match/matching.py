@@ -107,7 +107,7 @@ def match_recording(
     names = matches_topics(sights.topics)
     copies = Copies(sights.reader, images.copy, {*sights.topics, *names.values()})
     report = MatchReport(sights.reader.recording.path, images.out, sights.total)
-    report.recorded = sights.recorded
+    report.recorded, report.left_out = sights.recorded, sights.left_out
     channels = _channels_of_features(sights)
     matcher = MutualNearestNeighbour(wanted.matcher)
     maker = MatchSteps(sights, channels, names, matcher, wanted.pairing)

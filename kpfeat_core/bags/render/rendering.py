@@ -102,7 +102,7 @@ def render_recording(
                 on_image(report)
         report.check()
         show.write_sheets()
-    report.files, report.damage = show.files, sights.damage
+    report.files, report.damage, report.left_out = show.files, sights.damage, sights.left_out
     return report
 
 

@@ -67,6 +67,7 @@ def as_json(report: StatisticsReport, with_images: bool = False) -> dict[str, An
         'skipped': dict(report.skipped),
         'reasons': report.reasons,
         'damage': [str(damage) for damage in report.damage],
+        'left_out': report.left_out,
         'topics': {
             name: {
                 'model': topic.model,

@@ -200,6 +200,7 @@ def measure_recording(
     matcher = MutualNearestNeighbour(matching)
     report = StatisticsReport(sights.reader.recording.path, Path(), sights.total)
     report.recorded, report.with_images = sights.recorded, with_images
+    report.left_out = sights.left_out
     report.geometry = matcher.config.geometry
     start, duration = sights.reader.start, sights.reader.end - sights.reader.start
     report.topics = {topic: TopicStatistics(start, duration) for topic in sights.topics}
