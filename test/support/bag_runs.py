@@ -7,8 +7,10 @@ from typing import Any
 
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.bags.records import Record
+from made_bags import images, Made, PERIOD, START, write_split_bag
 
 COUNT = 8  # images of the fixture `bag`
+DRIVE_COUNT = 9  # images of a recording in three parts
 LEFT, RIGHT = 6, 4  # images of both cameras of the fixture `stereo`
 
 
@@ -51,3 +53,13 @@ def sha256(path: Path) -> str:
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
     return hashlib.sha256(repr(contents(path)).encode()).hexdigest()
+
+
+def write_drive(folder: Path, *more: Made) -> Path:
+    """Write a recording of three parts; more: messages of other topics."""
+    made = sorted([*images(DRIVE_COUNT), *more], key=lambda one: one.time)
+    third = START + 3 * PERIOD, START + 6 * PERIOD
+    parts = [
+        [one for one in made if sum(one.time >= border for border in third) == k] for k in range(3)
+    ]
+    return write_split_bag(folder, parts)

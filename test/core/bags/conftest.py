@@ -58,3 +58,15 @@ def record_features(extract, stereo, tmp_path):
         return tmp_path / out
 
     return record_features
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """Return a folder with a recording of three parts, and one of ROS 1."""
+    from bag_runs import write_drive
+    from made_bags import write_ros1_bag
+
+    folder = tmp_path / 'fleet'
+    write_drive(folder / 'site/drive')
+    write_ros1_bag(folder / 'old.bag', 3)
+    return folder

@@ -15,6 +15,7 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 if find_spec('ray') is None:  # importing it here would be too early
     pytest.skip('a cluster needs Ray', allow_module_level=True)
 
+from bag_runs import contents
 from kpfeat_core.bags.extraction import Extraction
 from kpfeat_core.bags.fleet import cluster, work
 from kpfeat_core.bags.fleet.cluster import ClusterConfig, OnRay
@@ -55,11 +56,6 @@ def extract(fleet, weights, tmp_path):
         return extract_fleet(wanted, find_parts([fleet], wanted.out), runner, cpus)
 
     return extract
-
-
-def contents(folder):
-    files = [path for path in sorted(folder.rglob('*')) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def kill_worker(journal, killed):

@@ -1,7 +1,6 @@
 """COLMAP databases of recordings: what is in them, and that COLMAP matches them."""
 
 import errno
-import hashlib
 import importlib.util
 import json
 import signal
@@ -15,6 +14,7 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 if not importlib.util.find_spec('pycolmap'):  # importing it before OpenCV breaks that
     pytest.skip('these need pycolmap', allow_module_level=True)
 
+from bag_runs import kill_after, Killed, sha256
 from kpfeat_core.bags.extraction import extract_recording, Extraction
 from kpfeat_core.bags.outputs.writing import disk_errors
 from kpfeat_core.config import ViewConfig
@@ -93,10 +93,6 @@ def extract(extractor, bag, tmp_path):
 
 def open_database(path):
     return pycolmap.Database.open(path)
-
-
-def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def match(path, how):
@@ -187,8 +183,8 @@ def test_the_same_input_gives_the_same_bytes_however_often_it_was_killed(extract
     extract(pictures=True)
     expected = sha256(tmp_path / 'out.db')
     for count in (1, 5):
-        with pytest.raises(KeyboardInterrupt):
-            extract(on_step=stop_after(count), pictures=True)
+        with pytest.raises(Killed):
+            extract(on_step=kill_after(count), pictures=True)
         assert sha256(tmp_path / 'out.db') == expected  # what was there before
     report = extract(pictures=True)
     assert (report.resumed, sha256(tmp_path / 'out.db')) == (5, expected)
@@ -197,20 +193,12 @@ def test_the_same_input_gives_the_same_bytes_however_often_it_was_killed(extract
 
 
 def test_features_of_a_run_that_was_to_make_a_bag_are_taken_over(extract, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        extract(on_step=stop_after(3), format='bag', out=tmp_path / 'out')
+    with pytest.raises(Killed):
+        extract(on_step=kill_after(3), format='bag', out=tmp_path / 'out')
     report = extract(out=tmp_path / 'out')
     assert (report.resumed, report.features) == (3, 2 * COUNT)
     with open_database(tmp_path / 'out') as database:
         assert database.num_images() == 2 * COUNT
-
-
-def stop_after(count):
-    def on_step(report):
-        if report.images == count:
-            raise KeyboardInterrupt
-
-    return on_step
 
 
 def test_pictures_have_the_names_in_the_database_and_the_pixels_of_the_images(extract, tmp_path):

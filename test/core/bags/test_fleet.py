@@ -1,6 +1,5 @@
 """Many recordings: each part once, a manifest of all, and only what is missing done again."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -9,11 +8,12 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
+from bag_runs import contents, DRIVE_COUNT, sha256, write_drive
 from kpfeat_core.bags.extraction import extract_recording, Extraction
 from kpfeat_core.bags.fleet import work
 from kpfeat_core.bags.fleet.dispatch import extract_fleet, InTurn
 from kpfeat_core.bags.fleet.manifest import LOG, MANIFEST, Manifest
-from kpfeat_core.bags.fleet.parts import find_parts, single_recording
+from kpfeat_core.bags.fleet.parts import find_parts
 from kpfeat_core.bags.locking import InUseError
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.config import ViewConfig
@@ -25,32 +25,11 @@ from made_bags import (
     START,
     storage_file,
     write_bag,
-    write_ros1_bag,
     write_split_bag,
 )
 from rosbags.rosbag2 import Reader
 
-COUNT = 9  # images of the recording in three parts
 OPTIONS = {'max_num_keypoints': 20}
-
-
-def split(folder, *more):
-    """Write a recording of three parts; more: messages of other topics."""
-    made = sorted([*images(COUNT), *more], key=lambda one: one.time)
-    third = START + 3 * PERIOD, START + 6 * PERIOD
-    parts = [
-        [one for one in made if sum(one.time >= border for border in third) == k] for k in range(3)
-    ]
-    return write_split_bag(folder, parts)
-
-
-@pytest.fixture
-def fleet(tmp_path):
-    """Return a folder with a recording of three parts, and one of ROS 1."""
-    folder = tmp_path / 'fleet'
-    split(folder / 'site/drive')
-    write_ros1_bag(folder / 'old.bag', 3)
-    return folder
 
 
 @pytest.fixture
@@ -70,15 +49,6 @@ def extract(weights, fleet, tmp_path, monkeypatch):
 
 def manifest(out):
     return json.loads((out / MANIFEST).read_text())['parts']
-
-
-def contents(folder):
-    files = [path for path in sorted(folder.rglob('*')) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read(path):
@@ -111,7 +81,9 @@ def test_the_outputs_of_all_parts_are_one_recording_as_if_it_was_never_split(
     extract_recording(whole)
     assert read(tmp_path / 'out/site/drive') == read(tmp_path / 'whole.mcap')
     with Reader(tmp_path / 'out/site/drive') as reader:
-        assert [(c.topic, c.msgcount) for c in reader.connections] == [('/left/features', COUNT)]
+        assert [(c.topic, c.msgcount) for c in reader.connections] == [
+            ('/left/features', DRIVE_COUNT)
+        ]
         times = [time for _, time, _ in reader.messages()]
         assert (reader.start_time, reader.end_time - 1) == (times[0], times[-1])
 
@@ -251,7 +223,7 @@ def test_a_range_counts_from_the_start_of_the_recording(extract, fleet, tmp_path
 
 def test_a_part_takes_the_calibration_of_the_parts_before(extract, fleet, weights, tmp_path):
     shutil.rmtree(fleet / 'site')
-    made = split(fleet / 'site/drive', camera_info(START), camera_info(START + PERIOD, 60))
+    made = write_drive(fleet / 'site/drive', camera_info(START), camera_info(START + PERIOD, 60))
     view = ViewConfig(undistort=True)
     extract(words=[fleet / 'site'], view=view)
     whole = Extraction(
@@ -323,50 +295,8 @@ def test_a_recording_of_unknown_origin_is_not_written_over(extract, tmp_path):
     assert contents(tmp_path / 'out') == before
 
 
-def names(words, out):
-    return [part.name for part in find_parts(words, out)]
-
-
-def test_names_are_paths_below_what_all_words_have_in_common(fleet, tmp_path, monkeypatch):
-    out = tmp_path / 'out'
-    drive = [f'site/drive/drive_{k}' for k in range(3)]
-    assert names([fleet], out) == ['old/old', *drive]
-    assert names([fleet / 'site/drive', fleet / 'old.bag'], out) == ['old/old', *drive]
-    assert names([fleet / '*/drive'], out) == drive
-    assert names([fleet / 'site/drive'], out) == [name[5:] for name in drive]
-    monkeypatch.chdir(fleet)
-    assert names([type(out)('*.bag'), fleet / 'site'], out) == ['old/old', *drive]
-
-
-def test_recordings_of_one_name_get_different_folders(tmp_path):
-    for name in ('a.bag', 'a.mcap', 'a_7.db3'):
-        (tmp_path / 'in').mkdir(exist_ok=True)
-        (tmp_path / 'in' / name).write_bytes(b'')
-    found = names([tmp_path / 'in'], tmp_path / 'out')
-    assert found == ['a/a', 'a.mcap/a', 'a_7.db3/a_7']
-
-
 def test_outputs_are_never_inputs(extract, fleet):
     extract(fleet / 'features')
     assert extract(fleet / 'features').seconds == {}
     with pytest.raises(DataError, match='no recording outside'):
         find_parts([fleet / 'features'], fleet)
-
-
-@pytest.mark.parametrize(
-    ('out', 'sentence'),
-    [('out.mcap', 'expected a folder'), ('fleet/site/drive/out', 'in the recording')],
-)
-def test_a_place_that_cannot_hold_outputs_is_refused(fleet, tmp_path, out, sentence):
-    with pytest.raises(DataError, match=sentence):
-        find_parts([fleet], tmp_path / out)
-
-
-def test_one_recording_is_what_is_named_alone(fleet, tmp_path):
-    out = tmp_path / 'out'
-    assert single_recording([fleet / 'old.bag'], out)
-    assert single_recording([fleet / 'site/drive'], out)
-    assert single_recording([fleet / 'site'], out.with_suffix('.mcap'))
-    assert not single_recording([fleet / 'site'], out)
-    assert not single_recording([fleet], out.with_suffix('.mcap'))
-    assert not single_recording([fleet / 'old.bag', fleet / 'site/drive'], out)

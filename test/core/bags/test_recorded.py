@@ -13,17 +13,11 @@ from kpfeat_core.bags.sights import Sights
 from kpfeat_core.features import Features
 from kpfeat_core.messages.conversions import fill_features
 from kpfeat_core.messages.definitions import empty_message, FEATURES, from_cdr, to_cdr
-from kpfeat_core.registry import create_extractor
 from made_bags import header, IMAGE, image, Made, PERIOD, pictures, START, write_bag
 import numpy as np
 import torch
 
 TOPIC = '/left/features'
-
-
-@pytest.fixture(scope='module')
-def extractor(weights):
-    return create_extractor('alike-t', str(weights), max_num_keypoints=40)
 
 
 def image_bag(path, stamps):

@@ -1,7 +1,6 @@
 """Videos and contact sheets of recordings."""
 
 from dataclasses import replace
-import hashlib
 from pathlib import Path
 import sys
 
@@ -11,6 +10,7 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 pytest.importorskip('av', reason='videos need PyAV')
 
 import av
+from bag_runs import sha256
 from kpfeat_core.bags.extraction import extract_recording, Extraction
 from kpfeat_core.bags.render import video as video_module
 from kpfeat_core.bags.render.config import MATCHES, RenderConfig, SHOWN
@@ -22,7 +22,6 @@ from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.features import Features
 from kpfeat_core.image import read_image
-from kpfeat_core.registry import create_extractor
 from made_bags import (
     IMAGE,
     image,
@@ -40,11 +39,6 @@ import numpy as np
 
 COUNT = 8
 LINE = 22  # pixels below the picture
-
-
-@pytest.fixture(scope='module')
-def extractor(weights):
-    return create_extractor('alike-t', str(weights), max_num_keypoints=40)
 
 
 @pytest.fixture(scope='module')
@@ -77,10 +71,6 @@ def frames_of(path):
         return [(f.time, f.to_ndarray(format='rgb24')) for f in container.decode(video=0)]
 
 
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def test_frames_have_the_log_times_with_gaps_as_they_were(render, tmp_path):
     report = render()
     assert report.complete and report.files == [tmp_path / 'drive.mp4']
@@ -102,8 +92,8 @@ def test_a_video_is_what_browsers_and_phones_play(render, tmp_path):
 def test_the_same_input_gives_the_same_bytes(render, tmp_path):
     render('a.mp4', 'a.png')
     render('b.mp4', 'b.png')
-    assert digest(tmp_path / 'a.mp4') == digest(tmp_path / 'b.mp4')
-    assert digest(tmp_path / 'a.png') == digest(tmp_path / 'b.png')
+    assert sha256(tmp_path / 'a.mp4') == sha256(tmp_path / 'b.mp4')
+    assert sha256(tmp_path / 'a.png') == sha256(tmp_path / 'b.png')
 
 
 def test_speed_changes_times_only(render, tmp_path):
@@ -237,7 +227,7 @@ def test_recorded_features_give_the_same_video_as_made_ones(render, extractor, b
     extract_recording(wanted, extractor)
     report = render_extracted(wanted, tmp_path / 'recorded.mp4')
     assert report.complete
-    assert digest(tmp_path / 'made.mp4') == digest(tmp_path / 'recorded.mp4')
+    assert sha256(tmp_path / 'made.mp4') == sha256(tmp_path / 'recorded.mp4')
 
 
 def test_without_an_encoder_for_h264_another_one_serves_and_is_named(

@@ -1,12 +1,12 @@
 """Recordings for rtabmap: every message as its package defines it, with what belongs together."""
 
-import hashlib
 import zlib
 
 import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
+from bag_runs import sha256
 from kpfeat_core.bags.extraction import extract_recording, Extraction
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import BadImageError, DataError
@@ -22,7 +22,6 @@ from kpfeat_core.messages.definitions import (
 )
 from kpfeat_core.messages.others import RGBD_IMAGE
 from kpfeat_core.messages.rtabmap import compress_matrix, rgbd_image
-from kpfeat_core.registry import create_extractor
 from made_bags import (
     camera_info,
     COMPRESSED,
@@ -50,11 +49,6 @@ TOPIC = '/left/rgbd_image'
 # What ROS 2 computes of rtabmap_msgs/msg/RGBDImage and all types within, names and order included;
 # the same for the releases of rtabmap_ros from Foxy to Kilted.
 PUBLISHED = 'RIHS01_968d5fe5899dd06767063ffe39db48a9661c87d756abaa8448dd6be859905d43'
-
-
-@pytest.fixture(scope='module')
-def extractor(weights):
-    return create_extractor('alike-t', str(weights), max_num_keypoints=40)
 
 
 @pytest.fixture
@@ -237,11 +231,6 @@ def test_the_same_input_gives_the_same_bytes_however_often_it_was_killed(extract
         extract.again(bag, stop, out=where)
     assert extract.again(bag, out=where).resumed == 3
     assert sha256(where) == expected
-
-
-def sha256(path):
-    files = sorted(path.rglob('*')) if path.is_dir() else [path]
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
 @pytest.mark.parametrize(

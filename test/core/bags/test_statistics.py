@@ -31,7 +31,6 @@ from kpfeat_core.bags.stats.statistics import (
 from kpfeat_core.bags.stats.survival import AFTER, Survival
 from kpfeat_core.errors import DataError
 from kpfeat_core.matchers.pair import PairMatches
-from kpfeat_core.registry import create_extractor
 from kpfeat_core.virtual_camera import VirtualCamera
 from made_bags import (
     IMAGE,
@@ -48,11 +47,6 @@ import numpy as np
 
 COUNT = 14
 LEFT = '/left/features'
-
-
-@pytest.fixture(scope='module')
-def extractor(weights):
-    return create_extractor('alike-t', str(weights), max_num_keypoints=60)
 
 
 @pytest.fixture(scope='module')
@@ -100,7 +94,7 @@ def test_every_image_has_a_value_of_each_kind(report):
         first = 0 if name in (*OF_IMAGES, 'keypoints', 'mean_score', 'coverage') else first
         first = 0 if name == 'delay_ms' else first
         assert np.isnan(values[:first]).all() and np.isfinite(values[first:]).all(), name
-    assert np.median(topic.column('keypoints')) == 60
+    assert np.median(topic.column('keypoints')) == 40
     assert 0.2 < np.median(topic.column('coverage')) < 0.6
     shares = topic.column('inliers')[1:] / topic.column('matches')[1:]
     assert topic.column('inlier_share')[1:] == pytest.approx(shares)
@@ -251,14 +245,14 @@ def test_json_and_csv_hold_the_numbers_of_every_image(report, tmp_path):
     assert 'NaN' not in (tmp_path / 'stats.json').read_text()
     topic = found['topics'][LEFT]
     assert topic['columns']['stamp_ns'][1] == START + PERIOD
-    assert topic['columns']['inliers'][0] is None and topic['columns']['keypoints'][0] == 60
+    assert topic['columns']['inliers'][0] is None and topic['columns']['keypoints'][0] == 40
     assert sum(topic['track_lengths']) == report.topics[LEFT].track_lengths().sum()
     assert 'columns' not in as_json(report)['topics'][LEFT]
     write_csv(tmp_path / 'stats.csv', report)
     rows = [line.split(',') for line in (tmp_path / 'stats.csv').read_text().splitlines()]
     assert len(rows) == COUNT + 1 and rows[0][:2] == ['topic', 'index']
     first = dict(zip(rows[0], rows[1], strict=True))
-    assert (first['topic'], first['keypoints'], first['inliers']) == (LEFT, '60', '')
+    assert (first['topic'], first['keypoints'], first['inliers']) == (LEFT, '40', '')
     assert first['time_ns'] == str(START + LOG_DELAY)
 
 
