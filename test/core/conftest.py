@@ -79,3 +79,12 @@ def photos(tmp_path_factory):
     cv2.imwrite(str(folder / 'b.png'), scene[32:152, 32:192])
     cv2.imwrite(str(folder / 'deep/a.png'), scene[:64, :96])
     return folder
+
+
+@pytest.fixture(scope='session')
+def drive(tmp_path_factory):
+    """Write a recording of five images and of texts."""
+    from made_bags import images, texts, write_bag
+
+    made = sorted(images(5) + texts(), key=lambda one: one.time)
+    return write_bag(tmp_path_factory.mktemp('bags') / 'drive', made)

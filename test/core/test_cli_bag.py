@@ -1,6 +1,5 @@
 """`kpfeat bag`, as a user sees it: output, files, exit codes, interruptions."""
 
-import hashlib
 import json
 from pathlib import Path
 import shutil
@@ -13,6 +12,7 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
+from bag_runs import journal_size, sha256
 import kpfeat_core
 from kpfeat_core.bags.reading import BagReader
 from made_bags import (
@@ -23,7 +23,6 @@ from made_bags import (
     pictures,
     START,
     storage_file,
-    texts,
     truncate,
     write_bag,
 )
@@ -33,17 +32,11 @@ ROOT = Path(kpfeat_core.__file__).parents[1]
 COUNT = 5
 
 
-@pytest.fixture(scope='module')
-def bag(tmp_path_factory):
-    made = sorted(images(COUNT) + texts(), key=lambda one: one.time)
-    return write_bag(tmp_path_factory.mktemp('bags') / 'drive', made)
-
-
 @pytest.fixture
-def extract(bag, weights, tmp_path):
+def extract(drive, weights, tmp_path):
     """Return a function that runs `kpfeat bag extract` on a recording to out.mcap."""
 
-    def extract(*words, source=bag, out='out.mcap'):
+    def extract(*words, source=drive, out='out.mcap'):
         limits = ('--weights', weights, '--max-keypoints', 30)
         return run('bag', 'extract', source, '--out', tmp_path / out, *limits, *words)
 
@@ -57,19 +50,19 @@ def test_every_verb_has_help_with_examples(verb):
     assert 'Examples' in result.output and f'kpfeat bag {verb}' in result.output
 
 
-def test_info_shows_topics_types_counts_and_rates(bag):
-    result = run('bag', 'info', bag)
+def test_info_shows_topics_types_counts_and_rates(drive):
+    result = run('bag', 'info', drive)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].startswith(f'{bag}: mcap, 1 file, ')
+    assert lines[0].startswith(f'{drive}: mcap, 1 file, ')
     assert lines[1].startswith('14 messages in 0.480 s from 1700000000.000 (2023-11-14 22:13:20')
     rows = [line.split() for line in lines[3:]]
     assert rows[0] == ['/left/image_raw', IMAGE, '5', '8.3', 'Hz']
     assert rows[1][0] == '/text'
 
 
-def test_info_as_json_is_for_scripts(bag):
-    result = run('bag', 'info', bag, '--json')
+def test_info_as_json_is_for_scripts(drive):
+    result = run('bag', 'info', drive, '--json')
     about = json.loads(result.stdout)
     assert (about['messages'], about['start'], about['storage']) == (14, START, 'mcap')
     assert about['topics'][0]['messages'] == COUNT and about['damage'] == []
@@ -138,9 +131,9 @@ def test_what_is_thrown_away_is_said_before_the_work_begins(extract, tmp_path, m
 
 
 @pytest.fixture
-def fleet(bag, tmp_path):
+def fleet(drive, tmp_path):
     folder = tmp_path / 'fleet'
-    shutil.copytree(bag, folder / 'one')
+    shutil.copytree(drive, folder / 'one')
     write_bag(folder / 'site/two', images(2))
     return folder
 
@@ -237,9 +230,9 @@ def test_what_is_no_recording_is_said(extract, tmp_path):
     assert_one_error(run('bag', 'info', tmp_path / 'photo.jpg'), 'photo.jpg', '.mcap')
 
 
-def test_without_rosbags_it_says_what_to_install(bag, monkeypatch):
+def test_without_rosbags_it_says_what_to_install(drive, monkeypatch):
     monkeypatch.setitem(sys.modules, 'rosbags', None)
-    assert_one_error(run('bag', 'info', bag), 'rosbags', "pip install 'kpfeat[bags]'")
+    assert_one_error(run('bag', 'info', drive), 'rosbags', "pip install 'kpfeat[bags]'")
 
 
 def test_a_process_that_is_killed_again_and_again_ends_with_the_same_bytes(weights, tmp_path):
@@ -263,14 +256,5 @@ def test_a_process_that_is_killed_again_and_again_ends_with_the_same_bytes(weigh
     done = subprocess.run([*command, str(out), '--json'], capture_output=True, cwd=ROOT)
     if b'"resumed": 0' not in done.stdout:  # else the last one had finished before its signal
         assert json.loads(done.stdout)['images'] == 60
-    assert digest(out) == digest(expected)
+    assert sha256(out) == sha256(expected)
     assert [path.name for path in out.parent.iterdir()] == ['out.mcap']
-
-
-def journal_size(out):
-    work = out.with_name(f'.{out.name}.partial')
-    return sum(file.stat().st_size for file in work.glob('steps-*.mcap'))
-
-
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -10,27 +10,21 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
+from bag_runs import journal_size
 import kpfeat_core
 from kpfeat_core.bags.match import matching
 from kpfeat_core.bags.reading import BagReader
-from made_bags import images, storage_file, texts, truncate, write_bag
+from made_bags import images, storage_file, truncate, write_bag
 from run_kpfeat import assert_one_error, run
 
 ROOT = Path(kpfeat_core.__file__).parents[1]
-COUNT = 5
 
 
 @pytest.fixture(scope='module')
-def bag(tmp_path_factory):
-    made = sorted(images(COUNT) + texts(), key=lambda one: one.time)
-    return write_bag(tmp_path_factory.mktemp('bags') / 'drive', made)
-
-
-@pytest.fixture(scope='module')
-def features(bag, weights, tmp_path_factory):
+def features(drive, weights, tmp_path_factory):
     out = tmp_path_factory.mktemp('features') / 'features.mcap'
     words = ('--weights', weights, '--max-keypoints', 30)
-    assert run('bag', 'extract', bag, '--out', out, *words).exit_code == 0
+    assert run('bag', 'extract', drive, '--out', out, *words).exit_code == 0
     return out
 
 
@@ -73,7 +67,7 @@ def test_quiet_says_nothing_and_json_all(match):
     assert (report['keyframes'], report['skipped'], report['recorded']) == (1, {}, True)
 
 
-def test_options_reach_the_matching(match, bag, features, tmp_path):
+def test_options_reach_the_matching(match, drive, features, tmp_path):
     words = (
         '--stride',
         2,
@@ -84,7 +78,7 @@ def test_options_reach_the_matching(match, bag, features, tmp_path):
         '--features',
         features,
     )
-    result = match(*words, '--storage', 'sqlite3', source=bag, out='folder')
+    result = match(*words, '--storage', 'sqlite3', source=drive, out='folder')
     assert result.exit_code == 0, result.output
     assert BagReader(tmp_path / 'folder').recording.storage == 'sqlite3'
     assert counts(tmp_path / 'folder') == {
@@ -97,9 +91,9 @@ def test_options_reach_the_matching(match, bag, features, tmp_path):
     assert json.loads(result.stdout)['matches'] < json.loads(match('--json').stdout)['matches']
 
 
-def test_without_recorded_features_they_are_made(match, bag, features, weights, tmp_path):
+def test_without_recorded_features_they_are_made(match, drive, features, weights, tmp_path):
     words = ('--weights', weights, '--max-keypoints', 30, '--json')
-    made = json.loads(match(*words, source=bag, out='made.mcap').stdout)
+    made = json.loads(match(*words, source=drive, out='made.mcap').stdout)
     match()
     read = [BagReader(tmp_path / name) for name in ('made.mcap', 'out.mcap')]
     assert not made['recorded']
@@ -187,8 +181,3 @@ def test_an_interrupted_run_says_how_it_goes_on(match, monkeypatch):
     result = match()
     assert result.exit_code not in (0, 2, 3)
     assert 'stopped; the same command goes on from here' in result.stderr
-
-
-def journal_size(out):
-    work = out.with_name(f'.{out.name}.partial')
-    return sum(file.stat().st_size for file in work.glob('steps-*.mcap'))

@@ -8,22 +8,15 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 pytest.importorskip('av', reason='videos need PyAV')
 
-from made_bags import IMAGE, image, images, Made, pictures, START, write_bag
+from made_bags import IMAGE, image, Made, pictures, START, write_bag
 from run_kpfeat import assert_one_error, run
-
-COUNT = 5
-
-
-@pytest.fixture(scope='module')
-def bag(tmp_path_factory):
-    return write_bag(tmp_path_factory.mktemp('bags') / 'drive', images(COUNT))
 
 
 @pytest.fixture
-def render(bag, weights):
+def render(drive, weights):
     """Return a function that runs `kpfeat bag render` on a recording."""
 
-    def render(*words, source=bag):
+    def render(*words, source=drive):
         limits = ('--weights', weights, '--max-keypoints', 30)
         return run('bag', 'render', source, *limits, *words)
 
@@ -55,10 +48,10 @@ def test_quiet_says_nothing_and_json_all(render, tmp_path):
     assert report['skipped'] == {} and report['damage'] == [] and report['seconds'] > 0
 
 
-def test_features_of_an_extraction_are_taken(render, weights, bag, tmp_path):
+def test_features_of_an_extraction_are_taken(render, weights, drive, tmp_path):
     features = tmp_path / 'features.mcap'
-    run('bag', 'extract', bag, '--out', features, '--weights', weights, '--max-keypoints', 7)
-    result = run('bag', 'render', bag, '-f', features, '--out', tmp_path / 'drive.mp4')
+    run('bag', 'extract', drive, '--out', features, '--weights', weights, '--max-keypoints', 7)
+    result = run('bag', 'render', drive, '-f', features, '--out', tmp_path / 'drive.mp4')
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith('5 of 5 images, 35 keypoints, ')
 
@@ -97,15 +90,15 @@ def test_without_pyav_it_says_what_to_install(render, tmp_path, monkeypatch):
     assert_one_error(result, 'PyAV', "pip install 'kpfeat[video]'")
 
 
-def test_an_extraction_draws_what_it_found(bag, weights, render, tmp_path):
+def test_an_extraction_draws_what_it_found(drive, weights, render, tmp_path):
     out, video = tmp_path / 'features.mcap', tmp_path / 'extracted.mp4'
     limits = ('--weights', weights, '--max-keypoints', 30)
-    result = run('bag', 'extract', bag, '--out', out, '--video', video, *limits)
+    result = run('bag', 'extract', drive, '--out', out, '--video', video, *limits)
     assert result.exit_code == 0, result.output
     assert f'drawn to {video}' in result.output
     assert render('--out', tmp_path / 'drive.mp4').exit_code == 0
     assert video.read_bytes() == (tmp_path / 'drive.mp4').read_bytes()
-    result = run('bag', 'extract', bag, '-o', out, '--video', video, '--descriptor-type', 'int8')
+    result = run('bag', 'extract', drive, '-o', out, '--video', video, '--descriptor-type', 'int8')
     assert result.exit_code == 0, result.output
 
 
@@ -118,7 +111,7 @@ def test_an_extraction_draws_what_it_found(bag, weights, render, tmp_path):
         (['--video', 'a.mp4', '--undistort'], 'leave out undistort'),
     ],
 )
-def test_a_video_that_cannot_be_drawn_is_refused_before_the_work(bag, tmp_path, words, why):
+def test_a_video_that_cannot_be_drawn_is_refused_before_the_work(drive, tmp_path, words, why):
     out = tmp_path / 'out'
-    assert_one_error(run('bag', 'extract', bag, '--out', out, *words), why)
+    assert_one_error(run('bag', 'extract', drive, '--out', out, *words), why)
     assert not out.exists()

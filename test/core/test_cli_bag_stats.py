@@ -12,19 +12,12 @@ pytest.importorskip('jinja2', reason='pages need jinja2')
 from made_bags import image, images, PERIOD, pictures, START, write_bag
 from run_kpfeat import assert_one_error, run
 
-COUNT = 5
-
-
-@pytest.fixture(scope='module')
-def bag(tmp_path_factory):
-    return write_bag(tmp_path_factory.mktemp('bags') / 'drive', images(COUNT))
-
 
 @pytest.fixture
-def stats(bag, weights):
+def stats(drive, weights):
     """Return a function that runs `kpfeat bag stats` on a recording."""
 
-    def stats(*words, source=bag):
+    def stats(*words, source=drive):
         limits = ('--weights', weights, '--max-keypoints', 30)
         return run('bag', 'stats', source, *limits, *words)
 
