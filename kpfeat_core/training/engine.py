@@ -48,6 +48,8 @@ def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path
     """
     recipe = recipe_class(model)
     built = Options.build({**recipe.defaults, **options}, recipe.loss_class)
+    if built.train.steps == 0 and not built.train.start:
+        raise ConfigError('steps is 0, expected at least 1, or weights to validate in start')
     recipe.check(built, recipe.build(model, built))
     run = _Run(model, Path(out), built)
     with unpacked(data) as folder:
