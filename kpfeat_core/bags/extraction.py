@@ -87,7 +87,7 @@ class Report:
     def add(self, step: Step) -> None:
         """Count one image."""
         self.images += 1
-        self.features += len(step.records)
+        self.features += bool(step.records)
         self.keypoints += step.counts.get('keypoints', 0)
         if step.problem:
             kind, sentence = step.problem
@@ -138,7 +138,7 @@ def extract_recording(
     def live(first: int) -> Iterator[list[Step]]:
         report.resumed = first
         kind = DescriptorType[wanted.descriptor_type.upper()]
-        maker = FeatureSteps(extractor, plan.frames, plan.names, wanted.model, kind, batch)
+        maker = FeatureSteps(extractor, plan.shots, plan.names, wanted.model, kind, batch)
         return maker.steps(plan.start, plan.stop, first)
 
     def check() -> None:

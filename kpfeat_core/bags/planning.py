@@ -7,7 +7,7 @@ from typing import Any, TYPE_CHECKING
 
 from .outputs.copying import Copies
 from .outputs.formats import check_options, made_topics
-from .processing import Frames
+from .processing import Shots
 from .reading import BagReader, Topic
 from .records import Channel, IMAGE, IMAGES
 from .topics import features_topics
@@ -31,7 +31,7 @@ class Plan:
     """
 
     reader: BagReader
-    frames: Frames
+    shots: Shots
     topics: list[Topic]
     names: Mapping[str, str]
     copies: Copies
@@ -50,7 +50,7 @@ class Plan:
 
     def settings(self) -> dict[str, Any]:
         """Return what results depend on that only the recording itself tells."""
-        found = self.frames.first_calibrations()
+        found = self.shots.first_calibrations()
         digests = {name: hashlib.sha256(one.data).hexdigest() for name, one in found.items()}
         return {
             'topics': dict(self.names),
@@ -79,12 +79,12 @@ def make_plan(wanted: 'Extraction', reader: BagReader, whole: BagReader | None =
             f"no image of '{whole.recording.path}' could be used: there is none in this range"
         )
     depths = _depth_topics(wanted, whole, topics)
-    frames = Frames(reader, topics, wanted.view, wanted.stride, whole)
+    shots = Shots(reader, topics, wanted.view, wanted.stride, whole)
     here = [topic for topic in reader.topics if topic.name in names]
     total = reader.expected(here, start, stop, wanted.stride)
     left_out = depth_left_out(wanted, whole)
     return Plan(
-        reader, frames, topics, names, copies, depths, start, stop, total, is_part, left_out
+        reader, shots, topics, names, copies, depths, start, stop, total, is_part, left_out
     )
 
 

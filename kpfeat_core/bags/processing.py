@@ -43,13 +43,13 @@ class Shot(NamedTuple):
     problem: tuple[str, str] | None = None
 
 
-class Frames:
+class Shots:
     """
     The chosen images of a recording, decoded.
 
     stride: every k-th image of each topic. whole: the recording that `reader` reads a part of;
     calibrations are looked for in it where the part has none. infos: topics of calibrations
-    beside the images, whether needed or not. Iterated anew by each call of `shots`.
+    beside the images, whether needed or not. Read anew by each call of `between`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Frames:
         self.infos = known
         self._infos = known if config.undistort and not config.calibration_file else []
 
-    def shots(self, start: int = 0, stop: int = LAST_TIME, first: int = 0) -> Iterator[Shot]:
+    def between(self, start: int = 0, stop: int = LAST_TIME, first: int = 0) -> Iterator[Shot]:
         """Yield the images with start <= log time < stop, from the one with index `first` on."""
         chosen = islice(self._chosen(start, stop), first, None)
         with ThreadPoolExecutor(DECODERS, 'kpfeat decoder') as pool:
@@ -178,19 +178,19 @@ class FeatureSteps:
     def __init__(
         self,
         extractor: 'Extractor',
-        frames: Frames,
+        shots: Shots,
         names: Mapping[str, str],
         model: str,
         descriptor_type: DescriptorType = DescriptorType.FLOAT32,
         batch_size: int = 1,
     ) -> None:
-        self._extractor, self._frames, self._names = extractor, frames, names
+        self._extractor, self._shots, self._names = extractor, shots, names
         self._model, self._descriptor_type = model, descriptor_type
         self._batch_size = batch_size
 
     def steps(self, start: int, stop: int, first: int) -> Iterator[list[Step]]:
         """Yield the steps from index `first` on, which begins a batch; a list is a batch."""
-        shots = self._frames.shots(start, stop, first)
+        shots = self._shots.between(start, stop, first)
         for found in extracted(self._extractor, shots, self._batch_size):
             yield [self._step(shot, features) for shot, features in found]
 

@@ -11,7 +11,7 @@ from .decoding import decode
 from .extraction import batch_size, Extraction, load
 from .flow import batches, in_background
 from .planning import depth_left_out, image_topics
-from .processing import extracted, Found, Frames, Shot
+from .processing import extracted, Found, Shot, Shots
 from .reading import BagReader, Topic
 from .recorded import Recorded, topics_of_features
 from .records import Channel, Damage, nanoseconds, Record
@@ -170,8 +170,8 @@ class Sights:
 
     def _shots(self, first: int) -> Iterator[Shot]:
         topics = [topic for topic in self.reader.image_topics() if topic.name in self._names]
-        frames = Frames(self.reader, topics, self.wanted.view, self.wanted.stride)
-        return frames.shots(*self._span, first)
+        shots = Shots(self.reader, topics, self.wanted.view, self.wanted.stride)
+        return shots.between(*self._span, first)
 
     def _made(self, found: Found) -> Sight:
         shot = found.shot

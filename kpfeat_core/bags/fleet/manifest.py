@@ -145,9 +145,9 @@ class Manifest:
         for line in self._log:  # of a run that was killed; its last line may be cut off
             try:
                 name, values = json.loads(line)
-            except ValueError:
+                self.entries[name] = Entry.read(values)
+            except (ValueError, TypeError, AttributeError):
                 break
-            self.entries[name] = Entry.read(values)
         if self.entries and (self.folder / LOG).stat().st_size:
             self.save()
 

@@ -1,7 +1,7 @@
 """Matches between the images of a recording: what is asked for, and what became of it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, TYPE_CHECKING
@@ -66,7 +66,7 @@ class MatchReport(Report):
 
     def add(self, step: Step) -> None:
         """Count one image."""
-        super().add(replace(step, records=step.records[:1]))  # its features
+        super().add(step)
         matches, inliers = step.counts.get('matches', 0), step.counts.get('inliers', 0)
         self.keyframes += step.counts.get('keyframes', 0)
         if len(step.records) > 1:

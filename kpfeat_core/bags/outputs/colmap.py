@@ -139,7 +139,7 @@ def calibrations(plan: 'Plan', view: ViewConfig) -> dict[str, Calibration]:
     if view.undistort and view.calibration_file:
         known = dict.fromkeys(plan.names, read_calibration(view.calibration_file))
     else:
-        first = plan.frames.first_calibrations(plan.frames.infos)
+        first = plan.shots.first_calibrations(plan.shots.infos)
         infos = {topic: first.get(sibling(topic, 'camera_info')) for topic in plan.names}
         known = {topic: _calibration(info) for topic, info in infos.items() if info}
     return {

@@ -45,8 +45,8 @@ class RtabmapSink(BagSink):
         self._lacking, self._note = 0, note  # images without depth
 
     def __enter__(self) -> 'RtabmapSink':
-        plan, infos = self._plan, self._plan.frames.infos
-        first = plan.frames.first_calibrations(infos)
+        plan, infos = self._plan, self._plan.shots.infos
+        first = plan.shots.first_calibrations(infos)
         self._first = {topic: decoded(record) for topic, record in first.items()}
         with ExitStack() as stack:
             taken = [*plan.topics, *infos]

@@ -123,11 +123,11 @@ class HlocSink:
     def __init__(self, out: Path, work: Path) -> None:
         if out.is_dir():
             raise DataError(f"--out is '{out}', a folder; expected the name of a file for h5")
-        self._out, self._folder = out, work / 'h5'
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._file, self._names = HlocWriter(self._folder / out.name), ImageNames()
+        self._out, self._folder, self._names = out, work / 'h5', ImageNames()
 
     def __enter__(self) -> 'HlocSink':
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._file = HlocWriter(self._folder / self._out.name)
         return self
 
     def __exit__(self, kind: Any, *rest: Any) -> None:
@@ -202,9 +202,17 @@ def put(made: Path, out: Path) -> None:
         if file.is_file():
             with file.open('rb') as opened:
                 os.fsync(opened.fileno())
-    if out.is_dir():  # a folder cannot be replaced in one step
-        os.replace(out, made.with_name(f'{made.name}.before'))
-    os.replace(made, out)
+    if not out.is_dir():
+        os.replace(made, out)
+        return
+    before = made.with_name(f'{made.name}.before')  # a folder cannot be replaced in one step
+    try:
+        os.replace(out, before)
+        os.replace(made, out)
+    except BaseException:
+        if not out.exists():
+            os.replace(before, out)
+        raise
 
 
 @contextmanager

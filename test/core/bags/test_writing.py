@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
-from kpfeat_core.bags.outputs.writing import BagSink
+from kpfeat_core.bags.outputs.writing import BagSink, put
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.bags.records import Channel, Record
 from kpfeat_core.messages.definitions import typestore
@@ -48,6 +48,14 @@ def test_quality_of_service_is_kept(written):
     assert topics['/latched'].channel.qos == (LATCHED,)
     assert topics['/empty'].channel.qos == ()
     assert [topics[name].count for name in ('/latched', '/empty')] == [1, 0]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/old').write_text('old')
+    with pytest.raises(FileNotFoundError):
+        put(tmp_path / 'made', tmp_path / 'out')
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['old']
 
 
 def test_metadata_are_of_a_version_that_humble_reads_as_well(written):
