@@ -48,7 +48,7 @@ def feature_bag(path, stamps, times):
     """Write empty features with these stamps and log times."""
     features = Features(
         torch.zeros(1, 0, 2), torch.zeros(1, 0), torch.zeros(1, 0, 8), torch.zeros(1, 0).bool(),
-        torch.tensor([[96, 64]]),
+        torch.tensor([[96.0, 64.0]]),
     )  # fmt: skip
     made = []
     for stamp, time in zip(stamps, times, strict=True):
