@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 import os
+import socket
 from typing import Any, TYPE_CHECKING
 
 from ...errors import ConfigError, DataError
@@ -24,7 +25,7 @@ AHEAD = 2  # tasks that wait for each one that runs
 LEAST_TASKS = 16  # that are given to Ray at a time, so that clusters which grow see a demand
 STORE_BYTES = 100 * 2**20  # of the object store of a Ray of our own: only small things go there
 BROKEN_GPU = 'CUDA error'  # after which a process can do nothing more on its GPU
-PATIENCE_S = 10.0  # until a task that was cancelled is killed
+PATIENCE_S = 10.0  # until a task that was cancelled is killed, or an address does not answer
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class OnRay:
         return self
 
     def _begin(self, address: str) -> None:
+        _check_answer(address)
         options: dict[str, Any] = {'address': address}
         if self._own:
             slots = None if self._config.slots < 0 else self._config.slots
@@ -158,6 +160,19 @@ class OnRay:
                 self._ray.cancel(one, force=force)
             if running:
                 _, running = self._ray.wait(running, num_returns=len(running), timeout=PATIENCE_S)
+
+
+def _check_answer(address: str) -> None:
+    """Raise DataError where nobody answers at HOST:PORT, for which Ray would wait minutes."""
+    host, _, port = address.rpartition('//')[2].rpartition(':')
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip('[]'), int(port)), PATIENCE_S).close()
+    except OSError as error:
+        raise DataError(
+            f"there is no Ray at '{address}': {error}; `ray status` on its head node tells more"
+        ) from error
 
 
 def _ray(own: bool) -> Any:

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 import signal
+import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -154,5 +155,16 @@ def test_an_address_where_no_ray_is_is_said(monkeypatch):
 
     ray = SimpleNamespace(is_initialized=lambda: False, init=refuse)
     monkeypatch.setattr(cluster, '_ray', lambda own: ray)
-    with pytest.raises(DataError, match="no Ray at '10.0.0.1:1': nobody answers"):
-        OnRay(ClusterConfig('10.0.0.1:1')).__enter__()
+    with pytest.raises(DataError, match="no Ray at 'auto': nobody answers"):
+        OnRay(ClusterConfig('auto')).__enter__()
+
+
+def test_an_address_where_nobody_answers_is_said_at_once():
+    with socket.socket() as nobody:
+        nobody.bind(('127.0.0.1', 0))
+        port = nobody.getsockname()[1]
+        with pytest.raises(DataError, match=f"no Ray at '127.0.0.1:{port}': .*refused"):
+            cluster._check_answer(f'127.0.0.1:{port}')
+        nobody.listen()
+        for address in (f'127.0.0.1:{port}', f'ray://127.0.0.1:{port}', 'auto', ''):
+            cluster._check_answer(address)
