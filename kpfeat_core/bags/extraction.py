@@ -122,8 +122,7 @@ def extract_recording(
     """
     plan = plan or make_plan(wanted, BagReader(wanted.source))
     recording = plan.reader.recording
-    is_recording = wanted.format in RECORDINGS
-    check_target(wanted.out, (recording.path, *recording.files), recording=is_recording)
+    check_target(wanted.out, [recording], recording=wanted.format in RECORDINGS)
     extractor = extractor or load(wanted)
     batch = batch_size(wanted, extractor)
     report = Report(recording.path, wanted.out, plan.total)
@@ -145,11 +144,10 @@ def extract_recording(
         if report.images or not plan.is_part:
             report.check()
 
-    work = wanted.out.with_name(f'.{wanted.out.name}.partial')
-    with Journal(work, _settings(wanted, plan, extractor, batch)) as journal:
+    with Journal(wanted.out, _settings(wanted, plan, extractor, batch)) as journal:
         report.discarded = journal.discarded
         on_step(report)
-        sink = make_sink(wanted, plan, work, lacking.append)
+        sink = make_sink(wanted, plan, journal.folder, lacking.append)
         run(journal, live, sink, plan.copies.records(plan.start, plan.stop), count, check)
     report.copied = plan.copies.count
     report.damage = plan.reader.damage + plan.copies.left_out + lacking

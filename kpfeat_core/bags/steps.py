@@ -43,7 +43,7 @@ class Step:
 
 class Journal:
     """
-    The steps that are done, in a folder beside the output, so that a later run goes on from them.
+    The steps that are done, in a folder beside an output, so that a later run goes on from them.
 
     It is written as MCAP files, a chunk with a checksum for each `add`, which ends with the system
     having it: a run that is killed loses nothing that was added. Viewers can open them. settings:
@@ -51,8 +51,8 @@ class Journal:
     manager; raises InUseError where another process is at work in the folder.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = out.with_name(f'.{out.name}.partial')
         self.settings = json.dumps(settings, sort_keys=True, indent=1)
         self.count = 0  # steps in the journal, once it was replayed
         self.discarded = False  # whether steps of other settings were thrown away

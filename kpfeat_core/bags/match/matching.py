@@ -14,7 +14,7 @@ from .steps import MatchSteps
 from ..extraction import Extraction, Report
 from ..flow import in_background
 from ..outputs.copying import Copies
-from ..outputs.writing import BagSink, check_target, storage_for
+from ..outputs.writing import BagSink, check_target
 from ..records import Channel
 from ..running import run
 from ..sights import Sights
@@ -102,8 +102,7 @@ def match_recording(
     """
     images = wanted.images
     sights = Sights(images, wanted.features, images=False, extractor=extractor)
-    recordings = [reader.recording for reader in (sights.reader, sights.source)]
-    check_target(images.out, tuple(p for r in recordings for p in (r.path, *r.files)))
+    check_target(images.out, [sights.reader.recording, sights.source.recording])
     names = matches_topics(sights.topics)
     copies = Copies(sights.reader, images.copy, {*sights.topics, *names.values()})
     report = MatchReport(sights.reader.recording.path, images.out, sights.total)
@@ -125,13 +124,12 @@ def match_recording(
         report.resumed, earlier = first, False
         return in_background(maker.steps(first), AHEAD)
 
-    work = images.out.with_name(f'.{images.out.name}.partial')
     written = [*channels.values(), *(Channel(name, MATCHES) for name in names.values())]
     written += [topic.channel for topic in copies.topics]
-    with Journal(work, _settings(wanted, sights)) as journal:
+    with Journal(images.out, _settings(wanted, sights)) as journal:
         report.discarded = journal.discarded
         on_step(report)
-        sink = BagSink(images.out, storage_for(images.out, images.storage), work, written)
+        sink = BagSink(images.out, images.storage, journal.folder, written)
         copied = copies.records(*sights.reader.span(images.start, images.end))
         run(journal, live, sink, copied, count, report.check)
     report.copied = copies.count

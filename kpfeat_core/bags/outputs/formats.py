@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .writing import BagSink, HlocSink, NpzSink, Sink, storage_for
+from .writing import BagSink, HlocSink, NpzSink, Sink
 from ..records import Damage
 from ...errors import DataError
 
@@ -58,7 +58,7 @@ def make_sink(
 
         known = calibrations(plan, wanted.view)
         return ColmapSink(wanted.out, work, plan, known, wanted.pictures)
-    target = (wanted.out, storage_for(wanted.out, wanted.storage), work)
+    target = (wanted.out, wanted.storage, work)
     features = list(plan.names.values())
     if wanted.format == 'rtabmap':
         from .rtabmap import RtabmapSink

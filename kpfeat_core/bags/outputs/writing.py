@@ -1,6 +1,6 @@
 """Where results of a recording go: a rosbag2 recording, .npz files, or an HDF5 file."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 import errno
 import os
@@ -13,7 +13,7 @@ from rosbags.rosbag2 import Writer
 from rosbags.rosbag2.enums import StoragePlugin
 
 from ..decoding import embedded_definition
-from ..recordings import METADATA
+from ..recordings import METADATA, Recording
 from ..records import Channel, nanoseconds, Record
 from ...errors import DataError
 from ...io import HlocWriter, write_npz
@@ -44,16 +44,15 @@ class BagSink:
     Writes a rosbag2 recording: to a folder, or to one file for a name that ends in .mcap or .db3.
 
     The same records give the same bytes. Written in the folder `work`, which is on the same disk,
-    and put to `out` at the end. channels: all that will be written, so that a topic without
-    messages is there as well.
+    and put to `out` at the end. storage: mcap or sqlite3, '' by the name of `out`. channels: all
+    that will be written, so that a topic without messages is there as well. Raises DataError.
     """
 
-    def __init__(
-        self, out: Path, storage: str, work: Path, channels: list[Channel], **about: str
-    ) -> None:
+    def __init__(self, out: Path, storage: str, work: Path, channels: list[Channel]) -> None:
         self._out = out
         self._folder = work / 'bag' / (out.stem if out.suffix in FILES else out.name)
-        self._storage, self._channels, self._about = storage, channels, about
+        self._storage = storage_for(out, storage)
+        self._definitions = {channel: embedded_definition(channel) for channel in channels}
         self._connections: dict[tuple[str, str], Any] = {}
 
     def __enter__(self) -> 'BagSink':
@@ -63,10 +62,7 @@ class BagSink:
             self._folder, version=METADATA_VERSION, storage_plugin=STORAGES[self._storage]
         )
         self._writer.open()
-        for key, value in sorted(self._about.items()):
-            self._writer.set_custom_data(key, value)
-        for channel in self._channels:
-            text, digest = embedded_definition(channel)
+        for channel, (text, digest) in self._definitions.items():
             self._connections[channel.topic, channel.msgtype] = self._writer.add_connection(
                 channel.topic,
                 channel.msgtype,
@@ -173,19 +169,20 @@ def storage_for(out: Path, storage: str) -> str:
     return storage or named or 'mcap'
 
 
-def check_target(out: Path, sources: tuple[Path, ...], recording: bool = True) -> None:
+def check_target(out: Path, inputs: Collection[Recording], recording: bool = True) -> None:
     """
     Refuse to write where the input is, and a recording over what is none; raises DataError.
 
     recording: a recording is to be written, rather than files of other kinds.
     """
-    for source in (p.resolve() for p in sources):
+    sources = {path.resolve() for one in inputs for path in (one.path, *one.files)}
+    for source in sources:
         if out.resolve() == source or out.resolve() in source.parents:
             raise DataError(f"--out is '{out}', which is the input; choose another name")
     if not recording:
         return
     folder = out.resolve().parent
-    if folder in (p.resolve() for p in sources) or (folder / METADATA).is_file():
+    if folder in sources or (folder / METADATA).is_file():
         raise DataError(
             f"--out is '{out}', in the folder of a recording, of which it would become a part; "
             'choose another folder'

@@ -87,9 +87,9 @@ def render_recording(
     if not video and config.show == KEYPOINTS:
         wanted = replace(wanted, stride=_stride_of_sheet(wanted, reader, config.tiles))
     sights = Sights(wanted, features, extractor=extractor)
-    inputs = [read.recording for read in (sights.reader, sights.source)]
     for out in filter(None, (video, sheet)):
-        check_target(out, tuple(p for r in inputs for p in (r.path, *r.files)), recording=False)
+        inputs = [sights.reader.recording, sights.source.recording]
+        check_target(out, inputs, recording=False)
     report = RenderReport(sights.reader.recording.path, Path(), sights.total, codec=codec)
     on_image(report)
     with ExitStack() as stack, closing(sights.lists()) as lists:
