@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import enum
 from pathlib import Path
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, TYPE_CHECKING
 
 import typer
 
@@ -23,7 +23,9 @@ from .common import (
 )
 from ..config import DEFAULT_MODEL, ExtractorConfig
 from ..errors import DataError, ImageError
-from ..io import expand_images, HlocWriter, NamedImage, write_npz
+
+if TYPE_CHECKING:
+    from ..io import NamedImage
 
 EPILOG = examples(
     'kpfeat extract photo.jpg --out features/',
@@ -72,6 +74,8 @@ def extract(
     (2,). Keypoints are x, y in pixels; the centre of the top-left pixel is (0, 0). Images that
     cannot be read are named and skipped. Files that exist are replaced.
     """
+    from ..io import expand_images
+
     found = expand_images(images, by_stem=format is Format.npz)
     extractor = load_extractor(model, weights, device, extraction, settings)
     start, keypoints, problems = time.perf_counter(), 0, []
@@ -93,7 +97,7 @@ def extract(
         raise typer.Exit(SOME_FAILED)
 
 
-def _extract_one(extractor: Any, item: NamedImage, write: Callable[..., None]) -> int:
+def _extract_one(extractor: Any, item: 'NamedImage', write: Callable[..., None]) -> int:
     from ..image import read_image
 
     try:
@@ -108,6 +112,8 @@ def _extract_one(extractor: Any, item: NamedImage, write: Callable[..., None]) -
 @contextmanager
 def _writer(out: Path, kind: Format) -> Iterator[Callable[..., None]]:
     """Give a function that stores the arrays of one image."""
+    from ..io import HlocWriter, write_npz
+
     if kind is Format.npz:
         _check_folder(out)
         yield lambda name, arrays: write_npz(out / name.with_suffix('.npz'), arrays)
