@@ -203,8 +203,6 @@ def _work(fleet: Fleet, job: Job, whole: BagReader | str, on_step: OnStep) -> Re
     if target.is_dir():  # of files that are not replaced in one step
         shutil.rmtree(target)
     report = extract_recording(wanted, _extractor(fleet), on_step, plan)
-    if not target.exists():  # not one image, so not one file
-        target.mkdir()
     _, digest = fingerprint(part.file)
     if fleet.input(part) != given:
         raise DataError(f"'{part.file}' was changed while it was read")

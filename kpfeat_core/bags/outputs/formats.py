@@ -50,7 +50,7 @@ def make_sink(
     note: is told of what the output lacks. Raises DataError.
     """
     if wanted.format == 'npz':
-        return NpzSink(wanted.out)
+        return NpzSink(wanted.out, work)
     if wanted.format == 'h5':
         return HlocSink(wanted.out, work)
     if wanted.format == 'colmap':

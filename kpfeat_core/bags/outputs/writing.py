@@ -92,20 +92,37 @@ class BagSink:
 
 
 class NpzSink:
-    """Writes an .npz file for each image: FOLDER/CAMERA/STAMP.npz, the stamp in nanoseconds."""
+    """
+    Writes an .npz file for each image: FOLDER/CAMERA/STAMP.npz, the stamp in nanoseconds.
 
-    def __init__(self, out: Path) -> None:
-        self._out, self._names = out, ImageNames()
+    Written in the folder `work`, which is on the same disk, and moved to `out` at the end; other
+    files that are there stay.
+    """
+
+    def __init__(self, out: Path, work: Path) -> None:
+        if out.is_file():
+            raise DataError(f"--out is '{out}', a file; expected the name of a folder for npz")
+        self._out, self._folder, self._names = out, work / 'npz', ImageNames()
 
     def __enter__(self) -> 'NpzSink':
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        pass
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        if kind is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        elif not self._out.exists():
+            os.replace(self._folder, self._out)
+        else:
+            for made in sorted(self._folder.rglob('*.npz')):
+                target = self._out / made.relative_to(self._folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(made, target)
 
     def write(self, record: Record) -> None:
         name, arrays = self._names.unpack(record)
-        write_npz(self._out / f'{name}.npz', arrays)
+        write_npz(self._folder / f'{name}.npz', arrays)
 
 
 class HlocSink:

@@ -180,6 +180,13 @@ def test_files_for_other_tools_are_named_after_camera_and_stamp(extract, extract
         assert np.array_equal(group['descriptors'][:].T, arrays['descriptors'])
 
 
+def test_files_for_images_go_beside_others_that_are_there(extract, tmp_path):
+    (tmp_path / 'npz/left').mkdir(parents=True)
+    (tmp_path / 'npz/left/mine.txt').touch()
+    extract('npz', format='npz')
+    assert len(list((tmp_path / 'npz/left').iterdir())) == COUNT + 1
+
+
 def test_options_of_the_view_apply_as_in_the_nodes(extract, extractor, tmp_path):
     made = [*images(COUNT), camera_info(START + PERIOD), camera_info(START + 5 * PERIOD, 60)]
     source = write_bag(tmp_path / 'bag', sorted(made, key=lambda one: one.time))

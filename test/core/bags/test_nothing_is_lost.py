@@ -143,6 +143,9 @@ def test_the_output_never_replaces_the_input_or_other_folders(extract, bag, tmp_
         extract('mine')
     with pytest.raises(DataError, match='a folder; expected the name of a file'):
         extract('mine', format='h5')
+    (tmp_path / 'file').touch()
+    with pytest.raises(DataError, match='a file; expected the name of a folder'):
+        extract('file', format='npz')
 
 
 def test_the_output_never_becomes_a_part_of_the_input(extract, bag):
@@ -152,7 +155,7 @@ def test_the_output_never_becomes_a_part_of_the_input(extract, bag):
     assert sorted(path.name for path in bag.iterdir()) == ['bag.mcap', 'metadata.yaml']
 
 
-@pytest.mark.parametrize('format', ['bag', 'h5', 'colmap'])
+@pytest.mark.parametrize('format', ['bag', 'npz', 'h5', 'colmap'])
 def test_all_that_a_killed_run_would_leave_is_in_one_folder(extract, tmp_path, format):
     def look(report):
         assert [path.name for path in tmp_path.iterdir()] == ['.out.mcap.partial']
