@@ -1,7 +1,7 @@
 """Features of every image of a recording: what is asked for, and what became of it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
@@ -94,11 +94,15 @@ class Report:
             self.skipped[kind] += 1
             self.reasons.setdefault(kind, sentence)
 
-    def check(self) -> None:
-        """Raise DataError where not one image could be used."""
+    def check(self, damage: Iterable[Damage]) -> None:
+        """Raise DataError where not one image could be used; damage: of what was read."""
         if not self.features:
-            why = next(iter(self.reasons.values()), 'there is none in this range')
+            why = self.first_reason(damage) or 'there is none in this range'
             raise DataError(f"no image of '{self.source}' could be used: {why}")
+
+    def first_reason(self, damage: Iterable[Damage]) -> str:
+        """Return why an image was skipped, or what was damaged; empty where nothing was."""
+        return next((str(why) for why in (*self.reasons.values(), *damage)), '')
 
     @property
     def complete(self) -> bool:
@@ -142,7 +146,7 @@ def extract_recording(
 
     def check() -> None:
         if report.images or not plan.is_part:
-            report.check()
+            report.check(plan.reader.damage)
 
     with Journal(wanted.out, _settings(wanted, plan, extractor, batch)) as journal:
         report.discarded = journal.discarded

@@ -1,6 +1,6 @@
 """Matches between the images of a recording: what is asked for, and what became of it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -15,7 +15,7 @@ from ..extraction import Extraction, Report
 from ..flow import in_background
 from ..outputs.copying import Copies
 from ..outputs.writing import BagSink, check_target
-from ..records import Channel
+from ..records import Channel, Damage
 from ..running import run
 from ..sights import Sights
 from ..steps import Journal, Step
@@ -75,10 +75,10 @@ class MatchReport(Report):
             self.inliers += inliers
             self.shares.append(inliers / max(matches, 1))
 
-    def check(self) -> None:
-        """Raise DataError where not one pair could be matched."""
+    def check(self, damage: Iterable[Damage]) -> None:
+        """Raise DataError where not one pair could be matched; damage: of what was read."""
         if not self.pairs:
-            why = next(iter(self.reasons.values()), f'there are {self.images} in this range')
+            why = self.first_reason(damage) or f'images in this range: {self.images}'
             raise DataError(f"no two images of '{self.source}' could be matched: {why}")
 
     @property
@@ -131,7 +131,7 @@ def match_recording(
         on_step(report)
         sink = BagSink(images.out, images.storage, journal.folder, written)
         copied = copies.records(*sights.reader.span(images.start, images.end))
-        run(journal, live, sink, copied, count, report.check)
+        run(journal, live, sink, copied, count, lambda: report.check(sights.damage))
     report.copied = copies.count
     report.damage = sights.damage + copies.left_out
     return report

@@ -100,7 +100,7 @@ def render_recording(
                 if sight.features is not None:
                     show.add(sight)
                 on_image(report)
-        report.check()
+        report.check(sights.damage)
         show.write_sheets()
     report.files, report.damage, report.left_out = show.files, sights.damage, sights.left_out
     return report

@@ -215,8 +215,8 @@ def measure_recording(
                     topic.model = _model(sights, sight)
                 topic.add(sight, following.follow(sight) if sight.features is not None else None)
                 on_image(report)
-    report.check()
     report.damage = sights.damage
+    report.check(report.damage)
     return report
 
 

@@ -8,6 +8,8 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from kpfeat_core.bags.decoding import decode
+from kpfeat_core.bags.extraction import Extraction
+from kpfeat_core.bags.match.matching import match_recording, Matching
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.errors import BadImageError, DataError
 from made_bags import (
@@ -169,3 +171,12 @@ def test_a_message_that_is_not_as_its_definition_says_is_an_error_of_its_own(tmp
     record = next(reader.records(reader.topics))
     with pytest.raises(BadImageError, match='/text'):
         decode(record._replace(data=record.data[:6]))
+
+
+def test_where_damage_leaves_no_image_the_error_tells_of_it(tmp_path, extract):
+    bag = write_bag(tmp_path / 'bag', large(20))
+    blot(storage_file(bag), 0.001, 0.01)  # the beginning of its one chunk
+    with pytest.raises(DataError, match='no image .* could be used: .* damaged'):
+        extract(source=bag)
+    with pytest.raises(DataError, match='no two images .* matched: .* damaged'):
+        match_recording(Matching(Extraction(bag, tmp_path / 'matches.mcap')))

@@ -284,7 +284,7 @@ def test_where_nothing_can_be_matched_it_says_why_and_writes_nothing(match, feat
     source = write_bag(tmp_path / 'bag', made)
     with pytest.raises(DataError, match="could be matched: .*'magicpoint', have no descriptors"):
         match(source=source)
-    with pytest.raises(DataError, match='could be matched: there are 1 in this range'):
+    with pytest.raises(DataError, match='could be matched: images in this range: 1'):
         match(topics=('/left/image_raw',), end='0.1')
     assert [path.name for path in tmp_path.iterdir()] == ['bag']
 
