@@ -73,7 +73,8 @@ class RtabmapSink(BagSink):
             super().__exit__(kind, *rest)
         if self._lacking:
             name = self._plan.depths[0].name
-            reason = f'{self._lacking} images have no depth image of {name} within 20 ms'
+            slack = f'{1e-6 * DEPTH_SLACK:g} ms'
+            reason = f'{self._lacking} images have no depth image of {name} within {slack}'
             self._note(Damage(self._plan.reader.recording.path, reason))
 
     def _message(self, record: Record) -> Any:
