@@ -1,7 +1,7 @@
 """From steps to an output: what earlier runs did, then what is left, with nothing lost between."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 import errno
 import heapq
 import itertools
@@ -37,18 +37,25 @@ def run(
     """
     left = _kept(journal, live)
     steps = itertools.chain(journal.replay(), left)
-    try:
+    with said_if_full(lambda: f"{journal.count} images are done and kept in '{journal.folder}'"):
         with closing(left), closing(copied), sink:
             for record in _by_time(copied, _written(steps, on_step)):
                 sink.write(record)
             _check(check, journal)
         journal.remove()
+
+
+@contextmanager
+def said_if_full(kept: Callable[[], str]) -> Iterator[None]:
+    """Raise DataError where the disk is full; kept: says what is not lost."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in FULL and not any(os.strerror(why) in str(error) for why in FULL):
             raise
         raise DataError(
-            f"the disk is full: {journal.count} images are done and kept in '{journal.folder}'; "
-            'make room and give the same command again, which goes on from there'
+            f'the disk is full: {kept()}; make room and give the same command again, which goes '
+            'on from there'
         ) from error
 
 

@@ -17,6 +17,7 @@ from ..extraction import Extraction, load
 from ..outputs.formats import check_options
 from ..outputs.writing import FILES
 from ..recordings import METADATA
+from ..running import said_if_full
 from ...errors import DataError
 from ...registry import check_device
 
@@ -81,7 +82,8 @@ def extract_fleet(
     Raises KpfeatError for what would stop every part.
     """
     check_options(wanted)
-    with Manifest(wanted.out) as manifest, runner:
+    kept = f"what is done is kept in '{wanted.out}'"
+    with said_if_full(lambda: kept), Manifest(wanted.out) as manifest, runner:
         wanted = replace(_rooted(wanted), device=runner.device(wanted.device))
         settings = settings_of(wanted, load(replace(wanted, device='cpu')))
         if cpus < 0:
