@@ -120,6 +120,12 @@ def topic_names(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(name.strip() for word in words for name in word.split(',') if name.strip())
 
 
+def check_ending(option: str, path: Path, endings: Sequence[str]) -> None:
+    """Raise DataError for a name that ends in none of these."""
+    if path.suffix not in endings:
+        raise DataError(f"{option} is '{path}', expected a name ending in {' or '.join(endings)}")
+
+
 def wanted_images(
     source: Path,
     model: str,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Optional, TYPE_CHECKING
 import typer
 
 from .bag_common import (
+    check_ending,
     described,
     EndOption,
     FeaturesOption,
@@ -40,6 +41,7 @@ EPILOG = examples(
     'kpfeat bag render drive/ --sheet drive.png --tiles 20',
     'Exit code 0: all done; 2: nothing was written; 3: some images were skipped, or damaged.',
 )
+VIDEOS = ('.mp4',)
 SHEETS = ('.png', '.jpg', '.jpeg')
 
 
@@ -133,7 +135,7 @@ def check_drawing(video: Path, wanted: 'Extraction', several: bool) -> None:
         raise DataError('--video goes with one recording and the format bag; see bag render')
     from ..bags.render.rendering import check_extraction
 
-    _check_video_name('--video', video)
+    check_ending('--video', video, VIDEOS)
     check_extraction(wanted)
 
 
@@ -150,14 +152,9 @@ def _check_names(out: Path | None, sheet: Path | None) -> None:
     if not (out or sheet):
         raise DataError('there is nothing to write; give --out FILE.mp4, --sheet FILE.png or both')
     if out:
-        _check_video_name('--out', out)
-    if sheet and sheet.suffix not in SHEETS:
-        raise DataError(f"--sheet is '{sheet}', expected a name that ends in .png or .jpg")
-
-
-def _check_video_name(option: str, video: Path) -> None:
-    if video.suffix != '.mp4':
-        raise DataError(f"{option} is '{video}', expected a name that ends in .mp4")
+        check_ending('--out', out, VIDEOS)
+    if sheet:
+        check_ending('--sheet', sheet, SHEETS)
 
 
 def _sentence(report: 'RenderReport', seconds: float) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TYPE_CHECKING
 import typer
 
 from .bag_common import (
+    check_ending,
     EndOption,
     FeaturesOption,
     finish,
@@ -26,7 +27,6 @@ from .bag_common import (
 )
 from .common import configured, DeviceOption, examples, SetOption, table_console, WeightsOption
 from ..config import ExtractorConfig, make_config, MatcherConfig, ViewConfig
-from ..errors import DataError
 
 if TYPE_CHECKING:
     from ..bags.stats.statistics import StatisticsReport
@@ -121,8 +121,7 @@ def stats(
 
 def _check_out(out: list[Path]) -> None:
     for path in out:
-        if path.suffix not in ENDINGS:
-            raise DataError(f"--out is '{path}', expected a name ending in {' or '.join(ENDINGS)}")
+        check_ending('--out', path, ENDINGS)
     if any(path.suffix == '.html' for path in out):
         from ..page import require_libraries
 

@@ -105,7 +105,7 @@ def test_an_extraction_draws_what_it_found(drive, weights, render, tmp_path):
 @pytest.mark.parametrize(
     ('words', 'why'),
     [
-        (['--video', 'a.avi'], 'expected a name that ends in .mp4'),
+        (['--video', 'a.avi'], 'expected a name ending in .mp4'),
         (['--video', 'a.mp4', '--format', 'npz'], 'the format bag'),
         (['--video', 'a.mp4', '--by-part'], 'one recording'),
         (['--video', 'a.mp4', '--undistort'], 'leave out undistort'),
