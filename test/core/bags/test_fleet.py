@@ -1,5 +1,6 @@
 """Many recordings: each part once, a manifest of all, and only what is missing done again."""
 
+import errno
 import json
 import os
 import shutil
@@ -28,8 +29,18 @@ from made_bags import (
     write_split_bag,
 )
 from rosbags.rosbag2 import Reader
+import torch
 
 OPTIONS = {'max_num_keypoints': 20}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Have single runs take as many threads as a part of a fleet, for the same digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -300,3 +311,17 @@ def test_outputs_are_never_inputs(extract, fleet):
     assert extract(fleet / 'features').seconds == {}
     with pytest.raises(DataError, match='no recording outside'):
         find_parts([fleet / 'features'], fleet)
+
+
+def test_a_disk_that_is_full_for_the_manifest_is_told(extract, tmp_path):
+    extract('expected')
+
+    def full(manifest):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Manifest, 'save', full)
+        with pytest.raises(DataError, match='the disk is full: what is done .*same command again'):
+            extract()
+    assert extract().complete
+    assert contents(tmp_path / 'out') == contents(tmp_path / 'expected')
