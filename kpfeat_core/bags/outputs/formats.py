@@ -13,12 +13,20 @@ if TYPE_CHECKING:
     from ..planning import Plan
 
 RECORDINGS = ('bag', 'rtabmap')  # formats that are recordings
+# Endings of names, and the formats that they fit; all others fit any.
+NAMES = {'.mcap': RECORDINGS, '.db3': RECORDINGS, '.h5': ('h5',), '.db': ('colmap',)}
 # An option that has a meaning with one format alone.
 ONLY_WITH = {'annotations': 'bag', 'pictures': 'colmap', 'depth': 'rtabmap'}
 
 
 def check_options(wanted: 'Extraction') -> None:
     """Raise DataError for options that do not go together."""
+    fitting = NAMES.get(wanted.out.suffix, (wanted.format,))
+    if wanted.format not in fitting:
+        raise DataError(
+            f"--out is '{wanted.out}', a name for --format {fitting[0]}, and the format is "
+            f'{wanted.format}; change one of them'
+        )
     for option, form in ONLY_WITH.items():
         if getattr(wanted, option) and wanted.format != form:
             raise DataError(

@@ -13,13 +13,16 @@ from rosbags.rosbag2 import Writer
 from rosbags.rosbag2.enums import StoragePlugin
 
 from ..decoding import embedded_definition
+from ..reading import BagReader
 from ..recordings import METADATA, Recording
 from ..records import Channel, nanoseconds, Record
 from ...errors import DataError
 from ...io import HlocWriter, write_npz
 from ...messages.conversions import message_to_features
 from ...messages.definitions import FEATURES, from_cdr
+from ...messages.others import RGBD_IMAGE
 
+MADE = (FEATURES, RGBD_IMAGE)  # types of messages that every recording of ours has
 METADATA_VERSION = 8  # of Iron: that of Jazzy is one which Humble cannot read
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 FILES = {'.mcap': 'mcap', '.db3': 'sqlite3'}  # endings that make a file rather than a folder
@@ -208,6 +211,20 @@ def check_target(out: Path, inputs: Collection[Recording], recording: bool = Tru
         raise DataError(f"--out is '{out}', a folder that holds no recording; choose another name")
     if out.is_file() and out.suffix not in FILES:
         raise DataError(f"--out is '{out}', which is a file; expected a new name for a folder")
+    if out.exists() and not _is_made(out):
+        raise DataError(
+            f"--out is '{out}', a recording that holds no features and would be replaced; choose "
+            'another name, or remove it first'
+        )
+
+
+def _is_made(recording: Path) -> bool:
+    """Say whether a recording may be an earlier output; what cannot be read may be one."""
+    try:
+        topics = BagReader(recording).topics
+    except DataError:
+        return True
+    return not topics or any(topic.msgtype in MADE for topic in topics)
 
 
 def put(made: Path, out: Path) -> None:

@@ -14,14 +14,7 @@ from kpfeat_core.bags.extraction import extract_recording, Extraction
 from kpfeat_core.bags.outputs import writing
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.errors import DataError
-from made_bags import (
-    IMAGE,
-    image,
-    Made,
-    pictures,
-    START,
-    write_bag,
-)
+from made_bags import IMAGE, image, images, Made, pictures, START, texts, write_bag
 import numpy as np
 
 
@@ -155,12 +148,25 @@ def test_the_output_never_becomes_a_part_of_the_input(extract, bag):
     assert sorted(path.name for path in bag.iterdir()) == ['bag.mcap', 'metadata.yaml']
 
 
+def test_a_recording_that_is_no_output_is_never_replaced(extract, tmp_path):
+    for name, made in (('mine', texts()), ('other', images(2))):
+        write_bag(tmp_path / name, made)
+        with pytest.raises(DataError, match='holds no features and would be replaced'):
+            extract(name)
+    extract()
+    extract(stride=2)
+    with pytest.raises(DataError, match='a name for --format h5, and the format is bag'):
+        extract('out.h5')
+    with pytest.raises(DataError, match='a name for --format bag, and the format is npz'):
+        extract('out.mcap', format='npz')
+
+
 @pytest.mark.parametrize('format', ['bag', 'npz', 'h5', 'colmap'])
 def test_all_that_a_killed_run_would_leave_is_in_one_folder(extract, tmp_path, format):
     def look(report):
-        assert [path.name for path in tmp_path.iterdir()] == ['.out.mcap.partial']
+        assert [path.name for path in tmp_path.iterdir()] == ['.out.partial']
 
-    extract(format=format, on_step=look)
+    extract('out', format=format, on_step=look)
 
 
 def test_an_older_output_stays_until_the_new_one_is_complete(extract, tmp_path):
