@@ -26,6 +26,7 @@ MADE = (FEATURES, RGBD_IMAGE)  # types of messages that every recording of ours 
 METADATA_VERSION = 8  # of Iron: that of Jazzy is one which Humble cannot read
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 FILES = {'.mcap': 'mcap', '.db3': 'sqlite3'}  # endings that make a file rather than a folder
+NO_FOLDERS = (*FILES, '.bag', '.h5', '.db', '.npz')  # nobody would call a folder that
 
 
 @runtime_checkable
@@ -201,6 +202,11 @@ def check_target(out: Path, inputs: Collection[Recording], recording: bool = Tru
             raise DataError(f"--out is '{out}', which is the input; choose another name")
     if not recording:
         return
+    if out.suffix not in FILES and out.suffix.lower() in NO_FOLDERS:
+        raise DataError(
+            f"--out is '{out}', expected a name that ends in {' or '.join(FILES)}, or that of a "
+            'folder'
+        )
     folder = out.resolve().parent
     if folder in sources or (folder / METADATA).is_file():
         raise DataError(

@@ -136,6 +136,9 @@ def test_the_output_never_replaces_the_input_or_other_folders(extract, bag, tmp_
         extract('mine')
     with pytest.raises(DataError, match='a folder; expected the name of a file'):
         extract('mine', format='h5')
+    for name in ('out.bag', 'out.MCAP'):
+        with pytest.raises(DataError, match=r'ends in \.mcap or \.db3, or that of a folder'):
+            extract(name)
     (tmp_path / 'file').touch()
     with pytest.raises(DataError, match='a file; expected the name of a folder'):
         extract('file', format='npz')
