@@ -108,7 +108,8 @@ def image_topics(reader: BagReader, names: Collection[str] = ()) -> list[Topic]:
 
 def depth_left_out(wanted: 'Extraction', reader: BagReader) -> list[str]:
     """Return the topics of depth images that are not taken, as no topic is named."""
-    return [] if wanted.topics else [topic.name for topic in reader.depth_topics]
+    depth = [] if wanted.topics else [topic.name for topic in reader.depth_topics]
+    return [name for name in depth if name != wanted.depth]
 
 
 def _depth_topics(wanted: 'Extraction', whole: BagReader, topics: list[Topic]) -> list[Topic]:

@@ -22,7 +22,8 @@ class Recorded:
     Recorded features of one topic, asked for in the order of the images.
 
     Stamps need neither grow nor differ: each message is given once, and of those with the same
-    stamp the one whose log time is that of the image, or the next after it. Memory holds HELD.
+    stamp the one whose log time is that of the image, or the next after it. Those without a stamp
+    are found by log time alone. Memory holds HELD.
     """
 
     def __init__(self, reader: BagReader, name: str) -> None:
@@ -35,7 +36,8 @@ class Recorded:
         earlier = None
         while True:
             for place, (other, record) in enumerate(self._held):
-                if other == stamp and record.time >= time:
+                fits = record.time >= time if stamp else record.time == time
+                if other == stamp and fits:
                     del self._held[place]
                     return record
             if len(self._held) == HELD:
@@ -45,7 +47,7 @@ class Recorded:
                 earlier = first.record if first.stamp == stamp else earlier
             if not self._read():
                 break
-        return earlier or self._earlier(stamp)
+        return (earlier or self._earlier(stamp)) if stamp else None
 
     def _earlier(self, stamp: int) -> Record | None:
         """Return features that were logged before their image."""

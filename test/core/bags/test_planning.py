@@ -47,6 +47,8 @@ def test_depth_is_left_out_unless_it_is_named_or_alone(tmp_path, extractor):
     ):
         assert sights.left_out == report.left_out
         assert [(s.topic, s.problem) for s in all_of(sights)] == [('/cam/features', None)] * 3
+    wanted_depth = Extraction(bag, tmp_path / 'r.mcap', format='rtabmap', depth='/cam/depth')
+    assert extract_recording(wanted_depth, extractor).left_out == ['/cam/distance']
     named = Sights(wanted(bag, topics=('/cam/depth',)), extractor=extractor)
     assert len(all_of(named)) == 3 and named.left_out == []
     assert Sights(wanted(alone), extractor=extractor).total == 6

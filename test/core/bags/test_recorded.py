@@ -44,6 +44,14 @@ def test_stamps_that_do_not_grow_lead_to_the_right_features(tmp_path, extractor,
             assert torch.equal(one.features.keypoints, other.features.keypoints)
 
 
+def test_without_stamps_an_image_never_gets_the_features_of_another(tmp_path, extractor):
+    bag = image_bag(tmp_path / 'bag', [0] * 6)
+    extract_recording(Extraction(bag, tmp_path / 'features.mcap', stride=2), extractor)
+    sights = Sights(Extraction(bag, Path(), model=''), tmp_path / 'features.mcap')
+    found = [sight for one in sights.lists() for sight in one]
+    assert [sight.problem is None for sight in found] == [True, False] * 3
+
+
 def feature_bag(path, stamps, times):
     """Write empty features with these stamps and log times."""
     features = Features(
