@@ -16,7 +16,7 @@ from .running import run
 from .settings import settings_of_input, settings_of_model, settings_of_view
 from .steps import Journal, Step
 from ..config import DEFAULT_MODEL, ViewConfig
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..messages.descriptors import DescriptorType
 
 if TYPE_CHECKING:
@@ -57,6 +57,15 @@ class Extraction:
     annotations: bool = False
     pictures: bool = False
     depth: str = ''
+
+    def __post_init__(self) -> None:
+        if self.batch_size < -1 or self.batch_size == 0:
+            raise ConfigError(
+                f'batch_size is {self.batch_size}, expected at least 1, or -1 for what the device '
+                'is best at'
+            )
+        if self.stride < 1:
+            raise ConfigError(f'stride is {self.stride}, expected at least 1')
 
 
 @dataclass

@@ -11,7 +11,7 @@ import h5py
 from kpfeat_core.bags.decoding import decode
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.config import ViewConfig
-from kpfeat_core.errors import DataError
+from kpfeat_core.errors import ConfigError, DataError
 from kpfeat_core.io import read_npz
 from kpfeat_core.messages.conversions import camera_info_to_calibration, message_to_features
 from kpfeat_core.messages.definitions import FEATURES
@@ -129,6 +129,13 @@ def test_topics_range_and_stride_choose_images(extract, tmp_path):
     ]
     assert times == [2 * PERIOD, 4 * PERIOD] and report.images == 2
     assert [topic.name for topic in BagReader(tmp_path / 'out.mcap').topics] == ['/right/features']
+
+
+@pytest.mark.parametrize('options', [{'stride': 0}, {'batch_size': 0}, {'batch_size': -2}])
+def test_numbers_that_mean_nothing_are_refused(extract, tmp_path, options):
+    with pytest.raises(ConfigError, match=f'{next(iter(options))} is .*, expected at least 1'):
+        extract(**options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_compressed_images_and_changing_sizes(extract, extractor, tmp_path):
