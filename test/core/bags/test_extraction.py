@@ -1,6 +1,7 @@
 """Features of recordings: every image once, the same bytes each time, nothing lost."""
 
 import sqlite3
+import threading
 
 import pytest
 
@@ -8,13 +9,16 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import COUNT, read, sha256
 import h5py
+from kpfeat_core import registry
 from kpfeat_core.bags.decoding import decode
+from kpfeat_core.bags.extraction import Extraction, load
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import ConfigError, DataError
 from kpfeat_core.io import read_npz
 from kpfeat_core.messages.conversions import camera_info_to_calibration, message_to_features
 from kpfeat_core.messages.definitions import FEATURES
+from kpfeat_core.registry import create_extractor
 from kpfeat_core.view import View
 from made_bags import (
     camera_info,
@@ -129,6 +133,18 @@ def test_topics_range_and_stride_choose_images(extract, tmp_path):
     ]
     assert times == [2 * PERIOD, 4 * PERIOD] and report.images == 2
     assert [topic.name for topic in BagReader(tmp_path / 'out.mcap').topics] == ['/right/features']
+
+
+def test_a_model_is_loaded_in_a_thread_that_ends(bag, weights, tmp_path, monkeypatch):
+    used = []
+
+    def create(*words, **options):
+        used.append(threading.current_thread())
+        return create_extractor(*words, **options)
+
+    monkeypatch.setattr(registry, 'create_extractor', create)
+    load(Extraction(bag, tmp_path / 'out.mcap', weights=str(weights)))
+    assert [thread.is_alive() for thread in used] == [False]
 
 
 @pytest.mark.parametrize('options', [{'stride': 0}, {'batch_size': 0}, {'batch_size': -2}])
