@@ -27,7 +27,7 @@ from kpfeat_core.io import unpacked
 from kpfeat_core.losses.superpoint import cell_centres, valid_cells
 from kpfeat_core.training.magicpoint import read_heads
 from kpfeat_core.training.options import Options
-from kpfeat_core.training.superpoint import SCALINGS, SPARSE, SuperPointRecipe
+from kpfeat_core.training.superpoint import SCALINGS, SOFTMAX, SPARSE, SuperPointRecipe
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -130,7 +130,9 @@ def main(
     images: Annotated[int, typer.Option(min=2, help='photographs, evenly chosen')] = 8,
     device: Annotated[str, typer.Option(help='cpu or cuda')] = 'cpu',
     threads: Annotated[int, typer.Option(min=1)] = 1,
-    kinds: Annotated[str, typer.Option(help='kinds of loss')] = ','.join([*SCALINGS, SPARSE]),
+    kinds: Annotated[str, typer.Option(help='kinds of loss')] = ','.join(
+        [*SCALINGS, SPARSE, SOFTMAX]
+    ),
     load: Annotated[str, typer.Option(help='what else ran, noted in the results')] = '',
     out: Annotated[Path | None, typer.Option(help='append JSON lines to this file')] = None,
 ) -> None:

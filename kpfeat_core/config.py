@@ -11,6 +11,7 @@ from .errors import ConfigError
 T = TypeVar('T')
 
 DEFAULT_MODEL = 'alike-t'
+PRECISIONS = ('float32', 'float16', 'bfloat16')  # names of torch
 AUTO = 'auto'  # of an option that shapes a network: as the weights need it
 
 

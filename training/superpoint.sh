@@ -16,6 +16,7 @@ label_steps=${LABEL_STEPS:-18000}   # MagicPoint on photographs
 joint_steps=${JOINT_STEPS:-60000}   # SuperPoint
 batch=${BATCH:-32}
 views=${VIEWS:-100} # of a photograph, to label it
+precision=${LABEL_PRECISION:-float32}
 kpfeat=${KPFEAT:-kpfeat}
 
 train() {
@@ -26,10 +27,12 @@ $kpfeat shapes --out "$out/shapes" --train-images "$shapes" --val-images $((shap
     --split train --split val --workers -1
 train magicpoint corners --data "$out/shapes" --steps "$corner_steps" "${@}"
 $kpfeat adapt "$photographs" --out "$out/labels1" --model magicpoint \
-    --weights "$out/corners/magicpoint.safetensors" --device auto --set num="$views"
+    --weights "$out/corners/magicpoint.safetensors" --device auto \
+    --set num="$views" --set precision="$precision"
 train magicpoint photographs --data "$photographs" --set labels="$out/labels1" \
     --start "$out/corners/magicpoint.safetensors" --steps "$label_steps" "${@}"
 $kpfeat adapt "$photographs" --out "$out/labels2" --model magicpoint \
-    --weights "$out/photographs/magicpoint.safetensors" --device auto --set num="$views"
+    --weights "$out/photographs/magicpoint.safetensors" --device auto \
+    --set num="$views" --set precision="$precision"
 train superpoint joint --data "$photographs" --set labels="$out/labels2" \
     --start "$out/photographs/magicpoint.safetensors" --steps "$joint_steps" "${@}"

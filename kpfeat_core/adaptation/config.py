@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..config import option
+from ..config import option, PRECISIONS
 from ..data.homography_config import HOMOGRAPHIES
 
 
@@ -45,4 +45,5 @@ class AdaptConfig:
     height: int = option(-1, 'with width: exactly this size instead, whatever the shape', low=-1)
     width: int = option(-1, 'with height: exactly this size instead, whatever the shape', low=-1)
     seed: int = option(0, 'every random draw follows from this and the name of the image', low=0)
+    precision: str = option('float32', 'arithmetic of the network', choices=PRECISIONS)
     batch_size: int = option(-1, 'views at once; -1 takes what suits the device', low=-1)

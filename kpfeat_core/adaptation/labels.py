@@ -9,6 +9,7 @@ is the same, byte by byte, on the same machine.
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+import copy
 from dataclasses import asdict, dataclass
 import hashlib
 import json
@@ -117,6 +118,7 @@ def make_labels(
     out = Path(out)
     recipe = _recipe(extractor, config, homographies, weights_sha256)
     _begin(out, recipe)
+    extractor = copy.deepcopy(extractor).to(getattr(torch, config.precision))
     found = []
     for image, pending in _read_ahead(images, out):
         try:
@@ -204,6 +206,8 @@ def _begin(out: Path, recipe: Mapping[str, Any]) -> None:
         _write_json(path, recipe)
         return
     there = read_index(out)
+    if isinstance(there.get('options'), dict):  # options that came later had their defaults
+        there['options'].setdefault('precision', AdaptConfig.precision)
     wanted = json.loads(json.dumps(recipe))
     differing = _differences(there, wanted)
     if differing:

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 import re
 
-from ..config import ExtractorConfig, option
+from ..config import ExtractorConfig, option, PRECISIONS
 from ..errors import ConfigError
 
-PRECISIONS = ('float32', 'float16', 'bfloat16')
 SMALLEST_SIDE = 32
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .alike import CHUNK_FLOATS, masked_mean
+from .kp2d import softmax_terms
 from ..describe import flat_index
 from ..errors import ShapeError
 from ..geometry import inside, pixel_grid, sample, warp_points
@@ -286,3 +287,61 @@ def sparse_descriptor_hinge(
         (cosine - negative_margin).clamp(min=0).flatten(1), pairs.counted.flatten(1)
     )
     return positive_weight * masked_mean(pull, pairs.mask) + push
+
+
+class PointPairs(NamedTuple):
+    """
+    Points of image 0 and where they fall in image 1, one for each cell of image 0.
+
+    points0 (B, N, 2), points1 (B, N, 2): (x, y) pixels; mask (B, N): which are seen in both.
+    """
+
+    points0: Float[Tensor, 'b n 2']
+    points1: Float[Tensor, 'b n 2']
+    mask: Bool[Tensor, 'b n']
+
+
+def draw_point_pairs(
+    H_0to1: Float[Tensor, 'b 3 3'],
+    valid0: Bool[Tensor, 'b r c'],
+    valid1: Bool[Tensor, 'b r c'],
+    generator: torch.Generator | None = None,
+) -> PointPairs:
+    """
+    Draw a point of each cell of image 0, anywhere in it, and find it in image 1.
+
+    Those count that lie on valid cells of both. The generator lies on the device of valid1.
+    """
+    (batch, rows, columns), device = valid1.shape, valid1.device
+    shift = torch.rand((batch, rows * columns, 2), generator=generator, device=device)
+    points = cell_centres(rows, columns, device) + (shift - 0.5) * CELL
+    places = warp_points(points.to(H_0to1.dtype), H_0to1)
+    cells = (places - CELL_CENTRE) / CELL
+    known = inside(cells, rows, columns, margin=-0.49) & valid0.flatten(1)
+    index = flat_index(torch.where(known[..., None], cells, 0).round().abs(), columns)
+    known = known & valid1.flatten(1).gather(1, index)
+    return PointPairs(points, torch.where(known[..., None], places, 0), known)
+
+
+def point_softmax(
+    descriptors0: Float[Tensor, 'b d r c'],
+    descriptors1: Float[Tensor, 'b d r c'],
+    pairs: PointPairs,
+    temperature: float = 0.1,
+    radius_px: float = CELL,
+) -> Float[Tensor, ' b']:
+    """
+    Descriptor loss of each pair of images, none of the published ones.
+
+    Descriptors are read bilinearly at points, as extraction reads them; each is to be told from
+    all others farther than the radius, in both directions (`kp2d.softmax_terms`).
+    """
+    first, second = (
+        F.normalize(sample(maps, (points - CELL_CENTRE) / CELL, 'border'), dim=-1, eps=1e-6)
+        for maps, points in (
+            (descriptors0, pairs.points0.to(descriptors0.dtype)),
+            (descriptors1, pairs.points1.to(descriptors1.dtype)),
+        )
+    )
+    terms = softmax_terms(first, second, pairs.points1, pairs.mask, temperature, radius_px)
+    return masked_mean(terms, pairs.mask)

@@ -24,10 +24,12 @@ from ..errors import ConfigError, WeightsError
 from ..image import match_channels
 from ..losses.superpoint import (
     descriptor_hinge,
+    draw_point_pairs,
     draw_sparse_pairs,
     HingeScaling,
     NORMALIZED,
     PAPER,
+    point_softmax,
     sparse_descriptor_hinge,
     valid_cells,
 )
@@ -37,6 +39,8 @@ from ..weights import check_state, read_weights, sha256
 SCALINGS: dict[str, HingeScaling] = {'normalized': NORMALIZED, 'paper': PAPER}
 SPARSE = 'sparse'
 SPARSE_WEIGHT = 1.0  # published beside this kind
+SOFTMAX = 'softmax'
+SOFTMAX_WEIGHT = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,17 +48,18 @@ class SuperPointLossConfig(LabelConfig):
     """How the descriptors are learnt beside the detector."""
 
     descriptor_loss: str = option(
-        'sparse',
-        'hinge over a sparse choice of pairs of cells, which learnt fastest (training/NOTES.md); '
-        'over all of them as in the paper; or with normalized similarities, as its open '
-        'implementation',
-        choices=(*SCALINGS, SPARSE),
+        'softmax',
+        'softmax over points of both views, which is not published and learnt fastest '
+        '(training/NOTES.md); hinge over a sparse choice of pairs of cells; over all of them as '
+        'in the paper; or with normalized similarities, as its open implementation',
+        choices=(SOFTMAX, SPARSE, *SCALINGS),
     )
     descriptor_weight: float = option(
         -1.0, 'weight beside both detector losses; -1 takes the one published for its kind', -1.0
     )
     positives: int = option(1000, 'cells in the sparse choice, at most', low=1)
     negatives: int = option(100, 'cells that each of them is told from', low=1)
+    temperature: float = option(0.1, 'temperature of the softmax', low=1e-3)
 
 
 class SuperPointRecipe(Recipe):
@@ -153,6 +158,11 @@ class SuperPointRecipe(Recipe):
                 batch.H_0to1, valid, generator, config.positives, config.negatives
             )
             loss = sparse_descriptor_hinge(*descriptors, pairs)
+        elif config.descriptor_loss == SOFTMAX:
+            weight = SOFTMAX_WEIGHT
+            valid0 = valid_cells(batch.valid[0])
+            points = draw_point_pairs(batch.H_0to1, valid0, valid, generator)
+            loss = point_softmax(*descriptors, points, config.temperature)
         else:
             scaling = SCALINGS[config.descriptor_loss]
             weight = scaling.weight

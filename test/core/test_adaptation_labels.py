@@ -1,5 +1,7 @@
 """Pseudo-labels of a folder: the same bytes however often it was stopped, and `kpfeat adapt`."""
 
+from dataclasses import replace
+import json
 import os
 from pathlib import Path
 import shutil
@@ -145,6 +147,26 @@ def test_labels_made_in_another_way_are_not_mixed(extractor, images, tmp_path) -
         list(make_labels(extractor, images[:1], tmp_path, other))
     with pytest.raises(DataError, match="weights_sha256='' instead of 'abc'"):
         list(make_labels(extractor, images[:1], tmp_path, QUICK, weights_sha256='abc'))
+
+
+def test_half_precision_finds_nearly_the_same_labels(extractor, images, tmp_path) -> None:
+    found = []
+    for precision in ('float32', 'bfloat16'):
+        config = replace(QUICK, precision=precision)
+        list(make_labels(extractor, images[:1], tmp_path / precision, config))
+        found.append(read_labels(tmp_path / precision / images[0].name.with_suffix('.npz')))
+    first, second = (torch.from_numpy(labels['keypoints']) for labels in found)
+    assert (torch.cdist(first[:10], second).amin(1) < 2).all()  # the best ones
+    assert (found[0]['keypoint_scores'] != found[1]['keypoint_scores']).any()
+    assert next(extractor.parameters()).dtype == torch.float32
+
+
+def test_labels_from_before_there_was_a_precision_go_on(extractor, images, tmp_path) -> None:
+    list(make_labels(extractor, images[:1], tmp_path, QUICK))
+    index = json.loads((tmp_path / 'index.json').read_text())
+    del index['options']['precision']
+    (tmp_path / 'index.json').write_text(json.dumps(index))
+    assert next(make_labels(extractor, images[:1], tmp_path, QUICK)).kept
 
 
 def test_a_folder_with_another_index_is_refused(extractor, images, tmp_path) -> None:

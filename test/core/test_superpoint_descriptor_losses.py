@@ -2,6 +2,8 @@
 
 from kpfeat_core.geometry import warp_points
 from kpfeat_core.losses import superpoint as losses
+from kpfeat_core.models.base import DenseMaps
+from kpfeat_core.registry import build_extractor
 import numpy as np
 import pytest
 import torch
@@ -293,3 +295,58 @@ def test_gradients_of_the_sparse_loss_are_right_in_double_precision():
 
     assert loss(*inputs) > 0
     assert torch.autograd.gradcheck(loss, inputs)
+
+
+def draw_points(H, valid0, valid1, seed=0):
+    return losses.draw_point_pairs(H, valid0, valid1, torch.Generator().manual_seed(seed))
+
+
+def test_points_lie_in_their_cells_and_fall_where_the_homography_takes_them():
+    turned = torch.tensor([[[0.9, -0.3, 20.0], [0.3, 0.9, -10.0], [5e-4, 0, 1.0]]])
+    valid0, valid1 = torch.ones(2, 1, 12, 16, dtype=torch.bool)
+    valid0[0, 0] = False
+    valid1[0, 3:5] = False
+    pairs = draw_points(turned, valid0, valid1)
+    shift = pairs.points0[0] - losses.cell_centres(12, 16)
+    assert 3.5 < shift.abs().max() <= 4 and shift.mean(0).abs().max() < 1
+    seen, there = pairs.mask[0], warp_points(pairs.points0, turned)[0]
+    torch.testing.assert_close(pairs.points1[0, seen], there[seen])
+    rows = (pairs.points1[0, seen, 1] / 8 - 0.4375).round()
+    assert seen.sum() > 60 and not seen[:16].any() and not ((rows == 3) | (rows == 4)).any()
+    outside = (there < -0.5) | (there > torch.tensor([127.5, 95.5]))
+    assert outside.any() and not seen[outside.any(1)].any()
+
+
+def test_softmax_over_points_falls_as_descriptors_move_towards_their_partners():
+    first, valid = random_maps(32, 12, 16), torch.ones(1, 12, 16, dtype=torch.bool)
+    partner, noise = shifted(first, columns=2, rows=1), random_maps(32, 12, 16, seed=2)
+    pairs = draw_points(MOVED, valid, valid)
+    values = [
+        float(losses.point_softmax(first, normalize(m, dim=1), pairs))
+        for m in (noise, noise + 0.5 * partner, noise + 2 * partner, partner)
+    ]
+    assert values == sorted(values, reverse=True) and values[0] > 5 * values[-1]
+
+
+def test_softmax_over_points_reads_descriptors_where_extraction_does():
+    extractor = build_extractor('superpoint')
+    first, valid = random_maps(256, 12, 16), torch.ones(1, 12, 16, dtype=torch.bool)
+    pairs = draw_points(IDENTITY, valid, valid)
+    maps = DenseMaps(torch.zeros(1, 96, 128), (first,))
+    read = extractor.describe(maps, pairs.points0)[pairs.mask]
+    apart = torch.cdist(pairs.points0[pairs.mask], pairs.points0[pairs.mask], p=torch.inf)
+    own = torch.eye(len(read), dtype=torch.bool)
+    logits = (read @ read.T / 0.1).masked_fill((apart <= 8) & ~own, -torch.inf)
+    wanted = (logits.logsumexp(1) - logits.diagonal()).mean()
+    torch.testing.assert_close(losses.point_softmax(first, first, pairs)[0], wanted)
+
+
+def test_softmax_over_points_without_overlap_is_zero_and_not_nan():
+    inputs = [random_maps(batch=2, seed=seed).requires_grad_() for seed in (0, 1)]
+    valid, H = all_valid(inputs[0]), IDENTITY.repeat(2, 1, 1)
+    H[0, 0, 2] = 1e4
+    H[1] = torch.tensor([[1.0, 0, 0], [0, 1, 0], [-0.05, 0, 1]])
+    loss = losses.point_softmax(*inputs, draw_points(H, valid, valid))
+    loss.sum().backward()
+    assert loss[0] == 0 and loss[1] > 0
+    assert all(value.grad.isfinite().all() for value in inputs)

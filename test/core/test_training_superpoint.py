@@ -129,7 +129,7 @@ def test_superpoint_learns_to_match_two_views_of_a_few_photographs(photographs, 
     assert after['repeatability'] > 1.5 * before['repeatability']
 
 
-@pytest.mark.parametrize('kind', ['normalized', 'paper', 'sparse'])
+@pytest.mark.parametrize('kind', ['normalized', 'paper', 'sparse', 'softmax'])
 def test_every_descriptor_loss_has_finite_gradients(photographs, labels, kind) -> None:
     chosen = options(
         SuperPointRecipe, labels=str(labels), descriptor_loss=kind, positives=20, **ON_PHOTOGRAPHS
