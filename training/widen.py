@@ -111,7 +111,7 @@ def _check(narrow: Alike, wide: Alike) -> None:
     if not narrow.size.single_head or any(a > b for a, b in zip(*sizes, strict=True)):
         raise ConfigError(
             f'{narrow.name} has channels and descriptors of {sizes[0]}, {wide.name} of '
-            f'{sizes[1]}; expected a single head, and at least as many everywhere in the larger one'
+            f'{sizes[1]}; expected a single head there, and at least as many everywhere here'
         )
 
 
