@@ -12,10 +12,7 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from ..evaluation import Protocol, Results, Source
     from ..evaluation.pairs import Pair
-    from ..evaluation.report import Example
 
-EXAMPLES = 3  # best and worst pairs of each extractor in the report
-DRAWN = 200  # matches of them, or nothing can be seen
 SYNTHETIC_PAIRS = 500
 
 EPILOG = examples(
@@ -235,40 +232,14 @@ def _write(
     reference: str,
     command: str,
 ) -> None:
+    from ..evaluation.examples import draw_examples
     from ..evaluation.report import write_json, write_report
 
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / 'results.json', results)
     drawn = {
-        result.label: list(_draw_examples(source, result, pairs, cache))
+        result.label: list(draw_examples(source, result, pairs, cache))
         for source, result in zip(sources, results, strict=True)
     }
     write_report(out / 'report.html', results, reference, drawn, command)
     tell(f'written to {out}: report.html, results.json')
-
-
-def _draw_examples(
-    source: 'Source', result: 'Results', pairs: Sequence['Pair'], cache: Path | None
-) -> Iterator['Example']:
-    """Draw the matches of the best and of the worst pairs."""
-    from ..evaluation.report import Example, extreme_pairs
-    from ..evaluation.run import counted_pairs, Evaluator, load_view
-    from ..evaluation.tables import main_column
-    from ..visualize import draw_matches
-
-    best, worst = extreme_pairs(result, main_column([result]), EXAMPLES)
-    index = {pair.name: k for k, pair in enumerate(result.pairs)}
-    pairs = counted_pairs(pairs, result.protocol)
-    evaluator = Evaluator(source, result.protocol, cache)
-    for kind, found in [*(('best', pair) for pair in best), *(('worst', pair) for pair in worst)]:
-        pair = pairs[index[found.name]]
-        measured = evaluator(pair)
-        views = [load_view(view, result.protocol) for view in (pair.view0, pair.view1)]
-        picture = draw_matches(
-            *views,
-            measured.points0,
-            measured.points1,
-            correct=measured.right.numpy(),
-            limit=DRAWN,
-        )
-        yield Example(kind, pair.name, measured.values, picture)
