@@ -110,3 +110,11 @@ def test_the_ros_package_asks_for_every_ros_package_that_is_imported() -> None:
     files = [*(ROOT / 'kpfeat_ros').rglob('*.py'), *(ROOT / 'launch').glob('*.py')]
     used = {module.split('.')[0] for path in files for module in imports(path) if is_ros(module)}
     assert sorted(used - asked - {'kpfeat', 'kpfeat_ros'}) == []
+
+
+def test_every_source_of_photographs_is_named_to_those_who_ship_the_weights() -> None:
+    lines = (ROOT / 'docs/photographs.md').read_text().splitlines()
+    rows = [line for line in lines if line.startswith('| ')][1:]
+    sources = [row.split('|')[1].split()[1] for row in rows]
+    named = (ROOT / 'THIRD_PARTY.md').read_text()
+    assert len(sources) > 30 and [source for source in sources if source not in named] == []
