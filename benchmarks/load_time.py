@@ -1,0 +1,73 @@
+"""
+How long it takes to load each bundled model, beside importing PyTorch, which nobody escapes.
+
+    python benchmarks/load_time.py --out benchmarks/results/load_time.jsonl
+
+`load` is the median of `create_extractor` with the weights that come with kpfeat, in a process
+that has imported PyTorch; `first` is its first call there.
+"""
+
+import json
+from pathlib import Path
+import statistics
+import subprocess
+import sys
+import time
+from typing import Annotated, Optional
+
+from common import provenance
+from kpfeat_core.manifest import read_manifest
+from rich.console import Console
+from rich.table import Table
+import typer
+
+PROGRAM = """
+import json, sys, time
+begun = time.perf_counter()
+import torch
+imported = time.perf_counter() - begun
+from kpfeat_core.registry import create_extractor
+seconds = []
+for _ in range(int(sys.argv[2])):
+    begun = time.perf_counter()
+    create_extractor(sys.argv[1])
+    seconds.append(time.perf_counter() - begun)
+print(json.dumps([imported, *seconds]))
+"""
+
+
+def measure(model: str, repeats: int) -> dict[str, float]:
+    """Return seconds, in a process of its own."""
+    words = [sys.executable, '-c', PROGRAM, model, str(repeats)]
+    root = str(Path(__file__).resolve().parents[1])
+    imported, *seconds = json.loads(
+        subprocess.run(words, check=True, capture_output=True, text=True, cwd=root).stdout
+    )
+    load = statistics.median(seconds)
+    return {'load': load, 'first': seconds[0], 'import_torch': imported}
+
+
+def main(
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045 - typer 0.9 knows no `|`
+        typer.Option(help='append JSON lines to this file'),
+    ] = None,
+) -> None:
+    """Load every bundled model several times."""
+    models = [entry['model'] for entry in read_manifest().values() if entry['model'] != 'hardnet']
+    table = Table('model', 'load, s', 'first, s', 'import torch, s')
+    begun = time.perf_counter()
+    for model in models:
+        row = measure(model, repeats)
+        table.add_row(model, *(f'{row[key]:.3f}' for key in ('load', 'first', 'import_torch')))
+        if out is not None:
+            result = {'benchmark': 'load_time', 'model': model, **row, **provenance()}
+            with out.open('a', encoding='utf-8') as file:
+                file.write(json.dumps(result) + '\n')
+    Console().print(table)
+    print(f'{time.perf_counter() - begun:.0f} s in all; keynet loads HardNet with it')
+
+
+if __name__ == '__main__':
+    typer.run(main)
