@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ..models import Extractor
 
 MISSING = 'no_features'  # kind of the problem of an image that has no recorded features
+NOT_RECORDED = (
+    'no features of its stamp are recorded; where they were made with --stride, give the same here'
+)
 AHEAD = 4  # images whose features are read before they are taken
 
 
@@ -240,7 +243,7 @@ def _partners(images: Sequence[Topic], features: Collection[Topic]) -> dict[str,
 
 def _with_features(sight: Sight, record: Record | None) -> Sight:
     if record is None:
-        return sight._replace(problem=(MISSING, 'no features of its stamp are recorded'))
+        return sight._replace(problem=(MISSING, NOT_RECORDED))
     try:
         message = decode(record)
         features = message_to_features(message)
