@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from .catalogue import recipe_class
 from .curves import append_row, drop_rows_after, LOG, SPEED, VALIDATION
-from .fabric import make_fabric
+from .fabric import leave, make_fabric
 from .options import Options
 from .pictures import plot_curves
 from .schedule import learning_rate, moving_average
@@ -55,7 +55,9 @@ def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path
     with unpacked(data) as folder:
         material = recipe.load(folder, built)
     run.start(*material)
-    return run.finish()
+    weights = run.finish()
+    leave(run.fabric)
+    return weights
 
 
 class _Run:

@@ -36,6 +36,17 @@ def make_fabric(config: TrainConfig) -> Any:
     return fabric
 
 
+def leave(fabric: Any) -> None:
+    """
+    Let all processes end together.
+
+    One that ends first takes with it what the others still talk to, and they abort.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        fabric.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def _arithmetic(config: TrainConfig, device: torch.device) -> dict[str, Any]:
     """Return the option of Fabric for the precision; batches are handed on as they are."""
     if config.precision == '32-true':

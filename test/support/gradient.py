@@ -8,7 +8,7 @@ from kpfeat_core.data.photometric import PhotometricConfig
 from kpfeat_core.registry import build_extractor
 from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
 from kpfeat_core.training.config import TrainConfig
-from kpfeat_core.training.fabric import make_fabric
+from kpfeat_core.training.fabric import leave, make_fabric
 import torch
 
 
@@ -28,6 +28,7 @@ def main(path: str) -> None:
     fabric.backward(recipe(pairs, generator)['total'])
     if fabric.is_global_zero:
         torch.save({name: p.grad for name, p in extractor.named_parameters()}, path)
+    leave(fabric)
 
 
 if __name__ == '__main__':
