@@ -12,11 +12,11 @@ from pathlib import Path
 import statistics
 import subprocess
 import sys
-import time
 from typing import Annotated, Optional
 
-from common import provenance
+from common import provenance, ROOT
 from kpfeat_core.manifest import read_manifest
+from kpfeat_core.registry import extractor_names
 from rich.console import Console
 from rich.table import Table
 import typer
@@ -39,9 +39,8 @@ print(json.dumps([imported, *seconds]))
 def measure(model: str, repeats: int) -> dict[str, float]:
     """Return seconds, in a process of its own."""
     words = [sys.executable, '-c', PROGRAM, model, str(repeats)]
-    root = str(Path(__file__).resolve().parents[1])
     imported, *seconds = json.loads(
-        subprocess.run(words, check=True, capture_output=True, text=True, cwd=root).stdout
+        subprocess.run(words, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     )
     load = statistics.median(seconds)
     return {'load': load, 'first': seconds[0], 'import_torch': imported}
@@ -55,9 +54,11 @@ def main(
     ] = None,
 ) -> None:
     """Load every bundled model several times."""
-    models = [entry['model'] for entry in read_manifest().values() if entry['model'] != 'hardnet']
+    bundled = [entry['model'] for entry in read_manifest().values()]
+    models = [
+        model for model in bundled if model in extractor_names()
+    ]  # HardNet comes with keynet
     table = Table('model', 'load, s', 'first, s', 'import torch, s')
-    begun = time.perf_counter()
     for model in models:
         row = measure(model, repeats)
         table.add_row(model, *(f'{row[key]:.3f}' for key in ('load', 'first', 'import_torch')))
@@ -66,7 +67,6 @@ def main(
             with out.open('a', encoding='utf-8') as file:
                 file.write(json.dumps(result) + '\n')
     Console().print(table)
-    print(f'{time.perf_counter() - begun:.0f} s in all; keynet loads HardNet with it')
 
 
 if __name__ == '__main__':

@@ -243,12 +243,8 @@ def draw_sparse_pairs(
     (batch, rows, columns), device = valid1.shape, valid1.device
     centres = cell_centres(rows, columns, device).to(H_0to1.dtype)
     warped = warp_points(centres.expand(batch, -1, -1), H_0to1)
-    places = (warped - CELL_CENTRE) / CELL
-    # half a cell beyond the outer centres still lies on the outer cells
-    known = inside(places, rows, columns, margin=-0.49)
-    places = torch.where(known[..., None], places, 0)
+    places, known = _in_cells(warped, valid1)
     valid = valid1.flatten(1)
-    known = known & valid.gather(1, flat_index(places.round().abs(), columns))
 
     chance = torch.rand(known.shape, generator=generator, device=device)
     chosen = torch.where(known, chance, -1).topk(min(positives, rows * columns), 1).indices
@@ -259,6 +255,16 @@ def draw_sparse_pairs(
     apart = (warped.gather(1, pair)[:, :, None] - centres[others]).norm(dim=-1) > radius_px
     counted = apart & known[..., None] & valid.gather(1, others.flatten(1)).view(shape)
     return SparsePairs(chosen, places.gather(1, pair), known, others, counted)
+
+
+def _in_cells(points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return points (B, N, 2) in cells, 0 for unknown ones, and which lie on valid cells."""
+    rows, columns = valid.shape[1:]
+    places = (points - CELL_CENTRE) / CELL
+    # half a cell beyond the outer centres still lies on the outer cells
+    known = inside(places, rows, columns, margin=-0.49)
+    places = torch.where(known[..., None], places, 0)
+    return places, known & valid.flatten(1).gather(1, flat_index(places.round().abs(), columns))
 
 
 def sparse_descriptor_hinge(
@@ -316,10 +322,7 @@ def draw_point_pairs(
     shift = torch.rand((batch, rows * columns, 2), generator=generator, device=device)
     points = cell_centres(rows, columns, device) + (shift - 0.5) * CELL
     places = warp_points(points.to(H_0to1.dtype), H_0to1)
-    cells = (places - CELL_CENTRE) / CELL
-    known = inside(cells, rows, columns, margin=-0.49) & valid0.flatten(1)
-    index = flat_index(torch.where(known[..., None], cells, 0).round().abs(), columns)
-    known = known & valid1.flatten(1).gather(1, index)
+    known = _in_cells(places, valid1)[1] & valid0.flatten(1)
     return PointPairs(points, torch.where(known[..., None], places, 0), known)
 
 
@@ -327,7 +330,7 @@ def point_softmax(
     descriptors0: Float[Tensor, 'b d r c'],
     descriptors1: Float[Tensor, 'b d r c'],
     pairs: PointPairs,
-    temperature: float = 0.1,
+    temperature: float,
     radius_px: float = CELL,
 ) -> Float[Tensor, ' b']:
     """

@@ -55,7 +55,7 @@ class SuperPointLossConfig(LabelConfig):
         choices=(SOFTMAX, SPARSE, *SCALINGS),
     )
     descriptor_weight: float = option(
-        -1.0, 'weight beside both detector losses; -1 takes the one published for its kind', -1.0
+        -1.0, 'weight beside both detector losses; -1 takes that of its kind', -1.0
     )
     positives: int = option(1000, 'cells in the sparse choice, at most', low=1)
     negatives: int = option(100, 'cells that each of them is told from', low=1)

@@ -322,7 +322,7 @@ def test_softmax_over_points_falls_as_descriptors_move_towards_their_partners():
     partner, noise = shifted(first, columns=2, rows=1), random_maps(32, 12, 16, seed=2)
     pairs = draw_points(MOVED, valid, valid)
     values = [
-        float(losses.point_softmax(first, normalize(m, dim=1), pairs))
+        float(losses.point_softmax(first, normalize(m, dim=1), pairs, 0.1))
         for m in (noise, noise + 0.5 * partner, noise + 2 * partner, partner)
     ]
     assert values == sorted(values, reverse=True) and values[0] > 5 * values[-1]
@@ -338,7 +338,7 @@ def test_softmax_over_points_reads_descriptors_where_extraction_does():
     own = torch.eye(len(read), dtype=torch.bool)
     logits = (read @ read.T / 0.1).masked_fill((apart <= 8) & ~own, -torch.inf)
     wanted = (logits.logsumexp(1) - logits.diagonal()).mean()
-    torch.testing.assert_close(losses.point_softmax(first, first, pairs)[0], wanted)
+    torch.testing.assert_close(losses.point_softmax(first, first, pairs, 0.1)[0], wanted)
 
 
 def test_softmax_over_points_without_overlap_is_zero_and_not_nan():
@@ -346,7 +346,7 @@ def test_softmax_over_points_without_overlap_is_zero_and_not_nan():
     valid, H = all_valid(inputs[0]), IDENTITY.repeat(2, 1, 1)
     H[0, 0, 2] = 1e4
     H[1] = torch.tensor([[1.0, 0, 0], [0, 1, 0], [-0.05, 0, 1]])
-    loss = losses.point_softmax(*inputs, draw_points(H, valid, valid))
+    loss = losses.point_softmax(*inputs, draw_points(H, valid, valid), 0.1)
     loss.sum().backward()
     assert loss[0] == 0 and loss[1] > 0
     assert all(value.grad.isfinite().all() for value in inputs)
