@@ -17,6 +17,7 @@ from .config import AUTO
 from .errors import ConfigError, WeightsError
 from .io import replacing
 from .published import published_for
+from .quantized import dequantize, quantize
 from .tf_checkpoint import find_tf_index, read_tf_checkpoint
 
 FORMAT_VERSION = 1
@@ -94,14 +95,19 @@ def _remedy(model: str) -> str:
 
 
 def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors and the metadata of a safetensors file; raises WeightsError."""
+    """
+    Read the tensors and the metadata of a safetensors file; raises WeightsError.
+
+    Those that were stored as int8 come back as float32.
+    """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"there is no weight file '{path}'")
     try:
         with safe_open(path, 'pt') as file:
             names = file.keys()  # the file itself is not iterable in every release
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in names}
+            return dequantize(tensors), file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"'{path}' is not a complete safetensors file ({error}); copy it again, or convert "
@@ -153,15 +159,19 @@ def save_weights(
     Write the weights of a module to a safetensors file, all of it or nothing.
 
     metadata: licence, training command and the like, kept as text. dtype: torch.float16 halves
-    the file; vectors (biases, batch statistics) stay float32, where the range matters.
+    the file, torch.int8 halves it again (`quantize`); vectors (biases, batch statistics) stay
+    float32, where the range matters.
 
     Raises WeightsError if a weight is not finite in that type.
     """
     tensors = {}
     for name, value in _network(module).state_dict().items():
-        kind = dtype if value.is_floating_point() and value.ndim > 1 else value.dtype
+        narrow = dtype.is_floating_point and value.is_floating_point() and value.ndim > 1
+        kind = dtype if narrow else value.dtype
         tensors[name] = value.detach().to('cpu', kind).clone().contiguous()
     _check_finite(tensors, str(path))
+    if dtype == torch.int8:
+        tensors = quantize(tensors)
     texts = {'format': 'kpfeat', 'format_version': FORMAT_VERSION, 'model': _name(module)}
     structure = {name: getattr(module.config, name) for name in getattr(module, 'structure', ())}
     if structure:

@@ -1,5 +1,6 @@
 """`kpfeat weights`: list, import and verify weight files."""
 
+import enum
 from pathlib import Path
 from typing import Annotated, Optional, TYPE_CHECKING
 
@@ -17,10 +18,19 @@ LIST_EPILOG = examples('kpfeat weights list', 'KPFEAT_WEIGHTS=~/weights kpfeat w
 IMPORT_EPILOG = examples(
     'kpfeat weights import alike-n.pth --model alike-n --out alike-n.safetensors',
     'kpfeat weights import v4.ckpt --model kp2d --set version=v4 --out kp2d.safetensors',
-    'kpfeat weights import runs/h/hardnet.safetensors --model hardnet --half --out h.safetensors',
+    'kpfeat weights import h/hardnet.safetensors --model hardnet --type int8 --out small.safetensors',
     'kpfeat extract photo.jpg --model alike-n --weights alike-n.safetensors --out features/',
 )
 VERIFY_EPILOG = examples('kpfeat weights verify', 'kpfeat weights verify my.safetensors')
+
+
+class StoredType(str, enum.Enum):
+    """How the numbers of a weight file are stored."""
+
+    float32 = 'float32'
+    float16 = 'float16'
+    int8 = 'int8'
+
 
 app = typer.Typer(help='List, import and verify weights.', no_args_is_help=True)
 
@@ -113,9 +123,10 @@ def import_weights(
             help='Option that shapes the network, where the checkpoint does not tell it.',
         ),
     ] = None,
-    half: Annotated[
-        bool, typer.Option('--half', help='Store float16, which halves the file.')
-    ] = False,
+    kind: Annotated[
+        StoredType,
+        typer.Option('--type', help='How matrices are stored; each one halves the file.'),
+    ] = StoredType.float32,
 ) -> None:
     """
     Convert a published checkpoint to a weight file.
@@ -128,7 +139,7 @@ def import_weights(
     from ..weights import import_checkpoint
 
     noted = {'licence': licence} if licence else None
-    dtype = torch.float16 if half else torch.float32
+    dtype = getattr(torch, kind.value)
     import_checkpoint(checkpoint, model, out, noted, parse_options(settings or []), dtype)
     typer.echo(f'wrote {out}: weights of {model}')
 

@@ -16,11 +16,16 @@ def test_imported_weights_serve_extract(weights, photos, tmp_path):
     assert result.exit_code == 0
 
 
-def test_half_precision_is_asked_for_with_a_flag(weights, tmp_path):
-    out = tmp_path / 'w.safetensors'
-    assert run('weights', 'import', weights, '-m', 'alike-t', '-o', out, '--half').exit_code == 0
-    assert read_weights(out)[0]['conv1.weight'].dtype == torch.float16
-    assert out.stat().st_size < 0.6 * weights.stat().st_size
+def test_smaller_types_make_smaller_files(weights, tmp_path):
+    sizes = []
+    for kind in ('float32', 'float16', 'int8'):
+        out = tmp_path / f'{kind}.safetensors'
+        words = ('-m', 'alike-t', '-o', out, '--type', kind)
+        assert run('weights', 'import', weights, *words).exit_code == 0
+        assert run('weights', 'verify', out).exit_code == 0
+        sizes.append(out.stat().st_size)
+    assert sizes[1] < 0.6 * sizes[0] and sizes[2] < 0.4 * sizes[0]
+    assert read_weights(tmp_path / 'float16.safetensors')[0]['conv1.weight'].dtype == torch.float16
 
 
 def test_an_import_that_does_not_fit_is_one_sentence(tmp_path):

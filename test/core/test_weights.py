@@ -9,6 +9,7 @@ import zipfile
 from kpfeat_core import weights
 from kpfeat_core.errors import ConfigError, WeightsError
 from kpfeat_core.manifest import verify_bundled, verify_file, write_manifest
+from kpfeat_core.quantized import dequantize, quantize
 from kpfeat_core.registry import build_extractor, create_extractor
 from kpfeat_core.weights import (
     find_weights,
@@ -122,6 +123,37 @@ def test_half_precision_halves_the_file_and_loads_as_single(model, file, tmp_pat
     load_weights(fresh, half)
     assert fresh.block4.conv1.weight.dtype == torch.float32
     assert torch.allclose(fresh.block4.conv1.weight, model.block4.conv1.weight, atol=1e-3)
+
+
+def test_eight_bits_are_off_by_half_a_step_of_their_channel_at_most(model, tmp_path):
+    small = tmp_path / 'small.safetensors'
+    save_weights(model, small, dtype=torch.int8)
+    assert load_file(small)['block4.conv1.weight'].dtype == torch.int8
+    fresh = build_extractor(MODEL)
+    load_weights(fresh, small)
+    ours, theirs = fresh.state_dict(), model.state_dict()
+    for name, value in theirs.items():
+        step = value.flatten(1).abs().amax(1) / 127 if value.ndim > 1 else torch.zeros(1)
+        error = (ours[name].float() - value.float()).reshape(len(step), -1).abs().amax(1)
+        assert (error <= 0.501 * step).all(), name
+
+
+def test_a_channel_of_zeros_stays_zero_in_eight_bits():
+    weight = torch.tensor([[0.0, 0.0], [1.0, -0.5]])
+    stored = quantize({'w': weight, 'w_bias': weight[1]})
+    assert stored['w'].tolist() == [[0, 0], [127, -64]]
+    assert stored['w_bias'].dtype == torch.float32
+    assert torch.allclose(dequantize(stored)['w'], weight, atol=0.5 / 127)
+
+
+def test_eight_bits_without_their_scale_are_refused(model, tmp_path):
+    small = tmp_path / 'small.safetensors'
+    save_weights(model, small, dtype=torch.int8)
+    tensors = load_file(small)
+    del tensors['block4.conv1.weight.scale']
+    save_file(tensors, small)
+    with pytest.raises(WeightsError, match='block4.conv1.weight of torch.int8'):
+        load_weights(build_extractor(MODEL), small)
 
 
 def test_weights_of_another_model_are_refused_by_name(file):
