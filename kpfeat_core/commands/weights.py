@@ -18,7 +18,7 @@ LIST_EPILOG = examples('kpfeat weights list', 'KPFEAT_WEIGHTS=~/weights kpfeat w
 IMPORT_EPILOG = examples(
     'kpfeat weights import alike-n.pth --model alike-n --out alike-n.safetensors',
     'kpfeat weights import v4.ckpt --model kp2d --set version=v4 --out kp2d.safetensors',
-    'kpfeat weights import h/hardnet.safetensors --model hardnet --type int8 --out small.safetensors',
+    'kpfeat weights import h/hardnet.safetensors --model hardnet --type int8 --out h8.safetensors',
     'kpfeat extract photo.jpg --model alike-n --weights alike-n.safetensors --out features/',
 )
 VERIFY_EPILOG = examples('kpfeat weights verify', 'kpfeat weights verify my.safetensors')
