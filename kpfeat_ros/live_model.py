@@ -128,10 +128,9 @@ class LiveModel:
             if error:
                 raise error
             before, after = self._config_class, extractor_config_class(options.model)
-            config = self._parameters.carried(before, after)  # it may have changed meanwhile
-            extractor = loaded.extractor.with_options(**vars(config))
             with self._parameters.lock:
-                self._parameters.switch(before, after, self._use_config)
+                config = self._parameters.switch(before, after, self._use_config)
+                extractor = loaded.extractor.with_options(**vars(config))
                 self.options = replace(self.options, **_source(options))
                 self._config_class = after
                 self._take(loaded._replace(extractor=extractor))

@@ -94,16 +94,13 @@ class NodeParameters:
 
     def exchange(self, before: type | None, after: type) -> None:
         """
-        Declare the options of another model; values that differ from their default stay.
+        Declare the options of another model; values given at start or changed since stay.
 
         Raises ConfigError where such a value is not allowed there; the default is set then.
         """
-        kept = {}
+        kept = self._said(before) if before else {}
         for field in fields(before) if before else ():
             if self._node.has_parameter(field.name):
-                parameter = self._node.get_parameter(field.name)
-                if parameter.value != field.default:
-                    kept[field.name] = parameter
                 self._node.undeclare_parameter(field.name)
             self._refused.pop(field.name, None)
         self.declare(after)
@@ -117,19 +114,23 @@ class NodeParameters:
         """
         Return what `exchange` would make the values of another model; raises ConfigError.
 
-        Those given at start for it, and those of the present one that differ from their default.
+        Those of the present one that stay, and for what it lacks those given at start.
         """
-        given = self._node._parameter_overrides
-        names = {field.name for field in fields(after)}
-        values = {name: given[name].value for name in names & given.keys()}
-        for field in fields(before):
-            if field.name in names and self._node.has_parameter(field.name):
-                value = self._node.get_parameter(field.name).value
-                if value != field.default:
-                    values[field.name] = value
-        config = after(**values)
+        values = self._node._parameter_overrides | self._said(before)
+        names = values.keys() & {field.name for field in fields(after)}
+        config = after(**{name: values[name].value for name in names})
         check_config(config)
         return config
+
+    def _said(self, cls: type) -> dict[str, Parameter]:
+        """Return the options of a model that were given at start or are not at their default."""
+        given, said = self._node._parameter_overrides.keys() - self._refused.keys(), {}
+        for field in fields(cls):
+            if self._node.has_parameter(field.name):
+                parameter = self._node.get_parameter(field.name)
+                if field.name in given or parameter.value != field.default:
+                    said[field.name] = parameter
+        return said
 
     def switch(self, before: type, after: type[Config], apply: Callable[[Config], None]) -> Config:
         """

@@ -111,6 +111,20 @@ def test_options_are_those_of_the_new_model_and_changed_ones_stay(rig, weights) 
     assert len(subject.next().scores) == 5
 
 
+@pytest.mark.parametrize('model', ['alike-t', 'alike-n', 'superpoint'])
+def test_network_runs_with_the_values_that_its_parameters_show(rig, weights, model) -> None:
+    subject = rig(max_num_keypoints=512, resize=320, nms_radius=3, remove_borders=7)
+    assert subject.set(max_num_keypoints=1024, resize=-1, nms_radius=5).successful
+    network = subject.node.extractor
+    file = weights['other' if model == 'alike-t' else model]
+    assert subject.set(model=model, weights=file).successful
+    subject.ros.until(lambda: subject.node.extractor is not network, f'{model} to be taken over')
+    names = ('max_num_keypoints', 'resize', 'nms_radius', 'remove_borders')
+    assert subject.get(*names) == [1024, -1, 5, 7]
+    config = subject.node.extractor.config
+    assert [getattr(config, name) for name in names] == [1024, -1, 5, 7]
+
+
 def test_weights_alone_can_be_exchanged(rig, weights) -> None:
     subject = rig()
     before = message_to_features(subject.next()).descriptors
