@@ -10,12 +10,27 @@ from .shapes import Float
 def warp_points(
     points: Float[Tensor, 'b n 2'], H_0to1: Float[Tensor, 'b 3 3']
 ) -> Float[Tensor, 'b n 2']:
-    """Move (x, y) pixels of image 0 to image 1; points at or behind infinity become NaN."""
-    lifted = F.pad(points, (0, 1), value=1.0) @ H_0to1.mT
+    """
+    Move (x, y) pixels of image 0 to image 1; points at or behind infinity become NaN.
+
+    The pixel (0, 0) of image 0 is in front: homographies are only known up to scale.
+    """
+    return _project(points, H_0to1, H_0to1[:, 2:, 2:].sign())
+
+
+def unwarp_points(
+    points: Float[Tensor, 'b n 2'], H_0to1: Float[Tensor, 'b 3 3']
+) -> Float[Tensor, 'b n 2']:
+    """Move (x, y) pixels of image 1 to where `warp_points` takes them from; NaN for nowhere."""
+    return _project(points, torch.linalg.inv(H_0to1), H_0to1[:, 2:, 2:].sign())
+
+
+def _project(points: Tensor, homographies: Tensor, sign: Tensor) -> Tensor:
+    """Move points; those whose depth has not this sign become NaN, without a gradient."""
+    lifted = F.pad(points, (0, 1), value=1.0) @ homographies.mT
     depth = lifted[..., 2:]
-    # homographies are only known up to scale; the image corner (0, 0) is always in front
-    front = depth * H_0to1[:, 2:, 2:].sign() > 1e-9
-    return lifted[..., :2] / depth.where(front, torch.nan)
+    front = depth * sign > 1e-9
+    return (lifted[..., :2] / depth.where(front, 1.0)).where(front, torch.nan)
 
 
 def pixel_grid(
@@ -55,7 +70,7 @@ def warp_image(
 ) -> Float[Tensor, 'b c h2 w2']:
     """Render image 0 as view 1 of (height, width): pixel p shows image 0 at H_0to1^-1 p."""
     grid = pixel_grid(*size, image.device, image.dtype).expand(len(image), -1, -1)
-    points = warp_points(grid, torch.linalg.inv(H_0to1)).nan_to_num(nan=-1e4)
+    points = unwarp_points(grid, H_0to1).nan_to_num(nan=-1e4)
     return sample(image, points, padding).mT.reshape(len(image), -1, *size)
 
 

@@ -35,15 +35,15 @@ def sample_homographies(
     """
     Draw `count` homographies H_0to1 between images of `size` (height, width).
 
-    All of image 0 is on the visible side of the horizon of each, which `warp_points` relies on:
-    the rare draw of another kind is drawn again. With `artifacts=False`, all that image 1 shows
+    All of either image is in front of the other's horizon, which `warp_points` relies on: the
+    rare draw of another kind is drawn again. With `artifacts=False`, all that image 1 shows
     lies in image 0.
     """
     if isinstance(config, AffineConfig):
         return _sample_affine(config, count, size, generator)
     patches = _sample_patches(config, count, size, generator)
     to_unit = torch.linalg.inv(square_to_corners(patches))
-    while len(hidden := (~_all_in_front(to_unit)).nonzero()[:, 0]):
+    while len(hidden := (~all_in_front(to_unit)).nonzero()[:, 0]):
         patches = _sample_patches(config, len(hidden), size, generator)
         to_unit[hidden] = torch.linalg.inv(square_to_corners(patches))
     last = to_unit.new_tensor([max(size[1] - 1, 1), max(size[0] - 1, 1), 1.0])
@@ -95,14 +95,18 @@ def square_to_corners(corners: Float[Tensor, 'b 4 2']) -> Float[Tensor, 'b 3 3']
     return torch.cat([torch.stack(columns, -1), bottom[:, None]], 1)
 
 
+def all_in_front(homographies: Float[Tensor, '*b 3 3'], side: float = 1.0) -> Bool[Tensor, '*b']:
+    """
+    Tell where nothing of a square is at or behind infinity, which is where no corner is.
+
+    side: of the square, whose first corner is at (0, 0).
+    """
+    corners = F.pad(side * homographies.new_tensor(SQUARE), (0, 1), value=1.0)
+    return (homographies[..., 2, :] @ corners.mT > 1e-3).all(-1)
+
+
 def _cross(a: Tensor, b: Tensor) -> Tensor:
     return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
-
-
-def _all_in_front(from_unit: Float[Tensor, 'b 3 3']) -> Bool[Tensor, ' b']:
-    """Tell where no corner of the unit square, and so nothing in it, is at or behind infinity."""
-    corners = F.pad(from_unit.new_tensor(SQUARE), (0, 1), value=1.0)
-    return (from_unit[:, 2] @ corners.mT > 1e-3).all(-1)
 
 
 def _sample_patches(

@@ -6,13 +6,13 @@ import math
 import torch
 from torch import Tensor
 
-from .homographies import view_homographies
+from .homographies import all_in_front, view_homographies
 from .homography_config import HOMOGRAPHIES, homography_config
 from .image_folder import ImageBank
 from .photometric import augment, CAMERA, PhotometricConfig
 from .view_pairs import read_mask, Warped
 from ..config import option
-from ..geometry import inside, normalize_points, pixel_grid, warp_points
+from ..geometry import inside, normalize_points, pixel_grid, unwarp_points, warp_points
 from ..shapes import Bool, Float
 
 
@@ -64,8 +64,8 @@ class PairBatch:
 
         Nothing is known of points that are not on the photograph, in either view.
         """
-        homography = self.H_0to1 if view == 0 else torch.linalg.inv(self.H_0to1)
-        there = warp_points(points, homography)
+        move = warp_points if view == 0 else unwarp_points
+        there = move(points, self.H_0to1)
         within = inside(there, *self.images.shape[-2:])
         real = read_mask(self.valid[view], points)
         shown = read_mask(self.valid[1 - view], there)
@@ -92,8 +92,26 @@ def sample_view_homographies(
 
     A view is a square of the photograph that covers a random share of its short side; view 1
     differs from view 0 by shift, zoom, rotation, tilt (foreshortening along a random axis) and
-    perspective. Half of the zoom goes to each view.
+    perspective. Half of the zoom goes to each view. All of either view is in front of the other's
+    horizon: draws of another kind, which strong perspective makes, are drawn again.
     """
+    homographies = _draw_views(sizes, config, generator)
+    while len(hidden := (~_in_front_of_each_other(homographies, config)).nonzero()[:, 0]):
+        homographies[:, hidden] = _draw_views(sizes[hidden], config, generator)
+    return homographies
+
+
+def _in_front_of_each_other(
+    homographies: Float[Tensor, '2 b 3 3'], config: PairConfig
+) -> Bool[Tensor, ' b']:
+    """Tell where all of either view, as far as it goes on, is seen by the camera of the other."""
+    there = torch.linalg.inv(homographies.flip(0)) @ homographies
+    return all_in_front(there, config.view_size - 1).all(0)
+
+
+def _draw_views(
+    sizes: Float[Tensor, 'b 2'], config: PairConfig, generator: torch.Generator
+) -> Float[Tensor, '2 b 3 3']:
     count, side = len(sizes), config.view_size
     short = sizes.amin(1)
     covered = _uniform(config.coverage_min, config.coverage_max, count, generator) * short

@@ -13,7 +13,7 @@ from .homography_pairs import PairBatch, render_views
 from .image_folder import ImageBank, load_bank
 from ..adaptation.labels import label_path, read_index, read_labels
 from ..errors import DataError
-from ..geometry import inside, warp_image, warp_points
+from ..geometry import inside, unwarp_points, warp_image, warp_points
 from ..image import rescale_points
 from ..keypoints import max_filter
 from ..shapes import Bool, Float, Int
@@ -110,7 +110,7 @@ class LabelledBank:
         images, seen = render_views(self.photographs, index, homographies, side)
         places = torch.arange(self.keypoints.shape[1], device=index.device)
         mask = places < self.counts[index, None]
-        points = warp_points(self.keypoints[index], torch.linalg.inv(homographies))
+        points = unwarp_points(self.keypoints[index], homographies)
         return LabelledImages(images, *_kept(points, mask, side, side), _erode(seen, margin))
 
 

@@ -154,7 +154,7 @@ class Kp2dRecipe(Recipe):
         with torch.no_grad():
             warped0 = warp_points(view0.keypoints, H_0to1)
             within = inside(warped0, *size)
-        # pixel (0, 0) for what is outside: what is behind the horizon has no finite gradient
+        # pixel (0, 0) for what is outside: what is behind the horizon is NaN
         there = warp_points(torch.where(within[..., None], view0.keypoints, 0), H_0to1)
         shown, shown_there = _shown(valid[0], view0.keypoints), _shown(valid[1], there)
         counted = shown & within & shown_there & _inner_cells(maps0.score_map)

@@ -1,6 +1,13 @@
 """Homographies, warps and sampling agree on one pixel convention."""
 
-from kpfeat_core.geometry import inside, pixel_grid, sample, warp_image, warp_points
+from kpfeat_core.geometry import (
+    inside,
+    pixel_grid,
+    sample,
+    unwarp_points,
+    warp_image,
+    warp_points,
+)
 import torch
 
 
@@ -30,6 +37,24 @@ def test_points_at_and_behind_infinity_become_nan() -> None:
     warped = warp_points(torch.tensor([[[5.0, 1.0], [10.0, 1.0], [20.0, 1.0]]]), H)
     assert torch.isfinite(warped[0, 0]).all()
     assert torch.isnan(warped[0, 1:]).all()
+
+
+def test_points_behind_infinity_do_not_spoil_the_gradient_of_others() -> None:
+    H = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-0.1, 0.0, 1.0]]])
+    points = torch.tensor([[[5.0, 1.0], [10.0, 1.0], [20.0, 1.0]]], requires_grad=True)
+    warped = warp_points(points, H)
+    torch.where(warped.isfinite(), warped, 0).sum().backward()
+    assert points.grad[0, 0].abs().min() > 0 and (points.grad[0, 1:] == 0).all()
+
+
+def test_points_come_back_also_where_the_other_corner_is_behind_the_horizon() -> None:
+    # the pixels of image 1 with x < 10 show nothing of image 0: its corner is among them
+    H = torch.tensor([[[1.0, 0.0, 20.0], [0.0, 1.0, 0.0], [0.1, 0.0, 1.0]]])
+    points = torch.tensor([[[0.5, 1.0], [3.0, -20.0]]])
+    there = warp_points(points, H)
+    for sign in (1, -1):
+        torch.testing.assert_close(unwarp_points(there, sign * H), points)
+    assert unwarp_points(torch.tensor([[[0.0, 0.0], [10.0, 5.0]]]), H).isnan().all()
 
 
 def test_the_sign_of_a_homography_does_not_matter() -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 
+STEEP = {'perspective': 0.9, 'max_zoom': 4.0, 'max_tilt': 3.0}
 CALM = PhotometricConfig(
     brightness=0, contrast=0, gamma=0, saturation=0, tint=0, gray_share=0,
     shade_share=0, blur_share=0, noisy_share=0,
@@ -126,6 +127,17 @@ def test_the_homography_takes_what_is_seen_in_view_0_to_view_1(bank) -> None:
         again = warp_points(there, homographies[1])
         assert (again - seen[0])[common].abs().max() < 0.05
     assert common.any()
+
+
+@pytest.mark.parametrize('name', ['camera', *HOMOGRAPHIES])
+def test_both_whole_views_are_in_front_of_the_horizon_with_every_sampler(name) -> None:
+    corners = torch.tensor([[0.0, 0.0], [95.0, 0.0], [95.0, 95.0], [0.0, 95.0]])
+    sizes = torch.tensor([[320.0, 180.0]]).repeat(4000, 1)
+    config = PairConfig(geometry=name, view_size=96, **STEEP)
+    homographies, H_0to1 = draw_geometry(sizes, config, seeded())
+    for homography in (*homographies, H_0to1, torch.linalg.inv(H_0to1)):
+        assert (homography[:, 2, 2] > 0).all()  # else both would be behind
+        assert warp_points(corners.expand(4000, -1, -1), homography).isfinite().all()
 
 
 def test_a_photographed_dot_lands_where_the_homography_says_to_a_twentieth_pixel(tmp_path) -> None:

@@ -6,10 +6,16 @@ from kpfeat_core.adaptation.labels import label_path, make_labels
 from kpfeat_core.config import ExtractorConfig
 from kpfeat_core.data.homographies import view_homographies
 from kpfeat_core.data.homography_config import homography_config
-from kpfeat_core.data.image_folder import find_images
-from kpfeat_core.data.labelled import LabelledImages, LabelledPairs, load_labelled, warp_labelled
+from kpfeat_core.data.image_folder import find_images, ImageBank
+from kpfeat_core.data.labelled import (
+    LabelledBank,
+    LabelledImages,
+    LabelledPairs,
+    load_labelled,
+    warp_labelled,
+)
 from kpfeat_core.errors import DataError
-from kpfeat_core.geometry import inside, warp_points
+from kpfeat_core.geometry import inside, pixel_grid, warp_points
 from kpfeat_core.io import expand_images, write_npz
 from kpfeat_core.models.base import DenseMaps, Extractor
 import numpy as np
@@ -167,6 +173,26 @@ def test_labels_of_photographs_of_any_size_lie_on_what_they_label(photographs, l
         assert both.any()
         apart = (moved - views[1].keypoints)[both].norm(dim=-1)
         assert apart.max() < 1e-2
+
+
+def test_labels_stay_where_the_corner_of_the_photograph_is_behind_the_view() -> None:
+    sizes, config = torch.tensor([[320.0, 180.0]]), homography_config('superpoint-pair')
+    (_, drawn), _ = view_homographies(
+        sizes.expand(5000, -1), SIDE, (0.6, 1.0), config, generator()
+    )
+    drawn = drawn[torch.linalg.inv(drawn)[:, 2, 2] < 0][:8]
+    assert len(drawn) == 8
+    levels = torch.zeros(1, 3, 320, 320), torch.zeros(1, 3, 160, 160)
+    places = pixel_grid(18, 32) * 10
+    bank = LabelledBank(
+        ImageBank(levels, sizes, torch.ones(1), ('black',)),
+        places[None],
+        torch.tensor([len(places)]),
+    )
+    view = bank.views(torch.zeros(8, dtype=torch.long), drawn, SIDE, 2)
+    assert (view.mask.sum(1) > 20).all()
+    back = warp_points(view.keypoints, drawn) - places
+    assert back[view.mask].abs().max() < 0.1
 
 
 def test_views_lie_in_the_photograph_and_cover_their_share() -> None:
