@@ -21,6 +21,7 @@ _PLACES = {
     'read_image': 'image',
     'write_image': 'image',
     'find_geometry': 'matchers.verify',
+    'match_pair': 'matchers.pair',
     'draw_features': 'visualize',
     'draw_matches': 'visualize',
 }

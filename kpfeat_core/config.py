@@ -40,7 +40,11 @@ class ExtractorConfig:
         1024, 'keep the best N keypoints of an image; -1 keeps all', low=-1, live=True
     )
     detection_threshold: float = option(
-        0.0, 'drop keypoints that score at or below this', low=0.0, high=1.0, live=True
+        0.0,
+        'drop maxima of the score map at or below this; refined, they may score less',
+        low=0.0,
+        high=1.0,
+        live=True,
     )
     nms_radius: int = option(
         2, 'keep only the best keypoint within this many pixels', low=0, high=64, live=True
@@ -97,7 +101,7 @@ class ViewConfig:
 
 @dataclass(frozen=True)
 class MatcherConfig:
-    """How two sets of descriptors become matches."""
+    """How two sets of descriptors become matches, and what `match_pair` verifies these with."""
 
     mutual: bool = option(True, 'keep only pairs that choose each other', live=True)
     ratio_threshold: float = option(

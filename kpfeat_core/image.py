@@ -18,28 +18,36 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of OpenCV's RGB to gra
 ImageLike = np.ndarray | Tensor
 
 
-def read_image(path: Path | str) -> np.ndarray:
+def read_image(path: Path | str, upright: bool = True, all_bits: bool = False) -> np.ndarray:
     """
     Read a file as (H, W, 3) uint8 RGB; raises ImageError.
 
-    The picture is turned upright where the file's EXIF data say so, as viewers show it. Gray is
-    repeated, transparency is dropped, 16 bits are reduced to the upper 8.
+    upright: turn the picture where the file's EXIF data say so, as viewers show it; COLMAP and
+    hloc do not. all_bits: give files of 16 bits as float32 in 0..1; else only the upper 8 are
+    kept. Gray is repeated, transparency is dropped.
     """
+    flags = cv2.IMREAD_COLOR
+    flags |= 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+    flags |= cv2.IMREAD_ANYDEPTH if all_bits else 0
     path = Path(path)
-    if not path.is_file():
-        raise ImageError(f"there is no file '{path}'")
     try:  # not cv2.imread: it cannot tell a missing file from a broken one, nor read odd paths
-        image = decode_picture(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        if not path.is_file():
+            raise ImageError(f"there is no file '{path}'")
+        image = decode_picture(np.fromfile(path, np.uint8), flags)
     except (cv2.error, OSError) as error:
         raise ImageError(f"'{path}' cannot be read as an image: {error}") from error
     if image is None:
         raise ImageError(f"'{path}' is not an image that OpenCV can decode, or it is cut off")
+    if image.dtype == np.uint16:
+        image = image.astype(np.float32) / 65535
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def write_image(path: Path | str, image: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB in the format of the file's ending; raises ImageError."""
     path = Path(path)
+    if image.dtype != np.uint8:
+        raise ImageError(f'image has type {image.dtype}, expected uint8; `to_rgb8` makes it so')
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         done, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))

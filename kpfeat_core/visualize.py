@@ -6,6 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from .arrays import point_array, to_array
 from .errors import ImageError, ShapeError
 from .features import Features
 from .shapes import Float
@@ -101,7 +102,7 @@ def draw_matches(
     ShapeError.
     """
     canvas, offset = side_by_side(image0, image1)
-    points0, points1 = _points(points0, 'points0'), _points(points1, 'points1')
+    points0, points1 = point_array(points0, 'points0'), point_array(points1, 'points1')
     count = len(points0)
     if len(points1) != count:
         raise ShapeError(f'{count} points0 beside {len(points1)} points1; expected pairs')
@@ -203,15 +204,8 @@ def _colours(values: np.ndarray) -> np.ndarray:
     return cv2.applyColorMap(levels, cv2.COLORMAP_TURBO)[:, 0, ::-1]
 
 
-def _points(points: Any, name: str) -> np.ndarray:
-    array = np.asarray(points, dtype=np.float64)
-    if array.ndim != 2 or array.shape[1] != 2:
-        raise ShapeError(f'{name} has shape {array.shape}, expected (K, 2): x and y of each point')
-    return array
-
-
 def _values(values: Any, count: int, name: str) -> np.ndarray:
-    array = np.asarray(values)
+    array = to_array(values)
     if array.shape not in ((), (count,)):
         raise ShapeError(f'{name} has shape {array.shape}, expected ({count},)')
     return np.broadcast_to(array, (count,))

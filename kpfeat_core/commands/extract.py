@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import enum
 from pathlib import Path
 import time
-from typing import Annotated, Any, TYPE_CHECKING
+from typing import Annotated, Any, Optional, TYPE_CHECKING
 
 import typer
 
@@ -31,9 +31,12 @@ EPILOG = examples(
     'kpfeat extract photo.jpg --out features/',
     'kpfeat extract drive/ --model alike-n --max-keypoints 2048 --out features/',
     "kpfeat extract 'drive/**/*.png' --out features/ --device auto",
-    'kpfeat extract images/ --format h5 --out features.h5',
+    'kpfeat extract images/ --out features.h5',
     'Exit code 0: all images done; 2: nothing was written; 3: some images were skipped.',
 )
+
+
+HLOC_ENDINGS = ('.h5', '.hdf5')
 
 
 class Format(str, enum.Enum):
@@ -50,18 +53,18 @@ def extract(
     ],
     out: Annotated[
         Path,
-        typer.Option(
-            '--out', '-o', help='Folder for the files; with --format h5 it may be a .h5 file.'
-        ),
+        typer.Option('--out', '-o', help='Folder for the files, or the .h5 file to write.'),
     ],
     model: ModelOption = DEFAULT_MODEL,
     weights: WeightsOption = '',
     format: Annotated[
-        Format,
+        Optional[Format],  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
         typer.Option(
-            '--format', help='npz: <stem>.npz for each image; h5: one file in the layout of hloc.'
+            '--format',
+            help='npz: <stem>.npz for each image; h5: one file in the layout of hloc; by default '
+            'what the ending of --out says, else npz.',
         ),
-    ] = Format.npz,
+    ] = None,
     device: DeviceOption = 'cpu',
     settings: SetOption = [],  # noqa: B006 - typer copies it
     *,
@@ -71,18 +74,20 @@ def extract(
     Extract keypoints and descriptors of images.
 
     An .npz file holds keypoints (N, 2), keypoint_scores (N,), descriptors (N, D) and image_size
-    (2,). Keypoints are x, y in pixels; the centre of the top-left pixel is (0, 0). Images that
-    cannot be read are named and skipped. Files that exist are replaced.
+    (2,). Keypoints are x, y in pixels; the centre of the top-left pixel is (0, 0). Photographs are
+    turned as their EXIF data say; not for h5, as hloc and COLMAP take pixels as they are stored.
+    Images that cannot be read are named and skipped. Files that exist are replaced.
     """
     from ..io import expand_images
 
+    format = _format_of(out) if format is None else format
     found = expand_images(images, by_stem=format is Format.npz)
     extractor = load_extractor(model, weights, device, extraction, settings)
     start, keypoints, problems = time.perf_counter(), 0, []
     with _writer(out, format) as write:
         for item in track(found, len(found), 'extracting'):
             try:
-                keypoints += _extract_one(extractor, item, write)
+                keypoints += _extract_one(extractor, item, format, write)
             except (ImageError, DataError) as error:
                 problems.append(error)
                 if len(found) > 1:
@@ -97,11 +102,24 @@ def extract(
         raise typer.Exit(SOME_FAILED)
 
 
-def _extract_one(extractor: Any, item: 'NamedImage', write: Callable[..., None]) -> int:
+def _format_of(out: Path) -> Format:
+    """Tell the format by the ending of --out; raises DataError."""
+    if out.suffix == '.npz':
+        raise DataError(
+            f"--out is '{out}'; expected a folder, which gets one .npz file for each image, or a "
+            '.h5 file'
+        )
+    return Format.h5 if out.suffix in HLOC_ENDINGS else Format.npz
+
+
+def _extract_one(
+    extractor: Any, item: 'NamedImage', kind: Format, write: Callable[..., None]
+) -> int:
     from ..image import read_image
 
     try:
-        arrays = extractor.extract(read_image(item.path)).numpy()
+        image = read_image(item.path, upright=kind is not Format.h5, all_bits=True)
+        arrays = extractor.extract(image).numpy()
     except ImageError as error:
         named = str(error) if str(item.path) in str(error) else f"'{item.path}': {error}"
         raise ImageError(named) from error
@@ -118,7 +136,7 @@ def _writer(out: Path, kind: Format) -> Iterator[Callable[..., None]]:
         _check_folder(out)
         yield lambda name, arrays: write_npz(out / name.with_suffix('.npz'), arrays)
         return
-    path = out if out.suffix in ('.h5', '.hdf5') else out / 'features.h5'
+    path = out if out.suffix in HLOC_ENDINGS else out / 'features.h5'
     _check_folder(path.parent)
     with HlocWriter(path) as writer:
         yield lambda name, arrays: writer.add(name.as_posix(), arrays)

@@ -54,7 +54,7 @@ def match(
     if out is not None:
         _check_ending(out)
     matcher = create_matcher(**matching)
-    images = [read_image(image0), read_image(image1)]
+    images = [read_image(path, all_bits=True) for path in (image0, image1)]
     extractor = load_extractor(model, weights, device, extraction, settings)
     features0, features1 = (extractor.extract(image) for image in images)
     pair = match_pair(matcher, features0, features1)

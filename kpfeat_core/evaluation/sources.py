@@ -110,25 +110,28 @@ def parse_source(text: str, device: str, imported: Path) -> Source:
     options = parse_options(settings, extractor_config_class(name))
     if 'max_num_keypoints' in options:
         raise ConfigError(f"'{text}': the protocol says how many keypoints, not the extractor")
-    build_extractor(name, **options)  # which refuses unknown ones
+    shaping = build_extractor(name, **options).structure  # refuses unknown ones
     if not label:
         label = ' '.join([name, *([f'({Path(file).stem})'] if file else []), *settings])
     if not _is_checkpoint(file):
         return Source(label, name, file, device, options)
-    return Source(label, name, str(_imported(file, name, imported)), device, options, file)
+    structure = {key: value for key, value in options.items() if key in shaping}
+    weights = _imported(file, name, structure, imported)
+    return Source(label, name, str(weights), device, options, file)
 
 
 def _is_checkpoint(file: str) -> bool:
     return Path(file).suffix in CHECKPOINTS
 
 
-def _imported(file: str, model: str, folder: Path) -> Path:
+def _imported(file: str, model: str, structure: Mapping[str, str], folder: Path) -> Path:
     """Import a published checkpoint once; its content tells whether it is there already."""
     path = Path(file)
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint '{file}'")
-    target = folder / f'{model}-{sha256(path)[:16]}-{_code_digest()[:8]}.safetensors'
-    return target if target.exists() else import_checkpoint(path, model, target)
+    words = [model, *structure.values(), sha256(path)[:16], _code_digest()[:8]]
+    target = folder / f'{"-".join(words)}.safetensors'
+    return target if target.exists() else import_checkpoint(path, model, target, None, structure)
 
 
 @functools.cache

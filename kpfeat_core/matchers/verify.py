@@ -4,8 +4,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
+from ..arrays import point_array
 from ..errors import ConfigError, ShapeError
 from ..shapes import Bool, Float
 
@@ -31,7 +31,7 @@ def find_geometry(
     unit norm) and the inlier mask (K,). Points that are not finite are never inliers. The same
     points always give the same answer. Raises ShapeError and ConfigError.
     """
-    points0, points1 = _points(points0, 'points0'), _points(points1, 'points1')
+    points0, points1 = point_array(points0, 'points0'), point_array(points1, 'points1')
     if len(points0) != len(points1):
         raise ShapeError(f'{len(points0)} points0 beside {len(points1)} points1; expected pairs')
     if kind == 'none':
@@ -70,12 +70,3 @@ def _fit(points0: np.ndarray, points1: np.ndarray, kind: str, threshold_px: floa
     if scale == 0:
         return None, None
     return matrix / scale, mask.ravel().astype(bool)
-
-
-def _points(points: Any, name: str) -> np.ndarray:
-    if isinstance(points, torch.Tensor):
-        points = points.detach().cpu().numpy()
-    array = np.asarray(points, dtype=np.float64)
-    if array.ndim != 2 or array.shape[1] != 2:
-        raise ShapeError(f'{name} has shape {array.shape}, expected (K, 2): x and y of each point')
-    return np.ascontiguousarray(array)

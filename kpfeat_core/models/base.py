@@ -162,7 +162,7 @@ class Extractor(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, whose tensors cannot be trained on or changed
     def extract(
         self,
         image: ImageLike | Sequence[ImageLike],

@@ -138,6 +138,12 @@ class KeyNet(Extractor):
                 "descriptor='hardnet' needs weights, and this extractor was made with "
                 "descriptor='sift'; create another extractor"
             )
+        own = self.config.descriptor_weights
+        if options.get('descriptor_weights', own) != own:
+            raise ConfigError(
+                f"descriptor_weights='{options['descriptor_weights']}', and this extractor was "
+                f"made with '{own}'; create another extractor"
+            )
         return super().with_options(**options)
 
     def prepare(self, image: Float[Tensor, 'b 1 h w']) -> Float[Tensor, 'b 1 h w']:

@@ -59,6 +59,31 @@ def test_h5_goes_to_features_h5_in_a_folder(weights, photos, tmp_path):
     assert [p.name for p in (tmp_path / 'out').iterdir()] == ['features.h5']
 
 
+def test_the_ending_of_out_tells_the_format(weights, photos, tmp_path):
+    assert (
+        run('extract', photos / 'a.png', '-w', weights, '--out', tmp_path / 'a.h5').exit_code == 0
+    )
+    assert h5py.is_hdf5(tmp_path / 'a.h5')
+    result = run('extract', photos / 'a.png', '-w', weights, '--out', tmp_path / 'a.npz')
+    assert_one_error(result, 'expected a folder')
+    assert not (tmp_path / 'a.npz').exists()
+
+
+def test_hloc_gets_pixels_as_stored_and_npz_as_viewers_show_them(
+    weights, photos, tmp_path, monkeypatch
+):
+    seen = []
+
+    def read(path, upright=True, all_bits=False):
+        seen.append(upright)
+        return read_image(path, upright, all_bits)
+
+    monkeypatch.setattr('kpfeat_core.image.read_image', read)
+    for out in ('a.h5', 'folder'):
+        run('extract', photos / 'a.png', '-w', weights, '--out', tmp_path / out)
+    assert seen == [False, True]
+
+
 def test_options_are_taken_from_flags_and_from_set(extract, photos, tmp_path):
     words = ('--max-keypoints', 9, '--nms-radius', 8, '--set', 'upstream_borders=true')
     assert extract(photos / 'a.png', *words, '--no-sub-pixel').exit_code == 0

@@ -2,7 +2,9 @@
 
 from kpfeat_core.errors import ConfigError, WeightsError
 from kpfeat_core.evaluation.sources import parse_source
+from kpfeat_core.registry import build_extractor
 import pytest
+import torch
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,14 @@ def test_a_published_checkpoint_is_imported_once(tmp_path, reference, monkeypatc
     assert source.create(10).config.max_num_keypoints == 10
     monkeypatch.setattr('kpfeat_core.evaluation.sources.import_checkpoint', None)
     assert parse_source(f'alike-t:{checkpoint}', 'cpu', tmp_path) == source
+
+
+def test_options_that_shape_the_network_reach_the_import(tmp_path) -> None:
+    state = build_extractor('kp2d', version='v3').state_dict()
+    torch.save({'state_dict': state}, tmp_path / 'k.ckpt')
+    for version in ('v3', 'v4'):
+        source = parse_source(f'kp2d:{tmp_path}/k.ckpt,version={version}', 'cpu', tmp_path)
+        assert source.create(10).config.version == version
 
 
 @pytest.mark.parametrize(

@@ -169,3 +169,15 @@ def test_unknown_and_wrong_options_are_refused(extractor) -> None:
     with pytest.raises(ConfigError, match='at least -1'):
         extractor.with_options(max_num_keypoints=-2)
     assert isinstance(extractor.config, ExtractorConfig)
+
+
+def test_features_can_be_changed_and_trained_on(extractor) -> None:
+    features = extractor.extract(picture(64, 96))
+    features.keypoints.add_(0.5)
+    layer = torch.nn.Linear(max(features.descriptor_dim, 1), 2)
+    values = (
+        features.descriptors if features.descriptor_dim else features.keypoint_scores[..., None]
+    )
+    layer(values).sum().backward()
+    assert layer.weight.grad is not None
+    assert not values.requires_grad

@@ -36,6 +36,11 @@ def test_missing_broken_and_empty_files_are_told_apart(tmp_path) -> None:
             read_image(tmp_path / name)
 
 
+def test_a_path_that_cannot_be_looked_at_is_an_error_with_the_reason(tmp_path) -> None:
+    with pytest.raises(ImageError, match='File name too long'):
+        read_image(tmp_path / (300 * 'x'))
+
+
 def test_an_unknown_ending_is_an_error(tmp_path) -> None:
     with pytest.raises(ImageError, match='ending'):
         write_image(tmp_path / 'picture.xyz', np.zeros((2, 2, 3), np.uint8))
@@ -105,6 +110,22 @@ def test_a_photograph_taken_upright_is_read_upright(tmp_path) -> None:
     found = read_image(tmp_path / 'a.jpg')
     assert found.shape == (64, 40, 3)
     assert found[:30].min() > 150 and found[34:].max() < 50
+    assert read_image(tmp_path / 'a.jpg', upright=False).shape == (40, 64, 3)
+
+
+def test_all_bits_of_a_deep_file_are_read_where_asked(tmp_path) -> None:
+    deep = (7000 + np.arange(256, dtype=np.uint16)).reshape(16, 16)
+    cv2.imwrite(str(tmp_path / 'deep.png'), deep)
+    found = read_image(tmp_path / 'deep.png', all_bits=True)
+    assert found.dtype == np.float32 and found.shape == (16, 16, 3)
+    np.testing.assert_array_equal((found[..., 0] * 65535).round(), deep)
+    cv2.imwrite(str(tmp_path / 'shallow.png'), deep.astype(np.uint8))
+    assert read_image(tmp_path / 'shallow.png', all_bits=True).dtype == np.uint8
+
+
+def test_a_picture_that_is_not_of_bytes_is_not_written(tmp_path) -> None:
+    with pytest.raises(ImageError, match='float32, expected uint8; `to_rgb8`'):
+        write_image(tmp_path / 'a.png', np.ones((4, 4, 3), np.float32))
 
 
 def test_gray_16_bit_and_transparent_files_become_rgb8(tmp_path) -> None:

@@ -246,3 +246,8 @@ def test_hardnet_cannot_be_switched_on_without_weights() -> None:
     with pytest.raises(ConfigError, match="made with descriptor='sift'"):
         extractor.with_options(descriptor='hardnet')
     assert build_extractor('keynet').with_options(**SIFT).config.descriptor == 'sift'
+
+
+def test_other_weights_of_the_descriptor_are_not_taken_by_a_copy() -> None:
+    with pytest.raises(ConfigError, match="descriptor_weights='other.safetensors'"):
+        build_extractor('keynet').with_options(descriptor_weights='other.safetensors')

@@ -15,6 +15,7 @@ from kpfeat_core.visualize import (
 )
 import numpy as np
 import pytest
+import torch
 
 
 def features_at(points, scores, **extra):
@@ -125,6 +126,15 @@ def test_points_that_are_not_finite_are_left_out():
         gray(), gray(), [[np.nan, 1], [20, 30]], [[5, 5], [np.inf, 30]], scores=[1, 1]
     )
     assert not changed(picture)[:, :80].any()
+
+
+def test_tensors_are_drawn_as_arrays_are():
+    image = np.zeros((40, 60, 3), np.uint8)
+    points, right = torch.tensor([[10.0, 12.0], [30.0, 20.0]]), torch.tensor([True, False])
+    drawn = draw_matches(image, image, points.requires_grad_(), points, correct=right)
+    arrays = points.detach().numpy()
+    expected = draw_matches(image, image, arrays, arrays, correct=right.numpy())
+    np.testing.assert_array_equal(drawn, expected)
 
 
 def test_points_and_values_that_do_not_fit_are_refused():
