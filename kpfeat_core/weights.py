@@ -63,16 +63,19 @@ def find_weights(model: str, weights: Path | str = '') -> Path:
     weights: a file, or a folder with <model>.safetensors. '' takes $KPFEAT_WEIGHTS (a folder or
     a file) where it has the model, else the weights that come with the package.
     """
-    if str(weights):
-        path = Path(weights).expanduser()
-        path = path / f'{model}.safetensors' if path.is_dir() else path
-        if not path.is_file():
-            raise WeightsError(f"there is no weight file '{path}' for model {model}")
-        return path
-    places = candidate_weights(model)
-    for _, path in places:
-        if path.is_file():
+    try:
+        if str(weights):
+            path = Path(os.path.expanduser(weights))  # Path's own raises for unknown users
+            path = path / f'{model}.safetensors' if path.is_dir() else path
+            if not path.is_file():
+                raise WeightsError(f"there is no weight file '{path}' for model {model}")
             return path
+        places = candidate_weights(model)
+        for _, path in places:
+            if path.is_file():
+                return path
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        raise WeightsError(f'cannot look for weights of model {model}: {error}') from error
     looked = ', '.join(f"'{path}' ({source})" for source, path in places)
     unset = '' if len(places) > 1 else f'; {ENVIRONMENT} is not set'
     raise WeightsError(

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from functools import partial
 import sys
 from threading import RLock
+import traceback
 from typing import Any, TypeVar
 
 from kpfeat_core.config import check_config
@@ -150,7 +151,7 @@ class NodeParameters:
         """
         Return the values of a dataclass that is declared, and follow their changes from now on.
 
-        apply: takes over a changed configuration; a KpfeatError from it refuses the change.
+        apply: takes over a changed configuration; an error from it refuses the change.
 
         Raises ConfigError.
         """
@@ -200,8 +201,12 @@ class NodeParameters:
                 check_config(config)
             with self.lock:
                 self._apply(wanted)
-        except KpfeatError as error:
-            return SetParametersResult(successful=False, reason=str(error))
+        except Exception as error:
+            reason = str(error)
+            if not isinstance(error, KpfeatError):  # ours, not the user's: say where
+                reason = f'{type(error).__name__}: {error}; the log says where'
+                self._node.get_logger().error(''.join(traceback.format_exception(error)))
+            return SetParametersResult(successful=False, reason=reason)
         for name in changes:
             self._refused.pop(name, None)
         return SetParametersResult(successful=True)
@@ -227,7 +232,7 @@ class NodeParameters:
                 continue
             try:
                 group.apply(config)
-            except KpfeatError:
+            except Exception:
                 for earlier, before in reversed(done):
                     earlier.apply(before)
                     earlier.config = before

@@ -36,8 +36,8 @@ def test_missing_broken_and_empty_files_are_told_apart(tmp_path) -> None:
             read_image(tmp_path / name)
 
 
-def test_a_path_that_cannot_be_looked_at_is_an_error_with_the_reason(tmp_path) -> None:
-    with pytest.raises(ImageError, match='File name too long'):
+def test_a_path_that_cannot_be_looked_at_is_an_error_that_names_it(tmp_path) -> None:
+    with pytest.raises(ImageError, match='x{300}'):
         read_image(tmp_path / (300 * 'x'))
 
 

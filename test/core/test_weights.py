@@ -68,6 +68,16 @@ def test_an_explicit_file_that_is_missing_is_an_error_even_if_others_exist(empty
         find_weights(MODEL, empty_places / 'nowhere')
 
 
+def test_a_path_that_cannot_be_looked_at_is_an_error_that_names_it(empty_places, monkeypatch):
+    with pytest.raises(WeightsError, match='x{300}'):
+        find_weights(MODEL, empty_places / (300 * 'x'))
+    with pytest.raises(WeightsError, match='~nobody-of-this-name/x'):
+        find_weights(MODEL, '~nobody-of-this-name/x')
+    monkeypatch.setenv('KPFEAT_WEIGHTS', 300 * 'x')
+    with pytest.raises(WeightsError, match='x{300}'):
+        find_weights(MODEL)
+
+
 def test_the_environment_comes_before_the_bundled_weights(empty_places, file, monkeypatch):
     bundled = weights.BUNDLED / file.name
     bundled.write_bytes(file.read_bytes())

@@ -7,6 +7,8 @@ from kpfeat_core.errors import ConfigError
 from kpfeat_ros.options import ExtractorNodeOptions, ModelOptions
 import pytest
 
+LONG = 300 * 'x'  # more than a file system allows
+
 
 @pytest.fixture
 def extractor(ros, weights_file):
@@ -81,6 +83,9 @@ def test_live_parameter_changes_the_extractor_at_once(ros, extractor) -> None:
         ('weights', '/no/such/file', '/no/such/file'),
         ('device', 'cuda:9', 'or use device cpu'),
         ('device', 'abacus', 'expected cpu, cuda'),
+        ('weights', LONG, LONG),
+        ('weights', '~nobody-of-this-name/x', '~nobody-of-this-name/x'),
+        ('mask', LONG, LONG),
     ],
 )
 def test_value_that_is_not_allowed_is_refused_with_a_reason(
@@ -132,6 +137,22 @@ def test_change_that_cannot_be_applied_leaves_everything_as_it_was(ros) -> None:
     assert (result.successful, result.reason) == (False, 'the network is away')
     assert [config.mode for config in applied] == ['reference', 'consecutive']
     assert node.get_parameter('mode').value == 'consecutive'
+
+
+def test_failure_of_our_own_refuses_the_change_and_the_node_goes_on(ros, monkeypatch) -> None:
+    from kpfeat_ros.matcher_node import MatcherNode
+
+    node, errors = ros.start(MatcherNode, geometry='none'), ros.logged()
+    ros.until(lambda: ros.probe.count_publishers('/rosout') > 1, 'the log')
+    with monkeypatch.context() as patch:
+        patch.setattr('kpfeat_ros.matcher_node.create_matcher', lambda *_, **__: 1 / 0)
+        result = set_values(ros, 'matcher', True, mode='reference', geometry='homography')
+    assert not result.successful
+    assert result.reason == 'ZeroDivisionError: division by zero; the log says where'
+    ros.until(lambda: any('create_matcher' in text for text in errors), 'the log')
+    assert (node.options.mode, node.matcher.config.geometry) == ('consecutive', 'none')
+    assert node.get_parameter('mode').value == 'consecutive'
+    assert set_values(ros, 'matcher', mode='reference').successful
 
 
 def test_matcher_follows_its_parameters(ros) -> None:
