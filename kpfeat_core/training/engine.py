@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 import io
 import json
 from pathlib import Path
-import signal
-import threading
 import time
 from typing import Any
 
@@ -22,6 +20,7 @@ from .options import Options
 from .pictures import plot_curves
 from .schedule import learning_rate, moving_average
 from .speed import StepWatch
+from .stopping import calling_when_told_to_stop
 from .summary import write_summary
 from ..checkpoints import load_checkpoint
 from ..errors import ConfigError, KpfeatError
@@ -54,7 +53,8 @@ def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path
     run = _Run(model, Path(out), built)
     with unpacked(data) as folder:
         material = recipe.load(folder, built)
-    run.start(*material)
+    with calling_when_told_to_stop(run.stop):
+        run.start(*material)
     weights = run.finish()
     leave(run.fabric)
     return weights
@@ -151,6 +151,8 @@ class _Run:
         self.recipe.load_state_dict(state['recipe'])
         self.optimizer.load_state_dict(state['optimizer'])
         self.average.load_state_dict(state['average'])
+        if state.get('scaler'):  # only half precision has one, and older runs did not keep it
+            self.fabric.strategy.precision.load_state_dict(state['scaler'])
         self.step, self.seconds, self.best = state['step'], state['seconds'], state['best']
         for name in (LOG, VALIDATION, SPEED):
             drop_rows_after(self.out / name, self.step)
@@ -167,6 +169,7 @@ class _Run:
             'recipe': self.recipe.state_dict(),
             'optimizer': self.optimizer.state_dict(),
             'average': self.average.state_dict(),
+            'scaler': self.fabric.strategy.precision.state_dict(),
             'step': self.step,
             'seconds': self.seconds,
             'best': self.best,
@@ -195,8 +198,6 @@ class _Run:
         if config.steps == self.step == 0:
             self._validate(fixed)
         self.recipe.train()
-        if threading.current_thread() is threading.main_thread():  # others cannot hear signals
-            signal.signal(signal.SIGTERM, self._stop)
         self.watch = StepWatch(self.fabric.device)
         sums: dict[str, float] = {}
         summed = 0  # fewer than log_every where a run resumed in between
@@ -230,8 +231,8 @@ class _Run:
     def _draw(self, material: Any, count: int, generator: torch.Generator) -> Any:
         return self.recipe_class.draw(material, count, self.options, generator)
 
-    def _stop(self, *_: Any) -> None:
-        """Save and leave after the step at work: machines are taken away with SIGTERM."""
+    def stop(self) -> None:
+        """Save and leave after the step at work."""
         self.stopped = True
 
     def _steps(self) -> Iterator[int]:
@@ -271,10 +272,12 @@ class _Run:
             self.recipe, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
         )
         self.step += 1
-        if torch.isfinite(norm):
+        finite = torch.isfinite(norm)
+        if finite or self.config.precision == '16-mixed':  # its scaler skips, and learns from it
             self.optimizer.step()
+        if finite:
             self.average.update_parameters(self.recipe.module.extractor)
-        return parts | {'gradient': norm, 'skipped': (~torch.isfinite(norm)).float()}
+        return parts | {'gradient': norm, 'skipped': (~finite).float()}
 
     def _validate(self, batch: Any) -> None:
         if not self.fabric.is_global_zero:

@@ -1,7 +1,6 @@
-"""The training loop: it learns, resumes exactly, and refuses what cannot work."""
+"""The training loop: it learns, writes what it promises, and refuses what cannot work."""
 
-import csv
-import json
+import signal
 import subprocess
 import sys
 import textwrap
@@ -10,7 +9,7 @@ import cv2
 from kpfeat_core.data.homography_pairs import make_pairs, PairConfig
 from kpfeat_core.data.image_folder import find_images, load_bank
 from kpfeat_core.data.photometric import PhotometricConfig
-from kpfeat_core.errors import ConfigError, DataError, WeightsError
+from kpfeat_core.errors import ConfigError, DataError
 from kpfeat_core.registry import build_extractor, create_extractor
 from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
 from kpfeat_core.training.config import TrainConfig
@@ -18,42 +17,19 @@ from kpfeat_core.training.options import parse_kind_weights
 from kpfeat_core.training.schedule import learning_rate
 import numpy as np
 import pytest
+from small_runs import rows, run, SMALL, steps, write_photographs
 import torch
-
-SMALL = {
-    'view_size': 64, 'batch_size': 2, 'detected': 20, 'random': 20, 'bank_side': 128,
-    'validation_share': 0.4, 'validation_pairs': 2, 'validate_every': 3, 'log_every': 1,
-    'threads': 1, 'device': 'cpu', 'warmup_steps': 2, 'seed': 5,
-}  # fmt: skip
 
 
 @pytest.fixture(scope='module')
 def photographs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('photographs')
-    rng = np.random.default_rng(0)
-    for i in range(8):
-        coarse = rng.integers(0, 255, (16, 20, 3), np.uint8)
-        image = cv2.resize(coarse, (160, 128), interpolation=cv2.INTER_NEAREST)
-        cv2.imwrite(str(folder / f'{i}.png'), image)
-    return folder
-
-
-def run(photographs, out, **options):
-    pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
-    from kpfeat_core.training import train
-
-    return train('alike-t', photographs, out, **SMALL | options)
-
-
-def rows(path):
-    with open(path, newline='') as file:
-        return list(csv.DictReader(file))
+    return write_photographs(tmp_path_factory.mktemp('photographs'))
 
 
 def test_a_run_writes_logs_curves_and_weights_that_load(photographs, tmp_path) -> None:
     weights = run(photographs, tmp_path, steps=6)
-    assert [int(row['step']) for row in rows(tmp_path / 'log.csv')] == [1, 2, 3, 4, 5, 6]
-    assert [int(row['step']) for row in rows(tmp_path / 'validation.csv')] == [3, 6]
+    assert steps(tmp_path / 'log.csv') == [1, 2, 3, 4, 5, 6]
+    assert steps(tmp_path / 'validation.csv') == [3, 6]
     for name in ('pairs.jpg', 'curves.png', 'validation/0000003.jpg', 'validation/0000006.jpg'):
         assert cv2.imread(str(tmp_path / name)) is not None
     for row in rows(tmp_path / 'speed.csv'):
@@ -72,21 +48,6 @@ def test_a_run_writes_logs_curves_and_weights_that_load(photographs, tmp_path) -
     assert extractor.extract(np.zeros((64, 64), np.uint8)).descriptor_dim == 64
 
 
-def interrupt_at(step, monkeypatch):
-    """Stop runs right after a checkpoint at a step, as a kill would."""
-    from kpfeat_core.training import engine
-
-    original = engine._Run._train_step
-
-    def killed(self, bank):
-        if self.step == step:
-            self.checkpoint()
-            raise KeyboardInterrupt
-        return original(self, bank)
-
-    monkeypatch.setattr(engine._Run, '_train_step', killed)
-
-
 def test_no_steps_validate_what_the_run_would_begin_with(photographs, tmp_path) -> None:
     trained = run(photographs, tmp_path / 'run', steps=3)
     again = run(photographs, tmp_path / 'again', steps=0, start=str(trained))
@@ -94,71 +55,6 @@ def test_no_steps_validate_what_the_run_would_begin_with(photographs, tmp_path) 
     assert [row['step'] for row in second] == ['0']
     assert [row['mma3'] for row in second] == [row['mma3'] for row in first]
     assert not (tmp_path / 'again/log.csv').exists()
-
-
-def test_a_row_of_the_log_averages_the_steps_since_a_run_resumed(
-    photographs, tmp_path, monkeypatch
-) -> None:
-    run(photographs, tmp_path / 'whole', steps=4)
-    interrupt_at(3, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        run(photographs, tmp_path / 'broken', steps=4, log_every=2)
-    monkeypatch.undo()
-    run(photographs, tmp_path / 'broken', steps=4, log_every=2)
-    alone = rows(tmp_path / 'whole' / 'log.csv')[-1]
-    assert rows(tmp_path / 'broken' / 'log.csv')[-1]['nre'] == alone['nre']
-
-
-def test_an_interrupted_run_resumes_to_the_weights_of_an_unbroken_one(
-    photographs, tmp_path, monkeypatch
-) -> None:
-    options = {'steps': 6, 'checkpoint_seconds': 1}
-    run(photographs, tmp_path / 'whole', **options)
-    interrupt_at(4, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        run(photographs, tmp_path / 'broken', **options)
-    monkeypatch.undo()
-    run(photographs, tmp_path / 'broken', **options)
-    states = [
-        torch.load(tmp_path / name / 'last.pt', weights_only=True) for name in ('whole', 'broken')
-    ]
-    for part in ('recipe', 'average'):
-        for key, value in states[0][part].items():
-            assert torch.equal(value, states[1][part][key]), key
-    assert states[0]['step'] == states[1]['step'] == 6
-    logs = [rows(tmp_path / name / 'log.csv') for name in ('whole', 'broken')]
-    for row in (row for log in logs for row in log):
-        del row['seconds']
-    assert logs[0] == logs[1]
-
-
-def test_more_steps_go_on_from_before_the_decay(photographs, tmp_path, capsys) -> None:
-    run(photographs, tmp_path, steps=4)
-    capsys.readouterr()
-    run(photographs, tmp_path, steps=8)
-    assert 'resuming at step 3 of 8' in capsys.readouterr().out
-    assert torch.load(tmp_path / 'last.pt', weights_only=True)['step'] == 8
-
-
-def test_a_folder_with_another_run_is_not_overwritten(photographs, tmp_path) -> None:
-    run(photographs, tmp_path, steps=2)
-    before = (tmp_path / 'config.json').read_text()
-    with pytest.raises(ConfigError, match='learning_rate'):
-        run(photographs, tmp_path, steps=2, learning_rate=0.5)
-    assert (tmp_path / 'config.json').read_text() == before
-    assert json.loads(before)['seed'] == 5
-
-
-def test_the_options_of_a_run_are_known_without_its_config_file(photographs, tmp_path) -> None:
-    run(photographs, tmp_path, steps=2)
-    (tmp_path / 'config.json').unlink()
-    with pytest.raises(ConfigError, match=r'learning_rate 0.002 -> 0.5'):
-        run(photographs, tmp_path, steps=2, learning_rate=0.5)
-    state = torch.load(tmp_path / 'last.pt', weights_only=True)
-    del state['options']
-    torch.save(state, tmp_path / 'last.pt')
-    with pytest.raises(ConfigError, match=r'config.json. is missing'):
-        run(photographs, tmp_path, steps=2)
 
 
 def test_a_run_without_matplotlib_only_lacks_its_curves(
@@ -182,6 +78,24 @@ def test_the_summary_names_the_best_validation_and_the_changed_options(
     assert 'best validation at step' in capsys.readouterr().out
 
 
+def test_a_run_gives_the_signal_back_to_whom_it_belonged(photographs, tmp_path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    run(photographs, tmp_path / 'done', steps=1)
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(OSError):  # a file where the pictures should go
+        (tmp_path / 'broken').mkdir()
+        (tmp_path / 'broken/validation').touch()
+        run(photographs, tmp_path / 'broken', steps=1)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_half_precision_goes_on_after_an_overflow(photographs, tmp_path) -> None:
+    run(photographs, tmp_path, steps=6, precision='16-mixed')
+    skipped = [float(row['skipped']) for row in rows(tmp_path / 'log.csv')]
+    assert skipped[0] == 1  # the scale begins with 65536, and halves until a step succeeds
+    assert skipped[-1] == 0
+
+
 def test_unknown_models_options_and_folders_are_refused(photographs, tmp_path) -> None:
     from kpfeat_core.training import train
 
@@ -203,18 +117,6 @@ def test_weights_of_kinds_that_cannot_be_are_refused(text) -> None:
     assert parse_kind_weights('photo=2,texture=0') == {'photo': 2, 'texture': 0}
     with pytest.raises(ConfigError, match=f"kind_weights is '{text}'"):
         parse_kind_weights(text)
-
-
-def test_a_run_whose_files_are_damaged_says_which(photographs, tmp_path) -> None:
-    run(photographs, tmp_path, steps=2)
-    with open(tmp_path / 'log.csv', 'a') as file:
-        file.write('3,0.1')  # cut off, as after a power failure
-    run(photographs, tmp_path, steps=3)
-    assert [int(row['step']) for row in rows(tmp_path / 'log.csv')] == [1, 2, 3]
-    for name, error in (('last.pt', WeightsError), ('config.json', ConfigError)):
-        (tmp_path / name).write_text('broken')
-        with pytest.raises(error, match=f"{name}'"):
-            run(photographs, tmp_path, steps=4)
 
 
 def test_the_rate_warms_up_stays_and_falls_to_nothing() -> None:

@@ -1,0 +1,94 @@
+"""Runs go on where they stopped, and folders hold one run each."""
+
+import json
+
+from kpfeat_core.errors import ConfigError, WeightsError
+import pytest
+from small_runs import kill_at, rows, run, steps, write_photographs
+import torch
+
+
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory):
+    return write_photographs(tmp_path_factory.mktemp('photographs'))
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def test_a_row_of_the_log_averages_the_steps_since_a_run_resumed(
+    photographs, tmp_path, monkeypatch
+) -> None:
+    run(photographs, tmp_path / 'whole', steps=4)
+    kill_at(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(photographs, tmp_path / 'broken', steps=4, log_every=2)
+    monkeypatch.undo()
+    run(photographs, tmp_path / 'broken', steps=4, log_every=2)
+    alone = rows(tmp_path / 'whole' / 'log.csv')[-1]
+    assert rows(tmp_path / 'broken' / 'log.csv')[-1]['nre'] == alone['nre']
+
+
+@pytest.mark.parametrize('precision', ['32-true', '16-mixed'])
+def test_an_interrupted_run_resumes_to_the_weights_of_an_unbroken_one(
+    photographs, tmp_path, monkeypatch, precision
+) -> None:
+    options = {'steps': 6, 'checkpoint_seconds': 1, 'precision': precision}
+    run(photographs, tmp_path / 'whole', **options)
+    kill_at(4, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(photographs, tmp_path / 'broken', **options)
+    monkeypatch.undo()
+    run(photographs, tmp_path / 'broken', **options)
+    states = [load(tmp_path / name / 'last.pt') for name in ('whole', 'broken')]
+    assert states[0]['scaler'] == states[1]['scaler']
+    for part in ('recipe', 'average'):
+        for key, value in states[0][part].items():
+            assert torch.equal(value, states[1][part][key]), key
+    assert states[0]['step'] == states[1]['step'] == 6
+    logs = [rows(tmp_path / name / 'log.csv') for name in ('whole', 'broken')]
+    for row in (row for log in logs for row in log):
+        del row['seconds']
+    assert logs[0] == logs[1]
+
+
+def test_more_steps_go_on_from_before_the_decay(photographs, tmp_path, capsys) -> None:
+    run(photographs, tmp_path, steps=4)
+    capsys.readouterr()
+    run(photographs, tmp_path, steps=8)
+    assert 'resuming at step 3 of 8' in capsys.readouterr().out
+    assert load(tmp_path / 'last.pt')['step'] == 8
+
+
+def test_a_folder_with_another_run_is_not_overwritten(photographs, tmp_path) -> None:
+    run(photographs, tmp_path, steps=2)
+    before = (tmp_path / 'config.json').read_text()
+    with pytest.raises(ConfigError, match='learning_rate'):
+        run(photographs, tmp_path, steps=2, learning_rate=0.5)
+    assert (tmp_path / 'config.json').read_text() == before
+    assert json.loads(before)['seed'] == 5
+
+
+def test_the_options_of_a_run_are_known_without_its_config_file(photographs, tmp_path) -> None:
+    run(photographs, tmp_path, steps=2)
+    (tmp_path / 'config.json').unlink()
+    with pytest.raises(ConfigError, match=r'learning_rate 0.002 -> 0.5'):
+        run(photographs, tmp_path, steps=2, learning_rate=0.5)
+    state = load(tmp_path / 'last.pt')
+    del state['options']
+    torch.save(state, tmp_path / 'last.pt')
+    with pytest.raises(ConfigError, match=r'config.json. is missing'):
+        run(photographs, tmp_path, steps=2)
+
+
+def test_a_run_whose_files_are_damaged_says_which(photographs, tmp_path) -> None:
+    run(photographs, tmp_path, steps=2)
+    with open(tmp_path / 'log.csv', 'a') as file:
+        file.write('3,0.1')  # cut off, as after a power failure
+    run(photographs, tmp_path, steps=3)
+    assert steps(tmp_path / 'log.csv') == [1, 2, 3]
+    for name, error in (('last.pt', WeightsError), ('config.json', ConfigError)):
+        (tmp_path / name).write_text('broken')
+        with pytest.raises(error, match=f"{name}'"):
+            run(photographs, tmp_path, steps=4)
