@@ -54,20 +54,38 @@ class Calibration:
                 f'expected {counts}'
             )
 
+    @property
+    def is_ideal(self) -> bool:
+        """Say whether the lens shows straight lines straight."""
+        return not any(self.coefficients) and self.model not in FISHEYE_MODELS
+
+    def _given_coefficients(self) -> Float[np.ndarray, ' k']:
+        return np.array(self.coefficients if any(self.coefficients) else [0.0] * 4, np.float64)
+
     def directions(self, points: Float[np.ndarray, 'n 2']) -> Float[np.ndarray, 'n 2']:
         """Return x/z and y/z of what is seen at pixels, without the lens's distortion."""
         if not len(points):
             return np.zeros((0, 2))
         pixels = np.asarray(points, np.float64)[:, None]
-        coefficients = np.zeros(4)
-        if any(self.coefficients):
-            coefficients = np.array(self.coefficients, np.float64)
+        coefficients = self._given_coefficients()
         if self.model in FISHEYE_MODELS:
             return cv2.fisheye.undistortPoints(pixels, self.matrix, coefficients)[:, 0]
         # one function since OpenCV 5; before, undistortPoints stopped after five steps
         undistort = getattr(cv2, 'undistortPointsIter', cv2.undistortPoints)
         found = undistort(pixels, self.matrix, coefficients, R=None, P=None, criteria=EXACT)
         return found[:, 0]
+
+    def pixels(self, directions: Float[np.ndarray, 'n 2']) -> Float[np.ndarray, 'n 2']:
+        """Return the pixels at which directions, as x/z and y/z, are seen."""
+        if not len(directions):
+            return np.zeros((0, 2))
+        matrix = np.asarray(self.matrix, np.float64)
+        coefficients = self._given_coefficients()
+        if self.model in FISHEYE_MODELS:
+            return cv2.fisheye.distortPoints(directions[:, None], matrix, coefficients)[:, 0]
+        rays = np.concatenate([directions, np.ones((len(directions), 1))], 1)
+        zero = np.zeros(3)
+        return cv2.projectPoints(rays, zero, zero, matrix, coefficients)[0][:, 0]
 
     def fits(self, size: tuple[int, int]) -> bool:
         """Say whether images of this width and height can be the camera's."""

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from .calibration import Calibration, FISHEYE_MODELS
+from .calibration import Calibration
 from .errors import ConfigError
 from .shapes import Bool, Float
 
@@ -27,27 +26,25 @@ def undistort(
 
     Far outside what was calibrated there may be none; what is returned for those means nothing.
     """
-    if not len(points) or not any(calibration.coefficients):
+    if not len(points) or calibration.is_ideal:
         return points, np.ones(len(points), bool)
     matrix = np.asarray(calibration.matrix, np.float64)
     ideal = calibration.directions(points)
     found = ideal @ matrix[:2, :2].T + matrix[:2, 2]
     with np.errstate(invalid='ignore'):
-        error = np.linalg.norm(_distort(calibration, ideal) - points, axis=1)
+        error = np.linalg.norm(calibration.pixels(ideal) - points, axis=1)
     return found.astype(points.dtype), (error < LARGEST_ERROR_PX) & np.isfinite(found).all(1)
 
 
-def _distort(
-    calibration: Calibration, directions: Float[np.ndarray, 'n 2']
+def distort(
+    calibration: Calibration, points: Float[np.ndarray, 'n 2']
 ) -> Float[np.ndarray, 'n 2']:
-    """Return the pixels at which directions, as x/z and y/z, are seen."""
+    """Return where the lens shows what would be at these pixels without distortion."""
+    if calibration.is_ideal:
+        return points
     matrix = np.asarray(calibration.matrix, np.float64)
-    coefficients = np.array(calibration.coefficients, np.float64)
-    if calibration.model in FISHEYE_MODELS:
-        return cv2.fisheye.distortPoints(directions[:, None], matrix, coefficients)[:, 0]
-    rays = np.concatenate([directions, np.ones((len(directions), 1))], 1)
-    zero = np.zeros(3)
-    return cv2.projectPoints(rays, zero, zero, matrix, coefficients)[0][:, 0]
+    directions = (points - matrix[:2, 2]) @ np.linalg.inv(matrix[:2, :2]).T
+    return calibration.pixels(directions).astype(points.dtype)
 
 
 def part_of(

@@ -10,6 +10,7 @@ from kpfeat_core.visualize import score_colours
 import numpy as np
 
 from .frames import Frame
+from .lens import frame_in_image, lens_for
 from .points import calibration_for
 
 NAMESPACE = 'kpfeat'
@@ -38,14 +39,14 @@ def fill_markers(
     Return a MarkerArray of features: points on a plane `distance` before the camera.
 
     messages: visualization_msgs.msg. Seen from the camera, as in rviz's Camera display, each
-    lies exactly on its keypoint. pixels: see `calibration_for`; raises ConfigError, ShapeError.
+    lies exactly on its keypoint. pixels: as in `cloud_of_keypoints`; raises as that does.
     """
     from geometry_msgs.msg import Point  # visualization_msgs brings both
     from std_msgs.msg import ColorRGBA
 
     calibration = calibration_for(camera_info, pixels)
     calibration.check_size(frame.size, 'the image of the features')
-    found = frame.features.numpy()
+    found = frame_in_image(frame, lens_for(camera_info, pixels)).features.numpy()
     places = at_distance(calibration, found['keypoints'], distance)
     colours = score_colours(found['keypoint_scores']) / 255
     seen = np.isfinite(places).all(1)

@@ -168,7 +168,7 @@ class ConnectedNode(ManagedNode):
 
     def camera_info_topic(self, image: str = 'image') -> str:
         """Return the 'camera_info' beside a topic 'image' as remapped, else its sibling."""
-        own = f'{image.rpartition("image")[0]}camera_info'
+        own = 'camera_info'.join(image.rsplit('image', 1))
         name = self.resolve_topic_name(own)
         if name != self.resolve_topic_name(own, only_expand=True):
             return name

@@ -160,8 +160,8 @@ class OverlayNodeOptions:
     )
     keypoint_pixels: str = option(
         'distorted',
-        'what keypoints are seen through, for clouds and markers: the lens of camera_info; no '
-        'lens, where the extractor has its option undistort; or images are rectified',
+        'what keypoints are given in: pixels of the image; undistorted, where the extractor has '
+        'that option: camera_info says where the image shows them; or the images are rectified',
         choices=KEYPOINT_PIXELS,
         live=True,
     )

@@ -15,6 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from .annotations import fill_annotations, fill_markers, find_messages
 from .frames import Frame
+from .lens import frame_in_image, lens_for
 from .node import KpfeatNode, run
 from .options import OverlayNodeOptions
 from .partners import Partners
@@ -29,7 +30,7 @@ from .points import cloud_of_keypoints
 from .services import offer_reset
 from .worker import Stage, Worker
 
-INPUTS = ('image', 'image1', 'features', 'matches', 'depth', 'camera_info')
+INPUTS = ('image', 'image1', 'features', 'matches', 'depth', 'camera_info', 'camera_info1')
 # Outputs with messages that not every ROS installation has
 OPTIONAL = {'image_annotations': 'foxglove_msgs', 'keypoint_markers': 'visualization_msgs'}
 
@@ -64,7 +65,8 @@ class OverlayNode(KpfeatNode):
         self.outputs: dict[str, Output] = {}
         self.wanted: set[str] = set()
         self.partners = Partners(0)
-        self.camera_info: CameraInfo | None = None
+        self.camera_infos: dict[str, CameraInfo] = {}
+        self._infos: Sequence[str] = ()  # of the first and the second image of a pair
         self._missing: set[str] = set()  # packages of messages, each said once
         self.start()
 
@@ -91,6 +93,7 @@ class OverlayNode(KpfeatNode):
         super().begin()
         second = 'image1' if self.options.stereo else 'image'
         self.partners = Partners(self.options.buffer_size, second)
+        self._infos = ('camera_info', second.replace('image', 'camera_info'))
         self.tracks = Tracks(self.options.track_length)
         self._offer_picture('keypoints', {'image', 'features'}, self._draw_keypoints)
         if not self.options.stereo:  # a track is what one camera sees over time
@@ -112,7 +115,7 @@ class OverlayNode(KpfeatNode):
         self.outputs.clear()
         self.wanted.clear()
         self.partners.keep_only((), ())
-        self.camera_info = None
+        self.camera_infos.clear()
 
     def _use_options(self, options: OverlayNodeOptions) -> None:
         self.options = options
@@ -146,6 +149,8 @@ class OverlayNode(KpfeatNode):
         """Subscribe to what the listened-to outputs need, to nothing else, and forget the rest."""
         self.wanted = {name for name, output in self.outputs.items() if output.wanted()}
         self.inputs = {name for output in self.wanted for name in self.outputs[output].inputs}
+        if self.wanted and self.options.keypoint_pixels == 'undistorted':
+            self.inputs.update(self._infos)
         super().review()
         self.partners.keep_only(self.inputs, self.wanted)
         if self.outputs and 'tracks' not in self.wanted:
@@ -161,8 +166,8 @@ class OverlayNode(KpfeatNode):
             return self.listen_to(Matches, name, self.on_matches)
         if name == 'depth':
             return self.listen_to(Image, name, self.on_depth, qos_profile_sensor_data)
-        topic = self.camera_info_topic()
-        return self.listen_to(CameraInfo, topic, self.on_camera_info, qos_profile_sensor_data)
+        topic, listener = self._info_topic(name), partial(self.on_camera_info, name)
+        return self.listen_to(CameraInfo, topic, listener, qos_profile_sensor_data)
 
     def _submit(self, output: str, *item: Any) -> None:
         if output in self.wanted:
@@ -181,15 +186,15 @@ class OverlayNode(KpfeatNode):
         self._submit('image_annotations', features)
         if 'keypoints' in self.wanted:
             self._submit_pair('keypoints', self.partners.image_of(features), features)
-        if self.camera_info is not None:
-            self._submit('keypoint_markers', features, self.camera_info)
+        if 'camera_info' in self.camera_infos:
+            self._submit('keypoint_markers', features, self.camera_infos['camera_info'])
             if 'keypoint_cloud' in self.wanted:
                 self._place_at_once(features)
 
     def _place_at_once(self, features: Frame) -> None:
         depth = self.partners.depth_of(features, self._tolerance_ns())
         if depth is not None:
-            self._submit('keypoint_cloud', features, depth, self.camera_info)
+            self._submit('keypoint_cloud', features, depth, self.camera_infos['camera_info'])
         else:
             self.statistics.count('without_depth')
 
@@ -197,11 +202,19 @@ class OverlayNode(KpfeatNode):
         """Keep the depth image until its features come; they may have come already."""
         features = self.partners.add_depth(depth, self._tolerance_ns())
         if features is not None:
-            self._submit('keypoint_cloud', features, depth, self.camera_info)
+            self._submit('keypoint_cloud', features, depth, self.camera_infos['camera_info'])
 
-    def on_camera_info(self, camera_info: CameraInfo) -> None:
+    def on_camera_info(self, name: str, camera_info: CameraInfo) -> None:
         """Keep the latest one."""
-        self.camera_info = camera_info
+        self.camera_infos[name] = camera_info
+
+    def _info_topic(self, name: str) -> str:
+        """Return the topic of the camera_info beside 'image' or 'image1'."""
+        return self.camera_info_topic(name.replace('camera_info', 'image'))
+
+    def _lens(self, name: str = 'camera_info') -> Any:
+        """Return what keypoints are to be seen through again, if they are undistorted."""
+        return lens_for(self.camera_infos.get(name), self.options.keypoint_pixels)
 
     def on_matches(self, matches: Matches) -> None:
         """Draw the matches, and the tracks that they prolong, if their images are here."""
@@ -230,16 +243,17 @@ class OverlayNode(KpfeatNode):
 
     def _draw_keypoints(self, item: Any) -> Any:
         image, features = item
-        return image.header, picture_of_keypoints(image, features)
+        return image.header, picture_of_keypoints(image, features, self._lens())
 
     def _draw_tracks(self, item: Any) -> Any:
         image, trails = item
-        return image.header, picture_of_tracks(image, trails)
+        return image.header, picture_of_tracks(image, trails, self._lens())
 
     def _draw_matches(self, item: Any) -> Any:
         image0, image1, matches = item
-        picture = picture_of_matches(image0, image1, matches, self.options.max_drawn_matches)
-        return image1.header, picture
+        lenses = (self._lens(name) for name in self._infos)
+        limit = self.options.max_drawn_matches
+        return image1.header, picture_of_matches(image0, image1, matches, limit, *lenses)
 
     def _publish_picture(self, raw: Any, compressed: Any, item: Any) -> None:
         header, picture = item
@@ -251,7 +265,9 @@ class OverlayNode(KpfeatNode):
         self.note_age(header)
 
     def _annotate(self, item: Any) -> Any:
-        return fill_annotations(self.messages['image_annotations'], *item)
+        (features,) = item
+        shown = frame_in_image(features, self._lens())
+        return fill_annotations(self.messages['image_annotations'], shown)
 
     def _mark(self, item: Any) -> Any:
         options = self.options
@@ -263,12 +279,10 @@ class OverlayNode(KpfeatNode):
 
     def settings(self) -> dict[str, str]:
         """Add what is listened to at the moment, and which of it has never come."""
-        topics = {
-            'camera_info': self.camera_info_topic(),
-            'depth': self.resolve_topic_name('depth'),
-        }
-        came = {'camera_info': self.camera_info, 'depth': self.partners.has_depth}
-        missing = [topics[name] for name in sorted(self.inputs & set(topics)) if not came[name]]
+        topics = {name: self._info_topic(name) for name in ('camera_info', 'camera_info1')}
+        topics['depth'] = self.resolve_topic_name('depth')
+        came = {*self.camera_infos, *(['depth'] if self.partners.has_depth else [])}
+        missing = [topics[name] for name in sorted((self.inputs & set(topics)) - came)]
         return {
             'listening_to': ' '.join(sorted(self.inputs)) or 'nothing',
             'waiting_for': ' '.join(missing) or 'nothing',

@@ -1,9 +1,15 @@
-"""Messages to pictures, for the overlay node; free of ROS."""
+"""
+Messages to pictures, for the overlay node; free of ROS.
+
+lens: what undistorted keypoints are seen through again; None where they are pixels of the image.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
+from kpfeat_core.calibration import Calibration
 from kpfeat_core.errors import ImageError
 from kpfeat_core.messages.conversions import message_to_matches, to_sequence
 from kpfeat_core.tracks import Tracks, Trail
@@ -12,31 +18,49 @@ import numpy as np
 
 from .frames import Frame
 from .images import image_to_array
+from .lens import frame_in_image, points_in_image
 from .stamps import stamp_ns
 
 
-def picture_of_keypoints(image: Any, frame: Frame) -> np.ndarray:
+def picture_of_keypoints(image: Any, frame: Frame, lens: Calibration | None = None) -> np.ndarray:
     """Draw features over their image message; gives (H, W, 3) uint8 RGB."""
-    return draw_features(image_to_array(image), frame.features.to('cpu'))
+    shown = frame_in_image(frame, lens)
+    return draw_features(image_to_array(image), shown.features.to('cpu'))
 
 
-def picture_of_tracks(image: Any, trails: Sequence[Trail]) -> np.ndarray:
+def picture_of_tracks(
+    image: Any, trails: Sequence[Trail], lens: Calibration | None = None
+) -> np.ndarray:
     """Draw trails over the image message of their newest frame; gives (H, W, 3) uint8 RGB."""
-    return draw_tracks(image_to_array(image), trails)
+    array = image_to_array(image)
+    shown = [replace(t, points=points_in_image(t.points, lens, _size(array))) for t in trails]
+    return draw_tracks(array, shown)
 
 
-def picture_of_matches(image0: Any, image1: Any, matches: Any, limit: int) -> np.ndarray:
+def picture_of_matches(
+    image0: Any,
+    image1: Any,
+    matches: Any,
+    limit: int,
+    lens0: Calibration | None = None,
+    lens1: Calibration | None = None,
+) -> np.ndarray:
     """Draw a Matches message between two image messages, inliers green; (H, W, 3) uint8 RGB."""
     pair = message_to_matches(matches)
+    array0, array1 = image_to_array(image0), image_to_array(image1)
     return draw_matches(
-        image_to_array(image0),
-        image_to_array(image1),
-        pair.keypoints0,
-        pair.keypoints1,
+        array0,
+        array1,
+        points_in_image(pair.keypoints0, lens0, _size(array0)),
+        points_in_image(pair.keypoints1, lens1, _size(array1)),
         correct=pair.inliers if pair.geometry != 'none' else None,
         scores=pair.scores,
         limit=limit,
     )
+
+
+def _size(image: np.ndarray) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]
 
 
 def follow_matches(tracks: Tracks, matches: Any) -> list[Trail]:

@@ -12,6 +12,7 @@ import numpy as np
 from sensor_msgs.msg import PointCloud2, PointField
 
 from .frames import Frame
+from .lens import frame_in_image, lens_for
 
 try:
     from sensor_msgs_py.point_cloud2 import create_cloud
@@ -46,16 +47,13 @@ def depth_to_metres(message: Any) -> Float[np.ndarray, 'h w']:
 
 def calibration_for(camera_info: Any, pixels: str) -> Calibration:
     """
-    Return how keypoints are seen, from a CameraInfo message; raises ConfigError.
+    Return how the pixels of images are seen, from a CameraInfo message; raises ConfigError.
 
-    pixels: 'distorted' by the lens (K and D of the message), 'undistorted' (K alone) or of
-    'rectified' images (P).
+    pixels: of 'rectified' images, which P describes; of all others K and D do.
     """
-    if pixels == 'distorted':
+    if pixels != 'rectified':
         return camera_info_to_calibration(camera_info)
-    matrix = camera_info.k
-    if pixels == 'rectified':
-        matrix = np.reshape(camera_info.p, (3, 4))[:, :3]
+    matrix = np.reshape(camera_info.p, (3, 4))[:, :3]
     names = ('width', 'height', 'roi', 'binning_x', 'binning_y')
     ideal = {name: getattr(camera_info, name) for name in names}
     return camera_info_to_calibration(
@@ -68,11 +66,13 @@ def cloud_of_keypoints(frame: Frame, depth: Any, camera_info: Any, pixels: str) 
     Return the keypoints that have a depth: x, y, z in metres, and score.
 
     depth: Image message registered to the features' image, pixel by pixel. The cloud is in the
-    frame of the features. Raises BadImageError, ConfigError and ShapeError.
+    frame of the features. pixels: what the features' keypoints are in, one of KEYPOINT_PIXELS.
+
+    Raises BadImageError, ConfigError and ShapeError.
     """
     calibration = calibration_for(camera_info, pixels)
     calibration.check_size(frame.size, 'the image of the features')
-    found = frame.features.numpy()
+    found = frame_in_image(frame, lens_for(camera_info, pixels)).features.numpy()
     points, rows = with_depth(calibration, found['keypoints'], depth_to_metres(depth))
     scores = found['keypoint_scores'][rows, None]
     return make_cloud(frame.header, np.concatenate([points, scores], 1).astype(np.float32))

@@ -2,7 +2,7 @@
 
 import cv2
 from kpfeat_core.calibration import Calibration
-from kpfeat_core.cameras import part_of, read_calibration, undistort
+from kpfeat_core.cameras import distort, part_of, read_calibration, undistort
 from kpfeat_core.errors import ConfigError
 import numpy as np
 import pytest
@@ -56,6 +56,20 @@ def test_undistorting_finds_the_pixels_that_were_distorted(model) -> None:
 
 
 @pytest.mark.parametrize('model', LENSES)
+def test_distorting_finds_where_the_lens_shows_undistorted_pixels(model) -> None:
+    ideal = np.random.default_rng(0).uniform((-40, -40), (679, 519), (200, 2))
+    assert np.allclose(distort(lens(model), ideal), seen(model, ideal), atol=1e-9)
+    assert distort(lens(model), ideal.astype(np.float32)).dtype == np.float32
+
+
+def test_fisheye_without_coefficients_still_bends() -> None:
+    fisheye = Calibration(MATRIX, (640, 480), 'equidistant', (0.0,) * 4)
+    ideal = np.array([[819.5, 239.5]])  # 45 degrees to the right
+    assert np.allclose(distort(fisheye, ideal), [[319.5 + 500 * np.pi / 4, 239.5]])
+    assert np.allclose(undistort(fisheye, distort(fisheye, ideal))[0], ideal)
+
+
+@pytest.mark.parametrize('model', LENSES)
 def test_principal_point_stays(model) -> None:
     found, good = undistort(lens(model), MATRIX[None, :2, 2].astype(np.float32))
     assert good.all() and found.dtype == np.float32
@@ -67,12 +81,14 @@ def test_ideal_camera_leaves_keypoints_exactly_as_they_are(coefficients) -> None
     points = np.random.default_rng(0).uniform(0, 400, (20, 2)).astype(np.float32)
     found, good = undistort(Calibration(MATRIX, (640, 480), 'plumb_bob', coefficients), points)
     assert np.array_equal(found, points) and good.all()
+    assert np.array_equal(distort(Calibration(MATRIX, (640, 480)), points), points)
 
 
 @pytest.mark.parametrize('model', LENSES)
 def test_no_keypoints_give_none(model) -> None:
     found, good = undistort(lens(model), np.zeros((0, 2), np.float32))
     assert found.shape == (0, 2) and good.shape == (0,)
+    assert distort(lens(model), found).shape == (0, 2)
 
 
 @pytest.mark.parametrize(

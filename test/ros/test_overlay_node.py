@@ -81,12 +81,13 @@ class Rig:
         message.data = metres.astype('<f4').tobytes()
         self.publishers['depth'].publish(message)
 
-    def send_camera_info(self) -> None:
+    def send_camera_info(self, distortion: tuple[float, ...] = ()) -> None:
         """Publish a calibration for focal lengths 100 and 50, and wait until it is there."""
-        message = self.kinds['camera_info'](width=80, height=60)
+        message = self.kinds['camera_info'](width=80, height=60, d=distortion)
+        message.distortion_model = 'plumb_bob'
         message.k = [100.0, 0.0, 40.0, 0.0, 50.0, 30.0, 0.0, 0.0, 1.0]
         self.publishers['camera_info'].publish(message)
-        self.ros.until(lambda: self.node.camera_info, 'camera_info')
+        self.ros.until(lambda: self.node.camera_infos, 'camera_info')
 
     def send_matches(self, image0, image1, point0=(20, 20), point1=(30, 20)) -> None:
         message = self.kinds['matches']()
@@ -116,6 +117,28 @@ def test_keypoints_are_drawn_where_they_are_on_the_image_of_the_same_stamp(ros) 
     near = [np.abs(drawn - point).max(axis=1) <= 6 for point in ((20, 40), (60, 10))]
     assert all(part.any() for part in near)
     assert np.logical_or(*near).all()
+
+
+def test_undistorted_keypoints_are_drawn_through_the_lens_of_camera_info(ros) -> None:
+    rig = Rig(ros, 'image_keypoints', keypoint_pixels='undistorted')
+    ros.until(rig.publishers['camera_info'].get_subscription_count, 'the overlay on camera_info')
+    rig.send_features(rig.send_image(), (80, 30))
+    ros.until(lambda: rig.node.statistics.total('failed.camera_info'), 'the refusal')
+    rig.send_camera_info((-1.0, 0.0, 0.0, 0.0))
+    rig.send_features(rig.send_image(), (80, 30))  # 0.4 to the right, shown at 0.4 - 0.4 ** 3
+    drawn = changed(image_to_array(rig.picture('image_keypoints')))
+    assert np.abs(drawn - [73.6, 30]).max() <= 7
+
+
+def test_each_image_of_a_pair_has_its_own_lens(ros) -> None:
+    from kpfeat_ros.overlay_node import OverlayNode
+    from sensor_msgs.msg import Image
+
+    remap = ['-r', 'image:=/left/image_raw', '-r', 'image1:=/right/image_raw']
+    node = ros.start(OverlayNode, *remap, stereo=True, keypoint_pixels='undistorted')
+    ros.listen(Image, 'image_matches')
+    for topic in ('/left/camera_info', '/right/camera_info'):
+        ros.until(lambda: node.count_subscribers(topic), topic)  # noqa: B023
 
 
 def test_features_that_come_before_their_image_wait_for_it(ros) -> None:

@@ -3,9 +3,12 @@
 from types import SimpleNamespace
 
 import cv2
+from kpfeat_core.calibration import Calibration
+from kpfeat_core.cameras import undistort
 from kpfeat_core.errors import BadImageError, ConfigError, ImageError, ShapeError
 from kpfeat_core.features import Features
 from kpfeat_ros.pictures import fill_compressed
+from made_frames import pair_of
 import numpy as np
 import pytest
 
@@ -13,7 +16,7 @@ pytest.importorskip('rclpy', reason='rclpy is not installed: `make test` install
 pytest.importorskip('sensor_msgs', reason='sensor_msgs is not installed: `make test` installs it')
 
 
-def made_frame(*points, scores=None):
+def made_frame(*points, scores=None, size=(80, 60)):
     from kpfeat_ros.frames import Frame
     from std_msgs.msg import Header
 
@@ -22,7 +25,7 @@ def made_frame(*points, scores=None):
         'keypoints': np.array(points, np.float32).reshape(-1, 2),
         'keypoint_scores': np.array(scores or [1.0] * count, np.float32),
         'descriptors': np.ones((count, 1), np.float32),
-        'image_size': np.array([80, 60], np.float32),
+        'image_size': np.array(size, np.float32),
     }
     header = Header(frame_id='camera_optical')
     header.stamp.sec = 7
@@ -42,6 +45,10 @@ def depth_message(array: np.ndarray, encoding: str, is_bigendian: int = 0, paddi
         step=rows.shape[1],
         data=rows.tobytes(),
     )
+
+
+def black_image():
+    return depth_message(np.zeros((480, 640), np.uint8), 'mono8')
 
 
 def camera_info(**fields):
@@ -109,6 +116,79 @@ def test_a_cloud_holds_keypoints_with_depth_and_their_scores(dtype, encoding, un
     ]
     expected = [[0.8, 0, 4, 0.9], [0, 0.25, 0.5, 0.25]]
     np.testing.assert_allclose(rows_of(cloud), expected, atol=1e-6)
+
+
+LENS = [-0.3, 0.0, 0.0, 0.0, 0.0]
+MATRIX = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
+CORNERS = np.array([[40.0, 30], [600, 30], [40, 450], [600, 450]], np.float32)
+
+
+@pytest.fixture
+def bent():
+    """Return keypoints freed of a lens that shows them at CORNERS, and its camera_info."""
+    ideal, good = undistort(Calibration(MATRIX, (640, 480), 'plumb_bob', tuple(LENS)), CORNERS)
+    assert good.all() and (ideal < 0).any()  # outside the image
+    info = camera_info(width=640, height=480, k=MATRIX.ravel(), d=LENS)
+    return made_frame(*ideal, size=(640, 480)), info
+
+
+def test_a_cloud_of_undistorted_keypoints_has_the_depths_that_the_lens_shows_them_at(bent):
+    from kpfeat_ros.points import cloud_of_keypoints
+
+    frame, info = bent
+    slanted = (1 + np.arange(640) / 1000 + np.arange(480)[:, None] / 1000).astype('<f4')
+    cloud = cloud_of_keypoints(frame, depth_message(slanted, '32FC1'), info, 'undistorted')
+    z = 1 + CORNERS.sum(1, keepdims=True) / 1000
+    rays = np.concatenate([frame.features.numpy()['keypoints'] - MATRIX[:2, 2], z * 0 + 500], 1)
+    np.testing.assert_allclose(rows_of(cloud)[:, :3], z * rays / 500, atol=1e-5)
+
+
+def test_undistorted_keypoints_are_drawn_where_the_image_shows_them(bent):
+    from kpfeat_ros.lens import lens_for
+    from kpfeat_ros.pictures import picture_of_keypoints
+
+    frame, info = bent
+    lens = lens_for(info, 'undistorted')
+    drawn = picture_of_keypoints(black_image(), frame, lens).any(2)
+    expected = picture_of_keypoints(black_image(), made_frame(*CORNERS, size=(640, 480))).any(2)
+    assert expected.any() and np.array_equal(drawn, expected)
+
+
+def test_undistorted_matches_and_tracks_are_drawn_where_the_images_show_them(bent):
+    from kpfeat.msg import Matches
+    from kpfeat_core.messages.conversions import fill_matches
+    from kpfeat_core.tracks import Trail
+    from kpfeat_ros.lens import lens_for
+    from kpfeat_ros.pictures import picture_of_matches, picture_of_tracks
+    from std_msgs.msg import Header
+
+    frame, info = bent
+    lens = lens_for(info, 'undistorted')
+    ideal = frame.features.numpy()['keypoints']
+
+    def matches(point0, point1):
+        return fill_matches(Matches(), pair_of(point0, point1), Header(), Header())
+
+    images = black_image(), black_image()
+    found = picture_of_matches(*images, matches(ideal[0], CORNERS[3]), -1, lens, None)
+    assert np.array_equal(found, picture_of_matches(*images, matches(CORNERS[0], CORNERS[3]), -1))
+    found = picture_of_matches(*images, matches(CORNERS[0], ideal[3]), -1, None, lens)
+    assert np.array_equal(found, picture_of_matches(*images, matches(CORNERS[0], CORNERS[3]), -1))
+    found = picture_of_tracks(images[0], [Trail(ideal, 2)], lens)
+    assert np.array_equal(found, picture_of_tracks(images[0], [Trail(CORNERS, 2)]))
+
+
+def test_undistorted_keypoints_need_the_calibration_of_their_images(bent):
+    from kpfeat_ros.lens import frame_in_image, lens_for
+
+    frame, info = bent
+    with pytest.raises(BadImageError, match='no camera_info came so far') as error:
+        lens_for(None, 'undistorted')
+    assert error.value.kind == 'camera_info'
+    assert lens_for(None, 'distorted') is lens_for(None, 'rectified') is None
+    info.width = 320
+    with pytest.raises(ShapeError, match='is of 640x480 pixels, the calibration of 320x480'):
+        frame_in_image(frame, lens_for(info, 'undistorted'))
 
 
 def test_rectified_pixels_are_seen_by_p_and_undistorted_ones_by_k_alone():
