@@ -6,6 +6,7 @@ import csv
 from dataclasses import dataclass
 import hashlib
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from ..errors import DataError, ImageError
 from ..image import read_image, scaled_size
+
+Row = TypeVar('Row')
 
 ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.tif', '.tiff')
 
@@ -61,33 +64,47 @@ def split_images(paths: Sequence[Path], share: float) -> tuple[list[Path], list[
     """
     Split into training and validation images by a hash of the name: the same on every run.
 
-    Files named `<photo>_q0` to `_q3` (quarters of one photograph) stay together with it.
+    One photograph is for validation at least. Files named `<photo>_q0` to `_q3` (quarters of one
+    photograph) stay together with it.
     """
 
-    def held_out(path: Path) -> bool:
+    def number(path: Path) -> int:
         stem = path.stem
         group = stem[:-3] if stem[-3:-1] == '_q' else stem
-        digest = hashlib.sha256(group.encode()).digest()
-        return int.from_bytes(digest[:4], 'big') < share * 2**32
+        return int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], 'big')
 
-    validation = [path for path in paths if held_out(path)]
-    return [path for path in paths if not held_out(path)], validation
+    limit = max(share * 2**32, min(map(number, paths)) + 1)
+    validation = [path for path in paths if number(path) < limit]
+    return [path for path in paths if number(path) >= limit], validation
 
 
 def read_kinds(folder: Path | str) -> dict[str, str]:
     """
-    Read `manifest.csv` (columns file, kind) in or above the folder.
+    Return the kinds that the manifest of a folder gives to files, for `find_row`.
 
     Returns {} if there is none, or one of other columns, which then is not about kinds.
+    """
+    rows = read_manifest(folder)
+    return {file: row['kind'] or '' for file, row in rows.items() if 'kind' in row}
+
+
+def read_manifest(folder: Path | str) -> dict[str, dict[str, str]]:
+    """
+    Return the rows of `manifest.csv` in or above the folder by their column file.
+
+    Returns {} if there is none, or one without that column.
     """
     for place in (Path(folder), Path(folder).parent):
         if (place / 'manifest.csv').is_file():
             text = (place / 'manifest.csv').read_text(encoding='utf-8', errors='replace')
-            rows = csv.DictReader(text.splitlines())
-            if not {'file', 'kind'} <= set(rows.fieldnames or ()):
-                return {}
-            return {row['file']: row['kind'] or '' for row in rows}
+            return {row['file']: row for row in csv.DictReader(text.splitlines()) if 'file' in row}
     return {}
+
+
+def find_row(path: Path, rows: Mapping[str, Row]) -> Row | None:
+    """Return the row that names a file, with some of the folders it is in rather than without."""
+    names = ('/'.join(path.parts[start:]) for start in range(len(path.parts)))
+    return next((rows[name] for name in names if name in rows), None)
 
 
 def load_bank(
@@ -140,7 +157,7 @@ def load_bank(
         print(f'left out {len(broken)} unreadable or tiny images, the first: {broken[0]}')
     if not kept:
         raise DataError(f'none of {len(paths)} images could be read')
-    weights = [(kind_weights or {}).get((kinds or {}).get(p.name, ''), 1.0) for p in kept]
+    weights = [(kind_weights or {}).get(find_row(p, kinds or {}) or '', 1.0) for p in kept]
     probabilities = torch.tensor(weights, dtype=torch.float32)
     if not probabilities.any():
         raise DataError(f'all {len(kept)} images have weight 0; expected one kind that has more')

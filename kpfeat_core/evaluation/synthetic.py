@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .pairs import PlanarPair
-from ..data.image_folder import find_images, read_kinds
+from ..data.image_folder import find_images, find_row, read_kinds
 from ..errors import DataError
 from ..image import read_image
 
@@ -90,7 +90,7 @@ def find_photographs(folder: Path | str) -> list[Path]:
     the list to kind `photo`.
     """
     found, kinds = find_images(folder), read_kinds(folder)
-    return [path for path in found if kinds.get(path.name) == 'photo'] or found
+    return [path for path in found if find_row(path, kinds) == 'photo'] or found
 
 
 def render_pair(path: Path, level: Level, rng: np.random.Generator) -> PlanarPair:

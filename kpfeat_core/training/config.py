@@ -25,9 +25,11 @@ class TrainConfig:
     bank_side: int = option(480, 'photographs are kept with this long side in memory', low=64)
     max_images: int = option(-1, 'use at most this many photographs; -1 all', low=-1)
     kind_weights: str = option(
-        '', 'how often kinds in manifest.csv are drawn, such as photograph=2,texture=1'
+        '', 'how often kinds in manifest.csv are drawn, such as photo=2,texture=1'
     )
-    validation_share: float = option(0.04, 'share of photographs held out for curves', 0.0, 0.5)
+    validation_share: float = option(
+        0.04, 'share of photographs held out for curves, one at least', 0.0, 0.5
+    )
     validate_every: int = option(1000, 'steps between validations', low=1)
     validation_pairs: int = option(48, 'pairs in a validation', low=1)
     checkpoint_seconds: int = option(120, 'seconds between checkpoints', low=1)

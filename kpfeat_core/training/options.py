@@ -73,14 +73,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def parse_kind_weights(text: str) -> dict[str, float]:
-    """Read 'photograph=2,texture=1'; raises ConfigError."""
+    """Read 'photo=2,texture=1'; raises ConfigError."""
     try:
         pairs = (part.split('=') for part in text.split(',') if part)
         weights = {kind: float(weight) for kind, weight in pairs}
     except ValueError:
         weights = {'': -1.0}
     if not all(0 <= weight < math.inf for weight in weights.values()):
-        raise ConfigError(
-            f"kind_weights is '{text}', expected something like photograph=2,texture=1"
-        )
+        raise ConfigError(f"kind_weights is '{text}', expected something like photo=2,texture=1")
     return weights
