@@ -26,7 +26,9 @@ class LaunchOptions:
     """What can be chosen at start; an empty text leaves it to the parameter file."""
 
     model: str = option('', 'name of the extractor, such as alike-t')
+    weights: str = option('', 'weight file of the model')
     image: str = option('image', 'topic with the images of the camera')
+    image_transport: str = option('', 'raw, or compressed for what is on image/compressed')
     depth: str = option(
         'depth', 'topic with depth images, pixel by pixel those of image, for keypoint_cloud'
     )
@@ -49,6 +51,15 @@ class LaunchOptions:
     composed: bool = option(False, 'all nodes in one process')
     device: str = option('', 'where the network runs: cpu, cuda, cuda:1 or auto')
     namespace: str = option('', 'namespace of nodes and topics')
+    use_sim_time: bool = option(False, "take the time from /clock, such as a bag player's")
+
+
+# what of it are parameters of each node
+CHOSEN = {
+    'extractor': ('model', 'weights', 'device', 'image_transport', 'use_sim_time'),
+    'matcher': ('use_sim_time',),
+    'overlay': ('image_transport', 'use_sim_time'),
+}
 
 
 @dataclass(frozen=True)
@@ -98,25 +109,28 @@ def plan_nodes(options: LaunchOptions) -> list[NodePlan]:
     """Return the nodes of each camera, and those of each pair of cameras; raises ConfigError."""
     files = find_params_files(options.params_file)
     names = camera_names(options)
-    chosen = {'model': options.model, 'device': options.device}
-    given = {name: value for name, value in chosen.items() if value}
     image = {} if options.image == 'image' else {'image': options.image}
     depth = {} if options.depth == 'depth' else {'depth': options.depth}
+    extractor, matcher, overlay = (_chosen(options, node) for node in CHOSEN)
     plans = []
     shared = options.one_extractor and options.cameras
     if shared:
         each = {f'{name}/image': f'{name}/{options.image}' for name in names if image}
         cameras = {'cameras': ','.join(names)}
-        plans = [NodePlan('extractor', given | cameras, each, files, _absolute(options))]
+        plans = [NodePlan('extractor', extractor | cameras, each, files, _absolute(options))]
     for name in names:
         namespace = _absolute(options, name)
         if not shared:
-            plans.append(NodePlan('extractor', given, image, files, namespace))
-        plans.append(NodePlan('matcher', {}, {}, files, namespace))
-        plans.append(NodePlan('overlay', {}, image | depth, files, namespace))
+            plans.append(NodePlan('extractor', extractor, image, files, namespace))
+        plans.append(NodePlan('matcher', matcher, {}, files, namespace))
+        plans.append(NodePlan('overlay', overlay, image | depth, files, namespace))
     for first, second in _pairs(options, names):
         plans += _plan_pair(options, first, second, files)
     return plans
+
+
+def _chosen(options: LaunchOptions, node: str) -> dict[str, Any]:
+    return {name: value for name in CHOSEN[node] if (value := getattr(options, name))}
 
 
 def _plan_pair(
@@ -127,9 +141,11 @@ def _plan_pair(
     side0, side1 = _absolute(options, first), _absolute(options, second)
     features = {'features0': f'{side0}/features', 'features1': f'{side1}/features'}
     images = {'image': f'{side0}/{options.image}', 'image1': f'{side1}/{options.image}'}
+    matcher = {'mode': 'stereo'} | _chosen(options, 'matcher')
+    overlay = {'stereo': True} | _chosen(options, 'overlay')
     return [
-        NodePlan('stereo_matcher', {'mode': 'stereo'}, features, files, namespace, 'matcher'),
-        NodePlan('stereo_overlay', {'stereo': True}, images, files, namespace, 'overlay'),
+        NodePlan('stereo_matcher', matcher, features, files, namespace, 'matcher'),
+        NodePlan('stereo_overlay', overlay, images, files, namespace, 'overlay'),
     ]
 
 

@@ -39,6 +39,27 @@ def test_only_what_was_chosen_overrides_the_parameter_file() -> None:
     assert chosen[1].parameters == {}
 
 
+def test_choices_reach_the_nodes_that_have_them_also_those_of_pairs() -> None:
+    texts = {
+        'weights': 'mine.safetensors',
+        'image_transport': 'compressed',
+        'use_sim_time': 'true',
+        'cameras': 'left,right',
+        'pairs': 'left-right',
+    }
+    plans = bringup.plan_nodes(bringup.options_from_texts(texts))
+    found = {plan.name: plan.parameters for plan in plans}
+    clock = {'use_sim_time': True}
+    images = clock | {'image_transport': 'compressed'}
+    assert found == {
+        'extractor': images | {'weights': 'mine.safetensors'},
+        'matcher': clock,
+        'overlay': images,
+        'stereo_matcher': clock | {'mode': 'stereo'},
+        'stereo_overlay': images | {'stereo': True},
+    }
+
+
 def test_image_topic_is_remapped_for_the_nodes_that_see_images() -> None:
     plans = bringup.plan_nodes(LaunchOptions(image='/camera/image_raw'))
     remapped = {plan.name: plan.remappings for plan in plans}

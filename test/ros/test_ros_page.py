@@ -54,8 +54,18 @@ def test_page_has_every_field_of_the_messages(repository) -> None:
 
 
 def test_launch_arguments_of_the_page_exist() -> None:
-    known = {name for name, _, _ in bringup.launch_arguments()} | {'left', 'right'}
     text = page().replace('\\\n', ' ')
     commands = re.findall(r'^ +ros2 launch kpfeat (.*)$', text, re.M)
     used = {name for command in commands for name in re.findall(r'(\w+):=', command)}
-    assert used <= known
+    assert used <= launch_names()
+
+
+def launch_names() -> set[str]:
+    return {name for name, _, _ in bringup.launch_arguments()} | {'left', 'right'}
+
+
+@pytest.mark.parametrize('name', ['README.md', 'docs/ros.md'])
+def test_what_is_written_as_a_launch_argument_is_one(repository, name) -> None:
+    text = (repository / name).read_text(encoding='utf-8')
+    prose = re.sub('^ .*', '', text, flags=re.M)  # without commands, some of other packages
+    assert set(re.findall(r'(?<!-p )(?<!-r )\b(\w+):=', prose)) <= launch_names()
