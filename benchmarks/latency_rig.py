@@ -223,7 +223,7 @@ class Receiver(Node):
         self.keypoints.append(len(message.scores))
 
     def _on_matches(self, arrangement: str, message: Matches) -> None:
-        self._note(arrangement, 'matches', message.header1)
+        self._note(arrangement, 'matches', message.header)
 
     def _note(self, arrangement: str, topic: str, header: Header) -> None:
         age_ns = self.get_clock().now().nanoseconds - stamp_ns(header)

@@ -104,7 +104,7 @@ class Observer(Node):
 
     def _on_matches(self, message: Matches) -> None:
         now_ns = self.get_clock().now().nanoseconds
-        stamps = stamp_ns(message.header0), stamp_ns(message.header1)
+        stamps = stamp_ns(message.header0), stamp_ns(message.header)
         self.report.add_pair(message_to_matches(message), *stamps, now_ns)
 
     def _on_keypoints_picture(self, message: Image) -> None:

@@ -42,7 +42,7 @@ class Partners:
 
     def image1_of(self, matches: Any) -> Any | None:
         """Return the newer image of matches, or that of the second camera."""
-        return self._images[self._second].get(stamp_ns(matches.header1))
+        return self._images[self._second].get(stamp_ns(matches.header))
 
     def add_depth(self, depth: Any, tolerance_ns: int) -> Frame | None:
         """Keep a depth image; gives the features that waited for it."""

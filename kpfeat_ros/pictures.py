@@ -65,7 +65,7 @@ def _size(image: np.ndarray) -> tuple[int, int]:
 
 def follow_matches(tracks: Tracks, matches: Any) -> list[Trail]:
     """Add a Matches message to tracks and return their trails; raises ShapeError."""
-    frame0, frame1 = stamp_ns(matches.header0), stamp_ns(matches.header1)
+    frame0, frame1 = stamp_ns(matches.header0), stamp_ns(matches.header)
     tracks.add(frame0, frame1, message_to_matches(matches))
     return tracks.trails()
 

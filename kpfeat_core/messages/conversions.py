@@ -148,9 +148,9 @@ def message_to_features(message: Any) -> Features:
     return Features.from_numpy(arrays)
 
 
-def fill_matches(message: Message, pair: PairMatches, header0: Any, header1: Any) -> Message:
-    """Fill a Matches message; lossless. header0, header1: of the two features messages."""
-    message.header0, message.header1 = header0, header1
+def fill_matches(message: Message, pair: PairMatches, header0: Any, header: Any) -> Message:
+    """Fill a Matches message; lossless. header0, header: of the two features messages."""
+    message.header0, message.header = header0, header
     message.indices0 = to_sequence(pair.indices0.astype(np.uint32))
     message.indices1 = to_sequence(pair.indices1.astype(np.uint32))
     message.scores = to_sequence(pair.scores)

@@ -172,8 +172,8 @@ def test_unknown_descriptor_type_is_refused_with_the_valid_ones() -> None:
 @pytest.mark.parametrize('count', [0, 4])
 def test_matches_survive_a_message_bit_by_bit(make, count, matrix) -> None:
     pair = some_pair(count, matrix)
-    header0, header1 = header_for(make), header_for(make)
-    message = conversions.fill_matches(make('Matches'), pair, header0, header1)
+    header0, header = header_for(make), header_for(make)
+    message = conversions.fill_matches(make('Matches'), pair, header0, header)
     back = conversions.message_to_matches(message)
     for name in ('indices0', 'indices1', 'scores', 'keypoints0', 'keypoints1', 'inliers'):
         assert np.array_equal(getattr(back, name), getattr(pair, name)), name
@@ -181,7 +181,7 @@ def test_matches_survive_a_message_bit_by_bit(make, count, matrix) -> None:
     assert (back.matrix is None) == (not matrix)
     assert not matrix or np.array_equal(back.matrix, pair.matrix)
     assert message.header0 is header0
-    assert message.header1 is header1
+    assert message.header is header
 
 
 def test_matches_of_wrong_length_are_refused_by_name() -> None:

@@ -47,7 +47,7 @@ def test_consecutive_frames_are_matched_and_verified(ros) -> None:
     rig.wait(1)
     message = rig.matches[0]
     pair = message_to_matches(message)
-    assert [message.header0, message.header1] == headers
+    assert [message.header0, message.header] == headers
     assert len(pair) == 60
     assert pair.inliers.all()
     assert np.allclose(pair.keypoints1 - pair.keypoints0, [7, 0], atol=1e-3)
@@ -97,7 +97,7 @@ def test_cleared_reference_is_replaced_by_the_next_frame(ros) -> None:
     headers += [rig.send(shifted(shift=shift)) for shift in (6.0, 9.0)]
     rig.wait(2)
     assert [message.header0 for message in rig.matches] == [headers[0], headers[2]]
-    assert [message.header1 for message in rig.matches] == [headers[1], headers[3]]
+    assert [message.header for message in rig.matches] == [headers[1], headers[3]]
 
 
 def test_reference_cannot_be_set_in_consecutive_mode_and_the_reason_is_given(ros) -> None:
@@ -164,7 +164,7 @@ def test_consecutive_frames_are_not_received_while_nobody_listens(ros) -> None:
     ros.until(rig.publisher.get_subscription_count, 'subscribing again')
     headers = [rig.send(shifted(shift=shift)) for shift in (3.0, 6.0)]
     rig.wait(1)  # the frame from before the rest is matched with none
-    assert [rig.matches[0].header0, rig.matches[0].header1] == headers
+    assert [rig.matches[0].header0, rig.matches[0].header] == headers
 
 
 def test_change_to_reference_mode_starts_listening_at_once(ros) -> None:

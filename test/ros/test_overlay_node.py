@@ -246,7 +246,7 @@ def test_tracks_go_on_where_an_image_was_lost(ros) -> None:
 def test_matches_that_do_not_fit_are_counted_and_tracks_go_on(ros) -> None:
     rig = Rig(ros, 'image_tracks')
     image0, image1 = rig.send_image(), rig.send_image()
-    broken = rig.kinds['matches'](header0=image0.header, header1=image1.header, scores=[1.0])
+    broken = rig.kinds['matches'](header0=image0.header, header=image1.header, scores=[1.0])
     rig.publishers['matches'].publish(broken)
     ros.until(lambda: rig.node.statistics.total('failed.ShapeError') == 1, 'the failure')
     rig.send_matches(image0, image1)

@@ -12,7 +12,7 @@ def at(ms: int, **more: Any) -> Any:
 
 
 def matches(ms0: int, ms1: int) -> Any:
-    return SimpleNamespace(header0=at(ms0).header, header1=at(ms1).header)
+    return SimpleNamespace(header0=at(ms0).header, header=at(ms1).header)
 
 
 def test_features_meet_their_image_once_whichever_comes_first() -> None:

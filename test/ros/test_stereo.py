@@ -45,7 +45,7 @@ def test_frames_of_the_same_time_are_matched_left_to_right_whichever_comes_first
     subject.send(0, 1100), subject.send(1, 1104, shift=7.0)
     ros.until(lambda: len(subject.matches) == 2, 'matches')
     message = subject.matches[0]
-    assert [message.header0, message.header1] == [left, right]
+    assert [message.header0, message.header] == [left, right]
     for message in subject.matches:
         pair = message_to_matches(message)
         assert np.allclose(pair.keypoints1 - pair.keypoints0, [7, 0], atol=1e-3)
@@ -127,5 +127,6 @@ def test_picture_shows_the_images_of_both_cameras_side_by_side(ros, overlay) -> 
     assert np.median(picture[:, :80]) == 40 and np.median(picture[:, -80:]) == 200
 
 
-def test_tracks_of_one_camera_are_not_offered(ros, overlay) -> None:
-    assert not ros.probe.count_publishers('image_tracks')
+def test_a_pair_offers_its_matches_and_nothing_that_is_of_one_camera(overlay) -> None:
+    publishers = [p for output in overlay[0].outputs.values() for p in output.publishers]
+    assert [p.topic_name for p in publishers] == ['/image_matches', '/image_matches/compressed']

@@ -69,7 +69,7 @@ def stamp(head):
 def pairs_of(path, topic='/left/matches'):
     """Return the positions of both images of each match, by their stamps."""
     messages = [decode(record) for record in read(path, topic)]
-    stamps = [(stamp(m.header0), stamp(m.header1)) for m in messages]
+    stamps = [(stamp(m.header0), stamp(m.header)) for m in messages]
     return [tuple((one - START) // PERIOD for one in pair) for pair in stamps]
 
 

@@ -8,11 +8,18 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 import kpfeat_core
+from kpfeat_core.bags.decoding import decode
+from kpfeat_core.bags.records import Channel, Record
 from kpfeat_core.messages import definitions
-from kpfeat_core.messages.conversions import fill_features, message_to_features
+from kpfeat_core.messages.conversions import (
+    fill_features,
+    fill_matches,
+    message_to_features,
+    message_to_matches,
+)
 from kpfeat_core.messages.definitions import definition_of, empty_message, FEATURES, MATCHES
 from made_bags import header
-from made_frames import shifted
+from made_frames import pair_of, shifted
 import numpy as np
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 
@@ -60,3 +67,21 @@ def test_features_come_through_bytes_unchanged():
     arrays = features.numpy()
     found = message_to_features(back).numpy()
     assert all(np.array_equal(found[name], value) for name, value in arrays.items())
+
+
+@pytest.mark.parametrize('name', [FEATURES, MATCHES])
+def test_the_header_comes_first_so_that_messages_can_be_synchronised(name):
+    field, (_, kind) = definitions.typestore().fielddefs[name][1][0]
+    assert (field, kind) == ('header', 'std_msgs/msg/Header')
+
+
+def test_matches_of_recordings_in_which_header_was_header1_are_read():
+    pair = pair_of((1, 2), (3, 4))
+    message = fill_matches(empty_message(MATCHES), pair, header(1), header(2))
+    message.header, message.header0 = message.header0, message.header  # as they came then
+    text = definition_of(MATCHES).replace('Header header0 ', 'Header header1 ')
+    text = text.replace('Header header ', 'Header header0 ')
+    channel = Channel('/matches', MATCHES, text, 'ros2msg')
+    found = decode(Record(channel, 2, definitions.to_cdr(message, MATCHES)))
+    assert (found.header0.stamp.nanosec, found.header1.stamp.nanosec) == (1, 2)
+    assert np.array_equal(message_to_matches(found).keypoints1, pair.keypoints1)
