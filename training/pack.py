@@ -17,10 +17,10 @@ from typing import Annotated
 import zipfile
 
 import cv2
-from kpfeat_core.data.image_folder import find_images
+from kpfeat_core.data.image_folder import find_row, read_manifest
 from kpfeat_core.errors import DataError, ImageError, KpfeatError
 from kpfeat_core.image import read_image, scaled_size
-from kpfeat_core.io import replacing
+from kpfeat_core.io import expand_images, replacing
 import numpy as np
 from rich.progress import track
 import typer
@@ -29,9 +29,12 @@ QUALITIES = range(35, 96, 5)
 OVERHEAD = 300  # bytes of a .zip file for each picture: its name twice, and what is noted of it
 
 
-def read_small(path: Path, side: int) -> np.ndarray:
-    """Read a picture with a long side of at most `side` pixels."""
-    image = read_image(path)
+def read_small(path: Path, side: int) -> np.ndarray | None:
+    """Read a picture with a long side of at most `side` pixels; None for a damaged one."""
+    try:
+        image = read_image(path)
+    except ImageError:
+        return None
     height, width = image.shape[:2]
     size = scaled_size(height, width, min(side, max(height, width)))
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
@@ -45,8 +48,9 @@ def encode(image: np.ndarray, quality: int) -> bytes:
 
 def choose_quality(paths: list[Path], side: int, room: float) -> int:
     """Return the best quality with which a sample of the pictures takes its share of the room."""
-    sample = [read_small(path, side) for path in paths[:: max(1, len(paths) // 150)]]
-    share = room * len(sample) / len(paths)
+    chosen = paths[:: max(1, len(paths) // 150)]
+    sample = [image for path in chosen if (image := read_small(path, side)) is not None]
+    share = room * len(chosen) / len(paths)
 
     def size(quality: int) -> int:
         return sum(len(encode(image, quality)) + OVERHEAD for image in sample)
@@ -60,18 +64,18 @@ def choose_quality(paths: list[Path], side: int, room: float) -> int:
     return QUALITIES[fitting - 1]
 
 
-def manifest(folder: Path, names: dict[str, str]) -> str:
-    """Return manifest.csv with the new names of the pictures; '' where there is none."""
-    for place in (folder, folder.parent):
-        path = place / 'manifest.csv'
-        if path.is_file():
-            rows = list(csv.DictReader(path.read_text(encoding='utf-8').splitlines()))
-            text = io.StringIO()
-            writer = csv.DictWriter(text, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(r | {'file': names[r['file']]} for r in rows if r['file'] in names)
-            return text.getvalue()
-    return ''
+def manifest(folder: Path, names: dict[Path, str]) -> str:
+    """Return manifest.csv with the new names of the pictures; '' where none is in it."""
+    rows = read_manifest(folder)
+    found = [(find_row(path, rows), name) for path, name in names.items()]
+    renamed = [row | {'file': name} for row, name in found if row]
+    if not renamed:
+        return ''
+    text = io.StringIO()
+    writer = csv.DictWriter(text, renamed[0].keys())
+    writer.writeheader()
+    writer.writerows(renamed)
+    return text.getvalue()
 
 
 def pack(
@@ -81,19 +85,20 @@ def pack(
     side: Annotated[int, typer.Option(help='Longest side of a picture, in pixels.')] = 400,
 ) -> None:
     """Pack photographs into one .zip file."""
-    paths = find_images(photographs)
-    quality = choose_quality(paths, side, megabytes * 1e6)
-    names: dict[str, str] = {}
+    pictures = expand_images([str(photographs)], by_stem=True)
+    quality = choose_quality([picture.path for picture in pictures], side, megabytes * 1e6)
+    names: dict[Path, str] = {}
     with replacing(out) as temporary, zipfile.ZipFile(temporary, 'w') as file:
-        for path in track(paths, f'packing in quality {quality}'):
-            try:
-                image = read_small(path, side)
-            except ImageError as error:
-                print(f'left out: {error}', file=sys.stderr)
+        for picture in track(pictures, f'packing in quality {quality}'):
+            image = read_small(picture.path, side)
+            if image is None:
+                print(f"left out: '{picture.path}' cannot be read", file=sys.stderr)
                 continue
-            name = path.relative_to(photographs).with_suffix('.webp').as_posix()
-            names[path.name] = Path(name).name
+            name = picture.name.with_suffix('.webp').as_posix()
+            names[picture.path] = name
             file.writestr(name, encode(image, quality))
+        if not names:
+            raise DataError(f"none of {len(pictures)} pictures in '{photographs}' can be read")
         text = manifest(photographs, names)
         if text:
             file.writestr('manifest.csv', text)
