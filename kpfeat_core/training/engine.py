@@ -1,7 +1,6 @@
 """The training loop, from a folder of photographs to a weight file, for every system."""
 
 from collections.abc import Iterator, Mapping
-import io
 import json
 from pathlib import Path
 import time
@@ -18,18 +17,25 @@ from .curves import append_row, drop_rows_after, LOG, SPEED, VALIDATION
 from .fabric import leave, make_fabric
 from .options import Options
 from .pictures import plot_curves
-from .schedule import learning_rate, moving_average
+from .run_folder import (
+    BEFORE_DECAY,
+    check_options,
+    kept_validation,
+    LAST,
+    read_last,
+    to_go_on_from,
+    write_checkpoint,
+    write_config,
+)
+from .schedule import decay_start, learning_rate, moving_average
 from .speed import StepWatch
 from .stopping import calling_when_told_to_stop
 from .summary import write_summary
-from ..checkpoints import load_checkpoint
 from ..errors import ConfigError, KpfeatError
 from ..image import write_image
-from ..io import replacing, unpacked
+from ..io import unpacked
 from ..weights import save_weights
 
-FREE_TO_CHANGE = {'steps', 'decay_share', 'device', 'threads', 'precision'}
-CONFIG, LAST, BEFORE_DECAY = 'config.json', 'last.pt', 'before_decay.pt'
 SHOWN = 8  # pairs or images of a batch in pairs.jpg
 
 
@@ -67,6 +73,7 @@ class _Run:
         self.model, self.out, self.options = model, out, options
         self.recipe_class = recipe_class(model)
         self.config = options.train
+        self.record = {'model': model} | options.flat()
         self.step, self.seconds, self.best = 0, 0.0, -1.0
         self.stopped = False
         if self.config.threads > 0:
@@ -74,11 +81,16 @@ class _Run:
         self.fabric = make_fabric(self.config)
         self.console = Console(quiet=not self.fabric.is_global_zero)
         out.mkdir(parents=True, exist_ok=True)
+        last = read_last(out, self.fabric.device)
+        if last:
+            # options that came later had their defaults
+            check_options(out, self._defaults() | last['options'], self.record)
+            last = to_go_on_from(out, last, self.config, self.fabric.device)
         if self.fabric.is_global_zero:
-            self._check_same_run()
+            write_config(out, self.record)
         torch.manual_seed(self.config.seed)
         extractor = self.recipe_class.build(model, options)
-        if self.config.start and not self._checkpoints():
+        if self.config.start and not last:
             note = self.recipe_class.begin(extractor, self.config.start)
             self.console.print(note)
         self.average = AveragedModel(
@@ -92,77 +104,26 @@ class _Run:
             recipe.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         self.recipe, self.optimizer = self.fabric.setup(recipe, optimizer)
-        self._resume()
-
-    def _check_same_run(self) -> None:
-        """Refuse to mix two different runs in one folder."""
-        now = {'model': self.model} | self.options.flat()
-        found = self._checkpoints()
-        if found:
-            # options that came later had their defaults
-            before = self._defaults() | self._options_before(found[0])
-            changed = [
-                f'{k} {before.get(k)!r} -> {v!r}'
-                for k, v in now.items()
-                if before.get(k) != v and k not in FREE_TO_CHANGE
-            ]
-            if changed:
-                raise ConfigError(
-                    f"'{self.out}' holds a run with other options ({'; '.join(changed[:4])}): "
-                    'choose another folder, or repeat its options to resume'
-                )
-        with replacing(self.out / CONFIG) as temporary:
-            temporary.write_text(json.dumps(now, indent=1) + '\n')
+        if last:
+            self._resume(last)
 
     def _defaults(self) -> dict[str, Any]:
         return Options.build(self.recipe_class.defaults, self.recipe_class.loss_class).flat()
 
-    def _options_before(self, checkpoint: Path) -> dict[str, Any]:
-        """Return the options of the run that the folder holds."""
-        path = self.out / CONFIG
-        if not path.exists():
-            state = load_checkpoint(checkpoint, self.fabric.device)
-            if 'options' not in state:
-                raise ConfigError(
-                    f"'{path}' is missing, so that nobody knows the options of the run beside it: "
-                    'restore it to resume, or choose another folder'
-                )
-            return state['options']
-        try:
-            return json.loads(path.read_text())
-        except ValueError as error:
-            raise ConfigError(
-                f"'{path}' is damaged ({error}): restore it to resume, or choose another folder"
-            ) from error
-
-    def _checkpoints(self) -> list[Path]:
-        """Return the files that a run may go on from, the latest first."""
-        return [p for p in (self.out / LAST, self.out / BEFORE_DECAY) if p.exists()]
-
-    def _resume(self) -> None:
-        found = self._checkpoints()
-        if not found:
-            return
-        state = load_checkpoint(found[0], self.fabric.device)
-        decaying = state['step'] > self._decay_start()
-        if not decaying and state['decayed'] and (self.out / BEFORE_DECAY).exists():
-            # a longer run: go on from where the rate had not fallen yet
-            state = load_checkpoint(self.out / BEFORE_DECAY, self.fabric.device)
+    def _resume(self, state: Mapping[str, Any]) -> None:
         self.recipe.load_state_dict(state['recipe'])
         self.optimizer.load_state_dict(state['optimizer'])
         self.average.load_state_dict(state['average'])
         if state.get('scaler'):  # only half precision has one, and older runs did not keep it
             self.fabric.strategy.precision.load_state_dict(state['scaler'])
-        self.step, self.seconds, self.best = state['step'], state['seconds'], state['best']
+        self.step, self.seconds = state['step'], state['seconds']
+        self.best = kept_validation(self.weight_file).get('score', self.best)
         for name in (LOG, VALIDATION, SPEED):
             drop_rows_after(self.out / name, self.step)
         self.console.print(f'resuming at step {self.step} of {self.config.steps}')
 
-    def _decay_start(self) -> int:
-        return int(self.config.steps * (1 - self.config.decay_share))
-
     def checkpoint(self, name: str = LAST) -> None:
-        """Write everything needed to go on, whole or not at all."""
+        """Write everything needed to go on."""
         if not self.fabric.is_global_zero:
             return
         state = {
@@ -172,14 +133,10 @@ class _Run:
             'scaler': self.fabric.strategy.precision.state_dict(),
             'step': self.step,
             'seconds': self.seconds,
-            'best': self.best,
-            'decayed': self.step > self._decay_start(),
-            'options': {'model': self.model} | self.options.flat(),
+            'decayed': self.step > decay_start(self.config),
+            'options': self.record,
         }
-        buffer = io.BytesIO()  # torch's own writer reports a full disk as a mistake of ours
-        torch.save(state, buffer)
-        with replacing(self.out / name) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+        write_checkpoint(self.out / name, state)
 
     def start(self, training: Any, validation: Any) -> None:
         """Train until the last step on the material that the recipe loaded."""
@@ -203,7 +160,7 @@ class _Run:
         summed = 0  # fewer than log_every where a run resumed in between
         saved = begun = time.monotonic()
         for _ in self._steps():
-            if self.step == self._decay_start():
+            if self.step == decay_start(self.config):
                 self.checkpoint(BEFORE_DECAY)
             summed += 1
             for name, value in self._train_step(training).items():

@@ -15,6 +15,11 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.learning_rate * min(warm, left, 1.0)
 
 
+def decay_start(config: TrainConfig) -> int:
+    """Return the last step before the learning rate falls."""
+    return int(config.steps * (1 - config.decay_share))
+
+
 def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Average weights exponentially, over a short past at first: random ones fade quickly."""
 

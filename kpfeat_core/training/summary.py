@@ -7,6 +7,7 @@ import platform
 import torch
 
 from .curves import LOG, read_rows, SPEED, VALIDATION
+from .run_folder import kept_validation
 from .. import __version__
 from ..weights import sha256
 
@@ -25,8 +26,8 @@ def write_summary(
     seconds = max((row['seconds'] for row in (*log, *validation)), default=0.0)
     step = max((int(row['step']) for row in (*log, *validation)), default=0)
     head = [f'{weights.stem}: {step} steps in {_duration(seconds)} on {_machine(device)}']
-    if validation:
-        best = max(validation, key=lambda row: row['score'])
+    best = kept_validation(weights)
+    if best:
         head.append(f'best validation at step {int(best["step"])}: {_numbers(best)}')
     if speed:
         rate, share = (_median(speed, key) for key in ('examples_per_second', 'data_share'))

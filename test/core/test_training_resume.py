@@ -3,6 +3,8 @@
 import json
 
 from kpfeat_core.errors import ConfigError, WeightsError
+from kpfeat_core.training.alike import AlikeRecipe
+from kpfeat_core.weights import read_weights
 import pytest
 from small_runs import kill_at, rows, run, steps, write_photographs
 import torch
@@ -15,6 +17,12 @@ def photographs(tmp_path_factory):
 
 def load(path):
     return torch.load(path, weights_only=True)
+
+
+def score(monkeypatch, scores):
+    """Give validations the scores of a list, one after the other."""
+    left = iter(scores)
+    monkeypatch.setattr(AlikeRecipe, 'validate', lambda *_: {'score': next(left)})
 
 
 def test_a_row_of_the_log_averages_the_steps_since_a_run_resumed(
@@ -53,12 +61,57 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_unbroken_one(
     assert logs[0] == logs[1]
 
 
-def test_more_steps_go_on_from_before_the_decay(photographs, tmp_path, capsys) -> None:
-    run(photographs, tmp_path, steps=4)
-    capsys.readouterr()
+@pytest.mark.parametrize('longer', [9, 10, 16])
+def test_more_steps_go_on_from_before_the_decay(photographs, tmp_path, capsys, longer) -> None:
     run(photographs, tmp_path, steps=8)
-    assert 'resuming at step 3 of 8' in capsys.readouterr().out
-    assert load(tmp_path / 'last.pt')['step'] == 8
+    capsys.readouterr()
+    run(photographs, tmp_path, steps=longer)
+    assert f'resuming at step 6 of {longer}' in capsys.readouterr().out
+    assert load(tmp_path / 'last.pt')['step'] == longer
+
+
+def test_a_run_that_was_killed_as_it_went_on_goes_on_from_before_the_decay(
+    photographs, tmp_path, monkeypatch, capsys
+) -> None:
+    run(photographs, tmp_path, steps=8)
+    kill_at(7, monkeypatch, saved=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(photographs, tmp_path, steps=9)
+    monkeypatch.undo()
+    capsys.readouterr()
+    run(photographs, tmp_path, steps=9)
+    assert 'resuming at step 6 of 9' in capsys.readouterr().out
+    assert steps(tmp_path / 'log.csv') == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_rate_that_should_have_fallen_earlier_is_refused(photographs, tmp_path) -> None:
+    run(photographs, tmp_path, steps=8)
+    with pytest.raises(ConfigError, match='from step 6, but with steps 6 .* falls from step 4'):
+        run(photographs, tmp_path, steps=6)
+    assert steps(tmp_path / 'log.csv')[-1] == 8
+    (tmp_path / 'before_decay.pt').unlink()
+    with pytest.raises(ConfigError, match=r"before_decay.pt' is missing"):
+        run(photographs, tmp_path, steps=16)
+    run(photographs, tmp_path, steps=8)
+
+
+def test_a_longer_run_keeps_the_better_weights_of_the_shorter_one(
+    photographs, tmp_path, monkeypatch
+) -> None:
+    score(monkeypatch, [0.1, 0.2, 0.9, 0.3, 0.4, 0.95, 0.5])
+    weights = run(photographs, tmp_path, steps=8)
+    run(photographs, tmp_path, steps=10)
+    assert read_weights(weights)[1]['steps'] == '8'
+    assert 'best validation at step 8: score 0.9' in (tmp_path / 'summary.md').read_text()
+    run(photographs, tmp_path, steps=12)
+    assert read_weights(weights)[1]['steps'] == '9'
+
+
+def test_weights_are_written_again_where_they_were_left_behind(photographs, tmp_path) -> None:
+    weights = run(photographs, tmp_path, steps=3)
+    weights.unlink()
+    run(photographs, tmp_path, steps=4)
+    assert weights.exists()
 
 
 def test_a_folder_with_another_run_is_not_overwritten(photographs, tmp_path) -> None:
@@ -88,7 +141,12 @@ def test_a_run_whose_files_are_damaged_says_which(photographs, tmp_path) -> None
         file.write('3,0.1')  # cut off, as after a power failure
     run(photographs, tmp_path, steps=3)
     assert steps(tmp_path / 'log.csv') == [1, 2, 3]
-    for name, error in (('last.pt', WeightsError), ('config.json', ConfigError)):
-        (tmp_path / name).write_text('broken')
-        with pytest.raises(error, match=f"{name}'"):
-            run(photographs, tmp_path, steps=4)
+    (tmp_path / 'config.json').write_text('broken')
+    state = load(tmp_path / 'last.pt')
+    del state['options']  # as in checkpoints of older runs
+    torch.save(state, tmp_path / 'last.pt')
+    with pytest.raises(ConfigError, match="config.json' is damaged"):
+        run(photographs, tmp_path, steps=3)
+    (tmp_path / 'last.pt').write_text('broken')
+    with pytest.raises(WeightsError, match="last.pt'"):
+        run(photographs, tmp_path, steps=3)
