@@ -56,7 +56,8 @@ class OverlayNode(KpfeatNode):
     depth image, a point cloud. Each is made only while somebody listens to it. The node subscribes
     to what is needed for that, and only then, so that extractor and matcher may rest as well.
 
-    With `stereo`, matches are between `image` and `image1`, the images of a second camera.
+    With `stereo`, matches are between `image` and `image1`, the images of a second camera, and
+    their pictures are all that is offered: the rest is for an overlay of one camera.
     """
 
     def __init__(self, name: str = 'overlay', **options: Any) -> None:
@@ -95,18 +96,21 @@ class OverlayNode(KpfeatNode):
         self.partners = Partners(self.options.buffer_size, second)
         self._infos = ('camera_info', second.replace('image', 'camera_info'))
         self.tracks = Tracks(self.options.track_length)
-        self._offer_picture('keypoints', {'image', 'features'}, self._draw_keypoints)
-        if not self.options.stereo:  # a track is what one camera sees over time
-            self._offer_picture('tracks', {'image', 'matches'}, self._draw_tracks)
         self._offer_picture('matches', {'image', second, 'matches'}, self._draw_matches)
+        if not self.options.stereo:
+            self._offer_views_of_one_camera()
+        offer_reset(self)
+        for name in INPUTS:
+            self.connect_while(partial(self._needs, name), partial(self._subscribe, name))
+
+    def _offer_views_of_one_camera(self) -> None:
+        self._offer_picture('keypoints', {'image', 'features'}, self._draw_keypoints)
+        self._offer_picture('tracks', {'image', 'matches'}, self._draw_tracks)
         self._offer_optional('image_annotations', 'ImageAnnotations', set(), self._annotate)
         self._offer_optional('keypoint_markers', 'MarkerArray', {'camera_info'}, self._mark)
         self._offer(
             'keypoint_cloud', PointCloud2, {'features', 'depth', 'camera_info'}, self._place
         )
-        offer_reset(self)
-        for name in INPUTS:
-            self.connect_while(partial(self._needs, name), partial(self._subscribe, name))
 
     def end(self) -> None:
         """Stop drawing and forget what was kept for it."""
