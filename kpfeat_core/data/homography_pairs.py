@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from .photometric import augment, CAMERA, PhotometricConfig
 from .view_pairs import read_mask, Warped
 from ..config import option
 from ..geometry import inside, normalize_points, pixel_grid, unwarp_points, warp_points
-from ..shapes import Bool, Float
+from ..shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,19 @@ class PairBatch:
         real = read_mask(self.valid[view], points)
         shown = read_mask(self.valid[1 - view], there)
         return Warped(there, real & within & shown, real & ~within)
+
+
+class DrawnViews(NamedTuple):
+    """
+    Which photographs (B,) of a bank are shown, and how.
+
+    homographies (2, B, 3, 3) take the pixels of the views to those of the photographs, H_0to1
+    (B, 3, 3) those of view 0 to view 1.
+    """
+
+    photograph: Int[Tensor, ' b']
+    homographies: Float[Tensor, '2 b 3 3']
+    H_0to1: Float[Tensor, 'b 3 3']
 
 
 def _uniform(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
@@ -223,9 +237,27 @@ def make_pairs(
     generator: torch.Generator,
 ) -> PairBatch:
     """Draw photographs and render two views of each; photometric changes are independent."""
+    drawn = draw_views(bank, count, config, generator)
+    return render_pairs(bank, drawn, config.view_size, photometric, generator)
+
+
+def draw_views(
+    bank: ImageBank, count: int, config: PairConfig, generator: torch.Generator
+) -> DrawnViews:
+    """Draw photographs, of which some may come twice, and two views of each."""
     index = bank.probabilities.multinomial(count, replacement=True, generator=generator)
-    homographies, H_0to1 = draw_geometry(bank.sizes[index], config, generator)
-    rendered = [render_views(bank, index, h, config.view_size) for h in homographies]
+    return DrawnViews(index, *draw_geometry(bank.sizes[index], config, generator))
+
+
+def render_pairs(
+    bank: ImageBank,
+    drawn: DrawnViews,
+    side: int,
+    photometric: PhotometricConfig,
+    generator: torch.Generator,
+) -> PairBatch:
+    """Render the two views of each photograph and change their light."""
+    rendered = [render_views(bank, drawn.photograph, h, side) for h in drawn.homographies]
     views = torch.cat([view for view, _ in rendered])
-    views = augment(views, photometric, generator).unflatten(0, (2, count))
-    return PairBatch(views, H_0to1, torch.stack([seen for _, seen in rendered]))
+    views = augment(views, photometric, generator).unflatten(0, (2, -1))
+    return PairBatch(views, drawn.H_0to1, torch.stack([seen for _, seen in rendered]))

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 import torch.nn.functional as F
 
-from .homography_pairs import PairBatch
+from .homography_pairs import DrawnViews, PairBatch
 from ..config import option
 from ..geometry import sample, warp_points
 from ..image import match_channels, rescale_points, resize
@@ -60,8 +60,8 @@ class PatchBatch:
     """
     N pairs of patches of several photographs.
 
-    patches (2, N, 1, S, S) gray in 0..1; photograph (N,): which of the batch; keypoints (N, 2):
-    (x, y) in its view 0, and pixel (N,): how many pixels of that view one of the level covers.
+    patches (2, N, 1, S, S) gray in 0..1; photograph (N,): which of the bank; keypoints (N, 2):
+    (x, y) on it, and pixel (N,): how many of its pixels one of the level of view 0 covers.
     """
 
     patches: Float[Tensor, '2 n 1 s s']
@@ -151,6 +151,7 @@ class PatchReader:
 
 def make_patch_pairs(
     pairs: PairBatch,
+    drawn: DrawnViews,
     sizes: Sequence[tuple[int, int]],
     config: PatchPairConfig,
     generator: Generator,
@@ -159,8 +160,8 @@ def make_patch_pairs(
     """
     Choose places in view 0, find them in view 1, and read size x size patches around both.
 
-    sizes: (height, width) of the levels of a view. There are config.patches for each photograph
-    on average, fewer where the views have little in common.
+    drawn: what the pairs show; sizes: (height, width) of the levels of a view. There are
+    config.patches for each pair of views on average, fewer where they have little in common.
     """
     views = match_channels(pairs.images.flatten(0, 1), 1).unflatten(0, (2, -1))
     readers = [PatchReader(view, sizes, config.region_size) for view in views]
@@ -174,11 +175,13 @@ def make_patch_pairs(
         reader.read(places, size).flatten(0, 1)[chosen]
         for reader, places in zip(readers, (first, second), strict=True)
     ]
+    shown = warp_points(first.keypoints, drawn.homographies[0])
+    scale = local_affinities(first.keypoints, drawn.homographies[0]).det().abs().sqrt()
     return PatchBatch(
         torch.stack(patches),
-        chosen.div(real.shape[1], rounding_mode='floor'),
-        first.keypoints.flatten(0, 1)[chosen],
-        1 / readers[0].factors[first.level.flatten()[chosen]],
+        drawn.photograph[chosen.div(real.shape[1], rounding_mode='floor')],
+        shown.flatten(0, 1)[chosen],
+        (scale / readers[0].factors[first.level]).flatten()[chosen],
     )
 
 

@@ -12,7 +12,7 @@ from .options import Options
 from .recipe import Recipe
 from .validation import evaluating
 from ..config import option
-from ..data.homography_pairs import make_pairs
+from ..data.homography_pairs import draw_views, render_pairs
 from ..data.image_folder import ImageBank
 from ..data.patch_pairs import BORDER, make_patch_pairs, PatchBatch, PatchPairConfig
 from ..errors import ConfigError
@@ -67,8 +67,10 @@ class HardNetRecipe(Recipe):
         cls, material: ImageBank, count: int, options: Options, generator: Generator
     ) -> PatchBatch:
         """Read patches of two views of `count` photographs."""
-        pairs = make_pairs(material, count, options.pairs, options.photometric, generator)
-        return make_patch_pairs(pairs, level_sizes(options), options.loss, generator, PATCH_SIZE)
+        side, sizes = options.pairs.view_size, level_sizes(options)
+        drawn = draw_views(material, count, options.pairs, generator)
+        pairs = render_pairs(material, drawn, side, options.photometric, generator)
+        return make_patch_pairs(pairs, drawn, sizes, options.loss, generator, PATCH_SIZE)
 
     @classmethod
     def picture(cls, batch: PatchBatch, rows: int = 8, columns: int = 20) -> np.ndarray:

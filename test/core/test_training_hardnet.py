@@ -6,7 +6,8 @@ import math
 
 import cv2
 from kpfeat_core.data import patch_pairs
-from kpfeat_core.data.homography_pairs import PairBatch
+from kpfeat_core.data.homography_pairs import DrawnViews, PairBatch
+from kpfeat_core.data.image_folder import ImageBank
 from kpfeat_core.data.patch_pairs import make_patch_pairs, PatchPairConfig, PatchReader
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.geometry import warp_image, warp_points
@@ -28,6 +29,10 @@ import torch
 
 SIDE = 160
 SIZES = [(226, 226), (160, 160), (113, 113), (80, 80)]
+CALM = {
+    'brightness': 0.0, 'contrast': 0.0, 'gamma': 0.0, 'saturation': 0.0, 'tint': 0.0,
+    'gray_share': 0.0, 'shade_share': 0.0, 'blur_share': 0.0, 'noisy_share': 0.0,
+}  # fmt: skip
 EXACT = {'position_px': 0.0, 'scale_jitter': 1.0, 'turn_deg': 0.0}
 SMALL = {
     'view_size': 96, 'batch_size': 2, 'patches': 12, 'bank_side': 128, 'validation_share': 0.4,
@@ -62,7 +67,9 @@ def similarity(scale: float, degrees: float) -> torch.Tensor:
 
 def draw(pairs: PairBatch, **options) -> patch_pairs.PatchBatch:
     config = PatchPairConfig(**EXACT | {'patches': 40} | options)
-    return make_patch_pairs(pairs, SIZES, config, torch.Generator().manual_seed(0))
+    to_photograph = torch.stack([torch.eye(3).expand_as(pairs.H_0to1)] * 2)  # as view 0
+    drawn = DrawnViews(torch.arange(len(pairs)), to_photograph, pairs.H_0to1)
+    return make_patch_pairs(pairs, drawn, SIZES, config, torch.Generator().manual_seed(0))
 
 
 def likeness(batch: patch_pairs.PatchBatch) -> torch.Tensor:
@@ -138,6 +145,20 @@ def test_only_patches_of_one_photograph_lie_at_the_same_place() -> None:
     found = (batch.same_place(8.0) & ~torch.eye(4, dtype=torch.bool)).nonzero().tolist()
     assert found == [[0, 1], [0, 3], [1, 0], [1, 3], [3, 0], [3, 1]]  # 14 px are 7 of level 3
     assert batch.part(1, 2).photograph.tolist() == [0, 0]
+
+
+def test_places_are_those_on_the_photograph_which_may_be_drawn_twice() -> None:
+    # how bright a patch is says where on the photograph it lies
+    ramp = torch.arange(240).byte().expand(1, 3, 240, -1)
+    bank = ImageBank(
+        (ramp, ramp[..., ::2, ::2]), torch.tensor([[240.0, 240.0]]), torch.ones(1), ('ramp',)
+    )
+    options = Options.build({'view_size': 160, 'patches': 30, **CALM}, HardNetLossConfig)
+    batch = HardNetRecipe.draw(bank, 2, options, torch.Generator().manual_seed(0))
+    assert (batch.photograph == 0).all()
+    error = batch.patches[0].mean((1, 2, 3)) * 255 - batch.keypoints[:, 0]
+    assert len(error) > 40 and error.abs().median() < 1
+    assert batch.pixel.min() > 0.2 and batch.pixel.max() < 6
 
 
 def test_a_few_steps_on_one_batch_teach_hardnet_to_match_it() -> None:
