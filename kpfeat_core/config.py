@@ -84,6 +84,14 @@ class ViewConfig:
         high=16,
         live=True,
     )
+    pixel_bits: int = option(
+        16,
+        'bits that images of 16 bits use: 10, 12 or 14 where the camera has fewer; 0 stretches '
+        'each image from its darkest to its brightest pixels, as those of thermal cameras need',
+        low=0,
+        high=16,
+        live=True,
+    )
     mask: str = option(
         '',
         'picture of the size of the images: keypoints where it is black are dropped',

@@ -11,6 +11,7 @@ from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.messages.conversions import camera_info_to_calibration, fill_features
 from kpfeat_core.messages.descriptors import DescriptorType
+from kpfeat_core.messages.encodings import spans_little
 from kpfeat_core.view import Look, View
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.qos import qos_profile_sensor_data
@@ -202,7 +203,21 @@ class ExtractorNode(KpfeatNode):
         view = self.view
         if stream is not None and stream.calibration is not None:
             view = view.with_calibration(stream.calibration)
-        return Shot(stream, message.header, view.look(image_to_array(message)))
+        image = image_to_array(message, view.config.pixel_bits)
+        if stream is not None and spans_little(image):
+            self._note_contrast(stream)
+        return Shot(stream, message.header, view.look(image))
+
+    def _note_contrast(self, stream: Stream) -> None:
+        self.statistics.count('low_contrast', source=stream.source)
+        if not stream.told_contrast:
+            stream.told_contrast = True
+            topic = self.resolve_topic_name(topic_of(stream.source, 'image'))
+            self.get_logger().warning(
+                f"images of '{topic}' use less than a quarter of their range: set pixel_bits to "
+                '10, 12 or 14 if the camera sends so many bits in 16, or to 0, which stretches '
+                'each image (further ones are only counted: low_contrast in /diagnostics)'
+            )
 
     def _extract(self, shots: list[Shot]) -> list[Shot]:
         looks = [shot.look for shot in shots]

@@ -25,14 +25,14 @@ from .stamps import stamp_ns
 def picture_of_keypoints(image: Any, frame: Frame, lens: Calibration | None = None) -> np.ndarray:
     """Draw features over their image message; gives (H, W, 3) uint8 RGB."""
     shown = frame_in_image(frame, lens)
-    return draw_features(image_to_array(image), shown.features.to('cpu'))
+    return draw_features(_pixels(image), shown.features.to('cpu'))
 
 
 def picture_of_tracks(
     image: Any, trails: Sequence[Trail], lens: Calibration | None = None
 ) -> np.ndarray:
     """Draw trails over the image message of their newest frame; gives (H, W, 3) uint8 RGB."""
-    array = image_to_array(image)
+    array = _pixels(image)
     shown = [replace(t, points=points_in_image(t.points, lens, _size(array))) for t in trails]
     return draw_tracks(array, shown)
 
@@ -47,7 +47,7 @@ def picture_of_matches(
 ) -> np.ndarray:
     """Draw a Matches message between two image messages, inliers green; (H, W, 3) uint8 RGB."""
     pair = message_to_matches(matches)
-    array0, array1 = image_to_array(image0), image_to_array(image1)
+    array0, array1 = _pixels(image0), _pixels(image1)
     return draw_matches(
         array0,
         array1,
@@ -57,6 +57,10 @@ def picture_of_matches(
         scores=pair.scores,
         limit=limit,
     )
+
+
+def _pixels(image: Any) -> np.ndarray:
+    return image_to_array(image, pixel_bits=0)  # stretched, for eyes
 
 
 def _size(image: np.ndarray) -> tuple[int, int]:

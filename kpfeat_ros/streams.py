@@ -24,6 +24,7 @@ class Stream:
     throttle: Throttle = field(default_factory=Throttle)
     calibration: Calibration | None = None
     frame_id: str = ''
+    told_contrast: bool = False  # that its images use little of their range
 
     def wanted(self) -> int:
         """Return how many listen to its features."""

@@ -122,7 +122,7 @@ def _decode(chosen: tuple[int, Record, View]) -> Shot:
     try:
         message = decode(record)
         header = message.header
-        image = image_to_array(message)
+        image = image_to_array(message, view.config.pixel_bits)
         return Shot(index, record, header, image, view.look(image))
     except BadImageError as error:
         return Shot(index, record, header, problem=(error.kind, str(error)))

@@ -14,6 +14,7 @@ from .descriptors import DescriptorType, pack_descriptors, unpack_descriptors
 from .encodings import decode_file, decode_pixels
 from ..calibration import Calibration
 from ..cameras import part_of
+from ..config import ViewConfig
 from ..errors import ShapeError
 from ..features import Features
 from ..matchers.pair import PairMatches
@@ -24,14 +25,16 @@ GEOMETRIES = ('none', 'homography', 'fundamental')  # position = constant in Mat
 TYPECODES = {'u1': 'B', 'u4': 'I', 'f4': 'f', 'f8': 'd'}  # NumPy's names to those of array.array
 
 
-def image_to_array(message: Any) -> np.ndarray:
+def image_to_array(message: Any, pixel_bits: int = ViewConfig.pixel_bits) -> np.ndarray:
     """
     Return gray (H, W) or RGB (H, W, 3) pixels of an Image or CompressedImage message.
 
-    uint8, or float32 in 0..1 for 16-bit and float images. Raises BadImageError, an ImageError.
+    uint8, or float32 in 0..1 for 16-bit and float images. pixel_bits: see ViewConfig.
+
+    Raises BadImageError, an ImageError.
     """
     if hasattr(message, 'format'):
-        return decode_file(message.data, message.format or 'compressed')
+        return decode_file(message.data, message.format or 'compressed', pixel_bits)
     return decode_pixels(
         message.data,
         message.encoding,
@@ -39,6 +42,7 @@ def image_to_array(message: Any) -> np.ndarray:
         message.height,
         message.step,
         bool(message.is_bigendian),
+        pixel_bits,
     )
 
 

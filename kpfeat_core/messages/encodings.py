@@ -2,7 +2,7 @@
 Bytes of a camera image to an array of gray or RGB pixels, for every encoding that cameras send.
 
 Pure NumPy and OpenCV. Values keep their meaning: 8-bit stays uint8; 16-bit becomes float32, where
-1 is the full 16-bit range; float images must already lie between 0 and 1.
+1 is the largest number of `pixel_bits` bits; float images must already lie between 0 and 1.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ..config import ViewConfig
 from ..errors import BadImageError
 from ..picture_file import decode_picture
 
 FLOAT_SLACK = 1e-3  # resampling and compression overshoot 0..1 by this much, no more
+DARKEST, BRIGHTEST = 0.1, 99.9  # percentiles: a few pixels of every sensor are broken
+LITTLE = 0.25  # of the range, of which 14 bits in 16 use a little less
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def decode_pixels(
     height: int,
     step: int,
     is_bigendian: bool = False,
+    pixel_bits: int = ViewConfig.pixel_bits,
 ) -> np.ndarray:
     """
     Return gray (H, W) or RGB (H, W, 3) pixels of an image given as bytes.
@@ -112,7 +116,7 @@ def decode_pixels(
         pixels = layout.to_rgb(pixels)
     elif layout.to_rgb is not None:
         pixels = cv2.cvtColor(pixels, layout.to_rgb)
-    return to_unit_range(pixels)
+    return to_unit_range(pixels, pixel_bits)
 
 
 def stored_pixels(
@@ -182,16 +186,30 @@ def _check_floats(pixels: np.ndarray, name: str) -> None:
         )
 
 
-def to_unit_range(pixels: np.ndarray) -> np.ndarray:
-    """Return uint8 as it is, uint16 divided by 65535 and float cut to 0..1, as float32."""
+def to_unit_range(pixels: np.ndarray, pixel_bits: int) -> np.ndarray:
+    """Return uint8 as it is; uint16 as parts of its range and float as it is, cut to 0..1."""
     if pixels.dtype == np.uint16:
-        return pixels.astype(np.float32) / 65535
-    if pixels.dtype == np.float32:
-        return pixels.clip(0, 1)
-    return pixels
+        low, high = (0, 2**pixel_bits - 1) if pixel_bits else _extremes(pixels)
+        pixels = (pixels.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1))
+    return pixels.clip(0, 1) if pixels.dtype == np.float32 else pixels
 
 
-def decode_file(data: bytes | np.ndarray, name: str = 'compressed') -> np.ndarray:
+def spans_little(pixels: np.ndarray) -> bool:
+    """Say whether a decoded image of 16 bits or floats uses a small part of 0..1 only."""
+    if pixels.dtype != np.float32:
+        return False
+    low, high = _extremes(pixels)
+    return high - low < LITTLE
+
+
+def _extremes(pixels: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(pixels[::3, ::3], (DARKEST, BRIGHTEST))  # a ninth is enough
+    return float(low), float(high)
+
+
+def decode_file(
+    data: bytes | np.ndarray, name: str = 'compressed', pixel_bits: int = ViewConfig.pixel_bits
+) -> np.ndarray:
     """
     Return gray (H, W) or RGB (H, W, 3) pixels of JPEG, PNG or any file that OpenCV reads.
 
@@ -212,4 +230,4 @@ def decode_file(data: bytes | np.ndarray, name: str = 'compressed') -> np.ndarra
         )
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     code = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}.get(channels)
-    return to_unit_range(pixels if code is None else cv2.cvtColor(pixels, code))
+    return to_unit_range(pixels if code is None else cv2.cvtColor(pixels, code), pixel_bits)

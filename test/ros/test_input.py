@@ -92,6 +92,31 @@ def test_region_that_does_not_fit_is_counted_and_the_node_goes_on(ros, start, ph
     assert wait(ros, camera, features, ros.image(photo), 1)['keypoints'][:, 0].max() < 100
 
 
+def in_12_bits(ros, photo):
+    """Make a mono16 message of a camera with 12 bits, and the picture that it shows."""
+    gray = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
+    stored = gray.astype(np.uint16) * 16
+    return ros.image(gray, encoding='mono16', step=256, data=stored.tobytes()), stored / 4095
+
+
+def test_few_of_16_bits_are_said_once_and_filled_by_a_live_option(ros, start, photo) -> None:
+    warnings = ros.logged(30)
+    node, camera, features = start()
+    ros.until(lambda: ros.probe.count_publishers('/rosout') > 1, 'the log')
+    for count in (1, 2):
+        wait(ros, camera, features, in_12_bits(ros, photo)[0], count)
+    assert node.statistics.total('low_contrast') == 2
+    ros.until(lambda: warnings, 'the warning')
+    assert len(warnings) == 1 and 'pixel_bits' in warnings[0] and "'/image'" in warnings[0]
+    for count, bits in ((3, 12), (4, 0)):
+        assert set_values(ros, pixel_bits=bits).successful
+        image, shown = in_12_bits(ros, photo)
+        found = wait(ros, camera, features, image, count)['keypoints']
+        if bits:
+            assert np.array_equal(found, node.extractor.extract(shown).numpy()['keypoints'])
+    assert node.statistics.total('low_contrast') == 2
+
+
 def test_mask_hides_keypoints_and_may_change_live(ros, start, photo, tmp_path) -> None:
     for name, columns in (('left', slice(0, 64)), ('right', slice(64, None))):
         picture = np.zeros_like(photo)

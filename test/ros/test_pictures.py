@@ -178,6 +178,15 @@ def test_undistorted_matches_and_tracks_are_drawn_where_the_images_show_them(ben
     assert np.array_equal(found, picture_of_tracks(images[0], [Trail(CORNERS, 2)]))
 
 
+def test_pictures_of_few_of_16_bits_are_bright():
+    from kpfeat_ros.pictures import picture_of_keypoints, picture_of_tracks
+
+    ramp = np.tile(np.linspace(300, 900, 80).astype('<u2'), (60, 1))
+    image = depth_message(ramp, 'mono16')
+    for picture in (picture_of_keypoints(image, made_frame()), picture_of_tracks(image, [])):
+        assert (picture.min(), picture.max()) == (0, 255)
+
+
 def test_undistorted_keypoints_need_the_calibration_of_their_images(bent):
     from kpfeat_ros.lens import frame_in_image, lens_for
 

@@ -36,7 +36,8 @@ class ColmapSink:
     Writes a database with the images CAMERA/STAMP.jpg, one camera for each topic and image size.
 
     calibrations: by topic of images; a camera without one gets a guess. pictures: whether to write
-    the images as well, to the folder OUT.images. work: a folder on the same disk, where both grow.
+    the images as well, to the folder OUT.images; pixel_bits: as in ViewConfig. work: a folder on
+    the same disk, where both grow.
     The same records give the same bytes. Raises DataError where pycolmap is not installed.
     """
 
@@ -47,11 +48,13 @@ class ColmapSink:
         plan: 'Plan',
         calibrations: Mapping[str, Calibration],
         pictures: bool = False,
+        pixel_bits: int = ViewConfig.pixel_bits,
     ) -> None:
         _need_pycolmap()
         _check_target(out, pictures)
         self._out, self._work, self._plan = out, work / 'colmap', plan
         self._calibrations, self._pictures = calibrations, pictures
+        self._pixel_bits = pixel_bits
         self._images = {features: image for image, features in plan.names.items()}
         self._names = ImageNames(STAMP_DIGITS)
         self._cameras: dict[tuple[str, tuple[int, int]], int] = {}
@@ -78,7 +81,7 @@ class ColmapSink:
         if self._pictures:
             stamp = from_cdr(record.data, FEATURES).header.stamp
             image = self._beside.at(self._images[record.channel.topic], record.time, stamp)
-            _write_picture(self._work / PICTURES / f'{name}.jpg', image)
+            _write_picture(self._work / PICTURES / f'{name}.jpg', image, self._pixel_bits)
 
     def __exit__(self, kind: Any, *rest: Any) -> None:
         try:
@@ -161,14 +164,14 @@ def pictures_folder(out: Path) -> Path:
     return out.with_name(f'{out.name}{PICTURES}')
 
 
-def _write_picture(path: Path, image: Any) -> None:
+def _write_picture(path: Path, image: Any, pixel_bits: int) -> None:
     """Write an Image or CompressedImage as JPEG; one that is JPEG as it came."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = bytes(image.data) if hasattr(image, 'format') else b''
     if data.startswith(JPEG):
         path.write_bytes(data)
     else:
-        write_image(path, to_rgb8(image_to_array(image)))
+        write_image(path, to_rgb8(image_to_array(image, pixel_bits)))
 
 
 def _check_target(out: Path, pictures: bool) -> None:

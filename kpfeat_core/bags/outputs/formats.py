@@ -65,7 +65,8 @@ def make_sink(
         from .colmap import calibrations, ColmapSink
 
         known = calibrations(plan, wanted.view)
-        return ColmapSink(wanted.out, work, plan, known, wanted.pictures)
+        bits = wanted.view.pixel_bits
+        return ColmapSink(wanted.out, work, plan, known, wanted.pictures, bits)
     target = (wanted.out, wanted.storage, work)
     features = list(plan.names.values())
     if wanted.format == 'rtabmap':

@@ -60,6 +60,17 @@ def test_every_image_becomes_one_message_with_its_stamp_and_log_time(extract, ex
     assert [path.name for path in tmp_path.iterdir()] == ['out.mcap']
 
 
+def test_images_of_10_bits_in_16_are_seen_with_their_own_range(extract, extractor, tmp_path):
+    (pixels,) = pictures(1)
+    stored = pixels.astype(np.uint16) * 4
+    made = [Made('/left/image_raw', IMAGE, START, image(stored, START, 'mono16'))]
+    bag = write_bag(tmp_path / 'deep', made)
+    extract(source=bag, view=ViewConfig(pixel_bits=10))
+    (record,) = read(tmp_path / 'out.mcap')
+    shown = stored.astype(np.float32) / np.float32(1023)
+    assert_same(message_to_features(decode(record)), extractor.extract(shown))
+
+
 @pytest.mark.parametrize('out', ['out.mcap', 'out.db3', 'folder', 'out.h5', 'npz'])
 def test_the_same_input_and_options_give_the_same_bytes(extract, tmp_path, out):
     form = {'out.h5': 'h5', 'npz': 'npz'}.get(out, 'bag')

@@ -2,7 +2,7 @@
 
 import cv2
 from kpfeat_core.errors import BadImageError, ImageError
-from kpfeat_core.messages.encodings import decode_file, decode_pixels, ENCODINGS
+from kpfeat_core.messages.encodings import decode_file, decode_pixels, ENCODINGS, spans_little
 import numpy as np
 import pytest
 
@@ -23,13 +23,15 @@ NAMES = {
 }
 
 
-def decode(pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False) -> np.ndarray:
+def decode(
+    pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False, bits: int = 16
+) -> np.ndarray:
     """Lay pixels out as a message does, with padding bytes of 0xAA after each row, and decode."""
     stored = pixels.astype(pixels.dtype.newbyteorder('>' if big else '<'))
     rows = np.ascontiguousarray(stored).reshape(len(pixels), -1).view(np.uint8)
     step = rows.shape[1] + padding
     data = np.pad(rows, ((0, 0), (0, padding)), constant_values=0xAA).tobytes()
-    return decode_pixels(data, encoding, pixels.shape[1], len(pixels), step, big)
+    return decode_pixels(data, encoding, pixels.shape[1], len(pixels), step, big, bits)
 
 
 @pytest.mark.parametrize('padding', [0, 1, 5])
@@ -64,6 +66,42 @@ def test_16_bit_gray_keeps_all_its_levels(name, big) -> None:
     stored = np.array([[0, 1, 256], [257, 32768, 65535]], np.uint16)
     image = decode(stored, name, padding=1, big=big)
     assert np.array_equal(np.rint(image * 65535).astype(np.uint16), stored)
+
+
+@pytest.mark.parametrize('bits', [10, 12, 14])
+def test_fewer_bits_in_16_fill_the_range_and_more_are_cut(bits) -> None:
+    largest = 2**bits - 1
+    stored = np.array([[0, 1], [largest, 65535]], np.uint16)
+    expected = np.array([[0, 1 / largest], [1, 1]], np.float32)
+    assert np.array_equal(decode(stored, 'mono16', bits=bits), expected)
+    png = cv2.imencode('.png', stored)[1]
+    assert np.array_equal(decode_file(png, pixel_bits=bits), expected)
+    assert np.array_equal(decode(GRAY, 'mono8', bits=bits), GRAY)
+    floats = np.array([[0.0, 0.2]], np.float32)
+    assert np.array_equal(decode(floats, '32FC1', bits=bits), floats)
+
+
+def test_zero_bits_stretch_each_image_whatever_a_few_broken_pixels_show() -> None:
+    thermal = np.linspace(29000, 29600, 240 * 320).astype(np.uint16).reshape(240, 320)
+    expected = (thermal - 29000) / 600
+    thermal[39, 39], thermal[81, 81] = 0, 65535
+    image = decode(thermal, 'mono16', bits=0)
+    assert (image.min(), image.max()) == (0, 1)
+    image[[39, 81], [39, 81]] = expected[[39, 81], [39, 81]]
+    assert np.abs(image - expected).max() < 0.02
+    flat = decode(np.full((4, 4), 500, np.uint16), 'mono16', bits=0)
+    assert not flat.any() and flat.dtype == np.float32
+
+
+def test_images_that_use_little_of_their_range_are_known() -> None:
+    full = np.linspace(0, 1, 240 * 320, dtype=np.float32).reshape(240, 320)
+    for bits in (10, 12, 14):
+        few = full * np.float32((2**bits - 1) / 65535)
+        few[3, 3] = 1  # a broken pixel
+        assert spans_little(few)
+    assert spans_little(full * 0.01 + 0.45)
+    assert not spans_little(full)
+    assert not spans_little(np.zeros((100, 100), np.uint8))
 
 
 @pytest.mark.parametrize('big', [False, True])
