@@ -24,8 +24,22 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
-def drop_rows_after(path: Path, step: int) -> None:
-    """Forget what a run logged after the checkpoint that it goes on from."""
+def validation_picture(folder: Path, step: int) -> Path:
+    """Return where a run puts what it makes of photographs held out."""
+    return folder / 'validation' / f'{step:07d}.jpg'
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Remove what a run wrote after the checkpoint that it goes on from; -1: all of it."""
+    if (folder / VALIDATION).exists():
+        for row in read_rows(folder / VALIDATION):
+            if row['step'] > step:
+                validation_picture(folder, int(row['step'])).unlink(missing_ok=True)
+    for name in (LOG, VALIDATION, SPEED):
+        _drop_rows_after(folder / name, step)
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [row for row in read_rows(path) if row['step'] <= step]

@@ -13,13 +13,14 @@ from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from .catalogue import recipe_class
-from .curves import append_row, drop_rows_after, LOG, SPEED, VALIDATION
+from .curves import append_row, forget_after, LOG, SPEED, VALIDATION, validation_picture
 from .fabric import leave, make_fabric
 from .options import Options
 from .pictures import plot_curves
 from .run_folder import (
     BEFORE_DECAY,
     check_options,
+    describe_images,
     kept_validation,
     LAST,
     read_last,
@@ -56,6 +57,11 @@ def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path
     if built.train.steps == 0 and not built.train.start:
         raise ConfigError('steps is 0, expected at least 1, or weights to validate in start')
     recipe.check(built, recipe.build(model, built))
+    if Path(out).resolve().is_relative_to(Path(data).resolve()):
+        raise ConfigError(
+            f"'{out}' is in '{data}', so that the run would learn from the pictures it writes: "
+            'expected a folder outside'
+        )
     run = _Run(model, Path(out), built)
     with unpacked(data) as folder:
         material = recipe.load(folder, built)
@@ -81,13 +87,13 @@ class _Run:
         self.fabric = make_fabric(self.config)
         self.console = Console(quiet=not self.fabric.is_global_zero)
         out.mkdir(parents=True, exist_ok=True)
+        self.before: dict[str, Any] = {}
         last = read_last(out, self.fabric.device)
         if last:
             # options that came later had their defaults
-            check_options(out, self._defaults() | last['options'], self.record)
+            self.before = self._defaults() | last['options']
+            check_options(out, self.before, self.record)
             last = to_go_on_from(out, last, self.config, self.fabric.device)
-        if self.fabric.is_global_zero:
-            write_config(out, self.record)
         torch.manual_seed(self.config.seed)
         extractor = self.recipe_class.build(model, options)
         if self.config.start and not last:
@@ -118,8 +124,6 @@ class _Run:
             self.fabric.strategy.precision.load_state_dict(state['scaler'])
         self.step, self.seconds = state['step'], state['seconds']
         self.best = kept_validation(self.weight_file).get('score', self.best)
-        for name in (LOG, VALIDATION, SPEED):
-            drop_rows_after(self.out / name, self.step)
         self.console.print(f'resuming at step {self.step} of {self.config.steps}')
 
     def checkpoint(self, name: str = LAST) -> None:
@@ -141,6 +145,7 @@ class _Run:
     def start(self, training: Any, validation: Any) -> None:
         """Train until the last step on the material that the recipe loaded."""
         config = self.config
+        self._claim_folder(training, validation)
         training = training.to(self.fabric.device)
         generator = torch.Generator().manual_seed(1)  # the same batch in every run
         fixed = self._draw(validation, config.validation_pairs, generator)
@@ -184,6 +189,16 @@ class _Run:
                 raise KpfeatError(
                     f'stopped by a signal at step {self.step}; the same command goes on from there'
                 )
+
+    def _claim_folder(self, *materials: Any) -> None:
+        """Check that the images are those of before, and clear away what will be written again."""
+        names = [name for part in materials for name in self.recipe_class.image_names(part)]
+        self.record['images'] = describe_images(sum(map(len, materials)), names)
+        if self.before:  # older runs did not note their images
+            check_options(self.out, {'images': self.record['images']} | self.before, self.record)
+        if self.fabric.is_global_zero:
+            forget_after(self.out, self.step if self.before else -1)
+            write_config(self.out, self.record)
 
     def _draw(self, material: Any, count: int, generator: torch.Generator) -> Any:
         return self.recipe_class.draw(material, count, self.options, generator)
@@ -244,7 +259,7 @@ class _Run:
         text = '  '.join(f'{k} {v:.3f}' for k, v in numbers.items())
         self.console.print(f'step {self.step}  {self.seconds / 60:.0f} min  {text}')
         picture = self.recipe_class.examples(self.average.module, batch)
-        write_image(self.out / 'validation' / f'{self.step:07d}.jpg', picture)
+        write_image(validation_picture(self.out, self.step), picture)
         if numbers['score'] > self.best:
             self.best = numbers['score']
             self._save_weights(numbers)

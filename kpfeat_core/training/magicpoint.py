@@ -92,6 +92,10 @@ class _Material:
     def to(self, device: torch.device | str) -> '_Material':
         return _Material(self.bank.to(device), self.augmented)
 
+    @property
+    def names(self) -> tuple[str, ...]:  # shapes have none
+        return self.bank.photographs.names if isinstance(self.bank, LabelledBank) else ()
+
 
 class MagicPointRecipe(Recipe):
     """

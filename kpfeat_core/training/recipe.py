@@ -1,6 +1,6 @@
 """What differs between the systems in a training run; the engine does the rest."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TYPE_CHECKING
 
@@ -77,6 +77,11 @@ class Recipe(nn.Module):
         if scenes:
             return load_posed_photographs(folder, scenes, options)
         return load_photographs(folder, options.train)
+
+    @classmethod
+    def image_names(cls, material: Any) -> Sequence[str]:
+        """Return the names of the images, by which the material of a run is told from another."""
+        return (material.images if isinstance(material, SceneBank) else material).names
 
     @classmethod
     def draw(

@@ -1,8 +1,10 @@
 """The folder of a run: which run it holds, and what that goes on from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import hashlib
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,12 @@ def check_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any
             f"'{folder}' holds a run with other options ({'; '.join(changed[:4])}): "
             'choose another folder, or repeat its options to resume'
         )
+
+
+def describe_images(count: int, names: Sequence[str]) -> str:
+    """Tell images from others by their names, whose endings change when they are packed."""
+    stems = '\n'.join(Path(name).stem for name in names)
+    return f'{count}, SHA-256 of names {hashlib.sha256(os.fsencode(stems)).hexdigest()[:16]}'
 
 
 def to_go_on_from(

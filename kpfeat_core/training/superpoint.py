@@ -116,6 +116,11 @@ class SuperPointRecipe(Recipe):
         return load_labelled_photographs(folder, options.loss.labels, options.train)
 
     @classmethod
+    def image_names(cls, material: LabelledBank) -> tuple[str, ...]:
+        """Return the names of the photographs."""
+        return material.photographs.names
+
+    @classmethod
     def draw(
         cls, material: LabelledBank, count: int, options: Options, generator: Generator
     ) -> LabelledPairs:

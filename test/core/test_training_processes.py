@@ -36,11 +36,24 @@ def test_two_processes_give_the_gradient_of_one(tmp_path) -> None:
 
 
 def test_a_run_told_to_stop_saves_its_last_step_and_goes_on_from_it(tmp_path) -> None:
+    photographs = tmp_path / 'photographs'
+    photographs.mkdir()
     rng = np.random.default_rng(0)
     for i in range(4):
-        cv2.imwrite(str(tmp_path / f'{i}.png'), rng.integers(0, 255, (96, 96, 3), np.uint8))
-    words = [sys.executable, '-m', 'kpfeat_core.cli', 'train', 'alike-t', '--data', tmp_path]
-    words += ['--out', tmp_path / 'run', '--steps', 100000, '--batch-size', 1, '--threads', 1]
+        cv2.imwrite(str(photographs / f'{i}.png'), rng.integers(0, 255, (96, 96, 3), np.uint8))
+    words = [sys.executable, '-m', 'kpfeat_core.cli', 'train', 'alike-t']
+    words += [
+        '--data',
+        photographs,
+        '--out',
+        tmp_path / 'run',
+        '--steps',
+        100000,
+        '--batch-size',
+        1,
+        '--threads',
+        1,
+    ]
     words += ['--validation-share', 0.4, '--validation-pairs', 1, '--log-every', 1]
     words += ['--set', 'view_size=64', '--set', 'detected=10', '--set', 'random=5']
     process = subprocess.Popen(

@@ -1,6 +1,7 @@
 """Runs go on where they stopped, and folders hold one run each."""
 
 import json
+import shutil
 
 from kpfeat_core.errors import ConfigError, WeightsError
 from kpfeat_core.training.alike import AlikeRecipe
@@ -150,3 +151,60 @@ def test_a_run_whose_files_are_damaged_says_which(photographs, tmp_path) -> None
     (tmp_path / 'last.pt').write_text('broken')
     with pytest.raises(WeightsError, match="last.pt'"):
         run(photographs, tmp_path, steps=3)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_no_rows(
+    photographs, tmp_path, monkeypatch
+) -> None:
+    kill_at(4, monkeypatch, saved=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(photographs, tmp_path, steps=16, seed=6)
+    monkeypatch.undo()
+    assert steps(tmp_path / 'log.csv') == [1, 2, 3, 4]
+    (tmp_path / 'validation/notes.txt').touch()
+    run(photographs, tmp_path, steps=2)
+    for name in ('log.csv', 'speed.csv'):
+        assert steps(tmp_path / name) == [1, 2]
+    assert steps(tmp_path / 'validation.csv') == [2]
+    assert {p.name for p in (tmp_path / 'validation').iterdir()} == {'0000002.jpg', 'notes.txt'}
+    assert ': 2 steps in' in (tmp_path / 'summary.md').read_text()
+
+
+def test_validating_other_weights_in_a_folder_forgets_the_first(photographs, tmp_path) -> None:
+    weights = [run(photographs, tmp_path / name, steps=3, seed=i) for i, name in enumerate('ab')]
+    for start in weights:
+        run(photographs, tmp_path / 'c', steps=0, start=str(start))
+    found, expected = (rows(tmp_path / name / 'validation.csv') for name in ('c', 'b'))
+    assert [row['score'] for row in found] == [row['score'] for row in expected]
+
+
+def test_a_run_goes_on_with_the_same_photographs_alone(photographs, tmp_path, monkeypatch) -> None:
+    run(photographs, tmp_path / 'run', steps=2)
+    (tmp_path / 'packed').mkdir()
+    for path in photographs.iterdir():
+        shutil.copy(path, tmp_path / 'packed' / f'{path.stem}.webp')  # OpenCV tells by the content
+    run(tmp_path / 'packed', tmp_path / 'run', steps=3)
+    assert steps(tmp_path / 'run/log.csv') == [1, 2, 3]
+    written = (tmp_path / 'run/config.json').read_text()
+    assert json.loads(written)['images'].startswith('8, ')
+    (tmp_path / 'packed/9.webp').write_bytes((photographs / '1.png').read_bytes())
+    with pytest.raises(ConfigError, match="images '8, .* -> '9, "):
+        run(tmp_path / 'packed', tmp_path / 'run', steps=4)
+    assert steps(tmp_path / 'run/log.csv') == [1, 2, 3]
+    assert (tmp_path / 'run/config.json').read_text() == written
+
+
+def test_runs_from_before_images_were_noted_go_on(photographs, tmp_path) -> None:
+    run(photographs, tmp_path, steps=2)
+    for name in ('last.pt', 'before_decay.pt'):
+        state = load(tmp_path / name) | {'best': 0.1}
+        del state['scaler'], state['options']['images']
+        torch.save(state, tmp_path / name)
+    run(photographs, tmp_path, steps=3)
+    assert load(tmp_path / 'last.pt')['options']['images'].startswith('8, ')
+
+
+def test_a_run_inside_its_photographs_is_refused(photographs) -> None:
+    with pytest.raises(ConfigError, match='would learn from the pictures it writes'):
+        run(photographs, photographs / 'run', steps=1)
+    assert not (photographs / 'run').exists()
