@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import cv2
 import numpy as np
 
+from .calibration import Calibration
 from .config import option
 from .data.image_folder import find_images
 from .errors import ConfigError, DataError, ImageError
@@ -42,10 +43,15 @@ class SourceConfig:
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Gives one image after the other, as (H, W, 3) uint8 RGB."""
+    """
+    Gives one image after the other, as (H, W, 3) uint8 RGB.
+
+    calibration: of the images; None where it is not known.
+    """
 
     name: str
     rate_hz: float
+    calibration: Calibration | None
 
     def next(self, stamp_ns: int) -> np.ndarray | None:
         """Return the image for a time, None after the last; a bad one raises ImageError."""
@@ -98,6 +104,7 @@ class VirtualSource:
             raise ConfigError('size is full, expected WIDTHxHEIGHT for the virtual camera')
         picture = read_image(photograph) if photograph else None
         self.camera = VirtualCamera(picture, size)
+        self.calibration = self.camera.calibration
         self.name, self.rate_hz = 'virtual camera', USUAL_RATE_HZ
 
     def next(self, stamp_ns: int) -> np.ndarray:
@@ -109,6 +116,7 @@ class FolderSource:
     """The images below a folder by name; raises DataError if none of them can be read."""
 
     def __init__(self, folder: Path | str, size: tuple[int, int] | None, loop: bool) -> None:
+        self.calibration = None
         self.paths = find_images(folder)
         self.name, self.rate_hz = f'images in {folder}', USUAL_RATE_HZ
         self._size, self._loop, self._position = size, loop, 0
@@ -142,7 +150,7 @@ class VideoSource:
     def __init__(self, path: Path | str, size: tuple[int, int] | None, loop: bool) -> None:
         if not Path(path).is_file():
             raise DataError(f"there is no video '{path}'")
-        self.name = f'video {path}'
+        self.name, self.calibration = f'video {path}', None
         self._path, self._size, self._loop = str(path), size, loop
         with _quiet():
             self._video = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.linalg import inv
 import torch
 
+from .calibration import Calibration
 from .config import check_config, option
 from .errors import ConfigError, ImageError
 from .evaluation.metrics import match_errors
@@ -60,6 +61,7 @@ class VirtualCamera:
             height, width = self.photograph.shape[:2]
             raise ImageError(f'photograph is {width}x{height}, expected at least 32x32 pixels')
         self.size, self.motion = size, motion
+        self.calibration = _calibration(size)
         self._loop_ns = round(motion.loop_s * 1e9)
         self._place()
 
@@ -113,16 +115,17 @@ class VirtualCamera:
 
     def _view(self, phase: float) -> Float[np.ndarray, '3 3']:
         """Take pixels to a wall at distance 1, where the middle of the frame is at (0, 0)."""
-        width, height = self.size
-        focal = FOCAL_SHARE * max(self.size)
-        camera = [[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]]
         roll = np.radians(self.motion.roll_deg) * np.sin(phase + 2.0)
         tilt = np.radians(self.motion.tilt_deg) * np.array([np.cos(phase), np.sin(3 * phase)])
         turned = (
             cv2.Rodrigues(np.array([*tilt, 0.0]))[0] @ cv2.Rodrigues(np.array([0, 0, roll]))[0]
         )
         x, y, depth = turned[:, 2]  # where the optical axis points
-        return np.array([[1, 0, -x / depth], [0, 1, -y / depth], [0, 0, 1]]) @ turned @ inv(camera)
+        return (
+            np.array([[1, 0, -x / depth], [0, 1, -y / depth], [0, 0, 1]])
+            @ turned
+            @ inv(self.calibration.matrix)
+        )
 
     def _frame_corners(self) -> Float[np.ndarray, '4 2']:
         right, bottom = self.size[0] - 0.5, self.size[1] - 0.5
@@ -144,6 +147,12 @@ class VirtualCamera:
         self._distance = float((FOOTPRINT_SHARE * (last - MARGIN_PX) / (high - low)).min())
         first, last = MARGIN_PX - self._distance * low, last - self._distance * high
         self._centre, self._room = (first + last) / 2, (last - first) / 2
+
+
+def _calibration(size: tuple[int, int]) -> Calibration:
+    focal = FOCAL_SHARE * max(size)
+    x, y = (size[0] - 1) / 2, (size[1] - 1) / 2
+    return Calibration(np.array([[focal, 0, x], [0, focal, y], [0, 0, 1]]), size)
 
 
 def _project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

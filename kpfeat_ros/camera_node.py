@@ -1,6 +1,8 @@
 """
 Images without a camera: a virtual one, a folder or a video, on `camera/image_raw`.
 
+The virtual one has a calibration, on `camera/camera_info`.
+
 The virtual camera moves as a function of the stamp alone, so that the stamps of two images give
 the true homography between them: `VirtualCamera(size=...).homography(stamp0_ns, stamp1_ns)`.
 """
@@ -10,23 +12,24 @@ from typing import Any
 
 from kpfeat_core.errors import ImageError
 from kpfeat_core.image_sources import create_source, SourceConfig
-from kpfeat_core.messages.conversions import fill_image
-from sensor_msgs.msg import Image
+from kpfeat_core.messages.conversions import fill_camera_info, fill_image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from .node import KpfeatNode, run
 from .options import CameraNodeOptions
 from .services import offer_reset
 
-TOPIC = 'camera/image_raw'
+TOPIC, INFO_TOPIC = 'camera/image_raw', 'camera/camera_info'
 
 
 class CameraNode(KpfeatNode):
     """
     Publishes the images of a source regularly, stamped with the time at which they are taken.
 
-    It waits for listeners, so that they get the first one too. An image that cannot be read is
-    counted, logged once and passed over.
+    With each goes its calibration, where the source has one. The node waits for listeners, so
+    that they get the first one too. An image that cannot be read is counted, logged once and
+    passed over.
     """
 
     def __init__(self, name: str = 'camera', **options: Any) -> None:
@@ -49,11 +52,13 @@ class CameraNode(KpfeatNode):
     def begin(self) -> None:
         """Start sending."""
         super().begin()
-        self.publisher = self.publish_on(Image, TOPIC)
+        self.images, self.infos = self.publish_on(Image, TOPIC), None
+        if self.source.calibration is not None:
+            self.infos = self.publish_on(CameraInfo, self.camera_info_topic(TOPIC, INFO_TOPIC))
         offer_reset(self)
         self.poll(1 / self.source.rate_hz, self._send)
         self.get_logger().info(
-            f"{self.source.name}: {self.source.rate_hz:g} Hz on '{self.publisher.topic_name}'"
+            f"{self.source.name}: {self.source.rate_hz:g} Hz on '{self.images.topic_name}'"
         )
 
     def unload(self) -> None:
@@ -64,8 +69,12 @@ class CameraNode(KpfeatNode):
     def _use_options(self, options: CameraNodeOptions) -> None:
         self.options = options
 
+    def _wanted(self) -> bool:
+        publishers = filter(None, (self.images, self.infos))
+        return any(publisher.get_subscription_count() for publisher in publishers)
+
     def _send(self) -> None:
-        if not self.options.sending or not self.publisher.get_subscription_count():
+        if not self.options.sending or not self._wanted():
             return
         now = self.get_clock().now()
         self.statistics.count('received')
@@ -79,7 +88,9 @@ class CameraNode(KpfeatNode):
             self.trigger_deactivate()
             return
         header = Header(stamp=now.to_msg(), frame_id=self.options.frame_id)
-        self.publisher.publish(fill_image(Image(), picture, header))
+        self.images.publish(fill_image(Image(), picture, header))
+        if self.infos is not None:
+            self.infos.publish(fill_camera_info(CameraInfo(), self.source.calibration, header))
         self.statistics.count('processed')
 
 

@@ -166,9 +166,8 @@ class ConnectedNode(ManagedNode):
         else:
             callback(frame)
 
-    def camera_info_topic(self, image: str = 'image') -> str:
-        """Return the 'camera_info' beside a topic 'image' as remapped, else its sibling."""
-        own = 'camera_info'.join(image.rsplit('image', 1))
+    def camera_info_topic(self, image: str = 'image', own: str = 'camera_info') -> str:
+        """Return the topic `own` where it is remapped, else the camera_info beside `image`."""
         name = self.resolve_topic_name(own)
         if name != self.resolve_topic_name(own, only_expand=True):
             return name

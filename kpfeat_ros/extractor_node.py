@@ -115,7 +115,7 @@ class ExtractorNode(KpfeatNode):
         if options.undistort and not options.calibration_file:
             self.listen_to(
                 CameraInfo,
-                self.camera_info_topic(image),
+                self.camera_info_topic(image, topic_of(source, 'camera_info')),
                 partial(self.on_camera_info, stream),
                 qos_profile_sensor_data,
             )

@@ -214,7 +214,7 @@ class OverlayNode(KpfeatNode):
 
     def _info_topic(self, name: str) -> str:
         """Return the topic of the camera_info beside 'image' or 'image1'."""
-        return self.camera_info_topic(name.replace('camera_info', 'image'))
+        return self.camera_info_topic(name.replace('camera_info', 'image'), name)
 
     def _lens(self, name: str = 'camera_info') -> Any:
         """Return what keypoints are to be seen through again, if they are undistorted."""

@@ -64,6 +64,17 @@ def camera_info_to_calibration(message: Any) -> Calibration:
     return part_of(calibration, (roi.x_offset, roi.y_offset), size, binning)
 
 
+def fill_camera_info(message: Message, calibration: Calibration, header: Any) -> Message:
+    """Fill a CameraInfo message of images that are not rectified."""
+    message.header = header
+    message.width, message.height = calibration.size
+    message.distortion_model = calibration.model or 'plumb_bob'
+    message.d = list(calibration.coefficients) or [0.0] * 5
+    message.k, message.r = calibration.matrix.reshape(9), np.eye(3).reshape(9)
+    message.p = np.column_stack([calibration.matrix, np.zeros(3)]).reshape(12)
+    return message
+
+
 def to_sequence(values: np.ndarray) -> array.array:
     """
     Copy an array into what a message's sequence field takes fastest.

@@ -127,3 +127,16 @@ def test_photograph_and_size_that_are_too_small_are_refused() -> None:
         VirtualCamera(np.zeros((40, 9, 3), np.uint8))
     with pytest.raises(ConfigError, match='zoom'):
         VirtualCamera(motion=Motion(zoom=0.5))
+
+
+def test_the_calibration_turns_the_homography_into_a_rotation_and_a_place():
+    camera = VirtualCamera(size=SIZE)
+    assert camera.calibration.size == SIZE
+    for stamp in STAMPS:
+        seen = camera.to_photograph(stamp) @ camera.calibration.matrix
+        spread = seen @ seen.T  # of a rotation before scale d and shift (x, y): free of the turn
+        spread /= spread[2, 2]
+        x, y = spread[:2, 2]
+        d2 = spread[0, 0] - x**2
+        expected = [[d2 + x**2, x * y, x], [x * y, d2 + y**2, y], [x, y, 1]]
+        np.testing.assert_allclose(spread, expected, rtol=1e-6)

@@ -6,7 +6,7 @@ import sys
 
 from kpfeat_core.film import Film
 from kpfeat_core.image import write_image
-from kpfeat_core.messages.conversions import image_to_array
+from kpfeat_core.messages.conversions import camera_info_to_calibration, image_to_array
 from kpfeat_core.virtual_camera import VirtualCamera
 from kpfeat_ros.stamps import stamp_ns
 import numpy as np
@@ -46,6 +46,34 @@ def test_stamp_of_a_virtual_image_gives_the_picture_and_so_the_truth(ros, sent) 
         assert (image.header.frame_id, image.encoding) == ('lens', 'rgb8')
     stamps = [stamp_ns(image.header) for image in images[:2]]
     assert not np.allclose(camera.homography(*stamps), np.eye(3))
+
+
+def test_each_virtual_image_has_the_calibration_of_its_camera(ros, sent) -> None:
+    from sensor_msgs.msg import CameraInfo
+
+    _, images = sent(size='160x120', frame_id='lens')
+    infos = ros.listen(CameraInfo, 'camera/camera_info')
+    ros.until(lambda: infos, 'camera_info')
+    ros.until(lambda: images and stamp_ns(images[-1].header) >= stamp_ns(infos[0].header), 'both')
+    assert infos[0].header in [image.header for image in images]
+    calibration = camera_info_to_calibration(infos[0])
+    assert calibration.size == (160, 120) and calibration.is_ideal
+    assert np.array_equal(calibration.matrix, VirtualCamera(size=(160, 120)).calibration.matrix)
+    assert np.array_equal(np.reshape(infos[0].p, (3, 4))[:, :3], calibration.matrix)
+    assert np.array_equal(np.reshape(infos[0].r, (3, 3)), np.eye(3))
+
+
+def test_calibration_of_unknown_cameras_is_not_made_up(ros, sent, folder) -> None:
+    _, images = sent(images=str(folder))
+    ros.until(lambda: images, 'an image')
+    assert not ros.probe.count_publishers('camera/camera_info')
+
+
+def test_camera_info_lies_beside_images_that_are_remapped(ros) -> None:
+    from kpfeat_ros.camera_node import CameraNode
+
+    ros.start(CameraNode, '-r', 'camera/image_raw:=/front/image')
+    ros.until(lambda: ros.probe.count_publishers('/front/camera_info'), 'camera_info')
 
 
 def test_images_of_a_folder_come_in_order_from_the_first_and_then_end(ros, sent, folder) -> None:
