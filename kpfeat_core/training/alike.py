@@ -30,7 +30,11 @@ class AlikeLossConfig:
     temperature: float = option(
         0.05, 'temperature of the NRE (published code 0.1, paper 0.02)', low=1e-3
     )
-    reliability_temperature: float = option(0.1, 'temperature of the reliability', low=1e-3)
+    reliability_temperature: float = option(
+        0.5,
+        'temperature of the reliability (published: 0.1, where most points have next to none)',
+        1e-3,
+    )
     stride: int = option(
         8,
         'NRE compares with every n-th pixel of the other view, counted n^2 times, and with the '
