@@ -45,10 +45,12 @@ def test_recipes_of_this_repository_have_known_options_and_their_command():
 
 def test_train_writes_weights_that_extract_takes(photos, tmp_path):
     pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
+    pictures = tmp_path / 'pictures'
+    pictures.mkdir()
     for index in range(12):
         noise = np.random.default_rng(index).integers(0, 255, (20, 20, 3), np.uint8)
-        cv2.imwrite(str(tmp_path / f'{index}.png'), cv2.resize(noise, (96, 96)))
-    words = ('--data', tmp_path, '--out', tmp_path / 'run', '--steps', 2, '--batch-size', 1)
+        cv2.imwrite(str(pictures / f'{index}.png'), cv2.resize(noise, (96, 96)))
+    words = ('--data', pictures, '--out', tmp_path / 'run', '--steps', 2, '--batch-size', 1)
     sizes = ('--set', 'view_size=64', '--set', 'detected=20', '--set', 'random=10')
     share = ('--validation-share', '0.3', '--validation-pairs', 1, '--device', 'cpu')
     result = run('train', 'alike-t', *words, *sizes, *share)
