@@ -63,7 +63,7 @@ def test_demo_hands_its_arguments_and_exit_code_on(monkeypatch):
 def test_what_interrupts_a_command_ends_it_without_a_traceback(
     monkeypatch, photos, weights, tmp_path, error, code
 ):
-    def fail(path):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr('kpfeat_core.image.read_image', fail)
@@ -73,7 +73,7 @@ def test_what_interrupts_a_command_ends_it_without_a_traceback(
 
 
 def test_a_mistake_of_ours_is_not_hidden(monkeypatch, photos, weights, tmp_path):
-    def fail(path):
+    def fail(*_, **__):
         raise ZeroDivisionError
 
     monkeypatch.setattr('kpfeat_core.image.read_image', fail)

@@ -9,13 +9,15 @@ from kpfeat_core.evaluation.results import compare
 from kpfeat_core.evaluation.sources import parse_source
 import pytest
 
-RECORDED = Path(__file__).resolve().parents[2] / 'benchmarks/results/accuracy/oxford.json'
+ACCURACY = Path(__file__).resolve().parents[2] / 'benchmarks/results/accuracy'
+RECORDED = ACCURACY / 'oxford.json'
+OWN = ACCURACY / 'oxford_own_alike_t.json'
 SEQUENCE = 'x_ubc_jpeg'  # the one with the smallest images
 
 
 @pytest.fixture(scope='module')
 def recorded():
-    return {results.label: results for results in read_json(RECORDED)}
+    return {results.label: results for path in (RECORDED, OWN) for results in read_json(path)}
 
 
 @pytest.fixture

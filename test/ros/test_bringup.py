@@ -221,9 +221,13 @@ except KeyboardInterrupt:
 
 def run_one_that_signals(number: int, *before: str) -> int:
     """Return the code of a program that runs a process which interrupts it, or 3 at last."""
+
+    def heed() -> None:  # these tests may themselves have been started with nohup
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
     child = [sys.executable, '-c', SIGNALS_ITS_PARENT, str(int(number))]
     command = [*before, sys.executable, '-c', RUNS_ONE, *child]
-    return subprocess.run(command, capture_output=True, check=False).returncode
+    return subprocess.run(command, capture_output=True, check=False, preexec_fn=heed).returncode
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
