@@ -1,12 +1,15 @@
 """Node processes that end with the program that started them; free of ROS."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+import signal
 import subprocess
 
 from kpfeat_core.errors import KpfeatError
 
 from .bringup import NodePlan
-from .processes import stop_processes
+from .processes import ENDING, stop_processes
 
 USER_ERROR = 2  # what a node ends with if the user asked for the impossible
 
@@ -17,6 +20,23 @@ class NodeEndedError(KpfeatError):
     def __init__(self, sentence: str, code: int) -> None:
         super().__init__(sentence)
         self.code = code
+
+
+@contextmanager
+def interrupted_later() -> Iterator[None]:
+    """Let signals that end a program wait: one inside Popen would lose the process it started."""
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in ENDING}
+    heeded = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in heeded:
+        signal.signal(number, lambda got, _: came.append(got))
+    try:
+        yield
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 class Children:
@@ -37,9 +57,9 @@ class Children:
         stop_processes(list(self._running.values()))
 
     def start(self, plan: NodePlan) -> None:
-        """Start the process of a node."""
+        """Start the process of a node; from the main thread."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with self.log(plan.name).open('wb') as log:
+        with self.log(plan.name).open('wb') as log, interrupted_later():
             self._running[plan.name] = subprocess.Popen(
                 plan.command(),
                 stdin=subprocess.DEVNULL,

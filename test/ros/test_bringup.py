@@ -13,6 +13,7 @@ import time
 from kpfeat_core.errors import ConfigError
 from kpfeat_ros import bringup, processes
 from kpfeat_ros.bringup import LaunchOptions, NodePlan
+from kpfeat_ros.children import interrupted_later
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -400,3 +401,17 @@ def test_help_says_how_parameters_are_given(run) -> None:
     node = run('kpfeat_ros.matcher_node', '--help')
     assert node.process.wait(WAIT_S) == 0
     assert '-p NAME:=VALUE' in node.log.read_text()
+
+
+def test_an_interrupt_waits_until_a_node_has_been_started() -> None:
+    steps, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            with interrupted_later():
+                signal.raise_signal(signal.SIGINT)
+                steps.append('started')
+            steps.append('went on')
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert steps == ['started']
