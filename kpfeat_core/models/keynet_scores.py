@@ -17,7 +17,10 @@ import torch.nn.functional as F
 from .layers import folded
 from ..shapes import Float
 
-FILTERS = 10  # handcrafted ones
+# One over the root mean square of each handcrafted map, in their order, over photographs with
+# values from 0 to 1: products of derivatives are a hundred times smaller than derivatives, and
+# random weights would never hear of them.
+FILTER_GAINS = (24.0, 22.0, 170.0, 160.0, 370.0, 80.0, 2000.0, 36.0, 33.0, 900.0)
 FACTOR = 1.2  # from one level to the next
 WINDOW_RADIUS = 32  # of the local normalisation
 BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
@@ -156,13 +159,17 @@ class ScoreNetwork(nn.Module):
     variant 'torch': derivatives replicate the border, levels come from one another, areas align.
     variant 'tf': zeros at the border, levels normalised locally, corners align, and one more
     normalisation before the last convolution.
+
+    `filter_gains` multiplies the handcrafted maps. It comes with the weights: published ones have
+    it within their first convolution, and 1 here.
     """
 
     def __init__(self, size: KeyNetSize, variant: str) -> None:
         super().__init__()
         self.levels = size.levels
         self.variant = variant
-        widths = [FILTERS] + [size.filters] * size.blocks
+        widths = [len(FILTER_GAINS)] + [size.filters] * size.blocks
+        self.register_buffer('filter_gains', torch.tensor(FILTER_GAINS).view(-1, 1, 1))
         pairs = list(itertools.pairwise(widths))
         self.convs = nn.ModuleList(nn.Conv2d(*pair, 5, padding=2) for pair in pairs)
         self.norms = nn.ModuleList(nn.BatchNorm2d(outputs) for _, outputs in pairs)
@@ -191,6 +198,7 @@ class ScoreNetwork(nn.Module):
     def _learned(self, level: Float[Tensor, 'b 1 h w']) -> Float[Tensor, 'b m h w']:
         """Apply the filters and the blocks that all levels share."""
         maps = handcrafted_maps(level, 'constant' if self.variant == 'tf' else 'replicate')
+        maps = maps * self.filter_gains  # before what follows could be in half precision
         maps = maps.to(self.conv_last.weight.dtype, memory_format=torch.channels_last)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             maps = norm(conv(maps)) if norm.training else narrow_conv(maps, *folded(conv, norm))

@@ -22,6 +22,7 @@ TF_NORM = {
 TF_ORDER = (0, 3, 1, 4, 6, 8, 9, 2, 5, 7)
 # How many derivatives multiply to one of ours; TensorFlow's are not divided by 8.
 DERIVATIVES = (1, 1, 2, 2, 2, 2, 4, 2, 2, 4)
+PLAIN = {'filter_gains': torch.ones(len(DERIVATIVES), 1, 1)}  # the handcrafted maps as they are
 EPSILON_DIFFERENCE = 1e-3 - 1e-5  # of the normalisations: TensorFlow's minus ours
 
 
@@ -32,7 +33,7 @@ def from_torch(state: dict[str, Tensor]) -> dict[str, Tensor]:
         for pattern, ours in TORCH_NAMES:
             name = re.sub(pattern, ours, name)
         renamed[name] = value
-    return renamed
+    return renamed | PLAIN
 
 
 def from_tf(state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
@@ -42,7 +43,7 @@ def from_tf(state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
     statistics: 'stored', or 'unit' for mean 0 and variance 1. The published extraction program
     restores the trainable variables alone, hence it normalises with the latter.
     """
-    ours = {}
+    ours = dict(PLAIN)
     for name, value in state.items():
         parts = re.fullmatch(TF_PREFIX + r'(conv|batch)_(\d|last_layer|final)/(\w+)', name)
         if parts is None:
