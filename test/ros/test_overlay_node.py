@@ -1,107 +1,9 @@
 """The overlay node over real DDS: pictures, and only for those who look."""
 
-from kpfeat_core.features import Features
-from kpfeat_core.messages.conversions import fill_features, fill_matches, image_to_array
-from made_frames import pair_of
+from kpfeat_core.messages.conversions import image_to_array
 import numpy as np
+from overlay_rig import changed, GRAY, Rig
 import pytest
-
-GRAY = np.full((60, 80, 3), 90, np.uint8)
-
-
-def features_at(*points: tuple[float, float]) -> Features:
-    arrays = {
-        'keypoints': np.array(points, np.float32).reshape(-1, 2),
-        'keypoint_scores': np.ones(len(points), np.float32),
-        'descriptors': np.ones((len(points), 1), np.float32),
-        'image_size': np.array([80, 60], np.float32),
-    }
-    return Features.from_numpy(arrays)
-
-
-class Rig:
-    """An overlay node with everything that it listens to."""
-
-    def __init__(self, ros, *topics: str, **parameters) -> None:
-        from kpfeat.msg import Features as FeaturesMessage
-        from kpfeat.msg import Matches
-        from kpfeat_ros.overlay_node import OverlayNode
-        from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
-        from visualization_msgs.msg import MarkerArray
-
-        self.ros = ros
-        self.kinds = {
-            'image': Image,
-            'features': FeaturesMessage,
-            'matches': Matches,
-            'depth': Image,
-            'camera_info': CameraInfo,
-        }
-        outputs = {'keypoint_cloud': PointCloud2, 'keypoint_markers': MarkerArray}
-        needed = {
-            'image_keypoints': ['image', 'features'],
-            'image_tracks': ['image', 'matches'],
-            'image_matches': ['image', 'matches'],
-            'image_annotations': ['features'],
-            'keypoint_markers': ['features', 'camera_info'],
-            'keypoint_cloud': ['features', 'camera_info', 'depth'],
-        }
-        self.node = ros.start(OverlayNode, **parameters)
-        self.publishers = {
-            name: ros.probe.create_publisher(kind, name, 10) for name, kind in self.kinds.items()
-        }
-        self.pictures = {}
-        for topic in topics:
-            kind = CompressedImage if topic.endswith('/compressed') else Image
-            self.pictures[topic] = ros.listen(outputs.get(topic, kind), topic)
-        for topic in topics:
-            for name in needed[topic.split('/')[0]]:
-                ros.until(self.publishers[name].get_subscription_count, f'the overlay on {name}')
-
-    def send_image(self, pixels: np.ndarray = GRAY):
-        """Publish an image and wait until it is there; gives the message."""
-        image = self.ros.image(pixels)
-        before = self.node.statistics.total('image.received')
-        self.publishers['image'].publish(image)
-        self.ros.until(lambda: self.node.statistics.total('image.received') > before, 'the image')
-        return image
-
-    def send_features(self, image, *points) -> None:
-        message = self.kinds['features']()
-        fill_features(message, features_at(*points), image.header)
-        self.publishers['features'].publish(message)
-
-    def send_depth(self, image, metres: np.ndarray, later_ns: int = 0):
-        """Publish a depth image in metres, stamped somewhat later than an image."""
-        message = self.kinds['depth']()
-        message.header.stamp.sec = image.header.stamp.sec
-        message.header.stamp.nanosec = image.header.stamp.nanosec + later_ns
-        message.height, message.width = metres.shape
-        message.encoding, message.step = '32FC1', 4 * metres.shape[1]
-        message.data = metres.astype('<f4').tobytes()
-        self.publishers['depth'].publish(message)
-
-    def send_camera_info(self, distortion: tuple[float, ...] = ()) -> None:
-        """Publish a calibration for focal lengths 100 and 50, and wait until it is there."""
-        message = self.kinds['camera_info'](width=80, height=60, d=distortion)
-        message.distortion_model = 'plumb_bob'
-        message.k = [100.0, 0.0, 40.0, 0.0, 50.0, 30.0, 0.0, 0.0, 1.0]
-        self.publishers['camera_info'].publish(message)
-        self.ros.until(lambda: self.node.camera_infos, 'camera_info')
-
-    def send_matches(self, image0, image1, point0=(20, 20), point1=(30, 20)) -> None:
-        message = self.kinds['matches']()
-        fill_matches(message, pair_of(point0, point1), image0.header, image1.header)
-        self.publishers['matches'].publish(message)
-
-    def picture(self, topic: str, count: int = 1):
-        self.ros.until(lambda: len(self.pictures[topic]) >= count, f'picture {count} on {topic}')
-        return self.pictures[topic][count - 1]
-
-
-def changed(picture: np.ndarray) -> np.ndarray:
-    """Return x, y of the pixels that were drawn."""
-    return np.argwhere((picture != GRAY).any(axis=2))[:, ::-1]
 
 
 def test_keypoints_are_drawn_where_they_are_on_the_image_of_the_same_stamp(ros) -> None:
@@ -214,12 +116,6 @@ def test_broken_image_is_counted_and_survived(ros) -> None:
     assert rig.picture('image_keypoints').header == good.header
 
 
-def cloud_rows(cloud) -> list[list[float]]:
-    assert [field.name for field in cloud.fields] == ['x', 'y', 'z', 'score']
-    assert len(cloud.data) == cloud.row_step == cloud.point_step * cloud.width
-    return np.frombuffer(cloud.data, '<f4').reshape(cloud.width, 4).tolist()
-
-
 def test_tracks_are_drawn_over_the_newest_image_and_reach_back_over_frames(ros) -> None:
     rig = Rig(ros, 'image_tracks')
     images = [rig.send_image() for _ in range(3)]
@@ -275,77 +171,6 @@ def test_only_the_form_that_is_listened_to_is_published(ros) -> None:
     assert rig.picture('image_keypoints/compressed')
     assert raw == 1  # offered, and nothing is on its way
     assert rig.node.wanted == {'keypoints'}
-
-
-def test_keypoints_with_depth_are_a_cloud_in_metres(ros) -> None:
-    rig = Rig(ros, 'keypoint_cloud')
-    rig.send_camera_info()
-    depth = np.full((60, 80), np.nan)
-    depth[30, 60], depth[55, 40] = 4.0, 0.5
-    image = ros.image(GRAY)
-    rig.send_depth(image, depth, later_ns=5_000_000)
-    ros.until(lambda: rig.node.partners.has_depth, 'the depth image')
-    rig.send_features(image, (60, 30), (5, 5), (40, 55))
-    cloud = rig.picture('keypoint_cloud')
-    assert cloud.header == image.header
-    np.testing.assert_allclose(cloud_rows(cloud), [[0.8, 0, 4, 1], [0, 0.25, 0.5, 1]], atol=1e-6)
-
-
-def test_features_wait_for_their_depth_image(ros) -> None:
-    rig = Rig(ros, 'keypoint_cloud')
-    rig.send_camera_info()
-    image = ros.image(GRAY)
-    rig.send_features(image, (60, 30))
-    ros.until(lambda: rig.node.statistics.total('without_depth'), 'the features')
-    rig.send_depth(image, np.full((60, 80), 2.0))
-    assert cloud_rows(rig.picture('keypoint_cloud'))[0][2] == 2.0
-    rig.send_depth(image, np.full((60, 80), 3.0))
-    ros.spin(0.3)
-    assert len(rig.pictures['keypoint_cloud']) == 1
-
-
-def test_depth_beyond_the_tolerance_belongs_to_other_features(ros) -> None:
-    rig = Rig(ros, 'keypoint_cloud', depth_tolerance_ms=4.0)
-    rig.send_camera_info()
-    image = ros.image(GRAY)
-    rig.send_depth(image, np.full((60, 80), 2.0), later_ns=5_000_000)
-    ros.until(lambda: rig.node.partners.has_depth, 'the depth image')
-    rig.send_features(image, (60, 30))
-    ros.until(lambda: rig.node.statistics.total('without_depth'), 'the features')
-    assert rig.pictures['keypoint_cloud'] == []
-
-
-def test_markers_lie_where_the_camera_sees_the_keypoints(ros) -> None:
-    rig = Rig(ros, 'keypoint_markers', marker_distance=2.0)
-    rig.send_camera_info()
-    image = ros.image(GRAY)
-    rig.send_features(image, (60, 30), (40, 55))
-    (marker,) = rig.picture('keypoint_markers').markers
-    assert marker.header == image.header
-    assert marker.type == marker.POINTS
-    assert [(p.x, p.y, p.z) for p in marker.points] == [(0.4, 0.0, 2.0), (0.0, 1.0, 2.0)]
-    assert len(marker.colors) == 2
-
-
-def test_what_a_cloud_waits_for_is_named(ros) -> None:
-    rig = Rig(ros, 'keypoint_cloud')
-    assert rig.node.settings()['waiting_for'] == '/camera_info /depth'
-    rig.send_camera_info()
-    rig.send_features(ros.image(GRAY), (60, 30))
-    ros.until(lambda: rig.node.statistics.total('without_depth'), 'the features')
-    assert rig.node.settings()['waiting_for'] == '/depth'
-    rig.send_depth(ros.image(GRAY), np.ones((60, 80)))
-    ros.until(lambda: rig.node.settings()['waiting_for'] == 'nothing', 'the depth image')
-
-
-def test_camera_info_is_looked_for_beside_the_images(ros) -> None:
-    from kpfeat_ros.overlay_node import OverlayNode
-
-    remap = ['-r', 'image:=/left/image_raw']
-    beside = ros.start(OverlayNode, *remap)
-    assert beside.camera_info_topic() == '/left/camera_info'
-    given = ros.start(OverlayNode, *remap, '-r', 'camera_info:=/calibration', '-r', '__node:=b')
-    assert given.camera_info_topic() == '/calibration'
 
 
 def test_annotations_need_nothing_but_features(ros, monkeypatch) -> None:
