@@ -51,9 +51,9 @@ class KeyNetConfig(ExtractorConfig):
     """How Key.Net's scores become keypoints, and what describes them."""
 
     detection_threshold: float = option(
-        0.0,
-        'drop keypoints that score at or below this; scores have no upper bound, and their range '
-        'depends on the weights',
+        1.0,
+        'drop keypoints that score at or below this; scores have no upper bound, and are in the '
+        'units of the loss, in which 1 is little: 0 keeps all maxima, noise in flat regions too',
         low=0.0,
         live=True,
     )

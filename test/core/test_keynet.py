@@ -185,7 +185,8 @@ def test_sub_pixel_keypoints_follow_a_shift_of_a_third_of_a_pixel(trained, photo
 
 @pytest.mark.parametrize('level', [0.02, 5.0])
 def test_refined_keypoints_stay_in_the_image_whatever_the_scores(level) -> None:
-    extractor = build_extractor('keynet', **SIFT, remove_borders=0, nms_radius=2)
+    options = {'remove_borders': 0, 'nms_radius': 2, 'detection_threshold': 0.0}
+    extractor = build_extractor('keynet', **SIFT, **options)
     scores = level * random_image(40, 48)[:, 0]
     points = extractor.detect(DenseMaps(scores, (random_image(40, 48),))).keypoints[0]
     assert ((points >= 0) & (points <= torch.tensor([47, 39]))).all()
