@@ -7,6 +7,7 @@ from kpfeat_core.image import read_image
 from kpfeat_core.models.base import DenseMaps
 from kpfeat_core.models.hardnet import HardNet
 from kpfeat_core.models.keynet_scores import (
+    FILTER_GAINS,
     handcrafted_maps,
     KeyNetSize,
     narrow_conv,
@@ -58,6 +59,29 @@ def test_the_filters_are_derivatives_and_their_products() -> None:
     dx, dy, dxx, dxy, dyy = 0.3 * 7 + 0.2 * 5, 0.2 * 7 + 0.1 * 5, 0.3, 0.2, 0.1
     expected = [dx, dy, dx**2, dy**2, dx * dy, dxy, dxy**2, dxx, dyy, dxx * dyy]
     torch.testing.assert_close(maps, torch.tensor(expected), atol=1e-4, rtol=0)
+
+
+def test_gains_make_all_filters_of_a_photograph_about_as_large(photo) -> None:
+    gray = torch.from_numpy(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY))[None, None] / 255
+    size = handcrafted_maps(gray, 'replicate').square().mean((0, 2, 3)).sqrt()
+    assert size.max() / size.min() > 50
+    size *= torch.tensor(FILTER_GAINS)
+    assert size.max() / size.min() < 5
+
+
+def test_every_filter_moves_random_weights_about_as_much(photo) -> None:
+    gray = torch.from_numpy(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY))[None, None] / 255
+    torch.manual_seed(0)
+    network = ScoreNetwork(KeyNetSize(3, 8, 3), 'torch')
+    network(gray).sum().backward()
+    by_filter = network.convs[0].weight.grad.abs().mean((0, 2, 3))
+    assert by_filter.min() > 0.02 * by_filter.max()
+
+
+def test_imported_weights_take_the_filters_as_they_are(trained) -> None:
+    assert (trained.detector.filter_gains == 1).all()
+    own = build_extractor('keynet', **SIFT).detector.filter_gains
+    assert own.flatten().tolist() == list(FILTER_GAINS)
 
 
 @pytest.mark.parametrize('size', [(33, 40), (40, 33), (32, 32)])
@@ -252,3 +276,11 @@ def test_hardnet_cannot_be_switched_on_without_weights() -> None:
 def test_other_weights_of_the_descriptor_are_not_taken_by_a_copy() -> None:
     with pytest.raises(ConfigError, match="descriptor_weights='other.safetensors'"):
         build_extractor('keynet').with_options(descriptor_weights='other.safetensors')
+
+
+@pytest.mark.parametrize('model', ['keynet', 'keynet-tiny'])
+def test_bundled_weights_find_nothing_in_the_noise_of_a_flat_wall(model) -> None:
+    noise = np.random.default_rng(0).normal(0, 1.5, (240, 320))
+    wall = np.clip(120 + noise, 0, 255).astype(np.uint8)
+    extractor = create_extractor(model, **SIFT, multi_scale=False)
+    assert extractor.extract(wall).count() < 5
