@@ -90,10 +90,10 @@ class KeyNetConfig(ExtractorConfig):
         'or the bundled one',
     )
     orientation: str = option(
-        'upright',
-        'direction of the described patches: upright, for cameras that do not roll, or gradient, '
-        'along the strongest gradient, for any roll at the price of some distinctiveness',
-        choices=('upright', 'gradient'),
+        'gradient',
+        'direction of the described patches: gradient, along the strongest gradient, for any '
+        'roll, or upright, as published, a little better where the camera does not roll',
+        choices=('gradient', 'upright'),
         live=True,
     )
     region_size: float = option(

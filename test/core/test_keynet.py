@@ -174,19 +174,19 @@ def test_a_photograph_matches_its_warped_view(trained, photo, orientation) -> No
 
 
 def test_only_oriented_descriptors_stand_a_quarter_turn(trained, photo) -> None:
-    upright, _ = matched(trained, photo, 90, 1.0)
-    oriented, _ = matched(trained.with_options(orientation='gradient'), photo, 90, 1.0)
+    upright, _ = matched(trained.with_options(orientation='upright'), photo, 90, 1.0)
+    oriented, _ = matched(trained, photo, 90, 1.0)
     assert upright < 5
     assert oriented > 20
 
 
-def test_orientations_are_given_where_they_were_asked_for(photo) -> None:
+def test_orientations_are_given_unless_patches_are_upright(photo) -> None:
     extractor = build_extractor('keynet', max_num_keypoints=50).eval()
-    assert extractor.extract(photo).orientations is None
-    features = extractor.with_options(orientation='gradient').extract([photo, photo[:, ::-1]])
+    assert extractor.with_options(orientation='upright').extract(photo).orientations is None
+    features = extractor.extract([photo, photo[:, ::-1]])
     assert features.orientations.shape == features.mask.shape
     assert features.orientations.abs().max() <= np.pi
-    alone = extractor.with_options(orientation='gradient').extract(photo[:, ::-1])
+    alone = extractor.extract(photo[:, ::-1])
     np.testing.assert_allclose(features.numpy(1)['orientations'], alone.numpy()['orientations'])
 
 
