@@ -19,7 +19,7 @@ from torch import nn, Tensor
 from .base import DenseMaps, Extractor
 from .hardnet import HardNet, PATCH_SIZE
 from .keynet_scores import KeyNetSize, ScoreNetwork
-from .keynet_weights import from_tf, from_torch
+from .keynet_weights import from_tf, from_torch, PLAIN
 from .pyramid import Pyramid
 from ..config import AUTO, ExtractorConfig, make_config, option
 from ..errors import ConfigError
@@ -213,13 +213,13 @@ class KeyNet(Extractor):
     def convert_checkpoint(
         self, state: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Read the published layouts of both variants; other tensors come back as they are."""
+        """Read the published layouts of both variants, and files of ours without gains."""
         if 'last_conv.0.weight' in state:
             return from_torch(state), {'variant': 'torch', 'batch_statistics': 'stored'}
         if 'model_deep_detector_conv_last_layer/kernel' in state:
             chosen = self.config.batch_statistics
             return from_tf(state, chosen), {'variant': 'tf', 'batch_statistics': chosen}
-        return state, {}
+        return PLAIN | state, {}
 
 
 def _create(name: str, **options: Any) -> KeyNet:

@@ -84,6 +84,17 @@ def test_imported_weights_take_the_filters_as_they_are(trained) -> None:
     assert own.flatten().tolist() == list(FILTER_GAINS)
 
 
+def test_files_from_before_the_gains_can_be_imported(tmp_path) -> None:
+    extractor = build_extractor('keynet-tiny', **SIFT)
+    state = extractor.detector.state_dict()
+    del state['filter_gains']
+    torch.save(state, tmp_path / 'old.pt')
+    import_checkpoint(tmp_path / 'old.pt', 'keynet-tiny', tmp_path / 'new.safetensors')
+    new = create_extractor('keynet-tiny', str(tmp_path / 'new.safetensors'), **SIFT).detector
+    assert (new.filter_gains == 1).all()
+    assert torch.equal(new.convs[0].weight, extractor.detector.convs[0].weight)
+
+
 @pytest.mark.parametrize('size', [(33, 40), (40, 33), (32, 32)])
 @pytest.mark.parametrize('outputs', [8, 1])
 def test_convolving_pairs_of_columns_is_convolving(size, outputs) -> None:
