@@ -47,8 +47,8 @@ class SuperPointConfig(ExtractorConfig):
     """How SuperPoint's maps become keypoints."""
 
     detection_threshold: float = option(
-        0.005,
-        'drop keypoints that score at or below this; 0.015 is usual for the weights of Magic Leap',
+        0.015,
+        'drop keypoints that score at or below this',
         low=0.0,
         high=1.0,
         live=True,
