@@ -49,9 +49,17 @@ VERSIONS = {
 class Kp2dConfig(ExtractorConfig):
     """How KP2D's cells become keypoints."""
 
+    detection_threshold: float = option(
+        0.5,
+        'drop keypoints that score at or below this; 0 keeps one of each cell, as published, in '
+        'flat regions too',
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
     nms_radius: int = option(
         0,
-        'keep only the best keypoint within this many pixels; 0 keeps one of each cell',
+        'keep only the best keypoint within this many pixels; 0 keeps all',
         low=0,
         high=64,
         live=True,

@@ -43,7 +43,7 @@ def case(request, golden, tmp_path_factory):
     words += ['--set', f'version={version}']
     assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
     return version, create_extractor(
-        'kp2d', str(out), max_num_keypoints=-1, upstream_sampling=True
+        'kp2d', str(out), max_num_keypoints=-1, detection_threshold=0.0, upstream_sampling=True
     )
 
 
