@@ -114,6 +114,26 @@ def test_magicpoint_learns_the_corners_of_a_few_shapes(shapes) -> None:
     assert recipe.extractor.training
 
 
+def test_labels_that_are_spread_teach_positions_between_pixels(photographs, labels) -> None:
+    off_px = {}
+    for sigma in (0.0, 0.7):
+        torch.manual_seed(0)
+        chosen = options(
+            MagicPointRecipe, labels=str(labels), label_sigma_px=sigma, **ON_PHOTOGRAPHS
+        )
+        material, _ = MagicPointRecipe.load(photographs, chosen)
+        batch = MagicPointRecipe.draw(material, 4, chosen, generator(2))
+        recipe = MagicPointRecipe(MagicPointRecipe.build('magicpoint', chosen), chosen.loss)
+        fit(recipe, batch, 60, 2e-3)
+        found = recipe.extractor.eval().extract(batch.images)
+        distance = torch.cdist(batch.keypoints, found.keypoints).min(2).values
+        near = distance[batch.mask & (distance < 2)]
+        assert len(near) > 0.6 * batch.mask.sum()
+        off_px[sigma] = near.mean().item()
+    assert off_px[0.0] > 0.3  # a whole pixel is 0.38 px off on average
+    assert off_px[0.7] < off_px[0.0] / 2
+
+
 def test_superpoint_learns_to_match_two_views_of_a_few_photographs(photographs, labels) -> None:
     torch.manual_seed(0)
     chosen = options(SuperPointRecipe, labels=str(labels), **ON_PHOTOGRAPHS)
