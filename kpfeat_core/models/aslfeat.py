@@ -28,7 +28,11 @@ class AslFeatConfig(ExtractorConfig):
     """How ASLFeat's network is built, and how its maps become keypoints."""
 
     detection_threshold: float = option(
-        0.5, 'drop keypoints that score at or below this', low=0.0, high=100.0, live=True
+        0.51,
+        'drop keypoints that score at or below this (published: 0.5)',
+        low=0.0,
+        high=100.0,
+        live=True,
     )
     nms_radius: int = option(
         1, 'keep only the best keypoint within this many pixels', low=0, high=64, live=True
