@@ -70,7 +70,8 @@ def test_every_model_serves_in_the_node(ros, start, photo, tmp_path, monkeypatch
     for name in {model, *build_extractor(model).companions()}:
         save_weights(build_network(name).eval(), tmp_path / f'{name}.safetensors')
     monkeypatch.setenv('KPFEAT_WEIGHTS', str(tmp_path))
-    node, camera, features = start(weights=str(tmp_path), model=model, max_num_keypoints=20)
+    options = {'max_num_keypoints': 20, 'detection_threshold': 0.0}  # the weights are random
+    node, camera, features = start(weights=str(tmp_path), model=model, **options)
     camera.publish(ros.image(photo))
     ros.until(lambda: features, 'features')
     assert features[0].model == model and 0 < len(features[0].scores) <= 20
