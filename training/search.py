@@ -12,6 +12,7 @@ are written to OUT/search.csv as they come, and the same command goes on where i
 
 from collections.abc import Iterable, Mapping
 import csv
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ from rich.table import Table
 import typer
 
 UNCHANGED = 'unchanged'
-SEARCH = 'search.csv'
+SEARCH, SETTINGS = 'search.csv', 'search.json'
 LEFT_OUT = ('step', 'seconds', 'score')  # columns of a validation that do not tell trials apart
 
 
@@ -47,6 +48,27 @@ def run_trial(
     with open(out / 'check' / VALIDATION, newline='', encoding='utf-8') as file:
         row = list(csv.DictReader(file))[-1]
     return {name: float(value) for name, value in row.items() if name not in LEFT_OUT}
+
+
+def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to put runs with other settings beside those of a folder."""
+    path = out / SETTINGS
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=1), encoding='utf-8')
+        return
+    before = json.loads(path.read_text(encoding='utf-8'))
+    names = sorted(before.keys() | settings.keys())
+    changed = [
+        f'{name} {before.get(name)!r} -> {settings.get(name)!r}'
+        for name in names
+        if before.get(name) != settings.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"'{out}' holds runs with other settings ({'; '.join(changed[:4])}): choose another "
+            'folder, or repeat its settings to go on'
+        )
 
 
 def read_done(path: Path) -> dict[tuple[str, int], dict[str, float]]:
@@ -107,6 +129,7 @@ def search(
     if seeded:
         raise ConfigError(f"'{seeded[0]}' changes the seed; give --seeds to try several")
     changes = {UNCHANGED: {}, **changes}
+    check_settings(out, {'model': model, 'data': str(data), **base})
     done = read_done(out / SEARCH)
     for seed in range(seeds):
         for trial, own in changes.items():

@@ -1,41 +1,28 @@
 """The script that tries changes of a training's options."""
 
-import csv
 from pathlib import Path
 import subprocess
 import sys
 
-import cv2
-import numpy as np
 import pytest
+from small_runs import rows, SMALL, write_photographs
 
 SCRIPT = Path(__file__).parents[2] / 'training/search.py'
-BASE = (
-    'view_size=64', 'bank_side=96', 'batch_size=2', 'validation_pairs=2', 'validation_share=0.4',
-    'threads=1', 'device=cpu', 'detected=20', 'random=10',
-)  # fmt: skip
 
 
 @pytest.fixture(scope='module')
 def photographs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('photographs')
-    rng = np.random.default_rng(0)
-    for i in range(5):
-        coarse = rng.integers(0, 255, (8, 10, 3), np.uint8)
-        image = cv2.resize(coarse, (96, 80), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / f'{i}.png'), image)
-    return folder
+    return write_photographs(tmp_path_factory.mktemp('photographs'), 5)
 
 
 def search(photographs, out, *words):
-    sets = [word for text in BASE for word in ('--set', text)]
+    sets = [word for key, value in SMALL.items() for word in ('--set', f'{key}={value}')]
     command = [sys.executable, SCRIPT, 'alike-t', '--data', photographs, '--out', out, *sets]
     return subprocess.run([*command, *words], capture_output=True, text=True)
 
 
-def rows(out):
-    with open(out / 'search.csv', newline='') as file:
-        return {(row['trial'], row['seed']): row for row in csv.DictReader(file)}
+def results(out):
+    return {(row['trial'], row['seed']): row for row in rows(out / 'search.csv')}
 
 
 def test_every_trial_is_trained_and_measured_once(photographs, tmp_path) -> None:
@@ -43,7 +30,7 @@ def test_every_trial_is_trained_and_measured_once(photographs, tmp_path) -> None
     words = ('--steps', '2', '--seeds', '2', '--try', 'learning_rate=0.05,any_rotation=1.0')
     ended = search(photographs, tmp_path, *words)
     assert ended.returncode == 0, ended.stderr
-    first = rows(tmp_path)
+    first = results(tmp_path)
     trial = 'learning_rate=0.05,any_rotation=1.0'
     assert set(first) == {(name, seed) for name in ('unchanged', trial) for seed in '01'}
     assert first['unchanged', '0']['matches'] != first[trial, '0']['matches']
@@ -53,7 +40,14 @@ def test_every_trial_is_trained_and_measured_once(photographs, tmp_path) -> None
     again = search(photographs, tmp_path, *words, '--try', 'ema=0.5')
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(', seed ') == 2  # the new one alone
-    assert {key: rows(tmp_path)[key] for key in first} == first
+    assert {key: results(tmp_path)[key] for key in first} == first
+
+
+def test_results_of_other_settings_are_not_taken_for_these(photographs, tmp_path) -> None:
+    pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
+    assert search(photographs, tmp_path, '--steps', '2').returncode == 0
+    ended = search(photographs, tmp_path, '--steps', '3')
+    assert ended.returncode == 1 and 'steps 2 -> 3' in ended.stderr
 
 
 def test_a_trial_that_is_no_option_is_named(photographs, tmp_path) -> None:
