@@ -32,6 +32,17 @@ def option(
     return field(default=default, metadata=record)
 
 
+def enlarge_to(default: int) -> Any:
+    """Declare the option of this name, in the same words for every extractor."""
+    return option(
+        default,
+        'enlarge images whose long side is shorter to this, at most to twice their size: more '
+        'precise, and slower; -1 never does',
+        low=-1,
+        live=True,
+    )
+
+
 @dataclass(frozen=True)
 class ExtractorConfig:
     """How an image becomes keypoints, for any extractor."""
@@ -54,8 +65,12 @@ class ExtractorConfig:
     )
     sub_pixel: bool = option(True, 'refine keypoints to sub-pixel positions', live=True)
     resize: int = option(
-        -1, 'resize the long side to this before extraction; -1 keeps the size', low=-1, live=True
+        -1,
+        'resize the long side to this before extraction; -1 keeps the size, or does as enlarge_to',
+        low=-1,
+        live=True,
     )
+    enlarge_to: int = enlarge_to(-1)
     multi_scale: bool = option(
         False, 'extract on an image pyramid as well: slower, more robust to zoom', live=True
     )

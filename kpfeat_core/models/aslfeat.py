@@ -16,7 +16,7 @@ from .aslfeat_layers import DeformableLayer, Layer, TAPS
 from .aslfeat_scores import enlarge, off_edges, peakiness, refine_newton
 from .base import DenseMaps, Extractor
 from .pyramid import Pyramid
-from ..config import AUTO, ExtractorConfig, make_config, option
+from ..config import AUTO, enlarge_to, ExtractorConfig, make_config, option
 from ..geometry import sample
 from ..keypoints import Keypoints, suppress_non_maxima
 from ..registry import register
@@ -34,6 +34,7 @@ class AslFeatConfig(ExtractorConfig):
         high=100.0,
         live=True,
     )
+    enlarge_to: int = enlarge_to(480)
     nms_radius: int = option(
         1, 'keep only the best keypoint within this many pixels', low=0, high=64, live=True
     )

@@ -36,6 +36,7 @@ from ..timing import Laps
 # On a CPU the maps of several images leave its caches: at 640x480 and eight together, an image
 # took 0.9 to 1.7 times as long as alone (`kpfeat bench --batch 1 --batch 8`).
 FASTER_IN_BATCHES = ('cuda', 'mps')
+MOST_ENLARGED = 2  # networks were not trained on what is more blurred; SIFT doubles, too
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ class Extractor(nn.Module):
         laps = Laps(self.device)
         image = image.to(self.device)
         laps.end('transfer')
-        size = scaled_size(height, width, self.config.resize)
+        size = self.working_size(height, width)
         if min(size) < self.min_side:
             raise ImageError(
                 f'resize={self.config.resize} makes a {width}x{height} image {size[1]}x{size[0]}; '
@@ -229,6 +230,14 @@ class Extractor(nn.Module):
         else:
             levels = self._extract_shares(image, sizes, masks)
         return merge_levels(levels, self.config.max_num_keypoints)
+
+    def working_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) at which an image is looked at, as the options say."""
+        if self.config.resize < 0:
+            long_side = max(height, width)
+            larger = min(self.config.enlarge_to, MOST_ENLARGED * long_side)
+            return scaled_size(height, width, max(long_side, larger))
+        return scaled_size(height, width, self.config.resize)
 
     def _extract_shares(
         self,

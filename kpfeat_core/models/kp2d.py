@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from .base import DenseMaps, Extractor
 from .kp2d_nms import suppress_near
 from .layers import normalized_conv
-from ..config import AUTO, ExtractorConfig, make_config, option
+from ..config import AUTO, enlarge_to, ExtractorConfig, make_config, option
 from ..errors import WeightsError
 from ..geometry import inside, pixel_grid
 from ..keypoints import clear_borders, Keypoints, select_best
@@ -57,6 +57,7 @@ class Kp2dConfig(ExtractorConfig):
         high=1.0,
         live=True,
     )
+    enlarge_to: int = enlarge_to(480)
     nms_radius: int = option(
         0,
         'keep only the best keypoint within this many pixels; 0 keeps all',

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from .base import DenseMaps, Extractor
 from .layers import normalized_conv
 from .superpoint_checkpoints import own_names
-from ..config import ExtractorConfig, make_config, option
+from ..config import enlarge_to, ExtractorConfig, make_config, option
 from ..geometry import sample
 from ..keypoints import (
     Keypoints,
@@ -53,6 +53,7 @@ class SuperPointConfig(ExtractorConfig):
         high=1.0,
         live=True,
     )
+    enlarge_to: int = enlarge_to(480)
     nms_radius: int = option(
         4, 'keep only the best keypoint within this many pixels', low=0, high=64, live=True
     )

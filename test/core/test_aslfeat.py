@@ -18,7 +18,7 @@ MODES = ('none', 'u', 's', 'a', 'h')
 def network(mode: str, **options) -> AslFeat:
     """Return an extractor whose predictors of shape have random weights as well."""
     torch.manual_seed(0)
-    extractor = build_extractor('aslfeat', deform=mode, **options)
+    extractor = build_extractor('aslfeat', deform=mode, enlarge_to=-1, **options)
     for name, parameter in extractor.named_parameters():
         if name.count('.') == 2:
             torch.nn.init.normal_(parameter, std=0.02)

@@ -23,9 +23,8 @@ def case(request, reference, tmp_path):
     words = ['weights', 'import', checkpoint, '--model', 'aslfeat', '--out', out]
     result = CliRunner().invoke(app, list(map(str, words)))
     assert result.exit_code == 0, result.output
-    extractor = create_extractor(
-        'aslfeat', str(out), detection_threshold=0.45, max_num_keypoints=1000
-    )
+    options = {'detection_threshold': 0.45, 'max_num_keypoints': 1000, 'enlarge_to': -1}
+    extractor = create_extractor('aslfeat', str(out), **options)
     assert extractor.config.deform == MODES[mode]
     image = np.load(reference / 'golden/gray_synth_240x320.npz')['gray']
     return extractor, image, np.load(reference / f'golden/aslfeat_fill_{mode}.npz')

@@ -31,7 +31,8 @@ def fixed_weights() -> dict:
 
 def build(version: str = 'v4', **options):
     """Return an extractor with fixed weights that answer differently to every cell."""
-    options = {'max_num_keypoints': -1, 'detection_threshold': 0.0, **options}
+    usual = {'max_num_keypoints': -1, 'detection_threshold': 0.0, 'enlarge_to': -1}
+    options = usual | options
     extractor = build_extractor('kp2d', version=version, **options)
     values = fixed_weights()
     extractor.load_state_dict({name: values[name] for name in extractor.state_dict()})

@@ -42,9 +42,8 @@ def case(request, golden, tmp_path_factory):
     words = ['weights', 'import', checkpoint, '--model', 'kp2d', '--out', out]
     words += ['--set', f'version={version}']
     assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
-    return version, create_extractor(
-        'kp2d', str(out), max_num_keypoints=-1, detection_threshold=0.0, upstream_sampling=True
-    )
+    options = {'detection_threshold': 0.0, 'upstream_sampling': True, 'enlarge_to': -1}
+    return version, create_extractor('kp2d', str(out), max_num_keypoints=-1, **options)
 
 
 def test_scores_and_positions_are_those_of_the_official_code(case, golden, image):
