@@ -41,6 +41,7 @@ def main(
             results = evaluate(source, known, progress=partial(track, total=pairs))
             worst = list(draw_examples(source, results, known, best=0, worst=len(known.levels)))
             picture = cv2.cvtColor(stack([w.picture for w in worst]), cv2.COLOR_RGB2BGR)
+            out.mkdir(parents=True, exist_ok=True)
             path = out / f'{source.label}-failures.jpg'
             path.write_bytes(cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 75])[1])
             for example in worst:
