@@ -127,7 +127,16 @@ def load_weights(module: nn.Module, path: Path | str) -> dict[str, str]:
     """
     tensors, metadata = read_weights(path)
     _check_metadata(module, metadata, path)
-    check_state(module, tensors, str(path))
+    try:
+        check_state(module, tensors, str(path))
+    except WeightsError as error:
+        name = _name(module)
+        if metadata.get('model') != name:
+            raise
+        raise WeightsError(
+            f'{error}. It says that it is of {name}: if an earlier version of kpfeat wrote it, '
+            f"`kpfeat weights import '{path}' --model {name} --out NEW.safetensors` converts it"
+        ) from None
     _network(module).load_state_dict(tensors)
     return metadata
 

@@ -15,9 +15,10 @@ from kpfeat_core.models.keynet_scores import (
     ScoreNetwork,
 )
 from kpfeat_core.registry import build_extractor, create_extractor
-from kpfeat_core.weights import import_checkpoint, read_weights, save_weights
+from kpfeat_core.weights import find_weights, import_checkpoint, read_weights, save_weights
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 import torch
 import torch.nn.functional as F
 
@@ -93,6 +94,14 @@ def test_files_from_before_the_gains_can_be_imported(tmp_path) -> None:
     new = create_extractor('keynet-tiny', str(tmp_path / 'new.safetensors'), **SIFT).detector
     assert (new.filter_gains == 1).all()
     assert torch.equal(new.convs[0].weight, extractor.detector.convs[0].weight)
+
+
+def test_a_file_from_before_the_gains_says_how_to_convert_it(tmp_path) -> None:
+    tensors, metadata = read_weights(find_weights('keynet-tiny', ''))
+    del tensors['filter_gains']
+    save_file(tensors, tmp_path / 'old.safetensors', metadata)
+    with pytest.raises(WeightsError, match='lacks filter_gains.*import .*old.* --model keynet-t'):
+        create_extractor('keynet-tiny', str(tmp_path / 'old.safetensors'), **SIFT)
 
 
 @pytest.mark.parametrize('size', [(33, 40), (40, 33), (32, 32)])
@@ -192,7 +201,8 @@ def test_only_oriented_descriptors_stand_a_quarter_turn(trained, photo) -> None:
 
 
 def test_orientations_are_given_unless_patches_are_upright(photo) -> None:
-    extractor = build_extractor('keynet', max_num_keypoints=50).eval()
+    # random weights score what they like
+    extractor = build_extractor('keynet', max_num_keypoints=50, detection_threshold=0.0).eval()
     assert extractor.with_options(orientation='upright').extract(photo).orientations is None
     features = extractor.extract([photo, photo[:, ::-1]])
     assert features.orientations.shape == features.mask.shape
