@@ -3,6 +3,7 @@ Write the README's table of accuracy from results that `kpfeat evaluate` wrote.
 
     python benchmarks/accuracy_table.py              # rewrites it, between two markers
     python benchmarks/accuracy_table.py --check      # exit code 1 where it would change
+    python benchmarks/accuracy_table.py --against sift   # prints differences, pair by pair
 
 Of the .json files of the folder those count that were measured under the protocol `default` on
 data sets named Oxford or synthetic. The order of rows is that of the files' names, and within a
@@ -20,7 +21,7 @@ from common import ROOT
 from kpfeat_core.errors import DataError, KpfeatError
 from kpfeat_core.evaluation.report import read_json
 from kpfeat_core.evaluation.results import Results
-from kpfeat_core.evaluation.tables import BEST, Cell, MISSING, summary_cells
+from kpfeat_core.evaluation.tables import BEST, Cell, comparison_table, MISSING, summary_cells
 from rich.console import Console
 import typer
 
@@ -29,6 +30,7 @@ COLUMNS = {
     'oxford': ('MMA@3', 'HA@3', 'repeatability'),
     'synthetic': ('MMA@3', 'HA@3', 'AUC@3'),
 }
+COMPARED = ('MMA@3', 'HA@3', 'AUC@3', 'repeatability')  # times are of different days
 BEGIN, END = '<!-- accuracy:begin -->', '<!-- accuracy:end -->'
 RESULTS = ROOT / 'benchmarks/results/accuracy'
 
@@ -140,8 +142,18 @@ def main(
     check: Annotated[
         bool, typer.Option('--check', help='write nothing, exit with 1 if it is out of date')
     ] = False,
+    against: Annotated[
+        str, typer.Option(help='write nothing, and compare all with this label')
+    ] = '',
 ) -> None:
     """Write the README's table of accuracy from results of `kpfeat evaluate`."""
+    if against:
+        for name, found in read_folder(results).sets.items():
+            print(name)
+            # a table in a pipe is as wide as it needs to be
+            console = Console(width=None if sys.stdout.isatty() else 200)
+            console.print(comparison_table(list(found.values()), against, COMPARED))
+        return
     if not readme.is_file():
         raise DataError(f"there is no file '{readme}'")
     old = readme.read_text(encoding='utf-8')

@@ -127,16 +127,7 @@ def load_weights(module: nn.Module, path: Path | str) -> dict[str, str]:
     """
     tensors, metadata = read_weights(path)
     _check_metadata(module, metadata, path)
-    try:
-        check_state(module, tensors, str(path))
-    except WeightsError as error:
-        name = _name(module)
-        if metadata.get('model') != name:
-            raise
-        raise WeightsError(
-            f'{error}. It says that it is of {name}: if an earlier version of kpfeat wrote it, '
-            f"`kpfeat weights import '{path}' --model {name} --out NEW.safetensors` converts it"
-        ) from None
+    check_state(module, tensors, str(path), _conversion(module, path, metadata))
     _network(module).load_state_dict(tensors)
     return metadata
 
@@ -194,14 +185,32 @@ def save_weights(
         temporary.write_bytes(save(tensors, {key: str(value) for key, value in texts.items()}))
 
 
-def check_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raise WeightsError if the tensors are not exactly this module's, or are not finite."""
+def check_state(
+    module: nn.Module, tensors: Mapping[str, Tensor], source: str, advice: str = ''
+) -> None:
+    """
+    Raise WeightsError if the tensors are not exactly this module's, or are not finite.
+
+    advice: what to do about tensors of other names and shapes, put at the end of the message.
+    """
     differences = _differences(module, tensors)
     if differences:
         raise WeightsError(
-            f"'{source}' does not fit model {_name(module)}: {differences}{_fitting(tensors)}"
+            f"'{source}' does not fit model {_name(module)}: "
+            f'{differences}{_fitting(tensors)}{advice}'
         )
     _check_finite(tensors, source)
+
+
+def _conversion(module: nn.Module, path: Path | str, metadata: Mapping[str, str]) -> str:
+    """Say how to bring a file of this very model up to date; '' for other files."""
+    name = _name(module)
+    if metadata.get('model') != name:
+        return ''
+    return (
+        f'. It says that it is of {name}: if an earlier version of kpfeat wrote it, '
+        f"`kpfeat weights import '{path}' --model {name} --out NEW.safetensors` converts it"
+    )
 
 
 def _differences(module: nn.Module, tensors: Mapping[str, Tensor]) -> str:

@@ -66,14 +66,16 @@ def split_table(results: Sequence[Results]) -> Table:
     return table
 
 
-def comparison_table(results: Sequence[Results], reference: str) -> Table:
+def comparison_table(
+    results: Sequence[Results], reference: str, columns: Sequence[str] = ()
+) -> Table:
     """
     Return the difference of each extractor from the reference, which is one of their labels.
 
-    A difference whose 95 % interval holds 0 is called noise. Raises ConfigError for an unknown
-    label and DataError for results of different pairs.
+    Without columns the headlines are compared. A difference whose 95 % interval holds 0 is called
+    noise. Raises ConfigError for an unknown label and DataError for results of different pairs.
     """
-    columns = headlines(results)
+    columns = columns or headlines(results)
     table = _table(f'difference from {reference} (95 % interval)', columns)
     for label, cells in comparison_cells(results, reference, columns).items():
         table.add_row(Text(label), *map(_text, cells))

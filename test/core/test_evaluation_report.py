@@ -271,6 +271,17 @@ def test_the_table_of_the_readme_is_made_from_results_and_always_the_same(readme
     assert len(rows) == 4 and len({re.sub(r'\\\|', '', row).count('|') for row in rows}) == 1
 
 
+def test_differences_are_printed_and_nothing_is_written(readme, run_script):
+    folder, text = readme.parent / 'accuracy', readme.read_text()
+    with pytest.raises(ConfigError, match="reference is 'none', expected one of"):
+        run_script(readme, '--results', folder, '--against', 'none')
+    done = run_script(readme, '--results', folder, '--against', 'weak')
+    assert done.exit_code == 0, done.output
+    (row,) = (line for line in done.output.splitlines() if line.startswith('a|b'))
+    assert row.split()[1] == '+0.150'  # of MMA@3: three quarters of .6 and of .4
+    assert readme.read_text() == text
+
+
 def test_a_folder_without_results_and_results_twice_are_errors(readme, run_script):
     folder = readme.parent / 'accuracy'
     with pytest.raises(DataError, match='holds no results'):
