@@ -23,8 +23,8 @@ from typing import Annotated, Any
 
 from common import provenance
 from kpfeat_core.bags.extraction import extract_recording, Extraction, load
-from kpfeat_core.image_sources import parse_size
 from kpfeat_core.messages.definitions import typestore
+from kpfeat_core.sources import parse_size
 import numpy as np
 from rich.console import Console
 from rosbags.rosbag2 import Writer

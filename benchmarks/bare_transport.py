@@ -20,7 +20,7 @@ import time
 from typing import Annotated
 
 from common import provenance
-from kpfeat_core.image_sources import parse_size
+from kpfeat_core.sources import parse_size
 from kpfeat_ros.demo import large_images
 from rich.console import Console
 from rich.table import Table

@@ -22,8 +22,7 @@ from kpfeat_core.bags.sights import Sights
 from kpfeat_core.colmap import descriptors_to_sift
 from kpfeat_core.config import DEFAULT_MODEL, MatcherConfig
 from kpfeat_core.features import Features
-from kpfeat_core.matchers.mutual_nn import MutualNearestNeighbour
-from kpfeat_core.matchers.pair import match_pair
+from kpfeat_core.matching import match_pair, MutualNearestNeighbour
 from rich.console import Console
 import torch
 import typer

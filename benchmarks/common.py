@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run from a clone, without installing
     sys.path.insert(0, str(ROOT))
 
-from kpfeat_core.benchmarking import provenance as places  # noqa: E402
+from kpfeat_core import provenance as places  # noqa: E402
 
 
 def provenance() -> dict:

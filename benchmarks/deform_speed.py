@@ -25,7 +25,7 @@ from kpfeat_core.benchmarking.pictures import load_pictures
 from kpfeat_core.benchmarking.timing import Turns
 from kpfeat_core.image import image_to_tensor
 from kpfeat_core.models import aslfeat, aslfeat_layers
-from kpfeat_core.models.deform import deform_conv2d
+from kpfeat_core.models.layers import deform_conv2d
 from kpfeat_core.registry import build_extractor
 from rich.console import Console
 from rich.table import Table

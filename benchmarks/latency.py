@@ -35,9 +35,10 @@ from typing import Annotated, Any, TYPE_CHECKING
 from common import provenance
 from kpfeat_core.config import DEFAULT_MODEL
 from kpfeat_core.errors import ConfigError, KpfeatError
-from kpfeat_core.image_sources import parse_size
-from kpfeat_core.registry import check_device, extractor_config_class
-from kpfeat_core.weights import find_weights
+from kpfeat_core.factory import check_device
+from kpfeat_core.registry import extractor_config_class
+from kpfeat_core.sources import parse_size
+from kpfeat_core.weights.files import find_weights
 from kpfeat_ros.demo import check_ros, large_images
 import numpy as np
 from rich.console import Console

@@ -24,8 +24,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from kpfeat.msg import Features, Matches
 from kpfeat_core.benchmarking.timing import synchronize
 from kpfeat_core.errors import ConfigError, KpfeatError
+from kpfeat_core.factory import create_extractor
 from kpfeat_core.messages.conversions import fill_image
-from kpfeat_core.registry import create_extractor
 from kpfeat_core.virtual_camera import VirtualCamera
 from kpfeat_ros.bringup import composed_arguments, LaunchOptions, plan_nodes
 from kpfeat_ros.children import Children

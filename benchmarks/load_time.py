@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Optional
 
 from common import provenance, ROOT
-from kpfeat_core.manifest import read_manifest
 from kpfeat_core.registry import extractor_names
+from kpfeat_core.weights.manifest import read_manifest
 from rich.console import Console
 from rich.table import Table
 import typer

@@ -19,8 +19,7 @@ from typing import Annotated
 
 from common import provenance
 from kpfeat_core.features import Features
-from kpfeat_core.messages.conversions import fill_features, message_to_features
-from kpfeat_core.messages.descriptors import DescriptorType
+from kpfeat_core.messages.conversions import DescriptorType, fill_features, message_to_features
 import numpy as np
 from rich.console import Console
 from rich.table import Table

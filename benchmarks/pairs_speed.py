@@ -20,12 +20,13 @@ import time
 from typing import Annotated
 
 from common import provenance
-from kpfeat_core.benchmarking.provenance import device_name
 from kpfeat_core.benchmarking.timing import synchronize, Turns
 from kpfeat_core.data.homography_pairs import make_pairs, PairConfig
-from kpfeat_core.data.image_folder import find_images, ImageBank, load_bank
+from kpfeat_core.data.image_folder import ImageBank, load_bank
 from kpfeat_core.data.photometric import PhotometricConfig
+from kpfeat_core.image import find_images
 from kpfeat_core.io import unpacked
+from kpfeat_core.provenance import device_name
 from kpfeat_core.training.catalogue import recipe_class
 from kpfeat_core.training.options import Options
 from rich.console import Console

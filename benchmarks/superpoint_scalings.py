@@ -20,9 +20,10 @@ from typing import Annotated, Any
 
 from common import provenance
 import cv2
-from kpfeat_core.data.image_folder import find_images, ImageBank, load_bank
+from kpfeat_core.data.image_folder import ImageBank, load_bank
 from kpfeat_core.data.labelled import LabelledBank, LabelledPairs
 from kpfeat_core.geometry import warp_points
+from kpfeat_core.image import find_images
 from kpfeat_core.io import unpacked
 from kpfeat_core.losses.superpoint import cell_centres, valid_cells
 from kpfeat_core.training.magicpoint import read_heads

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from .commands import adapt, bag, bench, demo, evaluate, extract, match, shapes, train, weights
 from .commands.common import prose
 from .errors import KpfeatError
-from .threads import keep_memory, share_cores
+from .runtime import keep_memory, share_cores
 
 # typer brings click's exceptions along under a name that depends on its release
 ClickException = typer.BadParameter.__mro__[2]

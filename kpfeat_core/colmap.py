@@ -13,8 +13,8 @@ from functools import cache
 
 import numpy as np
 
-from .calibration import Calibration, FISHEYE_MODELS
-from .shapes import Float
+from .axes import Float
+from .camera import Calibration, FISHEYE_MODELS
 
 BYTES = 128  # of a descriptor of SIFT
 LENGTH = 512.0  # of these bytes as a vector

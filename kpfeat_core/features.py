@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from .axes import Bool, Float, Int
 from .errors import ShapeError
-from .shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,14 @@
 """Homographies on points and images. Points are (x, y) pixels, pixel centres are integers."""
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from .shapes import Float
+from .axes import Float, Int
+from .errors import ShapeError
 
 
 def warp_points(
@@ -78,3 +82,62 @@ def inside(points: Float[Tensor, '... 2'], height: int, width: int, margin: floa
     """Tell which points lie in the image, at least `margin` pixels from its outer centres."""
     x, y = points.unbind(-1)
     return (x >= margin) & (x <= width - 1 - margin) & (y >= margin) & (y <= height - 1 - margin)
+
+
+def to_array(values: Any) -> np.ndarray:
+    """Return an array of a tensor on any device, an array, or a sequence."""
+    return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+
+
+def point_array(points: Any, name: str) -> Float[np.ndarray, 'k 2']:
+    """Return (K, 2) float64, x and y of each point; raises ShapeError that names them."""
+    array = to_array(points)
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise ShapeError(f'{name} has shape {array.shape}, expected (K, 2): x and y of each point')
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def bilinear_neighbours(
+    points: Float[Tensor, 'b n 2'], height: int, width: int
+) -> tuple[Float[Tensor, 'b n 4 2'], Float[Tensor, 'b n 4']]:
+    """
+    Return the four pixels around each point and their bilinear weights.
+
+    pixels (B, N, 4, 2) are integer-valued (x, y) inside the image; weights (B, N, 4) sum to 1
+    and are differentiable in the points. Points outside are moved to the border first.
+    """
+    last = points.new_tensor([width - 1, height - 1])
+    points = points.nan_to_num().clamp(min=points.new_zeros(2), max=last)
+    low = torch.minimum(points.detach().floor(), (last - 1).clamp(min=0))
+    fraction = points - low
+    corners = points.new_tensor([[0, 0], [1, 0], [0, 1], [1, 1]])
+    pixels = torch.minimum(low[..., None, :] + corners, last)
+    weights = torch.where(corners > 0, fraction[..., None, :], 1 - fraction[..., None, :])
+    return pixels, weights.prod(-1)
+
+
+def flat_index(pixels: Float[Tensor, '... 2'], width: int) -> Int[Tensor, '...']:
+    """
+    Return the position y * width + x of integer-valued (x, y) pixels in a flattened map.
+
+    Computed in integers: float32 cannot count the pixels of images beyond 2^24 (16.7 million).
+    """
+    x, y = pixels.long().unbind(-1)
+    return y * width + x
+
+
+def warp(points: Float[Tensor, 'n 2'], H_0to1: Float[Tensor, '3 3']) -> Float[Tensor, 'n 2']:
+    """Move points of image 0 to image 1 in float64; NaN at or behind infinity."""
+    return warp_points(points.double()[None], H_0to1.double()[None])[0]
+
+
+def match_errors(
+    points0: Float[Tensor, 'k 2'], points1: Float[Tensor, 'k 2'], H_0to1: Float[Tensor, '3 3']
+) -> Float[Tensor, ' k']:
+    """
+    Return the distance in image 1 from each point of image 0, moved there, to its match.
+
+    The reprojection error of the D2-Net protocol (Dusmanu et al. 2019).
+    """
+    distance = (warp(points0, H_0to1) - points1.double()).norm(dim=-1)
+    return distance.nan_to_num(nan=torch.inf)

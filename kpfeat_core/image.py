@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from .errors import ImageError
-from .picture_file import decode_picture
-from .shapes import Float
+from .axes import Bool, Float
+from .errors import DataError, ImageError
+from .geometry import flat_index
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of OpenCV's RGB to gray
-
 ImageLike = np.ndarray | Tensor
 
 
@@ -185,3 +184,109 @@ def rescale_points(
     """
     scale = points.new_tensor([to_size[1] / from_size[1], to_size[0] / from_size[0]])
     return (points + 0.5) * scale - 0.5
+
+
+# Markers of JPEG (ITU-T T.81, annex B)
+START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
+
+
+def decode_picture(data: np.ndarray, flags: int) -> np.ndarray | None:
+    """
+    Decode a file's bytes (N,) as cv2.imdecode does; None for no picture and for one cut off.
+
+    Of a JPEG file that is cut off, OpenCV 4.6 makes a picture whose last rows are repeated to its
+    full height, and would have features found there. Raises cv2.error.
+    """
+    return None if _is_cut_jpeg(data.tobytes()) else cv2.imdecode(data, flags)
+
+
+def _is_cut_jpeg(data: bytes) -> bool:
+    if not data.startswith(START_OF_IMAGE):
+        return False
+    place = len(START_OF_IMAGE)
+    # over the segments before the pixels: a thumbnail among them has an end of its own
+    while data[place : place + 1] == b'\xff' and data[place : place + 2] != START_OF_SCAN:
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
+    return data.find(END_OF_IMAGE, place) < 0
+
+
+ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.tif', '.tiff')
+
+
+def find_images(folder: Path | str) -> list[Path]:
+    """List the image files below a folder, sorted; raises DataError if there are none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"there is no folder '{folder}'; expected one with photographs")
+    found = (p for p in folder.rglob('*') if p.suffix.lower() in ENDINGS)
+    paths = sorted(p for p in found if not p.is_dir())
+    if not paths:
+        raise DataError(
+            f"'{folder}' holds no images; expected files ending in {', '.join(ENDINGS)}"
+        )
+    return paths
+
+
+def fit(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """Reduce an image so that it fits into (width, height), keeping its shape; never enlarge."""
+    height, width = image.shape[:2]
+    scale = 1.0 if size is None else min(size[0] / width, size[1] / height)
+    if scale >= 1:
+        return image
+    smaller = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+
+
+MaskLike = np.ndarray | Tensor
+
+
+def masks_for(
+    masks: MaskLike | Sequence[MaskLike | None] | None, sizes: Sequence[tuple[int, int]]
+) -> list[Bool[Tensor, 'h w'] | None]:
+    """
+    Give each of several images, of these (height, width), its mask; None shows all.
+
+    masks: one (H, W) for all images, or one for each.
+
+    Raises ImageError where a mask does not fit its image.
+    """
+    if masks is None or getattr(masks, 'ndim', 3) != 3:
+        masks = [masks] * len(sizes)
+    if len(masks) != len(sizes):
+        raise ImageError(
+            f'got {len(masks)} masks for {len(sizes)} images, expected one (H, W) for all of '
+            'them, or a list with one, or None, for each'
+        )
+    return [m if m is None else _to_tensor(m, *s) for m, s in zip(masks, sizes, strict=True)]
+
+
+def _to_tensor(mask: MaskLike, height: int, width: int) -> Bool[Tensor, 'h w']:
+    if isinstance(mask, np.ndarray) and mask.dtype == bool:
+        mask = torch.from_numpy(np.require(mask, requirements=('C', 'W')))
+    if getattr(mask, 'dtype', None) != torch.bool:
+        found = getattr(mask, 'dtype', type(mask).__name__)
+        raise ImageError(f'mask is of {found}, expected bool; `mask > 0` makes it of a picture')
+    if tuple(mask.shape) != (height, width):
+        raise ImageError(
+            f'mask has shape {tuple(mask.shape)}, expected {(height, width)} as its image'
+        )
+    return mask
+
+
+def stack_masks(
+    masks: Sequence[Bool[Tensor, 'h w'] | None], device: torch.device
+) -> Bool[Tensor, 'b h w'] | None:
+    """Join the masks of images of one size; None where there is none at all."""
+    given = [mask for mask in masks if mask is not None]
+    if not given:
+        return None
+    shown = torch.ones_like(given[0])
+    return torch.stack([(shown if mask is None else mask).to(device) for mask in masks])
+
+
+def shown_at(masks: Bool[Tensor, 'b h w'], points: Float[Tensor, 'b n 2']) -> Bool[Tensor, 'b n']:
+    """Tell at which (x, y) the nearest pixel of the mask is true."""
+    height, width = masks.shape[1:]
+    last = points.new_tensor([width - 1, height - 1])
+    nearest = points.round().clamp(min=torch.zeros_like(last), max=last)
+    return masks.flatten(1).gather(1, flat_index(nearest, width))

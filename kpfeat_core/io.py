@@ -70,7 +70,7 @@ def unpacked(path: Path | str) -> Iterator[Path]:
 def _expand(word: str) -> list[NamedImage]:
     path = Path(word).expanduser()
     if path.is_dir():
-        from .data.image_folder import find_images
+        from .image import find_images
 
         return [NamedImage(file, file.relative_to(path)) for file in find_images(path)]
     if path.exists():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from .shapes import Bool, Float, Int
+from .axes import Bool, Float, Int
 
 
 class Keypoints(NamedTuple):

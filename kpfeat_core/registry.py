@@ -1,152 +1,85 @@
-"""Extractors and matchers by name; tests, `--help` and error texts all iterate over these."""
+"""Models by name: where each class is, and how to build it; building one imports it."""
 
-from collections.abc import Callable
-from typing import Any, TYPE_CHECKING
+from collections.abc import Mapping
+import importlib
+from types import MappingProxyType
+from typing import Any, NamedTuple, TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from .config import AUTO, DEFAULT_MODEL, make_config, MatcherConfig
-from .errors import ConfigError, WeightsError
+from .config import make_config
+from .errors import ConfigError
 
 if TYPE_CHECKING:
-    from .matchers import MutualNearestNeighbour
+    from torch import nn
+
     from .models.base import Extractor
 
-EXTRACTORS: dict[str, Callable[..., 'Extractor']] = {}
-COMPANIONS: dict[str, Callable[[], nn.Module]] = {}
 
-
-def register(name: str) -> Callable[[Callable], Callable]:
-    """Add a factory `(**options) -> Extractor` under a name; taking a name twice is an error."""
-
-    def add(factory: Callable) -> Callable:
-        if EXTRACTORS.setdefault(name, factory) is not factory:
-            raise ValueError(f"extractor '{name}' is taken by {EXTRACTORS[name]!r}")
-        return factory
-
-    return add
-
-
-def register_companion(name: str) -> Callable[[Callable], Callable]:
+class Entry(NamedTuple):
     """
-    Add a network that is no extractor but has a weight file, such as a patch descriptor.
+    A row of the table.
 
-    Taking a name twice is an error.
+    module: in `models/`; class_name: in it; arguments: of the class, beside its configuration.
     """
 
-    def add(factory: Callable) -> Callable:
-        if COMPANIONS.setdefault(name, factory) is not factory:
-            raise ValueError(f"companion '{name}' is taken by {COMPANIONS[name]!r}")
-        return factory
+    module: str
+    class_name: str
+    arguments: Mapping[str, Any] = MappingProxyType({})
 
-    return add
+    def load(self) -> type:
+        """Import the class, and torch with it."""
+        module = importlib.import_module(f'.models.{self.module}', __package__)
+        return getattr(module, self.class_name)
 
 
-def _catalogue() -> dict[str, Callable[..., 'Extractor']]:
-    from . import models  # noqa: F401 - importing the models registers them
-
-    return EXTRACTORS
+EXTRACTORS = {
+    **{
+        name: Entry('alike', 'Alike', {'name': name})
+        for name in ('alike-t', 'alike-s', 'alike-n', 'alike-l')
+    },
+    'aslfeat': Entry('aslfeat', 'AslFeat'),
+    **{name: Entry('keynet', 'KeyNet', {'name': name}) for name in ('keynet', 'keynet-tiny')},
+    'kp2d': Entry('kp2d', 'Kp2d'),
+    'superpoint': Entry('superpoint', 'SuperPoint', {'name': 'superpoint'}),
+    'magicpoint': Entry('superpoint', 'SuperPoint', {'name': 'magicpoint', 'descriptor_dim': 0}),
+}
+# Networks that are no extractors but have weight files.
+SUBMODULES = {'hardnet': Entry('hardnet', 'HardNet')}
 
 
 def extractor_names() -> list[str]:
     """Return the names of all extractors, sorted."""
-    return sorted(_catalogue())
-
-
-def build_extractor(name: str, **options: Any) -> 'Extractor':
-    """Build an extractor with random weights, for training; raises ConfigError."""
-    catalogue = _catalogue()
-    if name not in catalogue:
-        raise ConfigError(
-            f"there is no model '{name}'; expected one of {', '.join(sorted(catalogue))}"
-        )
-    return catalogue[name](**options)
+    return sorted(EXTRACTORS)
 
 
 def network_names() -> list[str]:
     """Return the names of everything that has a weight file, sorted."""
-    return sorted([*_catalogue(), *COMPANIONS])
+    return sorted([*EXTRACTORS, *SUBMODULES])
 
 
-def build_network(name: str, **structure: str) -> nn.Module:
-    """Build an extractor or a companion with random weights; raises ConfigError."""
-    if name not in network_names():
-        raise ConfigError(
-            f"there is no model '{name}'; expected one of {', '.join(network_names())}"
-        )
-    if name not in COMPANIONS:
-        return build_extractor(name, **structure)
-    if structure:
-        raise ConfigError(f"unknown option '{next(iter(structure))}'; {name} has none")
-    return COMPANIONS[name]()
+def build_extractor(name: str, **options: Any) -> 'Extractor':
+    """Build an extractor with random weights, for training; raises ConfigError."""
+    cls = _find(name, EXTRACTORS).load()
+    return cls(**EXTRACTORS[name].arguments, config=make_config(cls.config_class, options))
+
+
+def build_network(name: str, **architecture: str) -> 'nn.Module':
+    """Build an extractor or a submodule with random weights; raises ConfigError."""
+    entry = _find(name, EXTRACTORS | SUBMODULES)
+    if name in EXTRACTORS:
+        return build_extractor(name, **architecture)
+    if architecture:
+        raise ConfigError(f"unknown option '{next(iter(architecture))}'; {name} has none")
+    return entry.load()(**entry.arguments)
 
 
 def extractor_config_class(name: str) -> type:
-    """Return the dataclass with the options of an extractor."""
-    return type(build_extractor(name).config)
+    """Return the dataclass with the options of an extractor; raises ConfigError."""
+    return _find(name, EXTRACTORS).load().config_class
 
 
-def create_extractor(
-    name: str = DEFAULT_MODEL,
-    weights: str = '',
-    device: torch.device | str = 'cpu',
-    **options: Any,
-) -> 'Extractor':
-    """
-    Build an extractor with its weights, ready for `extract`.
-
-    weights: a file; '' takes `$KPFEAT_WEIGHTS/<name>.safetensors` if there, else the bundled one.
-    options: fields of the model's configuration, such as max_num_keypoints=2048.
-
-    Raises ConfigError (unknown name, option or device) and WeightsError (none found, or broken).
-    """
-    from .weights import find_weights, load_weights, read_structure
-
-    target = check_device(device)
-    extractor = build_extractor(name, **options)  # wrong names and options come first
-    path = find_weights(name, weights)
-    noted = read_structure(path)
-    if any(getattr(extractor.config, key, value) != value for key, value in noted.items()):
-        told = {key: value for key, value in options.items() if value != AUTO}
-        extractor = build_extractor(name, **noted | told)
-    load_weights(extractor, path)
-    for companion, (module, file) in extractor.companions().items():
-        try:
-            load_weights(module, find_weights(companion, file))
-        except WeightsError as error:
-            raise WeightsError(
-                f'{name} needs {companion} as well ({extractor.companion_advice}): {error}'
-            ) from error
-    return extractor.to(target).eval()
-
-
-def check_device(device: torch.device | str) -> torch.device:
-    """Turn 'cpu', 'cuda', 'cuda:1' or 'auto' into a usable device; raises ConfigError."""
-    if str(device) == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        target = torch.device(device)
-    except RuntimeError:
-        target = None
-    if target is None or target.type not in ('cpu', 'cuda', 'mps'):
-        raise ConfigError(f"device is '{device}', expected cpu, cuda, cuda:N, mps or auto")
-    if target.type == 'mps' and not torch.backends.mps.is_available():
-        raise ConfigError("device 'mps' is not there: it needs a Mac; use cpu, cuda or auto")
-    if target.type == 'cuda':
-        count = torch.cuda.device_count()
-        if (target.index or 0) >= count:
-            raise ConfigError(
-                f"device '{device}' is not there: torch {torch.__version__} sees {count} CUDA "
-                'GPU(s); install a CUDA build of torch and its driver, or use device cpu'
-            )
-    return target
-
-
-def create_matcher(name: str = 'mnn', **options: Any) -> 'MutualNearestNeighbour':
-    """Build a matcher; 'mnn' (mutual nearest neighbours) is the one there is."""
-    from .matchers import MutualNearestNeighbour
-
-    if name != 'mnn':
-        raise ConfigError(f"there is no matcher '{name}'; expected mnn")
-    return MutualNearestNeighbour(make_config(MatcherConfig, options))
+def _find(name: str, table: Mapping[str, Entry]) -> Entry:
+    if name not in table:
+        raise ConfigError(
+            f"there is no model '{name}'; expected one of {', '.join(sorted(table))}"
+        )
+    return table[name]

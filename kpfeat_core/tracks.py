@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .matchers.pair import PairMatches
-from .shapes import Float, Int
+from .axes import Float, Int
+from .matching import PairMatches
 
 
 @dataclass(frozen=True)

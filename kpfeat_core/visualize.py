@@ -6,10 +6,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .arrays import point_array, to_array
+from .axes import Float
 from .errors import ImageError, ShapeError
 from .features import Features
-from .shapes import Float
+from .geometry import point_array, to_array
 from .tracks import Trail
 
 CORRECT = (60, 220, 90)

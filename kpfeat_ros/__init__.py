@@ -2,8 +2,7 @@
 
 import sys
 
-from kpfeat_core.installed import leave_if_missing
-from kpfeat_core.threads import keep_memory, share_cores
+from kpfeat_core.runtime import keep_memory, leave_if_missing, share_cores
 
 # Spinning threads would keep the cores from other nodes: on two busy ones a matcher took 100 ms
 # instead of 8 for a pair.

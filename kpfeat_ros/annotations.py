@@ -4,7 +4,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from kpfeat_core.calibration import at_distance
+from kpfeat_core.camera import at_distance
 from kpfeat_core.messages.annotations import image_annotations, POINT_PX
 from kpfeat_core.visualize import score_colours
 import numpy as np

@@ -11,8 +11,8 @@ import sys
 from typing import Any
 
 from kpfeat_core.errors import ImageError
-from kpfeat_core.image_sources import create_source, SourceConfig
 from kpfeat_core.messages.conversions import fill_camera_info, fill_image
+from kpfeat_core.sources import create_source, SourceConfig
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 

@@ -18,7 +18,7 @@ from typing import Any, TYPE_CHECKING
 
 from kpfeat_core.config import check_config, DEFAULT_MODEL, option
 from kpfeat_core.errors import ConfigError, KpfeatError
-from kpfeat_core.image_sources import create_source, ImageSource, SourceConfig
+from kpfeat_core.sources import create_source, ImageSource, SourceConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -113,8 +113,8 @@ def _as_yaml(values: dict[str, Any]) -> dict[str, str]:
 def run_demo(options: DemoOptions, source_config: SourceConfig, console: Console) -> None:
     """Start, measure, stop and print; raises KpfeatError."""
     check_ros()
-    from kpfeat_core.film import Film
-    from kpfeat_core.stream_report import StreamReport
+    from kpfeat_core.video import Film
+    from kpfeat_core.virtual_camera import StreamReport
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
@@ -175,7 +175,7 @@ def check_ros() -> None:
 def check_model(options: DemoOptions) -> None:
     """Raise ConfigError or WeightsError for a model that the extractor could not load."""
     from kpfeat_core.registry import extractor_config_class
-    from kpfeat_core.weights import find_weights
+    from kpfeat_core.weights.files import find_weights
 
     extractor_config_class(options.model)
     find_weights(options.model, options.weights)

@@ -9,10 +9,13 @@ from kpfeat.msg import Features
 from kpfeat.srv import ExtractFeatures
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import ConfigError, KpfeatError
-from kpfeat_core.messages.conversions import camera_info_to_calibration, fill_features
-from kpfeat_core.messages.descriptors import DescriptorType
+from kpfeat_core.messages.conversions import (
+    camera_info_to_calibration,
+    DescriptorType,
+    fill_features,
+)
 from kpfeat_core.messages.encodings import spans_little
-from kpfeat_core.view import Look, View
+from kpfeat_core.preprocess import Look, View
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image

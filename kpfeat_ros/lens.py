@@ -3,12 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from kpfeat_core.calibration import Calibration
-from kpfeat_core.cameras import distort
+from kpfeat_core.axes import Float
+from kpfeat_core.camera import Calibration, distort
 from kpfeat_core.errors import BadImageError
 from kpfeat_core.features import Features
 from kpfeat_core.messages.conversions import camera_info_to_calibration
-from kpfeat_core.shapes import Float
 import numpy as np
 
 from .frames import Frame

@@ -12,10 +12,10 @@ import traceback
 from typing import Any, TYPE_CHECKING
 
 from kpfeat_core.errors import ConfigError
+from kpfeat_core.factory import check_device, create_extractor
 from kpfeat_core.features import Features
-from kpfeat_core.image_sources import parse_size
-from kpfeat_core.registry import check_device, create_extractor
-from kpfeat_core.weights import find_weights
+from kpfeat_core.sources import parse_size
+from kpfeat_core.weights.files import find_weights
 import numpy as np
 import torch
 

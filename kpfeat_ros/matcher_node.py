@@ -7,9 +7,9 @@ from typing import Any
 from kpfeat.msg import Matches
 from kpfeat_core.config import MatcherConfig
 from kpfeat_core.errors import ConfigError
-from kpfeat_core.matchers.pair import match_pair
+from kpfeat_core.factory import create_matcher
+from kpfeat_core.matching import match_pair
 from kpfeat_core.messages.conversions import fill_matches
-from kpfeat_core.registry import create_matcher
 from std_srvs.srv import Trigger
 
 from .frames import Frame, FramePairs

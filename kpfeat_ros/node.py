@@ -10,7 +10,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from kpfeat_core.errors import ConfigError, KpfeatError
-from kpfeat_core.timing import timed_stages
+from kpfeat_core.runtime import timed_stages
 import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor

@@ -5,10 +5,10 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from kpfeat.msg import Features, Matches
-from kpfeat_core.film import Film
 from kpfeat_core.image import write_image
 from kpfeat_core.messages.conversions import message_to_matches
-from kpfeat_core.stream_report import StreamReport
+from kpfeat_core.video import Film
+from kpfeat_core.virtual_camera import StreamReport
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter

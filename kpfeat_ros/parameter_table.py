@@ -11,8 +11,8 @@ from pathlib import Path
 
 from kpfeat_core.config import MatcherConfig, ViewConfig
 from kpfeat_core.errors import DataError
-from kpfeat_core.image_sources import SourceConfig
 from kpfeat_core.registry import extractor_config_class, extractor_names
+from kpfeat_core.sources import SourceConfig
 
 from .limits import DiagnosticsOptions
 from .options import (

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import cv2
-from kpfeat_core.calibration import Calibration
+from kpfeat_core.camera import Calibration
 from kpfeat_core.errors import ImageError
 from kpfeat_core.messages.conversions import message_to_matches, to_sequence
 from kpfeat_core.tracks import Tracks, Trail

@@ -3,11 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
-from kpfeat_core.calibration import Calibration, with_depth
+from kpfeat_core.axes import Float
+from kpfeat_core.camera import Calibration, with_depth
 from kpfeat_core.errors import BadImageError
 from kpfeat_core.messages.conversions import camera_info_to_calibration, to_sequence
 from kpfeat_core.messages.encodings import stored_pixels
-from kpfeat_core.shapes import Float
 import numpy as np
 from sensor_msgs.msg import PointCloud2, PointField
 

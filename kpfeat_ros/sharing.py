@@ -6,8 +6,8 @@ import threading
 from typing import Any, TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from kpfeat_core.registry import check_device
-from kpfeat_core.weights import find_weights
+from kpfeat_core.factory import check_device
+from kpfeat_core.weights.files import find_weights
 
 if TYPE_CHECKING:
     from kpfeat_core.models.base import Extractor

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from kpfeat_core.calibration import Calibration
+from kpfeat_core.camera import Calibration
 
 from .exchange import Outlet
 from .throttle import Throttle

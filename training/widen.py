@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 
 from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.models.alike import Alike, SIZES
-from kpfeat_core.weights import load_weights, read_weights, save_weights
+from kpfeat_core.weights.files import load_weights, read_weights, save_weights
 import torch
 from torch import Tensor
 import typer

@@ -19,10 +19,10 @@ from .settings import settings_of_input, settings_of_model, settings_of_view
 from .steps import Journal, Step
 from ..config import DEFAULT_MODEL, ViewConfig
 from ..errors import ConfigError, DataError
-from ..messages.descriptors import DescriptorType
+from ..messages.conversions import DescriptorType
 
 if TYPE_CHECKING:
-    from ..models import Extractor
+    from ..models.base import Extractor
 
 GPU_BATCH = 8
 
@@ -171,7 +171,7 @@ def extract_recording(
 
 def load(wanted: Extraction) -> 'Extractor':
     """Load the extractor that is asked for; raises KpfeatError."""
-    from ..registry import create_extractor
+    from ..factory import create_extractor
 
     # In a thread that ends with it: one that has run PyTorch keeps helpers, and where they are
     # more than the cores, OpenMP lets those of the inference sleep after every layer. That made

@@ -6,8 +6,7 @@ from .extraction import Report
 from .sights import Sight
 from .steps import Step
 from ..errors import DataError
-from ..matchers.mutual_nn import MutualNearestNeighbour
-from ..matchers.pair import match_pair, PairMatches
+from ..matching import match_pair, MutualNearestNeighbour, PairMatches
 
 
 class Followed(NamedTuple):

@@ -15,14 +15,18 @@ from .steps import Step
 from .topics import sibling
 from ..config import ViewConfig
 from ..errors import BadImageError, ImageError, KpfeatError
-from ..messages.conversions import camera_info_to_calibration, fill_features, image_to_array
+from ..messages.conversions import (
+    camera_info_to_calibration,
+    DescriptorType,
+    fill_features,
+    image_to_array,
+)
 from ..messages.definitions import empty_message, FEATURES, to_cdr
-from ..messages.descriptors import DescriptorType
-from ..view import Look, View
+from ..preprocess import Look, View
 
 if TYPE_CHECKING:
     from ..features import Features
-    from ..models import Extractor
+    from ..models.base import Extractor
 
 DECODERS = 2  # threads that decode images
 UNUSABLE = 'image'  # kind of the problem of an image that the extractor refuses

@@ -12,7 +12,7 @@ from .reading import BagReader
 from ..config import ViewConfig
 
 if TYPE_CHECKING:
-    from ..models import Extractor
+    from ..models.base import Extractor
 
 
 def settings_of_input(reader: BagReader) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def settings_of_view(config: ViewConfig) -> dict[str, Any]:
 def _digest(extractor: 'Extractor') -> str:
     """Hash the weights."""
     total = hashlib.sha256()
-    networks = [extractor.network, *(network for network, _ in extractor.companions().values())]
+    networks = [extractor.network, *(network for network, _ in extractor.submodules().values())]
     for network in networks:
         for name, tensor in sorted(network.state_dict().items()):
             total.update(name.encode())

@@ -19,13 +19,12 @@ from .settings import settings_of_input, settings_of_model, settings_of_view
 from .topics import base_topic, features_topics, sibling
 from ..config import DEFAULT_MODEL, ViewConfig
 from ..errors import BadImageError, DataError, ShapeError
-from ..messages.conversions import fill_features, message_to_features
+from ..messages.conversions import DescriptorType, fill_features, message_to_features
 from ..messages.definitions import empty_message, FEATURES, to_cdr
-from ..messages.descriptors import DescriptorType
 
 if TYPE_CHECKING:
     from ..features import Features
-    from ..models import Extractor
+    from ..models.base import Extractor
 
 MISSING = 'no_features'  # kind of the problem of an image that has no recorded features
 NOT_RECORDED = (

@@ -12,7 +12,6 @@ import torch
 from .config import BenchmarkConfig, parse_size
 from .memory import peak_cuda_bytes, peak_process_bytes
 from .pictures import load_pictures
-from .provenance import device_name
 from .stages import (
     compile_network,
     count_macs,
@@ -30,6 +29,7 @@ from .systems import (
 )
 from .timing import limited_threads, percentiles, reason, synchronize, Turns
 from ..errors import KpfeatError
+from ..provenance import device_name
 
 COMPILED_SHAPES = 64  # systems share code, and each input shape is compiled for itself
 LATER = ('compile_s', 'peak_mb', 'process_mb', 'stages_ms')

@@ -48,7 +48,7 @@ def watched(
 
 
 def count_parameters(system: System) -> int:
-    """Return the learned numbers, those of companion networks among them."""
+    """Return the learned numbers, those of submodule networks among them."""
     network = system.network
     return 0 if network is None else sum(p.numel() for p in network.parameters())
 

@@ -10,16 +10,11 @@ from torch import Tensor
 
 from ..config import ExtractorConfig, parse_options
 from ..errors import ConfigError
-from ..evaluation.baselines import available_baselines, BASELINES, OpencvExtractor
+from ..evaluation.sources import available_baselines, BASELINES, OpencvExtractor
+from ..factory import check_device, create_extractor
 from ..models.base import Extractor
-from ..registry import (
-    build_extractor,
-    check_device,
-    create_extractor,
-    extractor_config_class,
-    extractor_names,
-)
-from ..weights import BUNDLED, candidate_weights, find_weights
+from ..registry import build_extractor, extractor_config_class, extractor_names
+from ..weights.files import BUNDLED, candidate_weights, find_weights
 
 RANDOM = 'random'
 SEEDS = 8  # random weights that are tried at most
@@ -195,10 +190,10 @@ def _count(system: System, picture: np.ndarray) -> float:
 
 
 def _missing_weights(spec: SystemSpec) -> list[str]:
-    """Name the networks of a system without a weight file: its own, and its companions'."""
+    """Name the networks of a system without a weight file: its own, and its submodules'."""
     extractor = build_extractor(spec.name, **spec.options)
-    companions = {name: file for name, (_, file) in extractor.companions().items()}
-    needed = {spec.name: '', **companions}
+    submodules = {name: file for name, (_, file) in extractor.submodules().items()}
+    needed = {spec.name: '', **submodules}
     return [
         name
         for name, file in needed.items()

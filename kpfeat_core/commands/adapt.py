@@ -21,9 +21,8 @@ from .common import (
     track,
     WeightsOption,
 )
-from ..adaptation.config import AdaptConfig
 from ..config import DEFAULT_MODEL, make_config, parse_options
-from ..data.homography_config import AffineConfig, homography_config, PatchConfig
+from ..data.config import AdaptConfig, AffineConfig, homography_config, PatchConfig
 from ..errors import DataError
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def adapt(
     """
     from ..adaptation import make_labels
     from ..io import expand_images, unpacked
-    from ..weights import find_weights, sha256
+    from ..weights.files import find_weights, sha256
 
     for_labels, for_views, rest = _sort_settings(settings)
     config = make_config(AdaptConfig, {**adaptation, **for_labels})

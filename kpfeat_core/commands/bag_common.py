@@ -10,8 +10,7 @@ from typing import Annotated, Any, Optional, TYPE_CHECKING, TypeVar
 
 import typer
 
-from .common import SOME_FAILED, tell
-from .progress import image_progress
+from .common import image_progress, SOME_FAILED, tell
 from ..config import DEFAULT_MODEL, make_config, parse_options, ViewConfig
 from ..errors import DataError
 

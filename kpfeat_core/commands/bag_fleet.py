@@ -8,8 +8,7 @@ from typing import Annotated, Any, TYPE_CHECKING
 import typer
 
 from .bag_common import earlier, pace, print_result, said_if_stopped
-from .common import SOME_FAILED, table_console, tell
-from .progress import part_progress
+from .common import part_progress, SOME_FAILED, table_console, tell
 from ..errors import ConfigError, DataError
 
 if TYPE_CHECKING:

@@ -123,7 +123,7 @@ def _check_out(out: list[Path]) -> None:
     for path in out:
         check_ending('--out', path, ENDINGS)
     if any(path.suffix == '.html' for path in out):
-        from ..page import require_libraries
+        from ..html_report import require_libraries
 
         require_libraries()
 

@@ -118,7 +118,7 @@ def _progress(steps: int) -> Iterator[Callable[[], object]]:
 @contextmanager
 def _lines(out: Path | None) -> Iterator[Callable[[dict], dict]]:
     """Give a function that adds where a row came from, and writes it at once."""
-    from ..benchmarking.provenance import provenance
+    from ..provenance import provenance
 
     # of the start: the load is not our own then, and rows know the threads better
     where = provenance('kpfeat')

@@ -105,12 +105,12 @@ def evaluate(
     """
     import torch
 
-    from ..benchmarking.provenance import provenance
-    from ..data.shapes.pieces import count_workers
+    from ..data.synthetic_shapes import count_workers
     from ..evaluation.cache import cache_bytes, default_cache
     from ..evaluation.protocols import find_protocol, POSE
     from ..evaluation.sources import parse_source
-    from ..page import require_libraries
+    from ..html_report import require_libraries
+    from ..provenance import provenance
 
     if out is not None:
         require_libraries()

@@ -18,7 +18,7 @@ from ..config import DEFAULT_MODEL, ExtractorConfig, MatcherConfig
 from ..errors import ImageError
 
 if TYPE_CHECKING:
-    from ..matchers.pair import PairMatches
+    from ..matching import PairMatches
 
 EPILOG = examples(
     'kpfeat match a.jpg b.jpg --out matches.png',
@@ -47,9 +47,9 @@ def match(
     extraction: dict[str, Any],
 ) -> None:
     """Match two images, count the matches that agree with one geometry, and draw them."""
+    from ..factory import create_matcher
     from ..image import read_image
-    from ..matchers.pair import match_pair
-    from ..registry import create_matcher
+    from ..matching import match_pair
 
     if out is not None:
         _check_ending(out)

@@ -8,7 +8,7 @@ import typer
 
 from .common import configured, examples, track
 from ..config import make_config
-from ..data.shapes.config import check_split, PRIMITIVES, ShapesConfig, SPLITS
+from ..data.config import check_split, PRIMITIVES, ShapesConfig, SPLITS
 from ..errors import ConfigError
 
 EPILOG = examples(
@@ -44,8 +44,7 @@ def shapes(
     Each split becomes <split>.npy, images (K, H, W) uint8, and <split>.safetensors, keypoints and
     their counts, x and y in pixels. The images depend on the options alone, not on the workers.
     """
-    from ..data.shapes.cache import write_shapes
-    from ..data.shapes.sheet import draw_sheet
+    from ..data.synthetic_shapes import draw_sheet, write_shapes
     from ..image import write_image
 
     if out is None and sheet is None:

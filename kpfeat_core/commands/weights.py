@@ -12,7 +12,7 @@ from ..errors import WeightsError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..manifest import Verdict
+    from ..weights.manifest import Verdict
 
 LIST_EPILOG = examples('kpfeat weights list', 'KPFEAT_WEIGHTS=~/weights kpfeat weights list')
 IMPORT_EPILOG = examples(
@@ -73,8 +73,8 @@ def _found_table(names: list[str]) -> 'Table':
     from rich.table import Table
 
     from ..config import DEFAULT_MODEL
-    from ..manifest import verify_file
-    from ..weights import candidate_weights
+    from ..weights.files import candidate_weights
+    from ..weights.manifest import verify_file
 
     table = Table('model', 'weights', 'licence', box=None, pad_edge=False)
     table.add_column('file', overflow='fold')
@@ -95,7 +95,7 @@ def _found_table(names: list[str]) -> 'Table':
 def _published_table(names: list[str]) -> 'Table':
     from rich.table import Table
 
-    from ..published import published_for
+    from ..weights.published import published_for
 
     table = Table('model', 'file', 'licence', box=None, pad_edge=False)
     table.add_column('from', overflow='fold')
@@ -136,7 +136,7 @@ def import_weights(
     import torch
 
     from ..config import parse_options
-    from ..weights import import_checkpoint
+    from ..weights.importing import import_checkpoint
 
     noted = {'licence': licence} if licence else None
     dtype = getattr(torch, kind.value)
@@ -156,7 +156,7 @@ def verify_weights(
 
     Bundled files must also have the SHA-256 of the manifest, a licence and a model card.
     """
-    from ..manifest import verify_bundled, verify_file
+    from ..weights.manifest import verify_bundled, verify_file
 
     verdicts = [verify_file(path) for path in files] if files else verify_bundled()
     if not verdicts:

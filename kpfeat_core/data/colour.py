@@ -14,9 +14,9 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from .light import Draw, drawer, in_random_order
+from ..axes import Float
 from ..config import option
 from ..image import match_channels
-from ..shapes import Float
 
 KERNELS = (1, 1, 3, 5)  # of the blur, drawn evenly; 1 is none
 

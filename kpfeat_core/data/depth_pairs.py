@@ -6,13 +6,12 @@ import math
 import torch
 from torch import Tensor
 
-from .depth_warp import DepthRules, read_inverse_depth, warp_by_depth
 from .homography_pairs import PairConfig, render_views
 from .photometric import augment, PhotometricConfig
 from .scene_bank import SceneBank
-from .view_pairs import Warped
+from .view_pairs import DepthRules, read_inverse_depth, warp_by_depth, Warped
+from ..axes import Bool, Float
 from ..geometry import pixel_grid, warp_points
-from ..shapes import Bool, Float
 
 CANDIDATES = 256  # points among which one that both photographs show is chosen
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from .homography_config import AffineConfig, HomographyConfig, PatchConfig
-from ..shapes import Bool, Float
+from .config import AffineConfig, HomographyConfig, PatchConfig
+from ..axes import Bool, Float
 
 # Corners of the unit square in the order that `square_to_corners` has: around, from the top left.
 SQUARE = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .config import HOMOGRAPHIES, homography_config
 from .homographies import all_in_front, view_homographies
-from .homography_config import HOMOGRAPHIES, homography_config
 from .image_folder import ImageBank
 from .photometric import augment, CAMERA, PhotometricConfig
 from .view_pairs import read_mask, Warped
+from ..axes import Bool, Float, Int
 from ..config import option
 from ..geometry import inside, normalize_points, pixel_grid, unwarp_points, warp_points
-from ..shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)

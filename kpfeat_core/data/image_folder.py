@@ -19,8 +19,6 @@ from ..image import read_image, scaled_size
 
 Row = TypeVar('Row')
 
-ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.tif', '.tiff')
-
 
 @dataclass(frozen=True)
 class ImageBank:
@@ -44,20 +42,6 @@ class ImageBank:
         """Move all photographs to a device."""
         levels = tuple(level.to(device) for level in self.levels)
         return ImageBank(levels, self.sizes.to(device), self.probabilities.to(device), self.names)
-
-
-def find_images(folder: Path | str) -> list[Path]:
-    """List the image files below a folder, sorted; raises DataError if there are none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"there is no folder '{folder}'; expected one with photographs")
-    found = (p for p in folder.rglob('*') if p.suffix.lower() in ENDINGS)
-    paths = sorted(p for p in found if not p.is_dir())
-    if not paths:
-        raise DataError(
-            f"'{folder}' holds no images; expected files ending in {', '.join(ENDINGS)}"
-        )
-    return paths
 
 
 def split_images(paths: Sequence[Path], share: float) -> tuple[list[Path], list[Path]]:

@@ -2,21 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .config import HomographyConfig
 from .homographies import sample_homographies
-from .homography_config import HomographyConfig
 from .homography_pairs import PairBatch, render_views
 from .image_folder import ImageBank, load_bank
-from ..adaptation.labels import label_path, read_index, read_labels
+from ..axes import Bool, Float, Int
 from ..errors import DataError
 from ..geometry import inside, unwarp_points, warp_image, warp_points
 from ..image import rescale_points
+from ..io import read_npz
 from ..keypoints import max_filter
-from ..shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)
@@ -198,3 +201,38 @@ def _kept(points: Tensor, mask: Tensor, height: int, width: int) -> tuple[Tensor
 def _erode(seen: Bool[Tensor, 'b h w'], margin: int) -> Bool[Tensor, 'b h w']:
     """Leave out what is nearer than `margin` pixels to the unseen, in x and in y."""
     return ~max_filter(~seen, margin)
+
+
+INDEX = 'index.json'
+FORMAT_VERSION = 1
+
+
+def label_path(out: Path | str, name: Path | str) -> Path:
+    """Return where the labels of a photograph lie."""
+    return Path(out) / Path(name).with_suffix('.npz')
+
+
+def read_labels(path: Path | str) -> dict[str, np.ndarray]:
+    """Read a file that `make_labels` wrote: what `label_image` gives; raises DataError."""
+    arrays = read_npz(path)
+    missing = {'keypoints', 'keypoint_scores', 'image_size', 'work_size'} - arrays.keys()
+    if missing:
+        raise DataError(f"'{path}' holds no labels: it lacks {', '.join(sorted(missing))}")
+    return arrays
+
+
+def read_index(out: Path | str) -> dict[str, Any]:
+    """
+    Read the index of a folder of labels; raises DataError.
+
+    It holds model, weights_sha256, model_options, options and homographies, and when the run is
+    complete, images (name to number of keypoints) and skipped (name to reason).
+    """
+    path = Path(out) / INDEX
+    try:
+        index = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the index of labels '{path}': {error}") from error
+    if not isinstance(index, dict) or index.get('format') != 'kpfeat labels':
+        raise DataError(f"'{path}' is no index of labels; take another folder")
+    return index

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from ..axes import Float
 from ..config import option
 from ..geometry import pixel_grid
-from ..shapes import Float
 
 SHADE_GRID = 4  # the shade is so smooth that a grid this much coarser shows all of it
 

@@ -16,12 +16,12 @@ from torch import Generator, Tensor
 import torch.nn.functional as F
 
 from .homography_pairs import DrawnViews, PairBatch
+from ..axes import Bool, Float, Int
 from ..config import option
 from ..geometry import sample, warp_points
 from ..image import match_channels, rescale_points, resize
 from ..keypoints import clear_borders, suppress_non_maxima
 from ..patches import blur, dominant_orientations, extract_patches
-from ..shapes import Bool, Float, Int
 
 BORDER = 15  # pixels of a level in which Key.Net detects nothing
 APART = 7  # radius in which a level has one corner

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 
 from .colour import change_colour, COLOURS
 from .light import change_light, LIGHTS
+from ..axes import Float
 from ..config import option
 from ..image import LUMA, match_channels
-from ..shapes import Float
 
 CAMERA = 'camera'
 

@@ -9,14 +9,14 @@ from rich.progress import track
 import torch
 from torch import Tensor
 
-from .depth_warp import DepthRules, read_inverse_depth, warp_by_depth
 from .image_folder import ImageBank, load_bank
 from .posed_scenes import PosedScene
+from .view_pairs import DepthRules, read_inverse_depth, warp_by_depth
+from ..axes import Float, Int
 from ..config import option
 from ..errors import DataError
 from ..geometry import pixel_grid
 from ..image import read_image, rescale_points
-from ..shapes import Float, Int
 
 OVERLAP_POINTS = 16  # the overlap of two photographs is measured on 16 x 16 points of each
 

@@ -1,11 +1,15 @@
-"""What a batch of view pairs tells a loss, wherever the pairs come from."""
+"""Pairs of views, and how depth and poses map pixels of one view to the other."""
 
 from dataclasses import dataclass
+import math
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
+import torch.nn.functional as F
 
-from ..shapes import Bool, Float
+from ..axes import Bool, Float
+from ..geometry import bilinear_neighbours, flat_index, inside
 
 
 @dataclass(frozen=True)
@@ -56,3 +60,133 @@ def read_mask(mask: Bool[Tensor, 'b h w'], points: Float[Tensor, 'b n 2']) -> Bo
     within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
     return mask.flatten(1).gather(1, index) & within
+
+
+@dataclass(frozen=True)
+class DepthRules:
+    """
+    When two depths are the same.
+
+    tolerance: largest difference between a point's depth and that of the surface that the other
+    view shows there, a share of the depth where relative, else in units of the scene. edge: where
+    depth bends by a larger share from one pixel to the next, another surface begins.
+    """
+
+    tolerance: float
+    relative: bool
+    edge: float
+
+
+def read_inverse_depth(
+    inverse_depth: Float[Tensor, 'b h w'], points: Float[Tensor, 'b n 2'], edge: float
+) -> tuple[Float[Tensor, 'b n'], Bool[Tensor, 'b n']]:
+    """
+    Read 1/z at points (x, y), and tell where it is known; 1 where not.
+
+    Between pixels it is bilinear, less what the surface bends there, unless `edge` is infinite.
+
+    Known means that the point lies in the image, all four pixels around it have depths, and no
+    `edge` runs between them (see `depth_edges`): between two surfaces there is no depth.
+    """
+    height, width = inverse_depth.shape[-2:]
+    pixels, weights = bilinear_neighbours(points, height, width)
+    index = flat_index(pixels, width)
+
+    def read(values: Tensor, corners: list[int]) -> Tensor:
+        chosen = index[..., corners]
+        return values.flatten(1).gather(1, chosen.flatten(1)).view(chosen.shape)
+
+    around = read(inverse_depth, [0, 1, 2, 3])
+    used = weights > 0  # what has no weight need not be known
+    known = ((around > 0) | ~used).all(-1) & inside(points, height, width)
+    if edge < math.inf:
+        right, down = depth_edges(inverse_depth, edge)
+        # the corners are (0, 0), (1, 0), (0, 1), (1, 1)
+        broken = read(right, [0, 2]) & used[..., [0, 2]] & used[..., [1, 3]]
+        broken = broken | (read(down, [0, 1]) & used[..., [0, 1]] & used[..., [2, 3]])
+        known = known & ~broken.any(-1)
+    value = (around * weights).sum(-1)
+    if edge < math.inf:
+        x, y = weights[..., [1, 3]].sum(-1), weights[..., [2, 3]].sum(-1)
+        along = read(_bends(inverse_depth, right), [0, 1, 2, 3])
+        across = read(_bends(inverse_depth.mT, down.mT).mT, [0, 1, 2, 3])
+        rows = torch.lerp(
+            _smaller(along[..., 0], along[..., 1]), _smaller(along[..., 2], along[..., 3]), y
+        )
+        columns = torch.lerp(
+            _smaller(across[..., 0], across[..., 2]), _smaller(across[..., 1], across[..., 3]), x
+        )
+        value = value - (x * (1 - x) * rows + y * (1 - y) * columns) / 2
+    return torch.where(known, value, 1), known
+
+
+def _smaller(a: Tensor, b: Tensor) -> Tensor:
+    """Return the one nearer to 0, as a fold beside a plane does not bend it; 0 without any."""
+    smaller = torch.where(a.abs() < b.abs(), a, b)
+    return torch.where(smaller.isinf(), 0, smaller)
+
+
+def _bends(inverse_depth: Tensor, broken: Tensor) -> Tensor:
+    """Return second differences along rows; infinity beside an edge or the unknown."""
+    before, here, after = (inverse_depth[..., i : i - 2 or None] for i in range(3))
+    whole = (torch.minimum(before, after) > 0) & (here > 0)
+    whole = whole & ~broken[..., :-2] & ~broken[..., 1:-1]
+    return F.pad(torch.where(whole, before - 2 * here + after, torch.inf), (1, 1), value=torch.inf)
+
+
+def depth_edges(
+    inverse_depth: Float[Tensor, 'b h w'], edge: float
+) -> tuple[Bool[Tensor, 'b h w'], Bool[Tensor, 'b h w']]:
+    """
+    Tell between which pixels one surface ends and another begins: to the right of, and below each.
+
+    There, 1/z misses the lines through the two pixels before and the two behind by more than the
+    share `edge` of it; a slanted plane has no edges, however steep.
+    """
+    return _edges_right(inverse_depth, edge), _edges_right(inverse_depth.mT, edge).mT
+
+
+def _edges_right(inverse_depth: Tensor, edge: float) -> Tensor:
+    here, there = inverse_depth[..., :-1], inverse_depth[..., 1:]
+    step = torch.where((here > 0) & (there > 0), there - here, torch.inf)
+    beside = F.pad(step, (1, 1), value=torch.inf)
+    bend = torch.minimum((step - beside[..., :-2]).abs(), (step - beside[..., 2:]).abs())
+    # not a number beside unknown pixels, which are unknown already
+    return F.pad(bend > edge * torch.minimum(here, there), (0, 1))
+
+
+def warp_by_depth(
+    points: Float[Tensor, 'b n 2'],
+    inverse_depths: tuple[Float[Tensor, 'b h w'], Float[Tensor, 'b h w']],
+    intrinsics: tuple[Float[Tensor, 'b 3 3'], Float[Tensor, 'b 3 3']],
+    transform: Float[Tensor, 'b 4 4'],
+    rules: DepthRules,
+) -> Warped:
+    """
+    Move points (x, y) of one camera to another whose coordinates are `transform` times its own.
+
+    inverse_depths and intrinsics: of the camera the points are in, then of the other. A point is
+    visible where the other camera's depth agrees with it, outside where it falls beside the image,
+    behind the camera, or behind a nearer surface. Where either depth is unknown, or the other one
+    is larger, which cannot be for a true depth, nothing is known.
+    """
+    inverse, known = read_inverse_depth(inverse_depths[0], points, rules.edge)
+    lifted = F.pad(points, (0, 1), value=1.0)
+    rays = lifted @ torch.linalg.inv(intrinsics[0]).mT
+    # in units of the point's own depth, so that nothing overflows far away
+    moved = rays @ transform[:, :3, :3].mT + inverse[..., None] * transform[:, None, :3, 3]
+    projected = moved @ intrinsics[1].mT
+    ratio = projected[..., 2]
+    front = ratio > 1e-6
+    there = projected[..., :2] / torch.where(front, ratio, 1)[..., None]
+    within = front & inside(there, *inverse_depths[1].shape[-2:])
+    with torch.no_grad():
+        surface, measured = read_inverse_depth(inverse_depths[1], there, rules.edge)
+        depth, limit = ratio / inverse, 1 / surface
+        slack = rules.tolerance * depth if rules.relative else rules.tolerance
+        agrees = (depth - limit).abs() < slack
+        visible = known & within & measured & agrees
+        hidden = within & measured & (depth - limit >= slack)
+        outside = known & (~within | hidden)
+        told = visible | (known & front & ~within)
+    return Warped(torch.where(told[..., None], there, torch.nan), visible, outside)

@@ -1,11 +1,10 @@
 """Measuring extractors: pairs of views with known truth, protocols, metrics."""
 
-from .baselines import BASELINES, OpencvExtractor
 from .pairs import balanced_subset, planar_pairs, PlanarPair, pose_pairs, PosePair
 from .protocols import find_protocol, Protocol, PROTOCOLS
 from .results import compare, Results
 from .run import evaluate, Evaluator
-from .sources import parse_source, Source
+from .sources import BASELINES, OpencvExtractor, parse_source, Source
 from .synthetic import find_photographs, Level, LEVELS, SyntheticPairs
 
 __all__ = [

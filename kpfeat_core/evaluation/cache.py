@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from .sources import FeatureSource, Source
-from ..benchmarking.provenance import device_name
 from ..errors import DataError
+from ..factory import check_device
 from ..features import Features
 from ..io import read_npz, write_npz
-from ..registry import check_device
+from ..provenance import device_name
 
 SECONDS, TIMED_ON = 'seconds', 'timed_on'
 

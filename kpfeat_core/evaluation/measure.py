@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from . import metrics, two_view
+from .detection import overlap_repeatability
 from .pairs import Pair, PlanarPair, PosePair
 from .protocols import OVERLAP, Protocol, USAC
-from .regions import overlap_repeatability
+from ..axes import Bool, Float, Int
 from ..config import MatcherConfig
 from ..features import Features
 from ..geometry import inside
-from ..matchers import find_geometry, MutualNearestNeighbour
-from ..shapes import Bool, Float, Int
+from ..matching import find_geometry, MutualNearestNeighbour
 
 THRESHOLDS_PX = tuple(range(1, 11))
 HOMOGRAPHY_PX = (1, 3, 5)

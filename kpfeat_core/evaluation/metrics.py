@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..geometry import inside, warp_points
-from ..shapes import Bool, Float, Int
+from ..axes import Bool, Float, Int
+from ..geometry import inside, match_errors, warp
 
 Size = Sequence[float]
 
@@ -31,11 +31,6 @@ class Repeatability(NamedTuple):
     share: float
     localization_px: float
     count: int
-
-
-def warp(points: Float[Tensor, 'n 2'], H_0to1: Float[Tensor, '3 3']) -> Float[Tensor, 'n 2']:
-    """Move points of image 0 to image 1 in float64; NaN at or behind infinity."""
-    return warp_points(points.double()[None], H_0to1.double()[None])[0]
 
 
 def in_shared_region(
@@ -72,18 +67,6 @@ def suppress_points(
     mask = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     mask[order] = torch.from_numpy(kept).to(points.device)
     return mask
-
-
-def match_errors(
-    points0: Float[Tensor, 'k 2'], points1: Float[Tensor, 'k 2'], H_0to1: Float[Tensor, '3 3']
-) -> Float[Tensor, ' k']:
-    """
-    Return the distance in image 1 from each point of image 0, moved there, to its match.
-
-    The reprojection error of the D2-Net protocol (Dusmanu et al. 2019).
-    """
-    distance = (warp(points0, H_0to1) - points1.double()).norm(dim=-1)
-    return distance.nan_to_num(nan=torch.inf)
 
 
 def matching_accuracy(errors: Float[Tensor, ' k'], thresholds: Sequence[float]) -> list[float]:

@@ -13,8 +13,8 @@ from . import report_figures, tables
 from .protocols import OVERLAP, Protocol, USAC
 from .results import PairResult, Results
 from ..errors import DataError
+from ..html_report import colour, is_dashed, picture_element, require_libraries, write_page
 from ..io import replacing
-from ..page import colour, is_dashed, picture_element, require_libraries, write_page
 
 TEMPLATE = 'report.html.j2'
 FEW_ORIGINS = 20  # below, bootstrapped intervals are too narrow to be believed

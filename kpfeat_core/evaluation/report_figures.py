@@ -8,7 +8,7 @@ import numpy as np
 
 from .results import Results
 from .tables import format_number, LOWER_IS_BETTER, main_column
-from ..page import colour, figure, INK, is_dashed
+from ..html_report import colour, figure, INK, is_dashed
 
 MAX_BARS = 120  # with more than this, each group is a row of dots
 MAX_LABELLED = 24

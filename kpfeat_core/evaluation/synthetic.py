@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from .pairs import PlanarPair
-from ..data.image_folder import find_images, find_row, read_kinds
+from ..data.image_folder import find_row, read_kinds
 from ..errors import DataError
-from ..image import read_image
+from ..image import find_images, read_image
 
 LONG_SIDE = 480  # larger photographs are reduced to this
 VIEW_SHARE = 2 / 3  # sides of a view in shares of the photograph's

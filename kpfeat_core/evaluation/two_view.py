@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..shapes import Bool, Float
+from ..axes import Bool, Float
 
 Matrix = np.ndarray | Tensor
 

@@ -10,15 +10,8 @@ from torch import Tensor
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..shapes import Bool, Float, Int
-
-CHUNK_FLOATS = 2**24  # similarities held at a time: 64 MB, whatever the image size
-HIDDEN_LOGIT = -1e4  # its exponential is 0, yet a row of nothing else has no NaN gradient
-
-
-def masked_mean(values: Float[Tensor, 'b n'], mask: Bool[Tensor, 'b n']) -> Float[Tensor, ' b']:
-    """Average each row over its true entries; 0 for rows without any."""
-    return torch.where(mask, values, 0).sum(1) / mask.sum(1).clamp(min=1)
+from .common import CHUNK_FLOATS, HIDDEN_LOGIT, masked_mean
+from ..axes import Bool, Float, Int
 
 
 def true_correspondences(

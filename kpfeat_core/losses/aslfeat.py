@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from .alike import HIDDEN_LOGIT
-from .hardnet import descriptor_distances, hardest_negatives, no_negatives, only_real
-from ..shapes import Bool, Float
+from .common import descriptor_distances, hardest_negatives, HIDDEN_LOGIT, no_negatives, only_real
+from ..axes import Bool, Float
 
 SAFE_RADIUS_PX = 12.0
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..axes import Bool, Float
 from ..geometry import inside, pixel_grid, sample, warp_points
-from ..shapes import Bool, Float
 
 FLAT = 1e-6  # weight of a pixel without score: a window of nothing else proposes its centre
 SCALE = 1000.0  # the published factor of the loss

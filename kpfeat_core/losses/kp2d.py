@@ -20,9 +20,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .alike import masked_mean
-from .hardnet import descriptor_distances, hardest_negatives, NO_NEGATIVE, only_real
-from ..shapes import Bool, Float, Int
+from .common import (
+    descriptor_distances,
+    hardest_negatives,
+    masked_mean,
+    near_points,
+    NO_NEGATIVE,
+    only_real,
+)
+from ..axes import Bool, Float, Int
 
 
 class Nearest(NamedTuple):
@@ -125,48 +131,13 @@ def triplet_terms(
         only_real(descriptors0, counted), only_real(descriptors1, counted)
     )
     unknown = ~(counted[:, :, None] & counted[:, None, :])
-    near = _near(warped0, counted, radius_px)
+    near = near_points(warped0, counted, radius_px)
     negative = hardest_negatives(distance, near | unknown, 2)
     positive = distance.diagonal(dim1=1, dim2=2)
     loss = torch.where(counted, (margin + positive - negative).clamp(min=0), 0)
     own = torch.arange(counted.shape[1], device=counted.device)
     best = torch.where(unknown, NO_NEGATIVE, distance).argmin(2)
     return TripletTerms(loss, counted & (best == own))
-
-
-def softmax_terms(
-    descriptors0: Float[Tensor, 'b n d'],
-    descriptors1: Float[Tensor, 'b n d'],
-    warped0: Float[Tensor, 'b n 2'],
-    counted: Bool[Tensor, 'b n'],
-    temperature: float = 0.1,
-    radius_px: float = 4.0,
-) -> Float[Tensor, 'b n']:
-    """
-    Compute -log softmax_k(a_i . p_k / temperature) at k = i, and so for p_i; the mean of both.
-
-    Arguments and negatives are those of `triplet_terms`, but all negatives have a part in it, and
-    equal descriptors cost the log of the number of candidates. What is not counted has loss 0.
-    Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding",
-    2018, equation 4 (InfoNCE).
-    """
-    if counted.shape[1] == 0:
-        return descriptors0.new_zeros(counted.shape)
-    cosine = only_real(descriptors0, counted) @ only_real(descriptors1, counted).mT
-    own = torch.eye(counted.shape[1], dtype=torch.bool, device=counted.device)
-    known = counted[:, :, None] & counted[:, None, :]
-    rivals = (known & ~_near(warped0, counted, radius_px)) | own
-    logits = torch.where(rivals, cosine / temperature, -torch.inf)
-    right = logits.diagonal(dim1=1, dim2=2)
-    return torch.where(counted, (logits.logsumexp(1) + logits.logsumexp(2)) / 2 - right, 0)
-
-
-def _near(
-    warped0: Float[Tensor, 'b n 2'], counted: Bool[Tensor, 'b n'], radius_px: float
-) -> Bool[Tensor, 'b n n']:
-    """Tell which points lie within the radius of each other, in x and in y."""
-    places = torch.where(counted[..., None], warped0, 0).detach()
-    return (places[:, :, None] - places[:, None]).abs().amax(-1) <= radius_px
 
 
 def triplet_loss(

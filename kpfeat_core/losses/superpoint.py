@@ -15,12 +15,10 @@ from torch import Tensor
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .alike import CHUNK_FLOATS, masked_mean
-from .kp2d import softmax_terms
-from ..describe import flat_index
+from .common import CHUNK_FLOATS, masked_mean, softmax_terms
+from ..axes import Bool, Float, Int
 from ..errors import ShapeError
-from ..geometry import inside, pixel_grid, sample, warp_points
-from ..shapes import Bool, Float, Int
+from ..geometry import flat_index, inside, pixel_grid, sample, warp_points
 
 CELL = 8
 DUSTBIN = CELL**2

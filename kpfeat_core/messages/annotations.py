@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..shapes import Float
+from ..axes import Float
 from ..visualize import score_colours
 
 POINT_PX = 5.0  # size of a keypoint in the image

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config import ViewConfig
 from ..errors import BadImageError
-from ..picture_file import decode_picture
+from ..image import decode_picture
 
 FLOAT_SLACK = 1e-3  # resampling and compression overshoot 0..1 by this much, no more
 DARKEST, BRIGHTEST = 0.1, 99.9  # percentiles: a few pixels of every sensor are broken

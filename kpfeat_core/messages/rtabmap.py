@@ -7,9 +7,8 @@ import zlib
 import numpy as np
 
 from .conversions import message_to_features
-from .definitions import new_message
-from .others import RGBD_IMAGE
-from ..shapes import Float
+from .definitions import new_message, RGBD_IMAGE
+from ..axes import Float
 
 CV_32F = 5  # OpenCV's number for a matrix of float32
 KEYPOINT_PX = 8.0  # diameter of a keypoint of scale 1, as rtabmap gives to SuperPoint's

@@ -13,8 +13,6 @@ computed at the four pixels around each keypoint only.
 """
 
 from dataclasses import dataclass
-import functools
-from typing import Any
 
 import torch
 from torch import nn, Tensor
@@ -22,9 +20,9 @@ import torch.nn.functional as F
 
 from .base import DenseMaps, Extractor
 from .layers import normalized_conv
-from ..config import ExtractorConfig, make_config, option
-from ..describe import bilinear_neighbours, flat_index
-from ..geometry import pixel_grid, sample
+from ..axes import Float
+from ..config import ExtractorConfig, option
+from ..geometry import bilinear_neighbours, flat_index, pixel_grid, sample
 from ..image import upsample_rows
 from ..keypoints import (
     clear_borders,
@@ -32,8 +30,6 @@ from ..keypoints import (
     refine_soft_argmax,
     suppress_non_maxima,
 )
-from ..registry import register
-from ..shapes import Float
 
 
 @dataclass(frozen=True)
@@ -222,11 +218,3 @@ class Alike(Extractor):
         grid = pixel_grid(height, width, self.device, maps.score_map.dtype)
         grid = grid.expand(len(maps.score_map), -1, -1)
         return self.describe_pixels(maps, grid).mT.unflatten(2, (height, width))
-
-
-def _create(name: str, **options: Any) -> Alike:
-    return Alike(name, make_config(AlikeConfig, options))
-
-
-for _name in SIZES:
-    register(_name)(functools.partial(_create, _name))

@@ -9,9 +9,8 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from .deform import deform_conv2d
-from .layers import folded
-from ..shapes import Float
+from .layers import deform_conv2d, folded
+from ..axes import Float
 
 TAPS = 9
 # What each way of bending predicts: names and channels of its convolutions.

@@ -9,6 +9,7 @@ import torch
 from torch import nn, Tensor
 
 from .pyramid import merge_levels, Pyramid
+from ..axes import Bool, Float, Int
 from ..config import AUTO, ExtractorConfig, make_config
 from ..errors import ConfigError, ImageError
 from ..features import Features
@@ -16,10 +17,14 @@ from ..image import (
     channels_last,
     image_to_tensor,
     ImageLike,
+    MaskLike,
+    masks_for,
     pad_to_stride,
     rescale_points,
     resize,
     scaled_size,
+    shown_at,
+    stack_masks,
 )
 from ..keypoints import (
     best_first,
@@ -29,9 +34,7 @@ from ..keypoints import (
     select_best,
     suppress_non_maxima,
 )
-from ..masks import MaskLike, masks_for, shown_at, stack_masks
-from ..shapes import Bool, Float, Int
-from ..timing import Laps
+from ..runtime import Laps
 
 # On a CPU the maps of several images leave its caches: at 640x480 and eight together, an image
 # took 0.9 to 1.7 times as long as alone (`kpfeat bench --batch 1 --batch 8`).
@@ -69,7 +72,7 @@ class Extractor(nn.Module):
     # Options that shape the network, with what 'auto' means where no weights say otherwise.
     structure: ClassVar[Mapping[str, str]] = {}
     pyramid: ClassVar[Pyramid] = Pyramid()
-    companion_advice: ClassVar[str] = ''  # how to give the weights of a companion, or go without
+    submodule_advice: ClassVar[str] = ''  # how to give the weights of a submodule, or go without
     name: str
     stride: int
     channels: int
@@ -136,7 +139,7 @@ class Extractor(nn.Module):
         """Return the module whose tensors the weight file of this model holds."""
         return self
 
-    def companions(self) -> dict[str, tuple[nn.Module, str]]:
+    def submodules(self) -> dict[str, tuple[nn.Module, str]]:
         """Return networks with weight files of their own: name to (module, file given or '')."""
         return {}
 

@@ -10,8 +10,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from .layers import normalized_conv
-from ..registry import register_companion
-from ..shapes import Float
+from ..axes import Float
 
 PATCH_SIZE = 32
 # (outputs, kernel, stride, padding) of each layer
@@ -65,6 +64,3 @@ class HardNet(nn.Module):
         if not len(patches):
             return patches.new_zeros(0, self.descriptor_dim)
         return torch.cat([self(part) for part in patches.split(CHUNK)])
-
-
-register_companion(HardNet.name)(HardNet)

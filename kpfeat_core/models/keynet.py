@@ -10,7 +10,6 @@ programs multiply them by the scale alone, which is up to half of a coarse pixel
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-import functools
 from typing import Any, ClassVar
 
 import torch
@@ -18,10 +17,10 @@ from torch import nn, Tensor
 
 from .base import DenseMaps, Extractor
 from .hardnet import HardNet, PATCH_SIZE
-from .keynet_scores import KeyNetSize, ScoreNetwork
-from .keynet_weights import from_tf, from_torch, PLAIN
+from .keynet_scores import from_tf, from_torch, KeyNetSize, PLAIN, ScoreNetwork
 from .pyramid import Pyramid
-from ..config import AUTO, ExtractorConfig, make_config, option
+from ..axes import Float
+from ..config import AUTO, ExtractorConfig, option
 from ..errors import ConfigError
 from ..keypoints import (
     Keypoints,
@@ -29,10 +28,7 @@ from ..keypoints import (
     refine_soft_argmax,
     suppress_non_maxima,
 )
-from ..patches import dominant_orientations, extract_patches
-from ..registry import register
-from ..shapes import Float
-from ..sift import sift_descriptors
+from ..patches import dominant_orientations, extract_patches, sift_descriptors
 
 SIZES = {
     'keynet': KeyNetSize(blocks=3, filters=8, levels=3),
@@ -107,7 +103,7 @@ class KeyNet(Extractor):
     config_class = KeyNetConfig
     structure: ClassVar[Mapping[str, str]] = {'variant': 'torch', 'batch_statistics': 'stored'}
     pyramid = Pyramid(enlarged=1, smallest=0.25, budget=True)
-    companion_advice = (
+    submodule_advice = (
         'its file goes into the option descriptor_weights; descriptor=sift does without'
     )
     channels = 1
@@ -125,7 +121,7 @@ class KeyNet(Extractor):
         """Return the detector: a weight file of Key.Net holds no descriptor."""
         return self.detector
 
-    def companions(self) -> dict[str, tuple[nn.Module, str]]:
+    def submodules(self) -> dict[str, tuple[nn.Module, str]]:
         """Return HardNet, where that is the descriptor."""
         if self.hardnet is None:
             return {}
@@ -220,11 +216,3 @@ class KeyNet(Extractor):
             chosen = self.config.batch_statistics
             return from_tf(state, chosen), {'variant': 'tf', 'batch_statistics': chosen}
         return PLAIN | state, {}
-
-
-def _create(name: str, **options: Any) -> KeyNet:
-    return KeyNet(name, make_config(KeyNetConfig, options))
-
-
-for _name in SIZES:
-    register(_name)(functools.partial(_create, _name))

@@ -1,7 +1,10 @@
 """Layers that several networks share."""
 
+import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
+
+from ..axes import Float, Int
 
 
 def normalized_conv(x: Tensor, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> Tensor:
@@ -27,3 +30,86 @@ def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     if bn.bias is not None:
         bias = bias + bn.bias
     return conv.weight * scale[:, None, None, None], bias
+
+
+# Zeros around the maps: positions at least one pixel outside read nothing else.
+BEFORE, AFTER = 1, 2
+# Floats that the taps of one chunk of pixels may take: 4 MB, which stays in a CPU's cache.
+CHUNK_ELEMENTS = 1 << 20
+
+
+def deform_conv2d(
+    x: Float[Tensor, 'b c h w'],
+    offsets: Float[Tensor, 'b k2 h w'],
+    amplitude: Float[Tensor, 'b k h w'],
+    weight: Float[Tensor, 'd c kh kw'],
+    bias: Float[Tensor, ' d'] | None = None,
+) -> Float[Tensor, 'b d h w']:
+    """
+    Convolve with a kernel whose taps read bilinearly at displaced positions; stride 1.
+
+    offsets: (dy, dx) in pixels for each of the K = kh kw taps, row after row of the kernel, whose
+    sides are odd. amplitude: factor of what each tap reads. Outside the maps everything is zero,
+    which the values approach over one pixel. Differentiable in all five. Positions are computed
+    in float32 at least, sums in the type of x.
+    """
+    batch, _, height, width = x.shape
+    taps = amplitude.shape[1]
+    index, shares = _corners(offsets, tuple(weight.shape[2:]))
+    shares = shares * amplitude.permute(0, 2, 3, 1).reshape(-1, taps, 1)
+    index, shares = index.flatten(0, 1), shares.flatten(0, 1).to(x.dtype)
+    padded = F.pad(x, (BEFORE, AFTER, BEFORE, AFTER))
+    rows = padded.permute(0, 2, 3, 1).flatten(0, 2)  # no copy where channels come last
+    kernel = weight.flatten(2)[:, :, None]
+    parts = []
+    step = _chunk(x) * taps
+    for start in range(0, len(index), step):
+        chunk = slice(start, start + step)
+        # a weighted sum of rows, which is what bilinear reading is, in one pass over memory
+        read = F.embedding_bag(index[chunk], rows, mode='sum', per_sample_weights=shares[chunk])
+        # a convolution along the taps: the same as a product of matrices, and faster on CPUs
+        line = F.conv2d(read[None, None].permute(0, 3, 1, 2), kernel, bias, (1, taps))
+        parts.append(line.permute(0, 2, 3, 1))
+    return torch.cat(parts, 2).view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _chunk(x: Tensor) -> int:
+    """Return how many pixels are read at once."""
+    elements = CHUNK_ELEMENTS
+    if x.device.type != 'cpu' or torch.compiler.is_compiling():
+        elements *= 64  # launches cost more than memory traffic saves
+    return max(1, elements // (9 * x.shape[1]))
+
+
+def _corners(
+    offsets: Float[Tensor, 'b k2 h w'], kernel_size: tuple[int, ...]
+) -> tuple[Int[Tensor, 'n k 4'], Float[Tensor, 'n k 4']]:
+    """
+    Return the four pixels around each tap of all N = B H W pixels, and their bilinear shares.
+
+    A pixel is its row in the flattened padded maps, where positions are moved to the zeros of the
+    padding if they lie beyond.
+    """
+    batch, _, height, width = offsets.shape
+    exact = torch.promote_types(offsets.dtype, torch.float32)
+    moves = offsets.permute(0, 2, 3, 1).to(exact).unflatten(-1, (-1, 2))
+    across, down = width + BEFORE + AFTER, height + BEFORE + AFTER
+
+    def count(size: int) -> Tensor:
+        return torch.arange(size, device=offsets.device)
+
+    dy, dx = (count(size) - size // 2 for size in kernel_size)
+    y = moves[..., 0] + (count(height)[:, None, None] + dy.repeat_interleave(len(dx)))
+    x = moves[..., 1] + (count(width)[:, None] + dx.repeat(len(dy)))
+    y, x = y.clamp(-BEFORE, height), x.clamp(-BEFORE, width)
+    low_y, low_x = y.detach().floor(), x.detach().floor()
+    below, right = y - low_y, x - low_x
+    above, left = 1 - below, 1 - right
+    shares = torch.stack([above * left, above * right, below * left, below * right], -1)
+    first = count(batch).view(-1, 1, 1, 1) * down + BEFORE + low_y.long()
+    first = first * across + BEFORE + low_x.long()
+    # what comes of NaN must not point outside the memory
+    first = first.clamp(0, batch * down * across - across - 2)
+    steps = torch.tensor([0, 1, across, across + 1], device=offsets.device)
+    index = first[..., None] + steps
+    return index.flatten(0, 2), shares.flatten(0, 2)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .config import TrainConfig
+from .options import TrainConfig
 
 __all__ = ['TrainConfig', 'train']
 

@@ -9,9 +9,8 @@ from .options import Options
 from .recipe import Recipe
 from ..config import option
 from ..data.view_pairs import read_mask, ViewPairs
-from ..describe import bilinear_neighbours
 from ..errors import ConfigError
-from ..geometry import pixel_grid, sample
+from ..geometry import bilinear_neighbours, pixel_grid, sample
 from ..losses import alike as losses
 from ..models.alike import Alike
 from ..models.base import DenseMaps, Extractor

@@ -15,19 +15,18 @@ from torch import Generator, Tensor
 
 from .options import Options
 from .recipe import Recipe
+from ..axes import Bool, Float
 from ..config import option
 from ..data.view_pairs import ViewPairs
 from ..geometry import pixel_grid, sample
 from ..losses import aslfeat as losses
-from ..losses.alike import masked_mean
 from ..losses.aslfeat import Correspondences
-from ..losses.hardnet import descriptor_distances
+from ..losses.common import descriptor_distances, masked_mean
 from ..models.aslfeat import AslFeat
 from ..models.aslfeat_layers import DEFORMATIONS
 from ..models.base import DenseMaps
 from ..registry import build_extractor
-from ..shapes import Bool, Float
-from ..weights import read_structure
+from ..weights.files import read_structure
 
 TERMS = {
     'contrastive': losses.hard_contrastive_terms,

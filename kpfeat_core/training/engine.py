@@ -13,10 +13,16 @@ from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from .catalogue import recipe_class
-from .curves import append_row, forget_after, LOG, SPEED, VALIDATION, validation_picture
-from .fabric import leave, make_fabric
 from .options import Options
-from .pictures import plot_curves
+from .pictures import (
+    append_row,
+    forget_after,
+    LOG,
+    plot_curves,
+    SPEED,
+    VALIDATION,
+    validation_picture,
+)
 from .run_folder import (
     BEFORE_DECAY,
     check_options,
@@ -27,15 +33,21 @@ from .run_folder import (
     to_go_on_from,
     write_checkpoint,
     write_config,
+    write_summary,
 )
-from .schedule import decay_start, learning_rate, moving_average
-from .speed import StepWatch
-from .stopping import calling_when_told_to_stop
-from .summary import write_summary
+from .runtime import (
+    calling_when_told_to_stop,
+    decay_start,
+    learning_rate,
+    leave,
+    make_fabric,
+    moving_average,
+    StepWatch,
+)
 from ..errors import ConfigError, KpfeatError
 from ..image import write_image
 from ..io import unpacked
-from ..weights import save_weights
+from ..weights.files import save_weights
 
 SHOWN = 8  # pairs or images of a batch in pairs.jpg
 

@@ -16,7 +16,8 @@ from ..data.homography_pairs import draw_views, render_pairs
 from ..data.image_folder import ImageBank
 from ..data.patch_pairs import BORDER, make_patch_pairs, PatchBatch, PatchPairConfig
 from ..errors import ConfigError
-from ..losses.hardnet import descriptor_distances, hardest_in_batch_loss
+from ..losses.common import descriptor_distances
+from ..losses.hardnet import hardest_in_batch_loss
 from ..models.hardnet import HardNet, PATCH_SIZE
 from ..models.keynet import KeyNet
 from ..registry import build_network

@@ -11,14 +11,14 @@ from torch import Generator, nn, Tensor
 from .options import Options
 from .recipe import Recipe
 from .validation import evaluating
+from ..axes import Float
 from ..config import AUTO, option
+from ..data.config import HOMOGRAPHIES, homography_config, SharesConfig
 from ..data.homographies import view_homographies
-from ..data.homography_config import HOMOGRAPHIES, homography_config
 from ..data.homography_pairs import sample_view_homographies
 from ..data.labelled import LabelledBank, LabelledImages, warp_labelled
 from ..data.light import change_light, LIGHTS
 from ..data.photometric import augment
-from ..data.shapes.config import SharesConfig
 from ..data.synthetic_shapes import load_shapes, ShapesBank
 from ..errors import ConfigError, DataError
 from ..evaluation.detection import detection_quality
@@ -34,7 +34,6 @@ from ..losses.superpoint import (
 )
 from ..models.base import Extractor
 from ..models.superpoint import CELL, SuperPoint
-from ..shapes import Float
 
 CAMERA = 'camera'
 BORDER_PX = 4  # labels of photographs are not nearer to their borders
@@ -138,7 +137,7 @@ class MagicPointRecipe(Recipe):
     def load(cls, folder: Path, options: Options) -> tuple[_Material, _Material]:
         """Return shapes, or photographs where there are labels; raises DataError."""
         if options.loss.labels:
-            from .photographs import load_labelled_photographs
+            from .datasets import load_labelled_photographs
 
             banks = load_labelled_photographs(folder, options.loss.labels, options.train)
         else:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Generator, nn, Tensor
 
 from .validation import MAX_NUM_KEYPOINTS, validate
+from ..axes import Float
 from ..data.depth_pairs import make_depth_pairs
 from ..data.homography_pairs import make_pairs
 from ..data.image_folder import ImageBank
@@ -18,8 +19,7 @@ from ..errors import DataError
 from ..image import channels_last, match_channels
 from ..models.base import DenseMaps, Extractor
 from ..registry import build_extractor
-from ..shapes import Float
-from ..weights import load_weights, sha256
+from ..weights.files import load_weights, sha256
 
 if TYPE_CHECKING:
     from .options import Options
@@ -65,8 +65,7 @@ class Recipe(nn.Module):
     @classmethod
     def load(cls, folder: Path, options: 'Options') -> tuple[Any, Any]:
         """Return the material for training and for validation; raises DataError."""
-        from .photographs import load_photographs
-        from .scenes import load_posed_photographs
+        from .datasets import load_photographs, load_posed_photographs
 
         scenes = find_scenes(folder)
         if scenes and not cls.takes_scenes:

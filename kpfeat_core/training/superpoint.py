@@ -34,7 +34,7 @@ from ..losses.superpoint import (
     valid_cells,
 )
 from ..models.base import Extractor
-from ..weights import check_state, read_weights, sha256
+from ..weights.files import check_state, read_weights, sha256
 
 SCALINGS: dict[str, HingeScaling] = {'normalized': NORMALIZED, 'paper': PAPER}
 SPARSE = 'sparse'
@@ -111,7 +111,7 @@ class SuperPointRecipe(Recipe):
     @classmethod
     def load(cls, folder: Path, options: Options) -> tuple[LabelledBank, LabelledBank]:
         """Return the labelled photographs; raises DataError."""
-        from .photographs import load_labelled_photographs
+        from .datasets import load_labelled_photographs
 
         return load_labelled_photographs(folder, options.loss.labels, options.train)
 

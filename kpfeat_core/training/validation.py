@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 
+from ..axes import Float, Int
 from ..data.view_pairs import ViewPairs
 from ..features import Features
-from ..matchers import MutualNearestNeighbour
+from ..matching import MutualNearestNeighbour
 from ..models.base import Extractor
-from ..shapes import Float, Int
 
 MAX_NUM_KEYPOINTS = 512
 RIGHT_PX = 3.0

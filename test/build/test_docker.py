@@ -6,7 +6,7 @@ from pathlib import Path
 import re
 import subprocess
 
-from kpfeat_core.installed import NEEDED
+from kpfeat_core.runtime import NEEDED
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / 'docker' / 'Dockerfile').read_text()

@@ -5,7 +5,7 @@ from pathlib import Path
 import subprocess
 import sys
 
-from kpfeat_core import installed
+from kpfeat_core import runtime as installed
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]

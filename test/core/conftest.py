@@ -60,7 +60,7 @@ def sequences(tmp_path, scene):
 def weights(tmp_path_factory):
     """Return a file with random weights, which find keypoints as well as any."""
     from kpfeat_core.registry import build_extractor
-    from kpfeat_core.weights import save_weights
+    from kpfeat_core.weights.files import save_weights
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights') / 'alike-t.safetensors'

@@ -3,17 +3,17 @@
 from pathlib import Path
 
 import kpfeat_core
-from kpfeat_core.adaptation import adapt, AdaptConfig, dense_scores, select_keypoints
-from kpfeat_core.adaptation.aggregate import _seen
+from kpfeat_core.adaptation import _seen, adapt, dense_scores, select_keypoints
 from kpfeat_core.config import make_config
+from kpfeat_core.data.config import AdaptConfig, HOMOGRAPHIES
 from kpfeat_core.data.homographies import sample_homographies
-from kpfeat_core.data.homography_config import HOMOGRAPHIES
 from kpfeat_core.errors import ConfigError, ImageError
 from kpfeat_core.evaluation.metrics import repeatability
 from kpfeat_core.evaluation.synthetic import LEVELS, render_pair
+from kpfeat_core.factory import create_extractor
 from kpfeat_core.geometry import inside, pixel_grid, warp_points
 from kpfeat_core.models.base import DenseMaps, Extractor
-from kpfeat_core.registry import build_extractor, create_extractor, extractor_names
+from kpfeat_core.registry import build_extractor, extractor_names
 import numpy as np
 import pytest
 import torch

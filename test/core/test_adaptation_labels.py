@@ -12,12 +12,13 @@ import time
 
 import cv2
 import kpfeat_core
-from kpfeat_core.adaptation import AdaptConfig, label_image, make_labels, read_labels
-from kpfeat_core.adaptation.labels import read_index, working_size
+from kpfeat_core.adaptation import label_image, make_labels, working_size
+from kpfeat_core.data.config import AdaptConfig
+from kpfeat_core.data.labelled import read_index, read_labels
 from kpfeat_core.errors import ConfigError, DataError
 from kpfeat_core.io import expand_images
 from kpfeat_core.registry import build_extractor
-from kpfeat_core.weights import save_weights, sha256
+from kpfeat_core.weights.files import save_weights, sha256
 import numpy as np
 import pytest
 from run_kpfeat import run as run_kpfeat

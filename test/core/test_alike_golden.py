@@ -1,8 +1,8 @@
 """Parity with the official ALIKE code on its published checkpoints, imported as a user would."""
 
 from kpfeat_core.cli import app
-from kpfeat_core.models import DenseMaps
-from kpfeat_core.registry import create_extractor
+from kpfeat_core.factory import create_extractor
+from kpfeat_core.models.base import DenseMaps
 import numpy as np
 import pytest
 import torch

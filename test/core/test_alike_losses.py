@@ -1,7 +1,6 @@
 """ALIKE's losses against the official code's numbers, and their behaviour at the edges."""
 
-from kpfeat_core.describe import bilinear_neighbours
-from kpfeat_core.geometry import inside, sample, warp_points
+from kpfeat_core.geometry import bilinear_neighbours, inside, sample, warp_points
 from kpfeat_core.losses import alike as losses
 from kpfeat_core.registry import build_extractor
 import numpy as np

@@ -3,9 +3,11 @@
 from fill_tf import filled_aslfeat
 from kpfeat_core.cli import app
 from kpfeat_core.errors import ConfigError, WeightsError
+from kpfeat_core.factory import create_extractor
 from kpfeat_core.models.aslfeat import AslFeat
-from kpfeat_core.registry import build_extractor, create_extractor
-from kpfeat_core.weights import import_checkpoint, read_weights, save_weights
+from kpfeat_core.registry import build_extractor
+from kpfeat_core.weights.files import read_weights, save_weights
+from kpfeat_core.weights.importing import import_checkpoint
 import numpy as np
 import pytest
 from tf_table import write_tf_checkpoint

@@ -2,7 +2,7 @@
 
 from fill_tf import filled_aslfeat
 from kpfeat_core.cli import app
-from kpfeat_core.registry import create_extractor
+from kpfeat_core.factory import create_extractor
 import numpy as np
 import pytest
 from tf_table import write_tf_checkpoint

@@ -1,7 +1,7 @@
 """ASLFeat's scores, edge test and refinement, on maps that can be checked by hand."""
 
-from kpfeat_core.models import aslfeat_scores
-from kpfeat_core.models.aslfeat_scores import enlarge, off_edges, peakiness, refine_newton
+from kpfeat_core.models import aslfeat as aslfeat_scores
+from kpfeat_core.models.aslfeat import enlarge, off_edges, peakiness, refine_newton
 import pytest
 import torch
 import torch.nn.functional as F

@@ -6,9 +6,9 @@ import sys
 from kpfeat_core.benchmarking import memory, stages, systems, timing
 from kpfeat_core.benchmarking.config import parse_size
 from kpfeat_core.benchmarking.pictures import load_pictures
-from kpfeat_core.benchmarking.provenance import command, commit
 from kpfeat_core.errors import ConfigError, ImageError, KpfeatError
 from kpfeat_core.image import write_image
+from kpfeat_core.provenance import command, commit
 from kpfeat_core.registry import build_extractor
 from made_bench import SMALL, spec
 import numpy as np

@@ -2,9 +2,9 @@
 
 from kpfeat_core.benchmarking import systems
 from kpfeat_core.benchmarking.pictures import load_pictures
-from kpfeat_core.evaluation.baselines import available_baselines
+from kpfeat_core.evaluation.sources import available_baselines
 from kpfeat_core.registry import build_extractor, extractor_names
-from kpfeat_core.weights import save_weights
+from kpfeat_core.weights.files import save_weights
 from made_bench import spec
 import torch
 
@@ -19,9 +19,9 @@ def test_a_weight_file_is_named_and_a_missing_companion_makes_random_ones(tmp_pa
     words = [f'alike-t={tmp_path}/mine.safetensors']
     (chosen,) = systems.choose_systems(['alike-t'], 10, words)
     assert systems.build_system(chosen).weights == 'mine.safetensors'
-    companion = (torch.nn.Conv2d(1, 1, 1), '')
+    submodule = (torch.nn.Conv2d(1, 1, 1), '')
     kind = type(build_extractor('alike-t'))
-    monkeypatch.setattr(kind, 'companions', lambda self: {'describer': companion})
+    monkeypatch.setattr(kind, 'submodules', lambda self: {'describer': submodule})
     system = systems.build_system(spec('alike-t'))
     assert (system.weights, system.note) == ('random', 'no weights for describer')
 

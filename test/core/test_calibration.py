@@ -1,7 +1,7 @@
 """Pixels and depths of cameras whose geometry is exact."""
 
 import cv2
-from kpfeat_core.calibration import at_distance, Calibration, with_depth
+from kpfeat_core.camera import at_distance, Calibration, with_depth
 from kpfeat_core.errors import ConfigError, ShapeError
 import numpy as np
 import pytest

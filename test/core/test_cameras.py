@@ -1,8 +1,7 @@
 """Keypoints without distortion, and calibrations of parts of a camera's image."""
 
 import cv2
-from kpfeat_core.calibration import Calibration
-from kpfeat_core.cameras import distort, part_of, read_calibration, undistort
+from kpfeat_core.camera import Calibration, distort, part_of, read_calibration, undistort
 from kpfeat_core.errors import ConfigError
 import numpy as np
 import pytest

@@ -2,10 +2,10 @@
 
 import cv2
 import h5py
+from kpfeat_core.factory import create_extractor
 from kpfeat_core.features import Features
 from kpfeat_core.image import read_image
 from kpfeat_core.io import read_npz
-from kpfeat_core.registry import create_extractor
 import numpy as np
 import pytest
 from run_kpfeat import assert_one_error, run

@@ -1,7 +1,7 @@
 """`kpfeat weights`, as a user sees it."""
 
 from kpfeat_core.registry import build_extractor
-from kpfeat_core.weights import read_weights
+from kpfeat_core.weights.files import read_weights
 from run_kpfeat import assert_one_error, run
 import torch
 

@@ -3,7 +3,7 @@
 import importlib.util
 
 import cv2
-from kpfeat_core.calibration import Calibration
+from kpfeat_core.camera import Calibration
 from kpfeat_core.colmap import camera_model, descriptors_to_sift, keypoints_to_colmap
 import numpy as np
 import pytest

@@ -2,8 +2,8 @@
 
 import math
 
-from kpfeat_core.models import deform
-from kpfeat_core.models.deform import deform_conv2d
+from kpfeat_core.models import layers as deform
+from kpfeat_core.models.layers import deform_conv2d
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,6 +1,6 @@
 """Reading depth between pixels, and moving points by it."""
 
-from kpfeat_core.data.depth_warp import depth_edges, DepthRules, read_inverse_depth, warp_by_depth
+from kpfeat_core.data.view_pairs import depth_edges, DepthRules, read_inverse_depth, warp_by_depth
 from kpfeat_core.geometry import pixel_grid
 import pytest
 import torch

@@ -3,7 +3,7 @@
 import cv2
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.evaluation import OpencvExtractor
-from kpfeat_core.evaluation.baselines import available_baselines
+from kpfeat_core.evaluation.sources import available_baselines
 from made_scene import made_scene
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_an_unknown_baseline_is_refused():
 
 
 def test_a_baseline_that_opencv_lacks_says_what_to_install(monkeypatch):
-    monkeypatch.setattr('kpfeat_core.evaluation.baselines._akaze', lambda: None)
+    monkeypatch.setattr('kpfeat_core.evaluation.sources._akaze', lambda: None)
     with pytest.raises(ConfigError, match='install opencv-contrib-python'):
         OpencvExtractor('akaze')
     assert available_baselines() == ['sift', 'orb']

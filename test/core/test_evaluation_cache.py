@@ -56,7 +56,7 @@ def test_kept_features_depend_on_image_weights_options_and_count(tmp_path, scene
     assert misses(extraction(count=49), small) == 1
     assert misses(extraction(nms_radius=3), small) == 1
     from kpfeat_core.registry import build_extractor
-    from kpfeat_core.weights import save_weights
+    from kpfeat_core.weights.files import save_weights
 
     torch.manual_seed(0)
     other = tmp_path / 'other.safetensors'

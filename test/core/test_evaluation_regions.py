@@ -2,7 +2,7 @@
 
 import math
 
-from kpfeat_core.evaluation.regions import ellipse_overlap, overlap_repeatability
+from kpfeat_core.evaluation.detection import ellipse_overlap, overlap_repeatability
 import pytest
 import torch
 

@@ -10,9 +10,8 @@ from kpfeat_core.evaluation import (
     PROTOCOLS,
     Results,
 )
-from kpfeat_core.evaluation.baselines import available_baselines
 from kpfeat_core.evaluation.run import _chunks
-from kpfeat_core.evaluation.sources import Source
+from kpfeat_core.evaluation.sources import available_baselines, Source
 from kpfeat_core.evaluation.tables import only_group
 import numpy as np
 from oracle import blank_pair, GridExtractor, POINTS

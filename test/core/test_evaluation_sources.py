@@ -29,7 +29,7 @@ def test_a_published_checkpoint_is_imported_once(tmp_path, reference, monkeypatc
     source = parse_source(f'alike-t:{checkpoint}', 'cpu', tmp_path)
     assert source.about()['file'] == 'alike-t.pth'
     assert source.create(10).config.max_num_keypoints == 10
-    monkeypatch.setattr('kpfeat_core.evaluation.sources.import_checkpoint', None)
+    monkeypatch.setattr('kpfeat_core.weights.importing.import_checkpoint', None)
     assert parse_source(f'alike-t:{checkpoint}', 'cpu', tmp_path) == source
 
 

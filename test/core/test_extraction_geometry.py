@@ -1,7 +1,7 @@
 """Positions through resizing, padding and scales, with a network that sees bright blobs."""
 
 from kpfeat_core.keypoints import Keypoints, refine_soft_argmax
-from kpfeat_core.models import DenseMaps, Extractor
+from kpfeat_core.models.base import DenseMaps, Extractor
 import numpy as np
 import pytest
 import torch

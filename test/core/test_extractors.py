@@ -3,7 +3,8 @@
 import cv2
 from kpfeat_core.config import ExtractorConfig
 from kpfeat_core.errors import ConfigError, ImageError
-from kpfeat_core.registry import build_extractor, create_extractor, extractor_names
+from kpfeat_core.factory import create_extractor
+from kpfeat_core.registry import build_extractor, extractor_names
 import numpy as np
 import pytest
 import torch

@@ -2,7 +2,8 @@
 
 from kpfeat_core.models.hardnet import HardNet
 from kpfeat_core.registry import network_names
-from kpfeat_core.weights import import_checkpoint, load_weights
+from kpfeat_core.weights.files import load_weights
+from kpfeat_core.weights.importing import import_checkpoint
 import pytest
 import torch
 

@@ -3,16 +3,11 @@
 from dataclasses import replace
 import math
 
+from kpfeat_core.data.config import AffineConfig, HOMOGRAPHIES, homography_config, PatchConfig
 from kpfeat_core.data.homographies import (
     sample_homographies,
     SQUARE,
     square_to_corners,
-)
-from kpfeat_core.data.homography_config import (
-    AffineConfig,
-    HOMOGRAPHIES,
-    homography_config,
-    PatchConfig,
 )
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.geometry import inside, pixel_grid, sample, warp_image, warp_points

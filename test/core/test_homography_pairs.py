@@ -1,7 +1,7 @@
 """Training pairs: exact geometry, exact masks, the same for the same seed."""
 
 import cv2
-from kpfeat_core.data.homography_config import HOMOGRAPHIES
+from kpfeat_core.data.config import HOMOGRAPHIES
 from kpfeat_core.data.homography_pairs import (
     draw_geometry,
     make_pairs,
@@ -9,16 +9,11 @@ from kpfeat_core.data.homography_pairs import (
     render_views,
     sample_view_homographies,
 )
-from kpfeat_core.data.image_folder import (
-    find_images,
-    ImageBank,
-    load_bank,
-    read_kinds,
-    split_images,
-)
+from kpfeat_core.data.image_folder import ImageBank, load_bank, read_kinds, split_images
 from kpfeat_core.data.photometric import augment, PhotometricConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.geometry import inside, pixel_grid, sample, warp_points
+from kpfeat_core.image import find_images
 import numpy as np
 import pytest
 import torch

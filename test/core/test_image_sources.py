@@ -6,9 +6,9 @@ import sys
 
 import cv2
 from kpfeat_core.errors import ConfigError, DataError, ImageError
-from kpfeat_core.film import Film
-from kpfeat_core.image import write_image
-from kpfeat_core.image_sources import create_source, fit, parse_size, SourceConfig
+from kpfeat_core.image import fit, write_image
+from kpfeat_core.sources import create_source, parse_size, SourceConfig
+from kpfeat_core.video import Film
 import numpy as np
 import pytest
 

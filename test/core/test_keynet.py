@@ -1,8 +1,8 @@
 """Key.Net: filters, levels, selection, scales, and what describes its keypoints."""
 
 import cv2
-from kpfeat_core import weights
 from kpfeat_core.errors import ConfigError, WeightsError
+from kpfeat_core.factory import create_extractor
 from kpfeat_core.image import read_image
 from kpfeat_core.models.base import DenseMaps
 from kpfeat_core.models.hardnet import HardNet
@@ -14,8 +14,10 @@ from kpfeat_core.models.keynet_scores import (
     normalize_locally,
     ScoreNetwork,
 )
-from kpfeat_core.registry import build_extractor, create_extractor
-from kpfeat_core.weights import find_weights, import_checkpoint, read_weights, save_weights
+from kpfeat_core.registry import build_extractor
+from kpfeat_core.weights import files as weights
+from kpfeat_core.weights.files import find_weights, read_weights, save_weights
+from kpfeat_core.weights.importing import import_checkpoint
 import numpy as np
 import pytest
 from safetensors.torch import save_file
@@ -50,7 +52,7 @@ def random_image(height: int, width: int, count: int = 1) -> torch.Tensor:
 def test_the_detector_has_as_many_parameters_as_published(name, variant, parameters) -> None:
     extractor = build_extractor(name, variant=variant, **SIFT)
     assert sum(p.numel() for p in extractor.network.parameters()) == parameters
-    assert extractor.companions() == {}
+    assert extractor.submodules() == {}
 
 
 def test_the_filters_are_derivatives_and_their_products() -> None:

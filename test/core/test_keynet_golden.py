@@ -2,8 +2,9 @@
 
 import cv2
 from kpfeat_core.cli import app
-from kpfeat_core.registry import build_extractor, create_extractor
-from kpfeat_core.weights import read_weights
+from kpfeat_core.factory import create_extractor
+from kpfeat_core.registry import build_extractor
+from kpfeat_core.weights.files import read_weights
 import numpy as np
 import pytest
 import torch

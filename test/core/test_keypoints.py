@@ -1,6 +1,6 @@
 """Score maps become keypoints."""
 
-from kpfeat_core.describe import bilinear_neighbours, flat_index
+from kpfeat_core.geometry import bilinear_neighbours, flat_index
 from kpfeat_core.keypoints import (
     best_first,
     clear_borders,

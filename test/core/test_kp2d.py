@@ -6,11 +6,11 @@ import cv2
 from fill import filled_state
 from kpfeat_core.errors import WeightsError
 from kpfeat_core.geometry import sample
-from kpfeat_core.models.io_net import IoNet
-from kpfeat_core.models.kp2d import read_patches
-from kpfeat_core.models.kp2d_nms import suppress_near
+from kpfeat_core.models.kp2d import read_patches, suppress_near
 from kpfeat_core.registry import build_extractor
-from kpfeat_core.weights import import_checkpoint, read_structure, read_weights
+from kpfeat_core.training.kp2d import IoNet
+from kpfeat_core.weights.files import read_structure, read_weights
+from kpfeat_core.weights.importing import import_checkpoint
 import numpy as np
 import pytest
 import torch

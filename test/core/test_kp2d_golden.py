@@ -2,9 +2,9 @@
 
 from fill import fill, filled_state
 from kpfeat_core.cli import app
+from kpfeat_core.factory import create_extractor
 from kpfeat_core.image import image_to_tensor
-from kpfeat_core.models.io_net import IoNet
-from kpfeat_core.registry import create_extractor
+from kpfeat_core.training.kp2d import IoNet
 import numpy as np
 import pytest
 import torch

@@ -1,13 +1,13 @@
 """Labels move with what they label, whatever becomes of the image."""
 
 import cv2
-from kpfeat_core.adaptation.config import AdaptConfig
-from kpfeat_core.adaptation.labels import label_path, make_labels
+from kpfeat_core.adaptation import make_labels
 from kpfeat_core.config import ExtractorConfig
+from kpfeat_core.data.config import AdaptConfig, homography_config
 from kpfeat_core.data.homographies import view_homographies
-from kpfeat_core.data.homography_config import homography_config
-from kpfeat_core.data.image_folder import find_images, ImageBank
+from kpfeat_core.data.image_folder import ImageBank
 from kpfeat_core.data.labelled import (
+    label_path,
     LabelledBank,
     LabelledImages,
     LabelledPairs,
@@ -16,6 +16,7 @@ from kpfeat_core.data.labelled import (
 )
 from kpfeat_core.errors import DataError
 from kpfeat_core.geometry import inside, pixel_grid, warp_points
+from kpfeat_core.image import find_images
 from kpfeat_core.io import expand_images, write_npz
 from kpfeat_core.models.base import DenseMaps, Extractor
 import numpy as np

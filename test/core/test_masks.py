@@ -1,7 +1,7 @@
 """Keypoints lie where masks are true, and the best ones are chosen there: for every extractor."""
 
 from kpfeat_core.errors import ImageError
-from kpfeat_core.models import Extractor
+from kpfeat_core.models.base import Extractor
 from kpfeat_core.registry import build_extractor, extractor_names
 import numpy as np
 import pytest

@@ -1,10 +1,11 @@
 """Mutual nearest neighbours on descriptors small enough to match by hand."""
 
+from kpfeat_core import matching as mutual_nn
 from kpfeat_core.config import MatcherConfig
 from kpfeat_core.errors import ConfigError, ShapeError
+from kpfeat_core.factory import create_matcher
 from kpfeat_core.features import Features
-from kpfeat_core.matchers import mutual_nn, MutualNearestNeighbour
-from kpfeat_core.registry import create_matcher
+from kpfeat_core.matching import MutualNearestNeighbour
 import pytest
 import torch
 import torch.nn.functional as F

@@ -5,8 +5,9 @@ from pathlib import Path
 import zipfile
 
 import cv2
-from kpfeat_core.data.image_folder import find_images, find_row, read_kinds
+from kpfeat_core.data.image_folder import find_row, read_kinds
 from kpfeat_core.errors import DataError
+from kpfeat_core.image import find_images
 import numpy as np
 import pytest
 

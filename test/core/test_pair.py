@@ -2,8 +2,7 @@
 
 from kpfeat_core.config import MatcherConfig
 from kpfeat_core.features import Features
-from kpfeat_core.matchers import MutualNearestNeighbour
-from kpfeat_core.matchers.pair import match_pair
+from kpfeat_core.matching import match_pair, MutualNearestNeighbour
 import numpy as np
 import torch
 

@@ -4,9 +4,8 @@ import math
 
 import cv2
 from kpfeat_core.image import read_image
-from kpfeat_core.patches import dominant_orientations, extract_patches
+from kpfeat_core.patches import dominant_orientations, extract_patches, sift_descriptors
 from kpfeat_core.registry import build_extractor
-from kpfeat_core.sift import sift_descriptors
 import numpy as np
 import pytest
 import torch

@@ -2,9 +2,8 @@
 
 import cv2
 from kpfeat_core.errors import BadImageError, ImageError
-from kpfeat_core.image import read_image
+from kpfeat_core.image import decode_picture, read_image
 from kpfeat_core.messages.encodings import decode_file
-from kpfeat_core.picture_file import decode_picture
 import numpy as np
 import pytest
 

@@ -1,19 +1,14 @@
 """Extractors and matchers by name."""
 
+from kpfeat_core.config import DEFAULT_MODEL
 from kpfeat_core.errors import ConfigError, WeightsError
+from kpfeat_core.factory import check_device, create_extractor, create_matcher
 from kpfeat_core.registry import (
     build_extractor,
-    check_device,
-    create_extractor,
-    create_matcher,
-    DEFAULT_MODEL,
     extractor_config_class,
     extractor_names,
-    EXTRACTORS,
-    register,
-    register_companion,
 )
-from kpfeat_core.weights import save_weights
+from kpfeat_core.weights.files import save_weights
 import pytest
 import torch
 
@@ -41,14 +36,6 @@ def test_an_unknown_model_gets_the_list_of_models():
 def test_an_unknown_matcher_is_refused():
     with pytest.raises(ConfigError, match="no matcher 'glue'; expected mnn"):
         create_matcher('glue')
-
-
-def test_taking_a_name_twice_is_our_own_mistake():
-    with pytest.raises(ValueError, match="'alike-t' is taken"):
-        register('alike-t')(lambda: None)
-    assert 'alike-t' in EXTRACTORS
-    with pytest.raises(ValueError, match="'hardnet' is taken"):
-        register_companion('hardnet')(lambda: None)
 
 
 def test_created_extractors_have_the_weights_of_the_file_and_do_not_train(tmp_path):

@@ -1,8 +1,7 @@
 """What is printed about a run is what was put in."""
 
-from kpfeat_core.matchers.pair import PairMatches
-from kpfeat_core.stream_report import StreamReport
-from kpfeat_core.virtual_camera import VirtualCamera
+from kpfeat_core.matching import PairMatches
+from kpfeat_core.virtual_camera import StreamReport, VirtualCamera
 import numpy as np
 import pytest
 

@@ -1,9 +1,11 @@
 """SuperPoint's own geometry, layouts and shortcuts, checked without any published weights."""
 
 from kpfeat_core.errors import ShapeError, WeightsError
-from kpfeat_core.models import DenseMaps, superpoint
-from kpfeat_core.registry import build_extractor, create_extractor, create_matcher
-from kpfeat_core.weights import import_checkpoint
+from kpfeat_core.factory import create_extractor, create_matcher
+from kpfeat_core.models import superpoint
+from kpfeat_core.models.base import DenseMaps
+from kpfeat_core.registry import build_extractor
+from kpfeat_core.weights.importing import import_checkpoint
 import numpy as np
 import pytest
 import torch

@@ -4,7 +4,7 @@ import ast
 
 from fill import filled_state
 from kpfeat_core.cli import app
-from kpfeat_core.registry import create_extractor
+from kpfeat_core.factory import create_extractor
 import numpy as np
 import pytest
 import torch

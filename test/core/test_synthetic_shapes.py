@@ -3,13 +3,19 @@
 from pathlib import Path
 
 import cv2
-from kpfeat_core.data.shapes.cache import read_shapes, write_shapes
-from kpfeat_core.data.shapes.canvas import Canvas, contrasting_greys, inset
-from kpfeat_core.data.shapes.config import PRIMITIVES, ShapesConfig, SharesConfig, UNLABELLED
-from kpfeat_core.data.shapes.draw import draw_large, draw_shape, finish
-from kpfeat_core.data.shapes.pieces import PIECE_ROWS
-from kpfeat_core.data.shapes.sheet import draw_sheet
-from kpfeat_core.data.synthetic_shapes import load_shapes, make_shapes
+from kpfeat_core.data.config import PRIMITIVES, ShapesConfig, SharesConfig, UNLABELLED
+from kpfeat_core.data.shape_figures import Canvas, contrasting_greys, inset
+from kpfeat_core.data.synthetic_shapes import (
+    draw_large,
+    draw_shape,
+    draw_sheet,
+    finish,
+    load_shapes,
+    make_shapes,
+    PIECE_ROWS,
+    read_shapes,
+    write_shapes,
+)
 from kpfeat_core.errors import ConfigError, DataError
 import numpy as np
 import pytest

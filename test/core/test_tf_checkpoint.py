@@ -3,7 +3,7 @@
 import struct
 
 from kpfeat_core.errors import WeightsError
-from kpfeat_core.tf_checkpoint import find_tf_index, masked_crc32c, read_tf_checkpoint
+from kpfeat_core.weights.checkpoints import find_tf_index, masked_crc32c, read_tf_checkpoint
 import numpy as np
 import pytest
 from tf_table import block, chunk, number, table, varint, write_tf_checkpoint

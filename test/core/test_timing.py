@@ -1,7 +1,7 @@
 """Durations of the stages of an extraction."""
 
 from kpfeat_core.registry import build_extractor
-from kpfeat_core.timing import timed_stages
+from kpfeat_core.runtime import timed_stages
 import numpy as np
 import pytest
 

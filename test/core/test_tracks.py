@@ -1,6 +1,6 @@
 """Tracks over frames, from matches small enough to follow by hand."""
 
-from kpfeat_core.matchers.pair import PairMatches
+from kpfeat_core.matching import PairMatches
 from kpfeat_core.tracks import Tracks
 import numpy as np
 import pytest

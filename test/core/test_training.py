@@ -7,14 +7,15 @@ import textwrap
 
 import cv2
 from kpfeat_core.data.homography_pairs import make_pairs, PairConfig
-from kpfeat_core.data.image_folder import find_images, load_bank
+from kpfeat_core.data.image_folder import load_bank
 from kpfeat_core.data.photometric import PhotometricConfig
 from kpfeat_core.errors import ConfigError, DataError
-from kpfeat_core.registry import build_extractor, create_extractor
+from kpfeat_core.factory import create_extractor
+from kpfeat_core.image import find_images
+from kpfeat_core.registry import build_extractor
 from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
-from kpfeat_core.training.config import TrainConfig
-from kpfeat_core.training.options import parse_kind_weights
-from kpfeat_core.training.schedule import learning_rate
+from kpfeat_core.training.options import parse_kind_weights, TrainConfig
+from kpfeat_core.training.runtime import learning_rate
 import numpy as np
 import pytest
 from small_runs import rows, run, SMALL, steps, write_photographs

@@ -6,10 +6,10 @@ import cv2
 from kpfeat_core.config import make_config
 from kpfeat_core.data.homography_pairs import PairBatch
 from kpfeat_core.errors import ConfigError
+from kpfeat_core.factory import create_extractor
 from kpfeat_core.geometry import warp_image, warp_points
 from kpfeat_core.image import resize
 from kpfeat_core.models.aslfeat import AslFeat
-from kpfeat_core.registry import create_extractor
 from kpfeat_core.training.aslfeat import (
     AslFeatLossConfig,
     AslFeatRecipe,
@@ -17,7 +17,7 @@ from kpfeat_core.training.aslfeat import (
     LAST_LAYERS,
 )
 from kpfeat_core.training.options import Options
-from kpfeat_core.weights import read_structure, save_weights
+from kpfeat_core.weights.files import read_structure, save_weights
 import pytest
 import torch
 

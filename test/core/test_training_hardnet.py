@@ -10,11 +10,12 @@ from kpfeat_core.data.homography_pairs import DrawnViews, PairBatch
 from kpfeat_core.data.image_folder import ImageBank
 from kpfeat_core.data.patch_pairs import make_patch_pairs, PatchPairConfig, PatchReader
 from kpfeat_core.errors import ConfigError
+from kpfeat_core.factory import create_extractor
 from kpfeat_core.geometry import warp_image, warp_points
 from kpfeat_core.image import resize
 from kpfeat_core.models.hardnet import HardNet
 from kpfeat_core.patches import extract_patches
-from kpfeat_core.registry import build_extractor, create_extractor
+from kpfeat_core.registry import build_extractor
 from kpfeat_core.training.hardnet import (
     HardNetLossConfig,
     HardNetRecipe,
@@ -22,7 +23,7 @@ from kpfeat_core.training.hardnet import (
     validate_patches,
 )
 from kpfeat_core.training.options import Options
-from kpfeat_core.weights import save_weights
+from kpfeat_core.weights.files import save_weights
 import numpy as np
 import pytest
 import torch

@@ -5,8 +5,8 @@ from dataclasses import replace
 from kpfeat_core.config import make_config
 from kpfeat_core.data.homography_pairs import PairBatch
 from kpfeat_core.geometry import pixel_grid
-from kpfeat_core.models import DenseMaps
 from kpfeat_core.models.alike import Alike, AlikeConfig
+from kpfeat_core.models.base import DenseMaps
 from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
 from kpfeat_core.training.validation import validate
 import pytest

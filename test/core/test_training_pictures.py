@@ -7,7 +7,7 @@ from kpfeat_core.models.hardnet import HardNet
 from kpfeat_core.registry import build_extractor
 from kpfeat_core.training.hardnet import HardNetRecipe
 from kpfeat_core.training.pictures import draw_labelled, draw_matched_pairs
-from kpfeat_core.training.speed import StepWatch
+from kpfeat_core.training.runtime import StepWatch
 from kpfeat_core.visualize import CORRECT, WRONG
 import numpy as np
 import pytest

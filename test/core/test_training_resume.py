@@ -5,7 +5,7 @@ import shutil
 
 from kpfeat_core.errors import ConfigError, WeightsError
 from kpfeat_core.training.alike import AlikeRecipe
-from kpfeat_core.weights import read_weights
+from kpfeat_core.weights.files import read_weights
 import pytest
 from small_runs import kill_at, rows, run, steps, write_photographs
 import torch

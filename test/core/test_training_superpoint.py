@@ -5,21 +5,21 @@ from dataclasses import replace
 import shutil
 
 import cv2
-from kpfeat_core.adaptation.config import AdaptConfig
-from kpfeat_core.adaptation.labels import make_labels, read_index, read_labels
-from kpfeat_core.data.labelled import LabelledImages, LabelledPairs
-from kpfeat_core.data.shapes.cache import write_shapes
-from kpfeat_core.data.shapes.config import ShapesConfig
+from kpfeat_core.adaptation import make_labels
+from kpfeat_core.data.config import AdaptConfig, ShapesConfig
+from kpfeat_core.data.labelled import LabelledImages, LabelledPairs, read_index, read_labels
+from kpfeat_core.data.synthetic_shapes import write_shapes
 from kpfeat_core.errors import ConfigError, DataError, WeightsError
+from kpfeat_core.factory import create_extractor
 from kpfeat_core.geometry import warp_points
 from kpfeat_core.io import expand_images
 from kpfeat_core.models.superpoint import cell_scores
-from kpfeat_core.registry import build_extractor, create_extractor
+from kpfeat_core.registry import build_extractor
 from kpfeat_core.training.magicpoint import detector_terms, MagicPointLossConfig, MagicPointRecipe
 from kpfeat_core.training.options import Options
 from kpfeat_core.training.superpoint import SuperPointLossConfig, SuperPointRecipe
 from kpfeat_core.training.validation import validate
-from kpfeat_core.weights import save_weights, sha256
+from kpfeat_core.weights.files import save_weights, sha256
 import numpy as np
 import pytest
 import torch

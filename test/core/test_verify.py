@@ -2,7 +2,7 @@
 
 import cv2
 from kpfeat_core.errors import ConfigError, ShapeError
-from kpfeat_core.matchers import find_geometry
+from kpfeat_core.matching import find_geometry
 import numpy as np
 import pytest
 import torch

@@ -1,12 +1,12 @@
 """Which part of an image is seen, and keypoints in pixels of the whole."""
 
-from kpfeat_core.calibration import Calibration
+from kpfeat_core.camera import Calibration
 from kpfeat_core.config import ViewConfig
-from kpfeat_core.errors import ConfigError, ImageError
+from kpfeat_core.errors import BadImageError, ConfigError, ImageError
 from kpfeat_core.features import Features
 from kpfeat_core.image import write_image
+from kpfeat_core.preprocess import View
 from kpfeat_core.registry import build_extractor
-from kpfeat_core.view import BadImageError, View
 import numpy as np
 import pytest
 import torch

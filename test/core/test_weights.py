@@ -6,19 +6,21 @@ import sys
 import types
 import zipfile
 
-from kpfeat_core import weights
 from kpfeat_core.errors import ConfigError, WeightsError
-from kpfeat_core.manifest import verify_bundled, verify_file, write_manifest
-from kpfeat_core.quantized import dequantize, quantize
-from kpfeat_core.registry import build_extractor, create_extractor
-from kpfeat_core.weights import (
+from kpfeat_core.factory import create_extractor
+from kpfeat_core.registry import build_extractor
+from kpfeat_core.weights import files as weights
+from kpfeat_core.weights.files import (
+    dequantize,
     find_weights,
-    import_checkpoint,
     load_weights,
+    quantize,
     read_structure,
     read_weights,
     save_weights,
 )
+from kpfeat_core.weights.importing import import_checkpoint
+from kpfeat_core.weights.manifest import verify_bundled, verify_file, write_manifest
 import pytest
 from safetensors.torch import load_file, save_file
 import torch

@@ -7,7 +7,7 @@ import sys
 
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.models.alike import Alike
-from kpfeat_core.weights import load_weights
+from kpfeat_core.weights.files import load_weights
 import pytest
 import torch
 

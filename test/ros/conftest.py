@@ -37,7 +37,7 @@ def why_no_ros() -> str:
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return a file with weights of alike-t that nobody trained, the same in every run."""
     from kpfeat_core.registry import build_extractor
-    from kpfeat_core.weights import save_weights
+    from kpfeat_core.weights.files import save_weights
     import torch
 
     torch.manual_seed(0)

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 from kpfeat_core.errors import BadImageError, ShapeError
 from kpfeat_core.features import Features
-from kpfeat_core.matchers.pair import PairMatches
+from kpfeat_core.matching import PairMatches
 from kpfeat_core.messages import conversions
-from kpfeat_core.messages.descriptors import DescriptorType
+from kpfeat_core.messages.conversions import DescriptorType
 from kpfeat_ros.images import image_to_array
 import numpy as np
 import pytest

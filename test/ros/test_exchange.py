@@ -267,8 +267,8 @@ def test_offers_takes_and_closing_from_several_threads_lose_nothing_that_is_kept
 
 
 def test_features_in_memory_match_as_those_unpacked_from_messages() -> None:
-    from kpfeat_core.matchers.pair import match_pair
-    from kpfeat_core.registry import create_matcher
+    from kpfeat_core.factory import create_matcher
+    from kpfeat_core.matching import match_pair
 
     exchange = Exchange()
     inbox = exchange.listen(TOPIC)

@@ -6,7 +6,7 @@ import threading
 import cv2
 from kpfeat_core.messages.conversions import image_to_array, message_to_features
 from kpfeat_core.registry import build_extractor, build_network, extractor_names
-from kpfeat_core.weights import save_weights
+from kpfeat_core.weights.files import save_weights
 import numpy as np
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_features_equal_those_of_extract_on_the_same_image(ros, start, photo) ->
 @pytest.mark.parametrize('model', extractor_names())
 def test_every_model_serves_in_the_node(ros, start, photo, tmp_path, monkeypatch, model) -> None:
     torch.manual_seed(0)
-    for name in {model, *build_extractor(model).companions()}:
+    for name in {model, *build_extractor(model).submodules()}:
         save_weights(build_network(name).eval(), tmp_path / f'{name}.safetensors')
     monkeypatch.setenv('KPFEAT_WEIGHTS', str(tmp_path))
     options = {'max_num_keypoints': 20, 'detection_threshold': 0.0}  # the weights are random

@@ -2,7 +2,7 @@
 
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.registry import build_extractor
-from kpfeat_core.weights import save_weights
+from kpfeat_core.weights.files import save_weights
 import pytest
 from steered import diagnostics, EXTRACTOR, topics_of
 

@@ -1,7 +1,7 @@
 """The matcher node over real DDS: features in, matches out."""
 
 from kpfeat_core.features import Features
-from kpfeat_core.matchers.pair import match_pair
+from kpfeat_core.matching import match_pair
 from kpfeat_core.messages.conversions import fill_features, message_to_matches
 from made_frames import shifted
 import numpy as np

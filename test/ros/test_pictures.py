@@ -3,8 +3,7 @@
 from types import SimpleNamespace
 
 import cv2
-from kpfeat_core.calibration import Calibration
-from kpfeat_core.cameras import undistort
+from kpfeat_core.camera import Calibration, undistort
 from kpfeat_core.errors import BadImageError, ConfigError, ImageError, ShapeError
 from kpfeat_core.features import Features
 from kpfeat_ros.pictures import fill_compressed

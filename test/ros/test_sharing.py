@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from kpfeat_core.registry import extractor_config_class
-from kpfeat_core.weights import save_weights
+from kpfeat_core.weights.files import save_weights
 from kpfeat_ros import sharing
 from kpfeat_ros.loading import load_extractor
 from kpfeat_ros.options import ModelOptions

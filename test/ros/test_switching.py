@@ -6,7 +6,7 @@ import weakref
 
 from kpfeat_core.messages.conversions import message_to_features
 from kpfeat_core.registry import build_extractor, extractor_config_class
-from kpfeat_core.weights import save_weights
+from kpfeat_core.weights.files import save_weights
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,7 @@
 """Features and matches of made-up frames, for tests of the nodes."""
 
 from kpfeat_core.features import Features
-from kpfeat_core.matchers.pair import PairMatches
+from kpfeat_core.matching import PairMatches
 import numpy as np
 import torch
 

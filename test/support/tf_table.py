@@ -3,7 +3,7 @@
 from pathlib import Path
 import struct
 
-from kpfeat_core.tf_checkpoint import MAGIC, masked_crc32c
+from kpfeat_core.weights.checkpoints import MAGIC, masked_crc32c
 import numpy as np
 
 TYPES = {'float32': 1, 'int32': 3, 'int64': 9, 'bool': 10}

@@ -7,7 +7,7 @@ import socket
 from typing import Any, TYPE_CHECKING
 
 from ...errors import ConfigError, DataError
-from ...threads import keep_memory, share_cores
+from ...runtime import keep_memory, share_cores
 
 if TYPE_CHECKING:
     from .parts import Part

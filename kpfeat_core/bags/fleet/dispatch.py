@@ -19,7 +19,7 @@ from ..outputs.writing import FILES
 from ..recordings import METADATA
 from ..running import said_if_full
 from ...errors import DataError
-from ...registry import check_device
+from ...factory import check_device
 
 CPUS_BESIDE_GPU = 4.0  # images are decoded by several threads
 

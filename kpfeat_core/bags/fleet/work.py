@@ -29,7 +29,7 @@ from ..settings import settings_of_model, settings_of_view
 from ...errors import DataError, KpfeatError
 
 if TYPE_CHECKING:
-    from ...models import Extractor
+    from ...models.base import Extractor
 
 PAUSES = (1.0, 5.0, 20.0)  # seconds before what may pass is tried again
 ENDINGS = {'npz': '', 'h5': '.h5', 'colmap': '.db'}

@@ -23,11 +23,11 @@ from ..topics import sibling
 from ... import __version__
 from ...config import MatcherConfig
 from ...errors import DataError
-from ...matchers.mutual_nn import MutualNearestNeighbour
+from ...matching import MutualNearestNeighbour
 from ...messages.definitions import FEATURES, MATCHES
 
 if TYPE_CHECKING:
-    from ...models import Extractor
+    from ...models.base import Extractor
 
 AHEAD = 2  # lists of images that are matched before they are written
 

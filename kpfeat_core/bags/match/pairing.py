@@ -10,7 +10,7 @@ from ...errors import ConfigError
 
 if TYPE_CHECKING:
     from .steps import Frame
-    from ...matchers.pair import PairMatches
+    from ...matching import PairMatches
 
 
 @dataclass(frozen=True)

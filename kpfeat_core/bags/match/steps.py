@@ -9,8 +9,7 @@ from ..decoding import decode
 from ..records import Channel, Record
 from ..sights import Sight, Sights
 from ..steps import Step
-from ...matchers.mutual_nn import MutualNearestNeighbour
-from ...matchers.pair import match_pair, PairMatches
+from ...matching import match_pair, MutualNearestNeighbour, PairMatches
 from ...messages.conversions import fill_matches, message_to_features
 from ...messages.definitions import empty_message, MATCHES, to_cdr
 

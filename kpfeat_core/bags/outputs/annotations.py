@@ -7,8 +7,7 @@ from .writing import BagSink
 from ..records import Channel, Record
 from ...messages.annotations import image_annotations
 from ...messages.conversions import message_to_features
-from ...messages.definitions import constructors, FEATURES, from_cdr, to_cdr
-from ...messages.others import IMAGE_ANNOTATIONS
+from ...messages.definitions import constructors, FEATURES, from_cdr, IMAGE_ANNOTATIONS, to_cdr
 
 
 class AnnotatedSink(BagSink):

@@ -13,8 +13,7 @@ from .writing import disk_errors, ImageNames, put
 from ..decoding import decode
 from ..records import Record
 from ..topics import sibling
-from ...calibration import Calibration
-from ...cameras import read_calibration
+from ...camera import Calibration, read_calibration
 from ...colmap import camera_model, descriptors_to_sift, keypoints_to_colmap
 from ...config import ViewConfig
 from ...errors import DataError, KpfeatError

@@ -9,8 +9,7 @@ from .beside import Beside, decoded, Nearest
 from .writing import BagSink
 from ..records import Channel, Damage, LAST_TIME, Record
 from ..topics import sibling
-from ...messages.definitions import FEATURES, from_cdr, to_cdr
-from ...messages.others import RGBD_IMAGE
+from ...messages.definitions import FEATURES, from_cdr, RGBD_IMAGE, to_cdr
 from ...messages.rtabmap import rgbd_image
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from ..records import Channel, nanoseconds, Record
 from ...errors import DataError
 from ...io import HlocWriter, write_npz
 from ...messages.conversions import message_to_features
-from ...messages.definitions import FEATURES, from_cdr
-from ...messages.others import RGBD_IMAGE
+from ...messages.definitions import FEATURES, from_cdr, RGBD_IMAGE
 
 MADE = (FEATURES, RGBD_IMAGE)  # types of messages that every recording of ours has
 METADATA_VERSION = 8  # of Iron: that of Jazzy is one which Humble cannot read

@@ -9,9 +9,8 @@ import torch
 
 from ..following import Followed
 from ..sights import Sight
-from ...image import rescale_points
-from ...image_sources import fit
-from ...shapes import Float
+from ...axes import Float
+from ...image import fit, rescale_points
 from ...tracks import Trail
 from ...visualize import draw_features, draw_matches, draw_tracks, GAP, side_by_side, to_rgb8
 

@@ -20,14 +20,13 @@ from ..reading import BagReader
 from ..sights import Sight, Sights
 from ...config import AUTO, check_config, MatcherConfig
 from ...errors import DataError
-from ...image import write_image
-from ...image_sources import fit
+from ...image import fit, write_image
 from ...io import replacing
-from ...matchers.mutual_nn import MutualNearestNeighbour
+from ...matching import MutualNearestNeighbour
 from ...tracks import Tracks, Trail
 
 if TYPE_CHECKING:
-    from ...models import Extractor
+    from ...models.base import Extractor
 
 TILE_WIDTH = 400  # pixels of a picture of a sheet
 TILE_GAP = 6

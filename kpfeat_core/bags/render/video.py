@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ...errors import DataError
-from ...image_sources import fit
+from ...image import fit
 from ...io import replacing
 
 CLOCK_HZ = 60_000  # ticks a second; MPEG-4 Part 2 can count up to 65,535

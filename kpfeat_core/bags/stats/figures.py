@@ -6,8 +6,8 @@ import numpy as np
 
 from .statistics import TopicStatistics
 from .survival import AFTER
-from ...page import colour, figure, is_dashed
-from ...shapes import Float
+from ...axes import Float
+from ...html_report import colour, figure, is_dashed
 
 MAX_POINTS = 500  # of a curve; more images are drawn as the median and the range of a stretch
 MAX_MARKED = 100  # points, above which they have no dots

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ...image_sources import fit
+from ...image import fit
 
 LONG_SIDE = 640  # pixels to which larger images are reduced, so that cameras can be compared
 BOX = 9  # pixels of the mean filter that blurs once more

@@ -8,7 +8,7 @@ from . import figures
 from .moments import Moment
 from .numbers import summary_rows
 from .statistics import LATE, StatisticsReport, TopicStatistics
-from ...page import colour, is_dashed, picture_element, require_libraries, write_page
+from ...html_report import colour, is_dashed, picture_element, require_libraries, write_page
 
 TEMPLATE = 'bag_report.html.j2'
 PICTURE_WIDTH = 640

@@ -21,15 +21,15 @@ from ..reading import BagReader
 from ..records import nanoseconds
 from ..render.drawing import draw_pair
 from ..sights import Sight, Sights
+from ...axes import Float
 from ...config import MatcherConfig
 from ...evaluation.metrics import match_coverage
-from ...image_sources import fit
-from ...matchers.mutual_nn import MutualNearestNeighbour
-from ...shapes import Float
+from ...image import fit
+from ...matching import MutualNearestNeighbour
 from ...visualize import to_rgb8
 
 if TYPE_CHECKING:
-    from ...models import Extractor
+    from ...models.base import Extractor
 
 LATE = 1.5  # an image comes after a gap where its interval is longer than so many usual ones
 APART = 10**9  # nanoseconds between two of the worst moments, less in a short recording

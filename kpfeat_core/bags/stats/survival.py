@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from ..following import Followed
-from ...shapes import Int
+from ...axes import Int
 from ...tracks import Tracks
 
 AFTER = (1, 2, 5, 10, 30)  # images

@@ -11,7 +11,7 @@ import pytest
 @pytest.fixture(scope='session')
 def extractor(weights):
     """Return an extractor with random weights."""
-    from kpfeat_core.registry import create_extractor
+    from kpfeat_core.factory import create_extractor
 
     return create_extractor('alike-t', str(weights), max_num_keypoints=40)
 

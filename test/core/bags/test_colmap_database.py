@@ -19,7 +19,7 @@ from kpfeat_core.bags.extraction import extract_recording, Extraction
 from kpfeat_core.bags.outputs.writing import disk_errors
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import DataError
-from kpfeat_core.registry import create_extractor
+from kpfeat_core.factory import create_extractor
 from made_bags import (
     camera_info,
     COMPRESSED,

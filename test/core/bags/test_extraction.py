@@ -15,11 +15,11 @@ from kpfeat_core.bags.extraction import Extraction, load
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import ConfigError, DataError
+from kpfeat_core.factory import create_extractor
 from kpfeat_core.io import read_npz
 from kpfeat_core.messages.conversions import camera_info_to_calibration, message_to_features
 from kpfeat_core.messages.definitions import FEATURES
-from kpfeat_core.registry import create_extractor
-from kpfeat_core.view import View
+from kpfeat_core.preprocess import View
 from made_bags import (
     camera_info,
     compressed,

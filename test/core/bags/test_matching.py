@@ -15,7 +15,8 @@ from kpfeat_core.bags.match.pairing import PairingConfig
 from kpfeat_core.bags.reading import BagReader
 from kpfeat_core.config import MatcherConfig
 from kpfeat_core.errors import DataError
-from kpfeat_core.matchers.pair import match_pair
+from kpfeat_core.factory import create_matcher
+from kpfeat_core.matching import match_pair
 from kpfeat_core.messages.conversions import fill_features, fill_matches, message_to_features
 from kpfeat_core.messages.definitions import (
     empty_message,
@@ -25,7 +26,6 @@ from kpfeat_core.messages.definitions import (
     to_cdr,
     typestore,
 )
-from kpfeat_core.registry import create_matcher
 from made_bags import (
     header,
     IMAGE,

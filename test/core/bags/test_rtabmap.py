@@ -17,10 +17,10 @@ from kpfeat_core.messages.definitions import (
     FEATURES,
     from_cdr,
     new_message,
+    RGBD_IMAGE,
     to_cdr,
     typestore,
 )
-from kpfeat_core.messages.others import RGBD_IMAGE
 from kpfeat_core.messages.rtabmap import compress_matrix, rgbd_image
 from made_bags import (
     camera_info,

@@ -30,7 +30,7 @@ from kpfeat_core.bags.stats.statistics import (
 )
 from kpfeat_core.bags.stats.survival import AFTER, Survival
 from kpfeat_core.errors import DataError
-from kpfeat_core.matchers.pair import PairMatches
+from kpfeat_core.matching import PairMatches
 from kpfeat_core.virtual_camera import VirtualCamera
 from made_bags import (
     IMAGE,

@@ -1,0 +1,214 @@
+"""Options of homographies, homographic adaptation and Synthetic Shapes; torch is not needed."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any
+
+from ..config import check_config, make_config, option, PRECISIONS
+from ..errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class PatchConfig:
+    """
+    A patch of image 0, deformed and moved, that fills image 1: SuperPoint and KP2D.
+
+    Lengths are shares of the image's sides, and what is said of the largest is exact.
+    """
+
+    patch_ratio: float = option(0.5, 'sides of the patch, before it is changed', 0.05, 1.0)
+    perspective_x: float = option(0.1, 'how far corners move sideways at most', 0.0, 0.5)
+    perspective_y: float = option(0.1, 'how far corners move up or down at most', 0.0, 0.5)
+    edges: str = option(
+        'opposed',
+        'opposed: what the left edge gains in length the right one loses, and both slide; '
+        'independent: each of the four edges changes its length',
+        choices=('opposed', 'independent'),
+    )
+    scaling: float = option(0.1, 'by how much the size changes at most', 0.0, 0.9)
+    num_scales: int = option(5, 'sizes that are tried beside the unchanged one', low=0)
+    max_angle_deg: float = option(90.0, 'rotation up to this, to both sides', 0.0, 180.0)
+    num_angles: int = option(25, 'evenly spaced angles that are tried beside 0', low=0)
+    spread: str = option(
+        'truncated',
+        'truncated: normal, half of the largest is one standard deviation, what is beyond the '
+        'largest is drawn again; clipped: the largest is one standard deviation and the limit',
+        choices=('truncated', 'clipped'),
+    )
+    square_pixels: bool = option(
+        True,
+        "rotate in pixels; else in shares of the sides, as SuperPoint's code does, which shears "
+        'and stretches images that are not square',
+    )
+    artifacts: bool = option(False, 'let the patch leave image 0, where nothing is to be seen')
+    translation_overflow: float = option(
+        0.0, 'with artifacts: how much further than to the border the patch may move', 0.0, 1.0
+    )
+
+
+@dataclass(frozen=True)
+class AffineConfig:
+    """Rotation, then scale, then shear, about the middle of the image: Key.Net."""
+
+    min_scale: float = option(0.5, 'smallest scale', 0.05, 20.0)
+    max_scale: float = option(2.0, 'largest scale', 0.05, 20.0)
+    max_shear: float = option(0.8, 'shear of x along y up to this, to both sides', 0.0, 5.0)
+    max_angle_deg: float = option(45.0, 'rotation up to this, to both sides', 0.0, 180.0)
+
+
+HomographyConfig = PatchConfig | AffineConfig
+_ARTIFACTS = {
+    'scaling': 0.2,
+    'perspective_x': 0.2,
+    'perspective_y': 0.2,
+    'artifacts': True,
+}
+_AUGMENT = PatchConfig(patch_ratio=0.85, **_ARTIFACTS)
+# What each system uses. SuperPoint: the open implementation with its configuration v6, the paper
+# (DeTone et al. 2018) gives no numbers. KP2D: Tang et al. 2020 and its code; its lengths in -1..1
+# are twice ours. Key.Net: the code of Barroso-Laguna et al. 2019, and what the paper says.
+HOMOGRAPHIES: Mapping[str, HomographyConfig] = MappingProxyType(
+    {
+        'superpoint': PatchConfig(),
+        'superpoint-synthetic': PatchConfig(
+            patch_ratio=0.8, translation_overflow=0.05, **_ARTIFACTS
+        ),
+        'superpoint-augment': _AUGMENT,
+        'superpoint-pair': _AUGMENT,
+        'superpoint-adapt': PatchConfig(patch_ratio=0.85, max_angle_deg=180.0, **_ARTIFACTS),
+        'kp2d': PatchConfig(
+            patch_ratio=0.7,
+            perspective_x=0.1,
+            perspective_y=0.1,
+            edges='independent',
+            scaling=0.1,
+            num_scales=100,
+            max_angle_deg=45.0,
+            num_angles=100,
+            spread='clipped',
+        ),
+        'keynet': AffineConfig(),
+        'keynet-paper': AffineConfig(max_scale=3.5, max_angle_deg=60.0),
+    }
+)
+
+
+def homography_config(name: str, changes: Mapping[str, Any] | None = None) -> HomographyConfig:
+    """Return a published configuration with some options changed; raises ConfigError."""
+    if name not in HOMOGRAPHIES:
+        raise ConfigError(
+            f"there are no homographies '{name}'; expected one of {', '.join(HOMOGRAPHIES)}"
+        )
+    published = HOMOGRAPHIES[name]
+    return make_config(type(published), asdict(published) | dict(changes or {}))
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """How many views a detector is asked about, and how its answers become keypoints."""
+
+    num: int = option(100, 'views of a photograph, itself among them', low=1)
+    homographies: str = option(
+        'superpoint-adapt', 'how the views are drawn', choices=tuple(HOMOGRAPHIES)
+    )
+    aggregation: str = option(
+        'sum',
+        'score of a pixel from the views that see it: sum (over their count) or max',
+        choices=('sum', 'max'),
+    )
+    border_erosion: int = option(
+        3, 'ignore what a view says this close to where it ends, in pixels', low=0
+    )
+    outside: str = option(
+        'reflection',
+        'what views show beyond the photograph: its reflection, or zeros as published, which '
+        'draws edges that are not there',
+        choices=('reflection', 'zeros'),
+    )
+    support: float = option(
+        0.25,
+        'a pixel that a smaller share of the views sees scores as if the rest of that share had '
+        'seen nothing there: a few views agree too easily; 0 as published',
+        low=0.0,
+        high=1.0,
+    )
+    min_views: int = option(1, 'pixels that fewer views see score 0', low=1)
+    detection_threshold: float = option(0.015, 'drop keypoints that score at or below this', 0.0)
+    nms_radius: int = option(4, 'keep only the best keypoint within this many pixels', 0, 64)
+    remove_borders: int = option(4, 'drop keypoints closer than this to the border', low=0)
+    max_num_keypoints: int = option(600, 'keep the best N keypoints; -1 keeps all', low=-1)
+    sub_pixel: bool = option(False, 'refine keypoints to sub-pixel positions')
+    resize: int = option(320, 'long side at which the detector works; -1 keeps the size', low=-1)
+    height: int = option(-1, 'with width: exactly this size instead, whatever the shape', low=-1)
+    width: int = option(-1, 'with height: exactly this size instead, whatever the shape', low=-1)
+    seed: int = option(0, 'every random draw follows from this and the name of the image', low=0)
+    precision: str = option('float32', 'arithmetic of the network', choices=PRECISIONS)
+    batch_size: int = option(-1, 'views at once; -1 takes what suits the device', low=-1)
+
+
+# The order is part of the data: a primitive's place is its number in caches and banks.
+PRIMITIVES = (
+    'lines', 'polygon', 'polygons', 'ellipses', 'star', 'checkerboard', 'stripes', 'cube', 'noise'
+)  # fmt: skip
+UNLABELLED = ('ellipses', 'noise')
+SPLITS = ('train', 'val', 'test')
+
+
+@dataclass(frozen=True)
+class ShapesConfig:
+    """How many images are drawn, how large, and on what background."""
+
+    seed: int = option(0, 'every image follows from this, its split, primitive and number', low=0)
+    train_images: int = option(10000, 'training images of each primitive', low=1)
+    val_images: int = option(200, 'validation images of each primitive', low=1)
+    test_images: int = option(500, 'test images of each primitive', low=1)
+    height: int = option(120, 'height of the images in pixels', low=16)
+    width: int = option(160, 'width of the images in pixels', low=16)
+    draw_height: int = option(960, 'height at which shapes are drawn', 128, 4096)
+    draw_width: int = option(1280, 'width at which shapes are drawn', 128, 4096)
+    blur_px: int = option(21, 'side of the Gaussian kernel at that size, odd; 1: none', 1, 255)
+    blobs: int = option(100, 'discs in the background', low=0)
+    blob_radius_min: float = option(0.02, 'smallest disc, as a share of the long side', 0.0, 1.0)
+    blob_radius_max: float = option(0.031, 'largest disc, as a share of the long side', 0.0, 1.0)
+    smooth_min_px: int = option(150, 'smallest box that blurs the background', 1, 2048)
+    smooth_max_px: int = option(500, 'largest box that blurs the background', 1, 2048)
+
+    def count(self, split: str) -> int:
+        """Return how many images of each primitive a split has; DataError for another name."""
+        check_split(split)
+        return getattr(self, f'{split}_images')
+
+    def check(self) -> None:
+        """Raise ConfigError where options are out of range or contradict each other."""
+        check_config(self)
+        if self.blur_px % 2 == 0:
+            raise ConfigError(f'blur_px is {self.blur_px}, expected an odd number')
+        for low, high in (
+            ('blob_radius_min', 'blob_radius_max'),
+            ('smooth_min_px', 'smooth_max_px'),
+        ):
+            if getattr(self, low) > getattr(self, high):
+                raise ConfigError(
+                    f'{low} is {getattr(self, low)}, expected at most {high}, '
+                    f'{getattr(self, high)}'
+                )
+
+
+@dataclass(frozen=True)
+class SharesConfig:
+    """How often images without or with few labels are drawn, compared to the others."""
+
+    ellipses_share: float = option(0.3, 'share of the ellipses that is kept', 0.0, 1.0)
+    stripes_share: float = option(0.2, 'share of the stripes that is kept', 0.0, 1.0)
+    noise_share: float = option(0.1, 'share of the noise that is kept', 0.0, 1.0)
+
+    def weights(self) -> list[float]:
+        """Return the weight of each primitive, in their order."""
+        return [getattr(self, f'{name}_share', 1.0) for name in PRIMITIVES]
+
+
+def check_split(split: str) -> None:
+    """Raise DataError for a split that does not exist."""
+    if split not in SPLITS:
+        raise DataError(f"there is no split '{split}'; expected one of {', '.join(SPLITS)}")

@@ -1,1 +1,0 @@
-"""The nine primitives of Synthetic Shapes: options, drawing, and a cache on disk."""

@@ -1,0 +1,164 @@
+"""The process: threads, memory that is kept, missing packages, and stage timers."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+import ctypes
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+import os
+import re
+import sys
+import time
+from typing import Any
+
+# Turns that a waiting thread of GNU's OpenMP makes before it sleeps; 300,000 if left alone.
+SPINS = '2000'
+# From this size on glibc asks the system for each block, and gives it back at once: maps of a
+# network at 1280x720 are smaller. Larger ones would leave large holes.
+MAPPED_BYTES = 2**26
+KEPT_BYTES = 2**29  # that are free and stay with the process
+# Heaps that the threads share: more keep more, each what its threads needed at most. Nodes that
+# were loaded and unloaded 15 times grew the process by 24 MiB so, and by 150 with glibc's own 8 a
+# core, at the same speed.
+ARENAS = 4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # names of mallopt
+
+
+def share_cores() -> None:
+    """
+    Let waiting threads of OpenMP sleep soon, unless the environment says how they wait.
+
+    Left alone they spin for milliseconds, which makes images take up to twenty times as long on
+    cores that other programs use too. Those that sleep at once make small networks take 1.5 times
+    as long on idle cores: they are woken for every layer.
+    """
+    if 'OMP_WAIT_POLICY' not in os.environ:
+        os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
+        os.environ.setdefault('GOMP_SPINCOUNT', SPINS)
+
+
+def keep_memory() -> None:
+    """
+    Let glibc use the memory of one image for the next, unless the environment says otherwise.
+
+    Left alone it gives each map of a network back and asks for it again, and the system clears
+    its pages every time: a quarter of the work of a small network on a CPU, a third of training.
+    What is kept goes back with `malloc_trim`.
+    """
+    said = {'MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_', 'GLIBC_TUNABLES'}
+    if said & os.environ.keys():
+        return
+    with suppress(AttributeError, OSError, TypeError):  # another libc has no such function
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        if 'MALLOC_ARENA_MAX' not in os.environ:
+            libc.mallopt(M_ARENA_MAX, ARENAS)
+
+
+# Modules, and what pip calls them: the list of requirements/core.txt.
+NEEDED = {
+    'cv2': 'opencv-python-headless',
+    'numpy': 'numpy',
+    'rich': 'rich',
+    'safetensors': 'safetensors',
+    'torch': 'torch>=2.1',
+    'typer': 'typer>=0.9',
+}
+NODES_NEED = ('rclpy', 'kpfeat')
+
+
+def leave_if_missing(nodes: bool = False) -> None:
+    """
+    End the process with one sentence and code 2 where something is missing.
+
+    Programs call this before they import the rest, which would end in a traceback. nodes: ask
+    for ROS and the compiled messages as well.
+    """
+    text = what_is_missing() or (nodes and what_nodes_miss())
+    if text:
+        print(f'error: {text}', file=sys.stderr)
+        sys.exit(2)
+
+
+def what_is_missing() -> str:
+    """Say which packages are missing or too old and how to get them; '' if none is."""
+    found = {module: _why_not(module, package) for module, package in NEEDED.items()}
+    wanted = [module for module, why in found.items() if why]
+    if not wanted:
+        return ''
+    packages = ' '.join(f"'{p}'" if '>' in p else p for p in map(NEEDED.get, wanted))
+    return (
+        f'{", ".join(found[module] for module in wanted)}; install with: {sys.executable} -m pip '
+        f'install {packages} (where pip refuses, in a virtual environment: docs/installation.md)'
+    )
+
+
+def what_nodes_miss() -> str:
+    """Say which part of ROS a node lacks; '' if none."""
+    for module in NODES_NEED:
+        if find_spec(module) is None:
+            return (
+                f"the Python module '{module}' is missing: source a ROS 2 workspace in which "
+                'kpfeat is built, or use `make shell` in the repository'
+            )
+    return ''
+
+
+def _why_not(module: str, package: str) -> str:
+    if find_spec(module) is None:
+        return f'{module} is not installed'
+    name, _, least = package.partition('>=')
+    try:
+        found = version(name)
+    except PackageNotFoundError:  # built by hand, or under another name
+        return ''
+    if _numbers(found) >= _numbers(least):
+        return ''
+    return f'{name} is {found}, expected {least} or newer'
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r'\d+', text)[:2]))
+
+
+_totals: ContextVar[dict[str, float] | None] = ContextVar('totals', default=None)
+
+
+@contextmanager
+def timed_stages(note: Callable[[str, float], None]) -> Iterator[None]:
+    """
+    Sum up the seconds of each stage of what this thread extracts, and note them at the end.
+
+    On a GPU each stage is waited for, so that its time is its own.
+    """
+    totals: dict[str, float] = {}
+    token = _totals.set(totals)
+    try:
+        yield
+    finally:
+        _totals.reset(token)
+    for stage, seconds in totals.items():
+        note(stage, seconds)
+
+
+class Laps:
+    """Times consecutive stages on one device, from here on."""
+
+    def __init__(self, device: Any) -> None:
+        self._totals = _totals.get()
+        self._device = device
+        self._last = time.perf_counter() if self._totals is not None else 0.0
+
+    def end(self, stage: str) -> None:
+        """Add the time since the stage before to this one."""
+        if self._totals is None:
+            return
+        if self._device.type == 'cuda':
+            import torch  # here alone, so that nodes without a network need none
+
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self._totals[stage] = self._totals.get(stage, 0.0) + now - self._last
+        self._last = now

@@ -1,0 +1,1 @@
+"""Weight files: ours, published checkpoints, and the manifest of those that come along."""

@@ -1,0 +1,90 @@
+"""The manifest of the weights that come with the package: what each file is, and its checksum."""
+
+from dataclasses import dataclass
+import json
+from pathlib import Path
+
+from .files import BUNDLED, load_weights, read_structure, read_weights, sha256
+from ..errors import KpfeatError, WeightsError
+from ..io import replacing
+from ..registry import build_network
+
+MANIFEST = 'manifest.json'
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known about one weight file; `problem` is '' where all is well."""
+
+    path: Path
+    model: str = ''
+    licence: str = ''
+    size: int = 0
+    problem: str = ''
+
+
+def verify_file(path: Path | str) -> Verdict:
+    """Check that a weight file is complete, finite and fits the model that it names."""
+    path = Path(path)
+    try:
+        metadata = read_weights(path)[1]
+        if 'model' not in metadata:
+            raise WeightsError('it does not say which model it is for')
+        load_weights(build_network(metadata['model'], **read_structure(path)), path)
+    except KpfeatError as error:
+        return Verdict(path, problem=str(error))
+    return Verdict(path, metadata['model'], metadata.get('licence', ''), path.stat().st_size)
+
+
+def verify_bundled(folder: Path = BUNDLED) -> list[Verdict]:
+    """Check the files of the manifest, their model cards, and that nothing lies there unlisted."""
+    manifest = read_manifest(folder)
+    found = {path.name for path in folder.glob('*.safetensors')}
+    return [
+        _verify_entry(folder / name, manifest.get(name)) for name in sorted(found | set(manifest))
+    ]
+
+
+def _verify_entry(path: Path, entry: dict | None) -> Verdict:
+    verdict = verify_file(path)
+    if verdict.problem:
+        return verdict
+    problem = ''
+    if entry is None:
+        problem = f'it is not in {MANIFEST}'
+    elif entry.get('sha256') != sha256(path):
+        problem = f'its SHA-256 is not the one in {MANIFEST}: the file was changed or damaged'
+    elif not verdict.licence:
+        problem = 'it does not name its licence'
+    elif not path.with_suffix('.md').is_file():
+        problem = f'its model card {path.stem}.md is missing'
+    return Verdict(path, verdict.model, verdict.licence, verdict.size, problem)
+
+
+def read_manifest(folder: Path = BUNDLED) -> dict[str, dict]:
+    """Return the records by file name, empty where there is no manifest; raises WeightsError."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise WeightsError(f"'{path}' is damaged: {error}") from error
+
+
+def write_manifest(folder: Path = BUNDLED) -> dict[str, dict]:
+    """Record all weight files of a folder, after checking each; raises WeightsError."""
+    records = {}
+    for path in sorted(folder.glob('*.safetensors')):
+        verdict = verify_file(path)
+        if verdict.problem:
+            raise WeightsError(f"'{path}': {verdict.problem}")
+        records[path.name] = {
+            'model': verdict.model,
+            'licence': verdict.licence,
+            'size': verdict.size,
+            'sha256': sha256(path),
+        }
+    with replacing(folder / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(records, indent=2) + '\n', encoding='utf-8')
+    return records
