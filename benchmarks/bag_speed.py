@@ -22,7 +22,7 @@ import time
 from typing import Annotated, Any
 
 from common import provenance
-from kpfeat_core.bags.extraction import extract_recording, Extraction, load
+from kpfeat_core.bags.extract import extract_recording, Extraction, load
 from kpfeat_core.messages.definitions import typestore
 from kpfeat_core.sources import parse_size
 import numpy as np

@@ -17,8 +17,8 @@ from statistics import median
 from typing import Annotated
 
 from common import provenance
-from kpfeat_core.bags.extraction import Extraction
-from kpfeat_core.bags.sights import Sights
+from kpfeat_core.bags.extract import Extraction
+from kpfeat_core.bags.frames import Sights
 from kpfeat_core.colmap import descriptors_to_sift
 from kpfeat_core.config import DEFAULT_MODEL, MatcherConfig
 from kpfeat_core.features import Features

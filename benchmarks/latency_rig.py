@@ -28,9 +28,9 @@ from kpfeat_core.factory import create_extractor
 from kpfeat_core.messages.conversions import fill_image
 from kpfeat_core.virtual_camera import VirtualCamera
 from kpfeat_ros.bringup import composed_arguments, LaunchOptions, plan_nodes
-from kpfeat_ros.children import Children
+from kpfeat_ros.demo import Children
+from kpfeat_ros.frames import stamp_ns
 from kpfeat_ros.qos import RELIABLE
-from kpfeat_ros.stamps import stamp_ns
 import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor

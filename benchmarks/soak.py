@@ -18,8 +18,7 @@ import time
 from common import provenance, ROOT
 from diagnostic_msgs.msg import DiagnosticArray
 from kpfeat.msg import Matches
-from kpfeat_ros.bringup import NodePlan
-from kpfeat_ros.processes import stop_processes
+from kpfeat_ros.bringup import NodePlan, stop_processes
 import rclpy
 from rclpy.node import Node
 

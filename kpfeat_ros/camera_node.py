@@ -16,9 +16,8 @@ from kpfeat_core.sources import create_source, SourceConfig
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from .node import KpfeatNode, run
+from .node import KpfeatNode, offer_reset, run
 from .options import CameraNodeOptions
-from .services import offer_reset
 
 TOPIC, INFO_TOPIC = 'camera/image_raw', 'camera/camera_info'
 

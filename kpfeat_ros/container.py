@@ -23,7 +23,7 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from .components import ComponentManager, Loaded
-from .loading import release_memory
+from .model import release_memory
 from .node import run
 from .worker import THREAD_NAME
 

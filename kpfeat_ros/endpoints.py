@@ -29,12 +29,12 @@ except ImportError:  # ROS 2 Humble
         UnsupportedEventTypeError,
     )
 
-from .background import Handover
+from .diagnostics import Statistics
 from .exchange import current_exchange, Inbox, KEPT
 from .frames import Frame, message_to_frame
 from .lifecycle import ManagedNode
 from .qos import explain_mismatch, overrides, RELIABLE, sensor_qos
-from .stats import Statistics
+from .worker import Handover
 
 POLL_PERIOD_S = 0.2  # for listeners, where the middleware does not tell of them
 

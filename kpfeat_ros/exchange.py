@@ -23,8 +23,7 @@ from kpfeat_core.errors import ConfigError, ShapeError
 from kpfeat_core.features import Features
 import numpy as np
 
-from .frames import Frame
-from .stamps import stamp_ns
+from .frames import Frame, stamp_ns
 
 KEPT = 10  # frames that an inbox keeps, and so how late the message of one may come
 

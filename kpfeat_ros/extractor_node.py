@@ -20,14 +20,11 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from .background import Requests
-from .images import image_to_array
-from .live_model import LiveModel
-from .node import KpfeatNode, run
+from .images import image_to_array, Stream, topic_of
+from .model import LiveModel
+from .node import KpfeatNode, offer_reset, run
 from .options import ExtractorNodeOptions, split_names
-from .services import offer_reset
-from .streams import Stream, topic_of
-from .worker import Stage, Worker
+from .worker import Requests, Stage, Worker
 
 
 class Shot(NamedTuple):

@@ -12,11 +12,9 @@ from kpfeat_core.matching import match_pair
 from kpfeat_core.messages.conversions import fill_matches
 from std_srvs.srv import Trigger
 
-from .frames import Frame, FramePairs
-from .node import KpfeatNode, run
+from .frames import Frame, FramePairs, stamp_ns, StampPairs
+from .node import KpfeatNode, offer_reset, run
 from .options import MatcherNodeOptions
-from .services import offer_reset
-from .stamps import stamp_ns, StampPairs
 from .worker import Stage
 
 STEREO = ('features0', 'features1')

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 import os
 import signal
 import sys
@@ -15,14 +16,13 @@ import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.utilities import remove_ros_args
+from std_srvs.srv import Trigger
 
-from .diagnosis import gpu_memory, judge, judge_rest
+from .diagnostics import DiagnosticsOptions, gpu_memory, judge, judge_rest, Report
 from .endpoints import ConnectedNode
-from .limits import DiagnosticsOptions
+from .frames import stamp_ns
 from .options import LifecycleOptions
 from .parameters import NodeParameters
-from .stamps import stamp_ns
-from .stats import Report
 from .worker import abandoned_work, Stage, Worker
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -219,3 +219,14 @@ def _interrupts_end_ros() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def offer_reset(node: 'KpfeatNode') -> None:
+    """Offer `~/reset_statistics`, which sets all counts and times of diagnostics back."""
+    node.offer(Trigger, '~/reset_statistics', partial(_reset, node))
+
+
+def _reset(node: 'KpfeatNode', _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    node.statistics.reset()
+    response.success, response.message = True, 'all counts and times start again'
+    return response

@@ -14,10 +14,10 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
+from .diagnostics import Statistics
+from .frames import stamp_ns
 from .images import image_to_array
 from .qos import RELIABLE
-from .stamps import stamp_ns
-from .stats import Statistics
 from .worker import Worker
 
 OUTPUTS = ('features', 'matches', 'image_keypoints', 'image_matches')

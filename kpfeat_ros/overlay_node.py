@@ -13,21 +13,22 @@ from kpfeat_core.tracks import Tracks
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from .annotations import fill_annotations, fill_markers, find_messages
-from .frames import Frame
-from .lens import frame_in_image, lens_for
-from .node import KpfeatNode, run
+from .frames import Frame, Partners
+from .node import KpfeatNode, offer_reset, run
 from .options import OverlayNodeOptions
-from .partners import Partners
 from .pictures import (
+    cloud_of_keypoints,
+    fill_annotations,
     fill_compressed,
+    fill_markers,
+    find_messages,
     follow_matches,
+    frame_in_image,
+    lens_for,
     picture_of_keypoints,
     picture_of_matches,
     picture_of_tracks,
 )
-from .points import cloud_of_keypoints
-from .services import offer_reset
 from .worker import Stage, Worker
 
 INPUTS = ('image', 'image1', 'features', 'matches', 'depth', 'camera_info', 'camera_info1')

@@ -11,7 +11,7 @@ import textwrap
 from kpfeat_core.config import DEFAULT_MODEL, ExtractorConfig, MatcherConfig, ViewConfig
 from kpfeat_core.registry import extractor_config_class
 
-from .limits import DiagnosticsOptions
+from .diagnostics import DiagnosticsOptions
 from .options import (
     ExtractorNodeOptions,
     LifecycleOptions,

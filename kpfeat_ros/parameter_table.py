@@ -14,7 +14,7 @@ from kpfeat_core.errors import DataError
 from kpfeat_core.registry import extractor_config_class, extractor_names
 from kpfeat_core.sources import SourceConfig
 
-from .limits import DiagnosticsOptions
+from .diagnostics import DiagnosticsOptions
 from .options import (
     CameraNodeOptions,
     ExtractorNodeOptions,

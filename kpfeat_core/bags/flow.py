@@ -1,15 +1,25 @@
 """Stages that work at the same time, each a plain generator."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import closing, contextmanager
+import errno
+import heapq
+import itertools
+from operator import itemgetter
+import os
 import queue
 import threading
 from typing import Any, TypeVar
 
+from .recording import Record
+from .steps import Journal, Step
+from .writers import Sink
+from ..errors import DataError
+
 T = TypeVar('T')
 R = TypeVar('R')
-
 PATIENCE_S = 0.05  # a stage that waits looks this often whether it is still wanted
 
 
@@ -84,3 +94,74 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
             batch = []
     if batch:
         yield batch
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # h5py says them in its own words
+Live = Callable[[int], Iterable[list[Step]]]
+
+
+def run(
+    journal: Journal,
+    live: Live,
+    sink: Sink,
+    copied: Generator[Record, None, None],
+    on_step: Callable[[Step], None] = lambda step: None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """
+    Write all steps to a sink: those of the journal, then those that are still to be done.
+
+    live: given the index of the first step that is left, yields them and all after it, in lists
+    that are kept together. copied: records of the input, in order, which are put between by time.
+    check: raises an error where the whole is not to be written after all. The journal is open
+    before, and goes when the output is where it belongs.
+
+    Raises DataError where the disk is full; the journal stays, and a later run goes on from it.
+    """
+    left = _kept(journal, live)
+    steps = itertools.chain(journal.replay(), left)
+    with said_if_full(lambda: f"{journal.count} images are done and kept in '{journal.folder}'"):
+        with closing(left), closing(copied), sink:
+            for record in _by_time(copied, _written(steps, on_step)):
+                sink.write(record)
+            _check(check, journal)
+        journal.remove()
+
+
+@contextmanager
+def said_if_full(kept: Callable[[], str]) -> Iterator[None]:
+    """Raise DataError where the disk is full; kept: says what is not lost."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL and not any(os.strerror(why) in str(error) for why in FULL):
+            raise
+        raise DataError(
+            f'the disk is full: {kept()}; make room and give the same command again, which goes '
+            'on from there'
+        ) from error
+
+
+def _check(check: Callable[[], None], journal: Journal) -> None:
+    try:
+        check()
+    except DataError:  # what is in the journal would only say so again
+        journal.remove()
+        raise
+
+
+def _kept(journal: Journal, live: Live) -> Generator[Step, None, None]:
+    for steps in live(journal.count):
+        journal.add(steps)
+        yield from steps
+
+
+def _written(steps: Iterable[Step], on_step: Callable[[Step], None]) -> Iterator[Record]:
+    for step in steps:
+        yield from step.records
+        on_step(step)
+
+
+def _by_time(copied: Iterable[Record], made: Iterable[Record]) -> Iterator[Record]:
+    """Merge by log time; at the same time what was copied comes first."""
+    return heapq.merge(copied, made, key=itemgetter(1))

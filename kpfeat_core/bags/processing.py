@@ -7,12 +7,10 @@ from typing import Any, NamedTuple, TYPE_CHECKING
 
 import numpy as np
 
-from .decoding import decode
 from .flow import ahead, batches, in_background
-from .reading import BagReader, Topic
-from .records import CAMERA_INFO, Channel, IMAGES, LAST_TIME, Record
+from .reader import BagReader, decode, Topic
+from .recording import CAMERA_INFO, Channel, IMAGES, LAST_TIME, Record, sibling
 from .steps import Step
-from .topics import sibling
 from ..config import ViewConfig
 from ..errors import BadImageError, ImageError, KpfeatError
 from ..messages.conversions import (

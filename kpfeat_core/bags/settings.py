@@ -8,7 +8,7 @@ from typing import Any, TYPE_CHECKING
 import cv2
 import torch
 
-from .reading import BagReader
+from .reader import BagReader
 from ..config import ViewConfig
 
 if TYPE_CHECKING:

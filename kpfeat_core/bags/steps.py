@@ -16,7 +16,7 @@ from mcap.stream_reader import breakup_chunk, StreamReader
 from mcap.writer import CompressionType, Writer
 
 from .locking import lock
-from .records import Channel, Record
+from .recording import Channel, Record
 from ..messages.definitions import definition_of
 
 STEPS_TOPIC = '/kpfeat/steps'

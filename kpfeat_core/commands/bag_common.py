@@ -15,7 +15,7 @@ from ..config import DEFAULT_MODEL, make_config, parse_options, ViewConfig
 from ..errors import DataError
 
 if TYPE_CHECKING:
-    from ..bags.extraction import Extraction, Report
+    from ..bags.extract import Extraction, Report
 
 R = TypeVar('R', bound='Report')
 
@@ -140,7 +140,7 @@ def wanted_images(
     model: '' for recorded features. settings: of --set. extraction, view: flags of their classes.
     others: more of `Extraction`.
     """
-    from ..bags.extraction import Extraction
+    from ..bags.extract import Extraction
     from ..registry import extractor_config_class
 
     parsed = parse_options(settings, extractor_config_class(model or DEFAULT_MODEL))

@@ -50,7 +50,7 @@ from .common import (
 from ..config import DEFAULT_MODEL, ExtractorConfig, ViewConfig
 
 if TYPE_CHECKING:
-    from ..bags.extraction import Extraction, Report
+    from ..bags.extract import Extraction, Report
 
 EPILOG = examples(
     'kpfeat bag extract drive/ --out features.mcap',
@@ -178,7 +178,7 @@ def extract(
     many, with the same result.
     """
     need_packages()
-    from ..bags.fleet.parts import single_recording
+    from ..bags.parts import single_recording
 
     wanted = wanted_images(
         recordings[0],
@@ -213,7 +213,7 @@ def extract(
 
 
 def _extract_one(wanted: 'Extraction', video: Path | None, quiet: bool, as_json: bool) -> None:
-    from ..bags.extraction import extract_recording
+    from ..bags.extract import extract_recording
 
     report, seconds = on_images(
         'extracting', quiet, lambda show: extract_recording(wanted, on_step=show), resumes=True

@@ -12,10 +12,10 @@ from .common import part_progress, SOME_FAILED, table_console, tell
 from ..errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from ..bags.extraction import Extraction, Report
-    from ..bags.fleet.cluster import ClusterConfig
-    from ..bags.fleet.manifest import Entry
-    from ..bags.fleet.report import FleetReport
+    from ..bags.batch import FleetReport
+    from ..bags.cluster import ClusterConfig
+    from ..bags.extract import Extraction, Report
+    from ..bags.manifest import Entry
 
 PANEL = 'Options for several recordings'
 SHOWN = 20  # problems that are told; the manifest has all
@@ -72,7 +72,7 @@ GpusOption = Annotated[
 
 def cluster_config(cluster: bool, address: str, gpus: float) -> 'ClusterConfig | None':
     """Return where tasks are to run; None for this process."""
-    from ..bags.fleet.cluster import ClusterConfig
+    from ..bags.cluster import ClusterConfig
 
     config = ClusterConfig(address, gpus)
     if not cluster and config != ClusterConfig():
@@ -90,10 +90,9 @@ def extract_several(
     as_json: bool,
 ) -> None:
     """Extract features of all recordings that words stand for, on Ray where it is asked for."""
-    from ..bags.fleet.cluster import OnRay
-    from ..bags.fleet.dispatch import extract_fleet, InTurn
-    from ..bags.fleet.parts import find_parts
-    from ..bags.fleet.report import FleetReport
+    from ..bags.batch import extract_fleet, FleetReport, InTurn
+    from ..bags.cluster import OnRay
+    from ..bags.parts import find_parts
 
     began = time.perf_counter()
     parts = find_parts(words, wanted.out)
@@ -145,8 +144,8 @@ def _problems(name: str, entry: 'Entry') -> Iterator[str]:
 
 
 def _summary(report: 'FleetReport', out: Path, seconds: float) -> dict[str, Any]:
-    from ..bags.fleet.manifest import MANIFEST
-    from ..bags.fleet.work import COUNTS
+    from ..bags.manifest import MANIFEST
+    from ..bags.tasks import COUNTS
 
     return {
         'out': str(out),
@@ -164,7 +163,7 @@ def _summary(report: 'FleetReport', out: Path, seconds: float) -> dict[str, Any]
 
 
 def _sentence(report: 'FleetReport', out: Path, seconds: float) -> str:
-    from ..bags.fleet.manifest import MANIFEST
+    from ..bags.manifest import MANIFEST
 
     before = earlier(report.done - len(report.seconds))
     return (

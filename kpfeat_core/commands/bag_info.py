@@ -10,7 +10,7 @@ from .bag_common import JsonOption, need_packages, RecordingArgument, tell_damag
 from .common import examples, SOME_FAILED, table_console
 
 if TYPE_CHECKING:
-    from ..bags.reading import BagReader
+    from ..bags.reader import BagReader
 
 EPILOG = examples('kpfeat bag info drive/', 'kpfeat bag info drive.bag --json')
 
@@ -23,7 +23,7 @@ def info(recording: RecordingArgument, as_json: JsonOption = False) -> None:
     whole recording.
     """
     need_packages()
-    from ..bags.reading import BagReader
+    from ..bags.reader import BagReader
 
     reader = BagReader(recording)
     if as_json:

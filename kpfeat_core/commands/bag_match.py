@@ -31,11 +31,11 @@ from .bag_common import (
     wanted_images,
 )
 from .common import configured, DeviceOption, examples, SetOption, WeightsOption
-from ..bags.match.pairing import PairingConfig
+from ..bags.match_steps import PairingConfig
 from ..config import ExtractorConfig, make_config, MatcherConfig, ViewConfig
 
 if TYPE_CHECKING:
-    from ..bags.match.matching import MatchReport
+    from ..bags.match import MatchReport
 
 EPILOG = examples(
     'kpfeat bag match drive/ --out matches.mcap',
@@ -99,7 +99,7 @@ def match(
     when the same command is given again.
     """
     need_packages()
-    from ..bags.match.matching import match_recording, Matching
+    from ..bags.match import match_recording, Matching
 
     images = wanted_images(
         recording,

@@ -26,13 +26,13 @@ from .bag_common import (
     wanted_images,
 )
 from .common import configured, DeviceOption, examples, SetOption, tell, WeightsOption
-from ..bags.render.config import RenderConfig
+from ..bags.render import RenderConfig
 from ..config import ExtractorConfig, make_config, MatcherConfig, ViewConfig
 from ..errors import DataError
 
 if TYPE_CHECKING:
-    from ..bags.extraction import Extraction
-    from ..bags.render.rendering import RenderReport
+    from ..bags.extract import Extraction
+    from ..bags.render import RenderReport
 
 EPILOG = examples(
     'kpfeat bag render drive/ --out drive.mp4',
@@ -93,7 +93,7 @@ def render(
     """
     need_packages()
     _check_names(out, sheet)
-    from ..bags.render.rendering import render_recording
+    from ..bags.render import render_recording
 
     wanted = wanted_images(
         recording,
@@ -133,7 +133,7 @@ def check_drawing(video: Path, wanted: 'Extraction', several: bool) -> None:
     """Raise DataError where `draw_extracted` could not draw what will be written."""
     if several or wanted.format != 'bag':
         raise DataError('--video goes with one recording and the format bag; see bag render')
-    from ..bags.render.rendering import check_extraction
+    from ..bags.render import check_extraction
 
     check_ending('--video', video, VIDEOS)
     check_extraction(wanted)
@@ -141,7 +141,7 @@ def check_drawing(video: Path, wanted: 'Extraction', several: bool) -> None:
 
 def draw_extracted(video: Path, wanted: 'Extraction', quiet: bool) -> None:
     """Make a video of features that were just written."""
-    from ..bags.render.rendering import render_extracted
+    from ..bags.render import render_extracted
 
     report, _ = on_images('drawing', quiet, lambda show: render_extracted(wanted, video, show))
     if not quiet:

@@ -29,7 +29,7 @@ from .common import configured, DeviceOption, examples, SetOption, table_console
 from ..config import ExtractorConfig, make_config, MatcherConfig, ViewConfig
 
 if TYPE_CHECKING:
-    from ..bags.stats.statistics import StatisticsReport
+    from ..bags.stats import StatisticsReport
 
 EPILOG = examples(
     'kpfeat bag stats drive/ --out stats.html',
@@ -86,8 +86,8 @@ def stats(
     """
     need_packages()
     _check_out(out)
-    from ..bags.stats import numbers
-    from ..bags.stats.statistics import measure_recording
+    from ..bags import stats_report as numbers
+    from ..bags.stats import measure_recording
 
     wanted = wanted_images(
         recording,
@@ -129,8 +129,8 @@ def _check_out(out: list[Path]) -> None:
 
 
 def _write(path: Path, report: 'StatisticsReport') -> None:
-    from ..bags.stats import numbers
-    from ..bags.stats.report import write_report
+    from ..bags import stats_report as numbers
+    from ..bags.stats_report import write_report
 
     writers = {'.html': write_report, '.json': numbers.write_json, '.csv': numbers.write_csv}
     writers[path.suffix](path, report)
@@ -139,7 +139,7 @@ def _write(path: Path, report: 'StatisticsReport') -> None:
 def _print_table(report: 'StatisticsReport') -> None:
     from rich.table import Table
 
-    from ..bags.stats.numbers import summary_rows
+    from ..bags.stats_report import summary_rows
 
     table = Table('', *report.topics, '', box=None, pad_edge=False)
     for label, texts, meaning in summary_rows(report):

@@ -14,7 +14,7 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import journal_size, sha256
 import kpfeat_core
-from kpfeat_core.bags.reading import BagReader
+from kpfeat_core.bags.reader import BagReader
 from made_bags import (
     IMAGE,
     image,
@@ -124,7 +124,7 @@ def test_what_is_thrown_away_is_said_before_the_work_begins(extract, tmp_path, m
     def stop(*words):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('kpfeat_core.bags.extraction.FeatureSteps.steps', stop)
+    monkeypatch.setattr('kpfeat_core.bags.processing.FeatureSteps.steps', stop)
     lines = extract().stderr.splitlines()
     assert lines[0] == 'an earlier run left some of other options or input: thrown away'
     assert lines[1] == 'stopped; the same command goes on from here'

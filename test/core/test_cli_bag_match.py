@@ -12,8 +12,8 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import journal_size
 import kpfeat_core
-from kpfeat_core.bags.match import matching
-from kpfeat_core.bags.reading import BagReader
+from kpfeat_core.bags import match as matching
+from kpfeat_core.bags.reader import BagReader
 from made_bags import images, storage_file, truncate, write_bag
 from run_kpfeat import assert_one_error, run
 

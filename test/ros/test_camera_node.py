@@ -8,7 +8,7 @@ from kpfeat_core.image import write_image
 from kpfeat_core.messages.conversions import camera_info_to_calibration, image_to_array
 from kpfeat_core.video import Film
 from kpfeat_core.virtual_camera import VirtualCamera
-from kpfeat_ros.stamps import stamp_ns
+from kpfeat_ros.frames import stamp_ns
 import numpy as np
 import pytest
 

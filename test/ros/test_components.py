@@ -55,7 +55,7 @@ def test_node_is_found_as_entry_point_and_as_class(manager, plugin) -> None:
 
 
 def test_every_node_of_ours_is_a_plugin(repository) -> None:
-    from kpfeat_ros.plugins import find_node_class, OWN
+    from kpfeat_ros.components import find_node_class, OWN
 
     files = sorted(path.stem for path in (repository / 'kpfeat_ros').glob('*_node.py'))
     assert (

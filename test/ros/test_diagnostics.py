@@ -2,8 +2,7 @@
 
 from types import SimpleNamespace
 
-from kpfeat_ros.limits import DiagnosticsOptions, USUAL_LIMITS
-from kpfeat_ros.stats import Statistics
+from kpfeat_ros.diagnostics import DiagnosticsOptions, Statistics, USUAL_LIMITS
 import pytest
 
 
@@ -17,7 +16,7 @@ class Clock:
 def judged(limits: DiagnosticsOptions = USUAL_LIMITS, **counts: int) -> tuple[bytes, str]:
     """Return level and sentence after these counts within one second."""
     pytest.importorskip('rclpy', reason='rclpy is not installed')
-    from kpfeat_ros.node import judge
+    from kpfeat_ros.diagnostics import judge
 
     clock = Clock()
     statistics = Statistics(clock)
@@ -61,7 +60,7 @@ def test_resting_because_nobody_listens_is_no_trouble() -> None:
 @pytest.mark.parametrize(('seconds', 'level'), [(1.0, OK), (3.0, WARN), (20.0, ERROR)])
 def test_end_of_the_images_is_a_warning_and_then_an_error(seconds, level) -> None:
     pytest.importorskip('rclpy', reason='rclpy is not installed')
-    from kpfeat_ros.diagnosis import judge
+    from kpfeat_ros.diagnostics import judge
 
     clock = Clock()
     statistics = Statistics(clock)
@@ -170,7 +169,7 @@ def test_limits_can_be_changed_while_the_node_runs(ros, weights_file, photo) -> 
 def test_gpu_memory_is_told_for_each_gpu_in_use(monkeypatch) -> None:
     torch = pytest.importorskip('torch')
     pytest.importorskip('rclpy', reason='rclpy is not installed')
-    from kpfeat_ros.diagnosis import gpu_memory
+    from kpfeat_ros.diagnostics import gpu_memory
 
     if not torch.cuda.is_available():
         assert gpu_memory() == []

@@ -23,7 +23,8 @@ class Gpu:
 @pytest.fixture
 def loaded(monkeypatch) -> list[str]:
     """Return the devices for which networks are loaded."""
-    from kpfeat_ros import live_model, loading
+    from kpfeat_ros import model as live_model
+    from kpfeat_ros import model as loading
 
     load, devices = loading.load_extractor, []
 
@@ -114,7 +115,7 @@ def test_a_model_that_fits_where_it_was_asked_for_ends_the_trouble(ros, full, st
 
 
 def test_what_did_not_fit_is_freed_before_anything_else_is_tried(photo) -> None:
-    from kpfeat_ros.loading import extract, OutOfMemoryError
+    from kpfeat_ros.model import extract, OutOfMemoryError
 
     kept = []
 

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from kpfeat_ros.partners import Partners
+from kpfeat_ros.frames import Partners
 
 
 def at(ms: int, **more: Any) -> Any:

@@ -69,7 +69,7 @@ def rows_of(cloud) -> np.ndarray:
     ('dtype', 'encoding'), [('<u2', '16UC1'), ('<u2', 'mono16'), ('>u2', '16UC1')]
 )
 def test_depths_of_16_bits_are_millimetres(dtype, encoding):
-    from kpfeat_ros.points import depth_to_metres
+    from kpfeat_ros.pictures import depth_to_metres
 
     stored = np.array([[0, 1500, 65535], [1, 2, 3]], dtype)
     found = depth_to_metres(depth_message(stored, encoding, int(dtype[0] == '>'), padding=5))
@@ -77,14 +77,14 @@ def test_depths_of_16_bits_are_millimetres(dtype, encoding):
 
 
 def test_depths_of_32_bits_are_metres_with_nan_for_unknown():
-    from kpfeat_ros.points import depth_to_metres
+    from kpfeat_ros.pictures import depth_to_metres
 
     stored = np.array([[np.nan, 0.5], [12, np.inf]], '<f4')
     np.testing.assert_array_equal(depth_to_metres(depth_message(stored, '32FC1')), stored)
 
 
 def test_what_is_no_depth_image_is_refused():
-    from kpfeat_ros.points import depth_to_metres
+    from kpfeat_ros.pictures import depth_to_metres
 
     with pytest.raises(BadImageError, match="encoding 'rgb8', expected 16UC1 in millimetres"):
         depth_to_metres(depth_message(np.zeros((2, 2), '<u2'), 'rgb8'))
@@ -98,7 +98,7 @@ def test_what_is_no_depth_image_is_refused():
     ('dtype', 'encoding', 'unit'), [('<u2', '16UC1', 1000), ('<f4', '32FC1', 1)]
 )
 def test_a_cloud_holds_keypoints_with_depth_and_their_scores(dtype, encoding, unit):
-    from kpfeat_ros.points import cloud_of_keypoints
+    from kpfeat_ros.pictures import cloud_of_keypoints
 
     stored = np.zeros((60, 80), dtype)
     stored[30, 60], stored[55, 40] = 4 * unit, unit / 2
@@ -132,7 +132,7 @@ def bent():
 
 
 def test_a_cloud_of_undistorted_keypoints_has_the_depths_that_the_lens_shows_them_at(bent):
-    from kpfeat_ros.points import cloud_of_keypoints
+    from kpfeat_ros.pictures import cloud_of_keypoints
 
     frame, info = bent
     slanted = (1 + np.arange(640) / 1000 + np.arange(480)[:, None] / 1000).astype('<f4')
@@ -143,8 +143,7 @@ def test_a_cloud_of_undistorted_keypoints_has_the_depths_that_the_lens_shows_the
 
 
 def test_undistorted_keypoints_are_drawn_where_the_image_shows_them(bent):
-    from kpfeat_ros.lens import lens_for
-    from kpfeat_ros.pictures import picture_of_keypoints
+    from kpfeat_ros.pictures import lens_for, picture_of_keypoints
 
     frame, info = bent
     lens = lens_for(info, 'undistorted')
@@ -157,8 +156,7 @@ def test_undistorted_matches_and_tracks_are_drawn_where_the_images_show_them(ben
     from kpfeat.msg import Matches
     from kpfeat_core.messages.conversions import fill_matches
     from kpfeat_core.tracks import Trail
-    from kpfeat_ros.lens import lens_for
-    from kpfeat_ros.pictures import picture_of_matches, picture_of_tracks
+    from kpfeat_ros.pictures import lens_for, picture_of_matches, picture_of_tracks
     from std_msgs.msg import Header
 
     frame, info = bent
@@ -187,7 +185,7 @@ def test_pictures_of_few_of_16_bits_are_bright():
 
 
 def test_undistorted_keypoints_need_the_calibration_of_their_images(bent):
-    from kpfeat_ros.lens import frame_in_image, lens_for
+    from kpfeat_ros.pictures import frame_in_image, lens_for
 
     frame, info = bent
     with pytest.raises(BadImageError, match='no camera_info came so far') as error:
@@ -200,7 +198,7 @@ def test_undistorted_keypoints_need_the_calibration_of_their_images(bent):
 
 
 def test_rectified_pixels_are_seen_by_p_and_undistorted_ones_by_k_alone():
-    from kpfeat_ros.points import cloud_of_keypoints
+    from kpfeat_ros.pictures import cloud_of_keypoints
 
     depth = depth_message(np.ones((60, 80), '<f4'), '32FC1')
     info = camera_info(d=[-0.3, 0.1, 0.0, 0.0, 0.0])
@@ -214,7 +212,7 @@ def test_rectified_pixels_are_seen_by_p_and_undistorted_ones_by_k_alone():
 
 
 def test_no_keypoints_and_no_depth_give_an_empty_cloud():
-    from kpfeat_ros.points import cloud_of_keypoints
+    from kpfeat_ros.pictures import cloud_of_keypoints
 
     nothing = depth_message(np.zeros((60, 80), '<u2'), '16UC1')
     for features in (made_frame(), made_frame((60, 30))):
@@ -223,7 +221,7 @@ def test_no_keypoints_and_no_depth_give_an_empty_cloud():
 
 
 def test_images_of_another_size_than_the_calibration_are_refused():
-    from kpfeat_ros.points import cloud_of_keypoints
+    from kpfeat_ros.pictures import cloud_of_keypoints
 
     small = depth_message(np.ones((30, 40), '<f4'), '32FC1')
     with pytest.raises(ShapeError, match='depth image is of 40x30'):
@@ -236,7 +234,7 @@ def test_images_of_another_size_than_the_calibration_are_refused():
 
 
 def test_sensor_msgs_py_makes_the_cloud_where_it_is_installed(monkeypatch):
-    from kpfeat_ros import points
+    from kpfeat_ros import pictures as points
 
     given = []
     monkeypatch.setattr(points, 'create_cloud', lambda *args: given.append(args) or 'cloud')
@@ -249,7 +247,7 @@ def test_our_cloud_is_that_of_sensor_msgs_py(monkeypatch):
     library = pytest.importorskip(
         'sensor_msgs_py.point_cloud2', reason='sensor_msgs_py comes with ROS, not as a wheel'
     )
-    from kpfeat_ros import points
+    from kpfeat_ros import pictures as points
     from std_msgs.msg import Header
 
     rows = np.random.default_rng(0).random((5, 4), np.float32)
@@ -293,7 +291,7 @@ class StandIn:
 
 
 def test_annotations_are_coloured_points_in_pixels_that_begin_at_the_corner():
-    from kpfeat_ros.annotations import fill_annotations, find_messages
+    from kpfeat_ros.pictures import fill_annotations, find_messages
 
     features = made_frame((0, 0), (20.25, 10), (5, 5), scores=[0.9, 0.5, 0.1])
     messages = find_messages('foxglove_msgs') or StandIn
@@ -307,7 +305,7 @@ def test_annotations_are_coloured_points_in_pixels_that_begin_at_the_corner():
 
 
 def test_newer_annotations_say_their_time_once_more():
-    from kpfeat_ros.annotations import fill_annotations
+    from kpfeat_ros.pictures import fill_annotations
 
     class Newer(StandIn):
         class ImageAnnotations(StandIn.Of):
@@ -318,7 +316,7 @@ def test_newer_annotations_say_their_time_once_more():
 
 
 def test_markers_of_no_keypoints_delete_those_before():
-    from kpfeat_ros.annotations import fill_markers, find_messages
+    from kpfeat_ros.pictures import fill_markers, find_messages
 
     messages = find_messages('visualization_msgs')
     (marker,) = fill_markers(messages, made_frame(), camera_info(), 'distorted', 1.0).markers
@@ -328,7 +326,7 @@ def test_markers_of_no_keypoints_delete_those_before():
 
 
 def test_packages_that_are_not_installed_give_no_messages():
-    from kpfeat_ros.annotations import find_messages
+    from kpfeat_ros.pictures import find_messages
 
     assert find_messages('hologram_msgs') is None
     assert find_messages('std_msgs').Header

@@ -4,8 +4,8 @@ import signal
 import subprocess
 import sys
 
-from kpfeat_ros import processes
-from kpfeat_ros.children import interrupted_later
+from kpfeat_ros import bringup as processes
+from kpfeat_ros.demo import interrupted_later
 import pytest
 
 POLITE = [

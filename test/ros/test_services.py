@@ -127,7 +127,7 @@ def test_executor_goes_on_while_a_request_is_at_work(ros, start, photo, gate) ->
 def test_every_request_is_answered_in_order_and_too_many_are_refused(
     ros, start, photo, gate
 ) -> None:
-    from kpfeat_ros.background import MOST_WAITING
+    from kpfeat_ros.worker import MOST_WAITING
 
     node = start()
     asked = gate(node)

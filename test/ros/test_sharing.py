@@ -8,8 +8,8 @@ import sys
 
 from kpfeat_core.registry import extractor_config_class
 from kpfeat_core.weights.files import save_weights
-from kpfeat_ros import sharing
-from kpfeat_ros.loading import load_extractor
+from kpfeat_ros import model as sharing
+from kpfeat_ros.model import load_extractor
 from kpfeat_ros.options import ModelOptions
 import pytest
 import torch

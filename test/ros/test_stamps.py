@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from kpfeat_ros.stamps import stamp_ns, StampBuffer, StampPairs
+from kpfeat_ros.frames import stamp_ns, StampBuffer, StampPairs
 
 
 def test_stamps_are_exact_to_the_nanosecond() -> None:

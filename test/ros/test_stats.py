@@ -1,6 +1,6 @@
 """Counting and timing, on a clock that the test moves."""
 
-from kpfeat_ros.stats import Statistics
+from kpfeat_ros.diagnostics import Statistics
 
 
 class Clock:

@@ -67,7 +67,7 @@ def rig(ros, weights, photo):
 @pytest.fixture
 def gate(monkeypatch):
     """Let loading beside the work wait; gives the event that opens, and the requests that came."""
-    from kpfeat_ros import live_model
+    from kpfeat_ros import model as live_model
 
     opened, requests, load = threading.Event(), [], live_model.load_extractor
 
@@ -191,7 +191,7 @@ def test_what_fails_while_loading_is_told_and_put_back(ros, rig, weights) -> Non
 
 
 def test_failure_of_our_own_while_loading_is_survived(ros, rig, weights, monkeypatch) -> None:
-    from kpfeat_ros import live_model
+    from kpfeat_ros import model as live_model
 
     subject, errors = rig(), ros.logged()
     ros.until(lambda: ros.probe.count_publishers('/rosout') > 1, 'the log')

@@ -1,6 +1,6 @@
 """Images at a rate, whatever the rate at which they come; on a clock of the test."""
 
-from kpfeat_ros.throttle import Throttle
+from kpfeat_ros.images import Throttle
 import pytest
 
 

@@ -5,7 +5,7 @@ import time
 import weakref
 
 from kpfeat_core.errors import ImageError
-from kpfeat_ros.stats import Statistics
+from kpfeat_ros.diagnostics import Statistics
 from kpfeat_ros.worker import abandoned_work, Stage, Worker
 import numpy as np
 import pytest

@@ -5,8 +5,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from kpfeat_core.bags.reading import BagReader
-from kpfeat_core.bags.records import Record
+from kpfeat_core.bags.reader import BagReader
+from kpfeat_core.bags.recording import Record
 from made_bags import images, Made, PERIOD, START, write_split_bag
 
 COUNT = 8  # images of the fixture `bag`

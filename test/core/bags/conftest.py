@@ -40,7 +40,7 @@ def stereo(tmp_path_factory):
 @pytest.fixture
 def extract(extractor, bag, tmp_path):
     """Return a function that extracts, by default from `bag` to out.mcap, and reports."""
-    from kpfeat_core.bags.extraction import extract_recording, Extraction
+    from kpfeat_core.bags.extract import extract_recording, Extraction
 
     def extract(out='out.mcap', source=bag, on_step=lambda report: None, **options):
         wanted = Extraction(source, tmp_path / out, **options)

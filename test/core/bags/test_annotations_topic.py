@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import sha256
-from kpfeat_core.bags.extraction import extract_recording, Extraction
+from kpfeat_core.bags.extract import extract_recording, Extraction
 from kpfeat_core.messages.annotations import image_annotations
 from kpfeat_core.messages.definitions import constructors, IMAGE_ANNOTATIONS, to_cdr, typestore
 from made_bags import header, images, LOG_DELAY, PERIOD, pictures, START, write_bag

@@ -17,12 +17,13 @@ if find_spec('ray') is None:  # importing it here would be too early
     pytest.skip('a cluster needs Ray', allow_module_level=True)
 
 from bag_runs import contents
-from kpfeat_core.bags.extraction import Extraction
-from kpfeat_core.bags.fleet import cluster, work
-from kpfeat_core.bags.fleet.cluster import ClusterConfig, OnRay
-from kpfeat_core.bags.fleet.dispatch import extract_fleet, InTurn
-from kpfeat_core.bags.fleet.manifest import Entry
-from kpfeat_core.bags.fleet.parts import find_parts
+from kpfeat_core.bags import cluster
+from kpfeat_core.bags import tasks as work
+from kpfeat_core.bags.batch import extract_fleet, InTurn
+from kpfeat_core.bags.cluster import ClusterConfig, OnRay
+from kpfeat_core.bags.extract import Extraction
+from kpfeat_core.bags.manifest import Entry
+from kpfeat_core.bags.parts import find_parts
 from kpfeat_core.errors import ConfigError, DataError
 from made_bags import images, PERIOD, START, write_bag, write_split_bag
 from run_kpfeat import run

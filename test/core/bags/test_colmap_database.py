@@ -15,8 +15,8 @@ if not importlib.util.find_spec('pycolmap'):  # importing it before OpenCV break
     pytest.skip('these need pycolmap', allow_module_level=True)
 
 from bag_runs import kill_after, Killed, sha256
-from kpfeat_core.bags.extraction import extract_recording, Extraction
-from kpfeat_core.bags.outputs.writing import disk_errors
+from kpfeat_core.bags.extract import extract_recording, Extraction
+from kpfeat_core.bags.writers import disk_errors
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.factory import create_extractor
@@ -255,7 +255,7 @@ def test_without_pycolmap_the_error_says_what_to_install(extract, monkeypatch):
 
 def test_a_recording_that_changes_while_it_is_read_is_an_error(extract, monkeypatch, tmp_path):
     other = compressed(pictures(1)[0], START + 1)
-    monkeypatch.setattr('kpfeat_core.bags.outputs.beside.decode', lambda record: other)
+    monkeypatch.setattr('kpfeat_core.bags.reader.decode', lambda record: other)
     with pytest.raises(DataError, match='is not there any more'):
         extract(pictures=True)
     assert not (tmp_path / 'out.db').exists()

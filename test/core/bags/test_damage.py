@@ -7,10 +7,9 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
-from kpfeat_core.bags.decoding import decode
-from kpfeat_core.bags.extraction import Extraction
-from kpfeat_core.bags.match.matching import match_recording, Matching
-from kpfeat_core.bags.reading import BagReader
+from kpfeat_core.bags.extract import Extraction
+from kpfeat_core.bags.match import match_recording, Matching
+from kpfeat_core.bags.reader import BagReader, decode
 from kpfeat_core.errors import BadImageError, DataError
 from made_bags import (
     blot,

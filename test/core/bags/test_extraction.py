@@ -10,9 +10,8 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 from bag_runs import COUNT, read, sha256
 import h5py
 from kpfeat_core import registry
-from kpfeat_core.bags.decoding import decode
-from kpfeat_core.bags.extraction import Extraction, load
-from kpfeat_core.bags.reading import BagReader
+from kpfeat_core.bags.extract import Extraction, load
+from kpfeat_core.bags.reader import BagReader, decode
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import ConfigError, DataError
 from kpfeat_core.factory import create_extractor

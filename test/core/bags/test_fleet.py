@@ -10,13 +10,13 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import contents, DRIVE_COUNT, sha256, write_drive
-from kpfeat_core.bags.extraction import extract_recording, Extraction
-from kpfeat_core.bags.fleet import work
-from kpfeat_core.bags.fleet.dispatch import extract_fleet, InTurn
-from kpfeat_core.bags.fleet.manifest import LOG, MANIFEST, Manifest
-from kpfeat_core.bags.fleet.parts import find_parts
+from kpfeat_core.bags import tasks as work
+from kpfeat_core.bags.batch import extract_fleet, InTurn
+from kpfeat_core.bags.extract import extract_recording, Extraction
 from kpfeat_core.bags.locking import InUseError
-from kpfeat_core.bags.reading import BagReader
+from kpfeat_core.bags.manifest import LOG, MANIFEST, Manifest
+from kpfeat_core.bags.parts import find_parts
+from kpfeat_core.bags.reader import BagReader
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import DataError
 from made_bags import (

@@ -8,11 +8,10 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import kill_after, Killed, LEFT, read, RIGHT, sha256
-from kpfeat_core.bags.decoding import decode
-from kpfeat_core.bags.extraction import Extraction
-from kpfeat_core.bags.match.matching import match_recording, Matching
-from kpfeat_core.bags.match.pairing import PairingConfig
-from kpfeat_core.bags.reading import BagReader
+from kpfeat_core.bags.extract import Extraction
+from kpfeat_core.bags.match import match_recording, Matching
+from kpfeat_core.bags.match_steps import PairingConfig
+from kpfeat_core.bags.reader import BagReader, decode
 from kpfeat_core.config import MatcherConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.factory import create_matcher

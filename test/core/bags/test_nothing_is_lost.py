@@ -10,9 +10,9 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import COUNT, kill_after, Killed, read, sha256
 from kpfeat_core.bags import steps
-from kpfeat_core.bags.extraction import extract_recording, Extraction
-from kpfeat_core.bags.outputs import writing
-from kpfeat_core.bags.reading import BagReader
+from kpfeat_core.bags import writers as writing
+from kpfeat_core.bags.extract import extract_recording, Extraction
+from kpfeat_core.bags.reader import BagReader
 from kpfeat_core.errors import DataError
 from made_bags import IMAGE, image, images, Made, pictures, START, texts, write_bag
 import numpy as np

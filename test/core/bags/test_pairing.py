@@ -1,6 +1,6 @@
 """Partners of images: the k-th before, or a keyframe."""
 
-from kpfeat_core.bags.match.pairing import make_pairing, PairingConfig
+from kpfeat_core.bags.match_steps import make_pairing, PairingConfig
 from kpfeat_core.config import make_config
 from kpfeat_core.errors import ConfigError
 import numpy as np

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
-from kpfeat_core.bags.fleet.parts import find_parts, single_recording
+from kpfeat_core.bags.parts import find_parts, single_recording
 from kpfeat_core.errors import DataError
 
 

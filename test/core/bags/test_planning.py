@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
-from kpfeat_core.bags.extraction import extract_recording, Extraction
-from kpfeat_core.bags.sights import Sights
+from kpfeat_core.bags.extract import extract_recording, Extraction
+from kpfeat_core.bags.frames import Sights
 from kpfeat_core.errors import DataError
 from made_bags import IMAGE, image, images, Made, pictures, START, write_bag
 import numpy as np

@@ -6,9 +6,8 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
-from kpfeat_core.bags.decoding import decode
-from kpfeat_core.bags.reading import BagReader
-from kpfeat_core.bags.recordings import find_recording, find_recordings
+from kpfeat_core.bags.reader import BagReader, decode
+from kpfeat_core.bags.recording import find_recording, find_recordings
 from kpfeat_core.errors import DataError
 from kpfeat_core.messages.conversions import image_to_array
 from kpfeat_core.messages.definitions import definition_of

@@ -6,10 +6,9 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
-from kpfeat_core.bags.extraction import extract_recording, Extraction
-from kpfeat_core.bags.reading import BagReader
-from kpfeat_core.bags.recorded import HELD, Recorded
-from kpfeat_core.bags.sights import Sights
+from kpfeat_core.bags.extract import extract_recording, Extraction
+from kpfeat_core.bags.frames import Sights
+from kpfeat_core.bags.reader import BagReader, HELD, Recorded
 from kpfeat_core.features import Features
 from kpfeat_core.messages.conversions import fill_features
 from kpfeat_core.messages.definitions import empty_message, FEATURES, from_cdr, to_cdr

@@ -11,17 +11,22 @@ pytest.importorskip('av', reason='videos need PyAV')
 
 import av
 from bag_runs import sha256
-from kpfeat_core.bags.extraction import extract_recording, Extraction
-from kpfeat_core.bags.render import video as video_module
-from kpfeat_core.bags.render.config import MATCHES, RenderConfig, SHOWN
-from kpfeat_core.bags.render.drawing import draw_keypoints
-from kpfeat_core.bags.render.rendering import render_extracted, render_recording
-from kpfeat_core.bags.render.video import Video
-from kpfeat_core.bags.sights import Sight
+from kpfeat_core import video as video_module
+from kpfeat_core.bags.extract import extract_recording, Extraction
+from kpfeat_core.bags.frames import Sight
+from kpfeat_core.bags.render import (
+    draw_keypoints,
+    MATCHES,
+    render_extracted,
+    render_recording,
+    RenderConfig,
+    SHOWN,
+)
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.features import Features
 from kpfeat_core.image import read_image
+from kpfeat_core.video import Video
 from made_bags import (
     IMAGE,
     image,

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import sha256
-from kpfeat_core.bags.extraction import extract_recording, Extraction
+from kpfeat_core.bags.extract import extract_recording, Extraction
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import BadImageError, DataError
 from kpfeat_core.features import Features
@@ -255,7 +255,7 @@ def test_depth_is_refused_for_several_cameras(extract):
 
 
 def test_damaged_depth_and_calibrations_are_passed_over(extract, tmp_path, monkeypatch):
-    from kpfeat_core.bags.outputs import beside
+    from kpfeat_core.bags import copying as beside
 
     def decode(record):
         damaged = record.channel.topic == '/depth/image' and record.time == START + PERIOD

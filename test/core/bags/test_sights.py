@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import LEFT, RIGHT
-from kpfeat_core.bags.extraction import Extraction
-from kpfeat_core.bags.records import nanoseconds
-from kpfeat_core.bags.sights import MISSING, Sights
+from kpfeat_core.bags.extract import Extraction
+from kpfeat_core.bags.frames import MISSING, Sights
+from kpfeat_core.bags.recording import nanoseconds
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import DataError
 from made_bags import PERIOD, START

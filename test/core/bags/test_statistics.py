@@ -14,21 +14,28 @@ pytest.importorskip('matplotlib', reason='pages need matplotlib')
 pytest.importorskip('jinja2', reason='pages need jinja2')
 
 import cv2
-from kpfeat_core.bags.extraction import extract_recording, Extraction
-from kpfeat_core.bags.following import Followed
-from kpfeat_core.bags.sights import Sight
-from kpfeat_core.bags.stats.figures import MAX_POINTS, over_time
-from kpfeat_core.bags.stats.moments import KEPT, Moments
-from kpfeat_core.bags.stats.numbers import as_json, write_csv, write_json
-from kpfeat_core.bags.stats.quality import blur, exposure
-from kpfeat_core.bags.stats.report import write_report
-from kpfeat_core.bags.stats.statistics import (
+from kpfeat_core.bags.extract import extract_recording, Extraction
+from kpfeat_core.bags.frames import Followed, Sight
+from kpfeat_core.bags.stats import (
+    AFTER,
+    blur,
     COLUMNS,
+    exposure,
+    KEPT,
     measure_recording,
+    Moments,
     OF_IMAGES,
+    Survival,
     TopicStatistics,
 )
-from kpfeat_core.bags.stats.survival import AFTER, Survival
+from kpfeat_core.bags.stats_report import (
+    as_json,
+    MAX_POINTS,
+    over_time,
+    write_csv,
+    write_json,
+    write_report,
+)
 from kpfeat_core.errors import DataError
 from kpfeat_core.matching import PairMatches
 from kpfeat_core.virtual_camera import VirtualCamera

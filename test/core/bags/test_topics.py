@@ -1,6 +1,6 @@
 """Names of topics beside those of images."""
 
-from kpfeat_core.bags.topics import features_topics, sibling
+from kpfeat_core.bags.recording import features_topics, sibling
 
 
 def test_features_lie_beside_the_images():

@@ -4,9 +4,9 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
-from kpfeat_core.bags.outputs.writing import BagSink, put
-from kpfeat_core.bags.reading import BagReader
-from kpfeat_core.bags.records import Channel, Record
+from kpfeat_core.bags.reader import BagReader
+from kpfeat_core.bags.recording import Channel, Record
+from kpfeat_core.bags.writers import BagSink, put
 from kpfeat_core.messages.definitions import typestore
 from made_bags import make, START, STRING
 from rosbags.interfaces import (

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 import kpfeat_core
-from kpfeat_core.bags.decoding import decode
-from kpfeat_core.bags.records import Channel, Record
+from kpfeat_core.bags.reader import decode
+from kpfeat_core.bags.recording import Channel, Record
 from kpfeat_core.messages import definitions
 from kpfeat_core.messages.conversions import (
     fill_features,

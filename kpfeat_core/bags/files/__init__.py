@@ -1,1 +1,0 @@
-"""Files of recordings, of every storage."""

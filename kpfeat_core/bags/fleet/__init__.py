@@ -1,1 +1,0 @@
-"""Many recordings, one after the other or at the same time."""

@@ -1,1 +1,0 @@
-"""Matches between the images of a recording."""

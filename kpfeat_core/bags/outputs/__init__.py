@@ -1,1 +1,0 @@
-"""What results of a recording are written to."""

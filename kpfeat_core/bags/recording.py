@@ -1,0 +1,308 @@
+"""What recordings consist of: channels, records, damage; and stretches of them merged by time."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+import glob
+import heapq
+from pathlib import Path
+import re
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ..errors import DataError
+
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
+IMAGES = (IMAGE, COMPRESSED_IMAGE)
+LAST_TIME = 2**63 - 1  # nanoseconds
+
+
+class Channel(NamedTuple):
+    """
+    A topic of one type, as a file describes it.
+
+    definition: text of the message type, '' where the file has none; definition_format: ros2msg,
+    ros2idl or ''. qos: as rosbags reads it.
+    """
+
+    topic: str
+    msgtype: str
+    definition: str = ''
+    definition_format: str = ''
+    qos: tuple[Any, ...] = ()
+
+
+class Record(NamedTuple):
+    """One message: its log time in nanoseconds, and its bytes in the form of ROS 2 (CDR)."""
+
+    channel: Channel
+    time: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What of a file could not be read: the reason, and how many messages, where that is known."""
+
+    path: Path
+    reason: str
+    lost: int = 0
+
+    def __str__(self) -> str:
+        lost = f' ({self.lost} messages lost)' if self.lost else ''
+        return f'{self.path.name}: {self.reason}{lost}'
+
+
+@dataclass
+class Contents:
+    """What a file holds: channels by its own ids, messages of each, first and last log time."""
+
+    channels: dict[int, Channel] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+    start: int = LAST_TIME
+    end: int = -1
+
+    def add(self, key: int, start: int, end: int, count: int = 1) -> None:
+        """Note messages of a channel."""
+        self.counts[key] = self.counts.get(key, 0) + count
+        self.cover(start, end)
+
+    def cover(self, start: int, end: int) -> None:
+        """Note the times of messages."""
+        self.start, self.end = min(self.start, start), max(self.end, end)
+
+    @property
+    def count(self) -> int:
+        """Return the number of messages."""
+        return sum(self.counts.values())
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """
+    One open file of a recording.
+
+    The file's contents are known once it is open. What cannot be read is told to the function
+    that it was opened with, and passed over.
+    """
+
+    contents: Contents
+
+    def messages(self, wanted: set[Channel], start: int, stop: int) -> Iterator[Record]:
+        """Yield the messages of channels with start <= log time < stop in the order of time."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+# Takes the reason, and what names the one message that is lost, if it is known to be one.
+Note = Callable[..., None]
+
+
+class Stretch(NamedTuple):
+    """A stretch of a recording: its earliest log time, and what opens its records, by time."""
+
+    start: int
+    open: Callable[[], Iterator[Record]]
+
+
+def merge_by_time(stretches: Iterable[Stretch]) -> Iterator[Record]:
+    """
+    Yield the records of all stretches in the order of their log times.
+
+    A stretch is opened when its time has come, so memory holds those that overlap. Records of the
+    same time keep the order of their stretches.
+    """
+    waiting = sorted(enumerate(stretches), key=lambda item: (item[1].start, item[0]), reverse=True)
+    running: list[tuple[int, int, Record, Iterator[Record]]] = []
+
+    def advance(order: int, records: Iterator[Record]) -> None:
+        record = next(records, None)
+        if record is not None:
+            heapq.heappush(running, (record.time, order, record, records))
+
+    while running or waiting:
+        while waiting and (not running or waiting[-1][1].start <= running[0][0]):
+            order, stretch = waiting.pop()
+            advance(order, stretch.open())
+        if running:
+            _, order, record, records = heapq.heappop(running)
+            yield record
+            advance(order, records)
+
+
+def nanoseconds(stamp: Any) -> int:
+    """Return the stamp of a header as one number."""
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
+def in_time(text: str, start: int) -> int:
+    """
+    Return the nanoseconds that a text such as '12.5' means, counted from `start`.
+
+    Numbers from 1e8 on are seconds since 1970 by themselves. Raises DataError.
+    """
+    from decimal import Decimal, InvalidOperation
+
+    try:
+        nanoseconds = int(Decimal(text) * 10**9)
+    except (InvalidOperation, ValueError, OverflowError):
+        raise DataError(
+            f"time is '{text}', expected seconds from the start, such as 12.5, or since 1970"
+        ) from None
+    return nanoseconds if nanoseconds >= 10**17 else start + nanoseconds
+
+
+METADATA = 'metadata.yaml'
+ENDINGS = ('.mcap', '.db3', '.bag')
+PACKED = ('.zst', '.zstd')
+PART = re.compile(r'(.+)_\d+')  # how recorders name the parts of one recording
+
+
+@dataclass(frozen=True)
+class Recording:
+    """
+    The files of one recording, in the order of their parts.
+
+    path: what it was found as: a folder or a file. missing: names of parts that its metadata.yaml
+    tells of. promised: messages that it tells of, -1 where it tells of none.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    missing: tuple[str, ...] = ()
+    promised: int = -1
+
+    @property
+    def name(self) -> str:
+        """Return the name of the recording without any ending."""
+        return self.path.name if self.path.is_dir() else stem(self.path)
+
+    @property
+    def storage(self) -> str:
+        """Return the kind of its files: mcap, sqlite3 or ros1."""
+        return {'.mcap': 'mcap', '.db3': 'sqlite3', '.bag': 'ros1'}[_ending(self.files[0])]
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all files."""
+        return sum(file.stat().st_size for file in self.files)
+
+
+def find_recordings(words: Sequence[str | Path]) -> list[Recording]:
+    """
+    Return the recordings that files, folders and patterns stand for, sorted by path.
+
+    A folder with a metadata.yaml is one recording. In any other, files whose names differ only in
+    a number at the end are the parts of one, and folders below are gone through. Raises
+    DataError where there is none.
+    """
+    found: dict[Path, Recording] = {}
+    for word in words:
+        paths = [Path(word).expanduser()]
+        if not paths[0].exists():
+            paths = [Path(p) for p in sorted(glob.glob(str(paths[0]), recursive=True))]
+        recordings = [recording for path in paths for recording in _below(path)]
+        if not recordings:
+            raise DataError(
+                f"'{word}' is no recording, expected a folder of rosbag2, or a file that ends in "
+                f'{", ".join(ENDINGS)}'
+            )
+        found |= {recording.path: recording for recording in recordings}
+    return [found[path] for path in sorted(found)]
+
+
+def find_recording(path: Path | str) -> Recording:
+    """Return the one recording that a path stands for; raises DataError for none and several."""
+    found = find_recordings([path])
+    if len(found) > 1:
+        names = ', '.join(recording.path.name for recording in found[:3])
+        raise DataError(f"'{path}' holds {len(found)} recordings: {names}, ...; name one of them")
+    return found[0]
+
+
+def _below(path: Path) -> list[Recording]:
+    if path.is_file():
+        return [Recording(path, (path,))] if _ending(path) in ENDINGS else []
+    if not path.is_dir() or path.name.startswith('.'):
+        return []
+    files = sorted((p for p in path.iterdir() if _is_part(p)), key=_natural)
+    if (path / METADATA).is_file() and files:
+        return [_described(path, files)]
+    together: dict[str, list[Path]] = {}
+    for file in files:
+        match = PART.fullmatch(stem(file))
+        together.setdefault((match[1] if match else stem(file)) + _ending(file), []).append(file)
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    below = [recording for folder in folders for recording in _below(folder)]
+    if len(together) == 1 and len(files) > 1 and not below:  # the folder is the recording
+        return [Recording(path, tuple(files))]
+    return [Recording(parts[0], tuple(parts)) for parts in together.values()] + below
+
+
+def _described(path: Path, files: list[Path]) -> Recording:
+    """Take what metadata.yaml says of the files; it may be damaged, which changes nothing."""
+    try:
+        text = (path / METADATA).read_text(encoding='utf-8')
+        information: Any = YAML(typ='safe').load(text)['rosbag2_bagfile_information']
+        listed = [Path(str(name)).name for name in information['relative_file_paths']]
+        promised = int(information['message_count'])
+    except (YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, OSError):
+        return Recording(path, tuple(files))
+    present = {file.name: file for file in files}
+    missing = tuple(name for name in listed if name not in present)
+    ordered = [present[name] for name in listed if name in present]
+    # a part that is not listed was written after the recorder last did: it belongs to it
+    ordered += [file for file in files if file not in ordered]
+    return Recording(path, tuple(ordered), missing, promised)
+
+
+def _is_part(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith('.') and _ending(path) in ENDINGS
+
+
+def _bare(path: Path) -> Path:
+    return path.with_suffix('') if path.suffix in PACKED else path
+
+
+def _ending(path: Path) -> str:
+    return _bare(path).suffix
+
+
+def stem(path: Path) -> str:
+    """Return the name of a file of a recording without its endings."""
+    return _bare(path).stem
+
+
+def _natural(path: Path) -> list[Any]:
+    return [int(word) if word.isdigit() else word for word in re.split(r'(\d+)', path.name)]
+
+
+def base_topic(image: str) -> str:
+    """Return the topic of the images themselves: without the `/compressed` of image_transport."""
+    return image.removesuffix('/compressed')
+
+
+def sibling(image: str, name: str) -> str:
+    """Return the topic beside one of images: /left/image_raw and features give /left/features."""
+    return f'{base_topic(image).rpartition("/")[0]}/{name}'
+
+
+def features_topics(images: Sequence[str]) -> dict[str, str]:
+    """
+    Return the topic of features for each topic of images.
+
+    It is the sibling `features`; where several of these images share a namespace it is
+    `features` below each image topic instead.
+    """
+    shared = Counter(sibling(image, 'features') for image in images)
+    return {
+        image: sibling(image, 'features')
+        if shared[sibling(image, 'features')] == 1
+        else f'{image}/features'
+        for image in images
+    }

@@ -1,1 +1,0 @@
-"""Videos and contact sheets of a recording."""

@@ -1,1 +1,0 @@
-"""Numbers about a recording, and a page that shows them."""

@@ -1,0 +1,290 @@
+"""What a node counts and times, and how that becomes a line of diagnostics; free of ROS."""
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+import statistics
+import sys
+import threading
+import time
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from kpfeat_core.config import option
+
+RECENT = 100  # durations kept of each stage
+
+
+@dataclass(frozen=True)
+class Report:
+    """Totals since the start, events a second since the last report, and recent durations."""
+
+    totals: dict[str, int]
+    rates: dict[str, float]
+    durations_ms: dict[str, tuple[float, float]]  # stage: median and largest of the recent ones
+    failures: dict[str, int]  # since the last report, by kind
+    ages_s: dict[str, float] = field(default_factory=dict)  # of the newest input, by source
+
+    @property
+    def quietest(self) -> str:
+        """Return the source that has been silent longest; '' where none is waited for."""
+        return max(self.ages_s, key=self.ages_s.__getitem__, default='')
+
+    @property
+    def age_s(self) -> float | None:
+        """Return how long the quietest source has been silent; None where none is waited for."""
+        return self.ages_s.get(self.quietest)
+
+    def received_from(self, source: str) -> int:
+        """Return how many inputs came from a source since the start."""
+        return self.totals.get(_of_source('received', source), 0)
+
+    @property
+    def drop_share(self) -> float:
+        """Return how much of the input was dropped since the last report, 0..1."""
+        return min(1.0, self.rates['dropped'] / (self.rates['received'] or 1.0))
+
+    def values(self) -> list[tuple[str, str]]:
+        """Return names and values in the form of diagnostics, in a steady order."""
+        rows = [(name, str(count)) for name, count in sorted(self.totals.items())]
+        rows += [(f'{name}_hz', f'{rate:.1f}') for name, rate in sorted(self.rates.items())]
+        rows += [
+            (_of_source('age_s', source), f'{age:.1f}') for source, age in self.ages_s.items()
+        ]
+        rows.append(('drop_share', f'{self.drop_share:.2f}'))
+        for stage, (median, largest) in self.durations_ms.items():
+            rows += [(f'{stage}_ms', f'{median:.2f}'), (f'{stage}_max_ms', f'{largest:.2f}')]
+        return rows
+
+
+def _of_source(name: str, source: str) -> str:
+    return f'{source}.{name}' if source else name
+
+
+class Statistics:
+    """
+    Counts by name, failures by kind, durations by stage; safe to use from several threads.
+
+    A source is a camera, where there are several: what is counted for it counts for all as well.
+    """
+
+    def __init__(self, clock=time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._newest: dict[str, float] = {}  # by source: when input came, or began to be awaited
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, as if it began now."""
+        with self._lock:
+            self._totals: Counter[str] = Counter(received=0, processed=0, dropped=0, failed=0)
+            self._durations: dict[str, deque[float]] = {}
+            self._last = self._totals.copy()
+            self._last_time = self._clock()
+            self._newest = dict.fromkeys(self._newest, self._clock())
+
+    def count(self, name: str, more: int = 1, source: str = '') -> int:
+        """Add one, or more, to a name and return its new total."""
+        with self._lock:
+            for counted in {name, _of_source(name, source)}:
+                self._totals[counted] += more
+            if name == 'received' and source in self._newest:  # else it is the last of its source
+                self._newest[source] = self._clock()
+            return self._totals[name]
+
+    def wait_for_input(self, waits: bool = True, source: str | None = '') -> None:
+        """Let the age of the newest input begin anew; with waits=False let it have none."""
+        with self._lock:
+            if waits:
+                self._newest[source] = self._clock()
+            else:
+                self._newest.pop(source, None)
+
+    def fail(self, kind: str, source: str = '') -> bool:
+        """Count a failure of a kind; true if it is the first of its kind."""
+        self.count('failed', source=source)
+        return self.count(f'failed.{kind}') == 1
+
+    def add_duration(self, stage: str, seconds: float) -> None:
+        """Note how long a stage took."""
+        with self._lock:
+            self._durations.setdefault(stage, deque(maxlen=RECENT)).append(1e3 * seconds)
+
+    def total(self, name: str) -> int:
+        """Return a total; 0 for a name never counted."""
+        with self._lock:
+            return self._totals.get(name, 0)
+
+    def report(self) -> Report:
+        """Sum up, and start the next interval."""
+        with self._lock:
+            now, totals = self._clock(), self._totals.copy()
+            new = totals - self._last
+            elapsed = max(now - self._last_time, 1e-9)
+            self._last, self._last_time = totals, now
+            ages = {source: now - then for source, then in self._newest.items()}
+            durations = {
+                stage: (statistics.median(values), max(values))
+                for stage, values in self._durations.items()
+            }
+        return Report(
+            totals=dict(totals),
+            rates={name: new[name] / elapsed for name in totals if '.' not in name},
+            durations_ms=durations,
+            ages_s=ages,
+            failures={
+                name.removeprefix('failed.'): count
+                for name, count in sorted(new.items())
+                if name.startswith('failed.')
+            },
+        )
+
+
+@dataclass(frozen=True)
+class DiagnosticsOptions:
+    """Limits beyond which a node's diagnostics are a warning or an error."""
+
+    min_rate_warn_hz: float = option(
+        0.0, 'fewer results a second are a warning; 0 never is', low=0.0, high=1000.0, live=True
+    )
+    min_rate_error_hz: float = option(
+        0.0, 'fewer results a second are an error; 0 never is', low=0.0, high=1000.0, live=True
+    )
+    max_age_warn_s: float = option(
+        2.0, 'a newest input older than this is a warning', low=0.0, high=1e6, live=True
+    )
+    max_age_error_s: float = option(
+        10.0, 'a newest input older than this is an error', low=0.0, high=1e6, live=True
+    )
+    max_drop_share_warn: float = option(
+        1.0, 'dropping a larger share of the input is a warning', low=0.0, high=1.0, live=True
+    )
+    max_drop_share_error: float = option(
+        1.0, 'dropping a larger share of the input is an error', low=0.0, high=1.0, live=True
+    )
+
+
+USUAL_LIMITS = DiagnosticsOptions()
+IDLE = 'idle: nobody listens to the results'
+Verdict = tuple[bytes, str]  # level and sentence
+NEXT_STEP = {
+    'inactive': ('inactive', 'activate'),
+    'unconfigured': ('inactive, not configured', 'configure'),
+}
+
+
+def judge_rest(state: str, node: str, trouble: str = '') -> tuple[bytes, str]:
+    """
+    Return level and sentence of a node that is not active.
+
+    state: of its lifecycle; node: its full name; trouble: why its last transition failed.
+    """
+    if trouble:
+        return DiagnosticStatus.ERROR, f'{state}: {trouble}'
+    if state not in NEXT_STEP:
+        return DiagnosticStatus.OK, f'inactive, {state}'
+    words, step = NEXT_STEP[state]
+    return DiagnosticStatus.OK, f'{words}: `ros2 lifecycle set {node} {step}` is the next step'
+
+
+def judge(
+    report: Report,
+    topic: str,
+    mismatches: Sequence[str] = (),
+    rests: bool = False,
+    limits: DiagnosticsOptions = USUAL_LIMITS,
+) -> tuple[bytes, str]:
+    """
+    Return level and sentence of an active node that works on what arrives on a topic.
+
+    topic: that of the source that has been silent longest, where there are several; mismatches:
+    what is wrong with the QoS of its topics; rests: it does not listen at present.
+    """
+    return (
+        _judge_failures(report, mismatches)
+        or _judge_input(report, topic, rests, limits)
+        or _judge_work(report, topic, limits)
+        or (DiagnosticStatus.OK, f'{report.rates["processed"]:.1f} Hz')
+    )
+
+
+def _judge_failures(report: Report, mismatches: Sequence[str]) -> Verdict | None:
+    if report.failures:
+        kinds = ', '.join(f'{count} {kind}' for kind, count in report.failures.items())
+        return DiagnosticStatus.WARN, f'failed since the last report: {kinds}'
+    if mismatches:
+        return DiagnosticStatus.WARN, mismatches[0]
+    return None
+
+
+def _judge_input(
+    report: Report, topic: str, rests: bool, limits: DiagnosticsOptions
+) -> Verdict | None:
+    if rests and not report.rates['received']:
+        return DiagnosticStatus.OK, IDLE
+    age_s = report.age_s or 0.0
+    level = _level(age_s, limits.max_age_warn_s, limits.max_age_error_s)
+    if not report.received_from(report.quietest):
+        return (
+            level or DiagnosticStatus.WARN,
+            f"nothing received on '{topic}' yet: compare with `ros2 topic info -v {topic}`",
+        )
+    if level:
+        return (
+            level,
+            f"nothing received on '{topic}' for {age_s:.1f} s: is its publisher still there? See "
+            f'`ros2 topic info -v {topic}`',
+        )
+    return None
+
+
+def _judge_work(report: Report, topic: str, limits: DiagnosticsOptions) -> Verdict | None:
+    rates, share = report.rates, report.drop_share
+    if rates.get('unpaired') and not rates['processed']:
+        return (
+            DiagnosticStatus.WARN,
+            f"no image on '{topic}' has the stamp of the features or matches: listen to the same "
+            'topic as the extractor, raise buffer_size, or set the reference again',
+        )
+    if rates.get('without_partner') and not rates['processed']:
+        return (
+            DiagnosticStatus.WARN,
+            f"no frame on '{topic}' was taken at the time of one of the other camera: let both "
+            'cameras be triggered together, or raise stamp_tolerance_ms',
+        )
+    if rates.get('lost'):
+        return (
+            DiagnosticStatus.WARN,
+            f'{rates["lost"]:.1f} messages a second were lost on their way here: with Fast '
+            'DDS and large images, use config/fastdds_large_images.xml',
+        )
+    if rates.get('idle'):
+        return DiagnosticStatus.OK, IDLE
+    level = _level(share, limits.max_drop_share_warn, limits.max_drop_share_error)
+    if level:
+        return level, f'{100 * share:.0f} % of the input was dropped: the work takes too long'
+    rate = rates['processed']
+    level = _level(-rate, -limits.min_rate_warn_hz, -limits.min_rate_error_hz)
+    if level:
+        return level, f'{rate:.1f} Hz, which is less than asked for'
+    return None
+
+
+def _level(value: float, warn: float, error: float) -> bytes | None:
+    if value > error:
+        return DiagnosticStatus.ERROR
+    return DiagnosticStatus.WARN if value > warn else None
+
+
+def gpu_memory() -> list[tuple[str, str]]:
+    """Return what this process holds on each GPU that it uses, in MiB; nothing without one."""
+    torch = sys.modules.get('torch')
+    if torch is None or not torch.cuda.is_initialized():
+        return []
+    rows = []
+    for index in range(torch.cuda.device_count()):
+        reserved = torch.cuda.memory_reserved(index)
+        if reserved:
+            used = torch.cuda.memory_allocated(index)
+            rows.append((f'gpu{index}_memory_mib', f'{used / 2**20:.0f}'))
+            rows.append((f'gpu{index}_memory_reserved_mib', f'{reserved / 2**20:.0f}'))
+    return rows
