@@ -1,11 +1,12 @@
 """Rules of the house that a machine can check."""
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 import re
 import subprocess
 
+import house
+from house import imports
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -13,19 +14,6 @@ ROS = ('rclpy', 'kpfeat', 'kpfeat_ros', 'ament_index_python', 'launch', 'launch_
 ROS_MESSAGES = re.compile(r'\w+_msgs|\w+_srvs|\w+_interfaces')
 CORE = sorted((ROOT / 'kpfeat_core').rglob('*.py'))
 NODES = sorted((ROOT / 'kpfeat_ros').glob('*_node.py'))
-
-
-def imports(path: Path) -> Iterator[str]:
-    """Give every module that a file imports anywhere, relative ones in full."""
-    package = path.relative_to(ROOT).parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            module = '.'.join([*base, *filter(None, [node.module])])
-            yield module
-            yield from (f'{module}.{alias.name}' for alias in node.names)
 
 
 def is_ros(module: str) -> bool:
@@ -48,22 +36,46 @@ def test_nodes_compute_nothing(path) -> None:
     assert not tops & {'torch', 'numpy', 'cv2', 'scipy'}
 
 
-@pytest.mark.parametrize('folder', ['losses', 'models', 'matchers', 'data'])
-def test_training_stands_on_the_rest_and_not_the_rest_on_it(folder) -> None:
-    for path in (ROOT / 'kpfeat_core' / folder).rglob('*.py'):
-        wrong = {m for m in imports(path) if m.startswith('kpfeat_core.training')}
-        assert not wrong, path
+def test_no_module_imports_one_of_a_higher_storey() -> None:
+    assert house.upward_imports(house.import_graph()) == []
 
 
-def test_imports_are_found_however_they_are_written(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(f'{__name__}.ROOT', tmp_path)
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert house.circles(house.import_graph()) == []
+
+
+def test_no_two_folders_import_each_other() -> None:
+    assert house.two_way_pairs(house.import_graph()) == []
+
+
+def test_no_class_name_has_two_meanings() -> None:
+    assert house.twin_classes() == {}
+
+
+def test_circles_and_upward_imports_are_found(tmp_path) -> None:
+    for name, text in {
+        '__init__': '',
+        'errors': 'from . import models\nfrom .models import alike\n',
+        'models/__init__': '',
+        'models/alike': 'def f():\n    from ..errors import KpfeatError\n',
+    }.items():
+        path = tmp_path / 'kpfeat_core' / f'{name}.py'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    graph = house.import_graph(tmp_path)
+    assert house.circles(graph) == [['kpfeat_core.errors', 'kpfeat_core.models.alike']]
+    assert house.two_way_pairs(graph) == [('errors', 'models')]
+    assert house.upward_imports(graph) == ['kpfeat_core.errors imports kpfeat_core.models.alike']
+
+
+def test_imports_are_found_however_they_are_written(tmp_path) -> None:
     path = tmp_path / 'kpfeat_core' / 'models' / 'a.py'
     path.parent.mkdir(parents=True)
     path.write_text(
         'def f():\n    import rclpy.node\nfrom ..training import engine\nfrom . import base\n'
         'from sensor_msgs.msg import Image\n'
     )
-    found = set(imports(path))
+    found = set(imports(path, tmp_path))
     assert {'rclpy.node', 'kpfeat_core.training', 'kpfeat_core.models.base'} <= found
     assert {module for module in found if is_ros(module)} == {
         'rclpy.node',
