@@ -1,19 +1,108 @@
-"""Where a number came from: commit, command, machine, versions."""
+"""
+What results depend on, as plain values, and where a number came from.
 
+`describe_run` says whether something made before can be gone on with, `digest` gives it a short
+name; `provenance` tells readers of a number how to measure it again.
+"""
+
+import ast
+from collections.abc import Sequence
+from dataclasses import asdict
+import functools
+import hashlib
+import json
 import os
 from pathlib import Path
 import platform
 import re
 import subprocess
 import sys
+from typing import Any, TYPE_CHECKING
 
 import cv2
 import torch
 
 from . import __version__
 
-CLONE = Path(__file__).resolve().parents[2]
+if TYPE_CHECKING:
+    from .config import ViewConfig
+    from .models.base import Extractor
+
+CLONE = Path(__file__).resolve().parents[1]
 _QUIET = {'capture_output': True, 'text': True, 'check': True}
+
+
+def digest(data: Any) -> str:
+    """Return the SHA-256 of what JSON can hold; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def describe_run(
+    extractor: 'Extractor | None' = None,
+    *,
+    files: Sequence[Path] | None = None,
+    view: 'ViewConfig | None' = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """
+    Return what results depend on, as plain values that can be compared and written as JSON.
+
+    extractor: its name, options, weights and device, and the versions of what computes; files: of
+    the input, told from others by name, size and time of change; view: how images are looked at,
+    with the content of the files that it names; settings: all else, kept as given.
+    """
+    run: dict[str, Any] = {}
+    if files is not None:
+        known = [(file.name, file.stat()) for file in files]
+        run['files'] = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in known]
+    if extractor is not None:
+        run['versions'] = [__version__, torch.__version__, cv2.__version__]
+        run['model'] = [extractor.name, asdict(extractor.config), weights_digest(extractor)]
+        run['device'] = str(extractor.device)
+    if view is not None:
+        run['view'] = asdict(view)
+        for name in ('mask', 'calibration_file'):
+            path = run['view'][name]
+            run['view'][name] = path and hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return run | settings
+
+
+def weights_digest(extractor: 'Extractor') -> str:
+    """Return the SHA-256 of all learned numbers, those of submodules among them."""
+    total = hashlib.sha256()
+    networks = [extractor.network, *(network for network, _ in extractor.submodules().values())]
+    for network in networks:
+        for name, tensor in sorted(network.state_dict().items()):
+            total.update(name.encode())
+            total.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+@functools.cache
+def code_digest(*modules: str) -> str:
+    """Return the SHA-256 of the source of modules of kpfeat_core and of all that they import."""
+    root = Path(__file__).resolve().parent
+    total, seen, waiting = hashlib.sha256(), set(), [root / f'{name}.py' for name in modules]
+    while waiting:
+        path = waiting.pop()
+        if path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        waiting += sorted(_imports(path))
+    for path in sorted(seen):
+        total.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def _imports(path: Path) -> set[Path]:
+    """Return the files that a module's relative imports name, wherever in it they stand."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        folder = path.parents[node.level - 1].joinpath(*(node.module or '').split('.'))
+        found |= {folder.with_suffix('.py'), *(folder / f'{a.name}.py' for a in node.names)}
+    return found
 
 
 def provenance(program: str) -> dict:

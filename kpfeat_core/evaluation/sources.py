@@ -2,9 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-import functools
-import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,7 +14,13 @@ from ..config import parse_options
 from ..errors import ConfigError, WeightsError
 from ..factory import check_device, create_extractor
 from ..features import Features
-from ..registry import build_extractor, extractor_config_class, extractor_names
+from ..provenance import code_digest, digest
+from ..registry import (
+    build_extractor,
+    extractor_config_class,
+    extractor_names,
+    EXTRACTORS,
+)
 from ..weights.files import find_weights, sha256
 from ..weights.importing import import_checkpoint
 
@@ -81,9 +84,15 @@ class Source:
 
     def identity(self) -> str:
         """Return a digest of all that its features depend on, beside the image."""
-        about = self.about() | {'code': _code_digest()}
+        about = self.about() | {'code': self._code()}
         about.pop('file', None)
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        return digest(about)
+
+    def _code(self) -> str:
+        """Digest the code that makes its features: what another version cached does not count."""
+        if self.model in BASELINES:
+            return sha256(__file__)
+        return code_digest(f'models/{EXTRACTORS[self.model].module}')
 
 
 def parse_source(text: str, device: str, imported: Path) -> Source:
@@ -125,20 +134,9 @@ def _imported(file: str, model: str, structure: Mapping[str, str], folder: Path)
     path = Path(file)
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint '{file}'")
-    words = [model, *structure.values(), sha256(path)[:16], _code_digest()[:8]]
+    words = [model, *structure.values(), sha256(path)[:16], code_digest('weights/importing')[:8]]
     target = folder / f'{"-".join(words)}.safetensors'
     return target if target.exists() else import_checkpoint(path, model, target, None, structure)
-
-
-@functools.cache
-def _code_digest() -> str:
-    """Digest the code that makes features: what another version cached does not count."""
-    root = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted([*root.glob('*.py'), *root.glob('models/*.py')]):
-        digest.update(path.name.encode() + path.read_bytes())
-    digest.update((root / 'evaluation' / 'baselines.py').read_bytes())
-    return digest.hexdigest()
 
 
 BASELINES = ('sift', 'orb', 'akaze')
