@@ -4,8 +4,7 @@ Learned local image features: keypoints, descriptors, matches.
 Keypoints are (x, y) in pixels of the source image; the centre of the top-left pixel is (0, 0).
 """
 
-import importlib
-from typing import Any
+from .runtime import lazy_face
 
 __version__ = '0.1.0'
 
@@ -15,24 +14,19 @@ _PLACES = {
     'Matches': 'features',
     'Extractor': 'models.base',
     'KpfeatError': 'errors',
-    'create_extractor': 'registry',
-    'create_matcher': 'registry',
+    'create_extractor': 'factory',
+    'create_matcher': 'factory',
     'extractor_names': 'registry',
     'read_image': 'image',
     'write_image': 'image',
-    'find_geometry': 'matchers.verify',
-    'match_pair': 'matchers.pair',
+    'find_geometry': 'matching',
+    'match_pair': 'matching',
     'draw_features': 'visualize',
     'draw_matches': 'visualize',
 }
 
 __all__ = list(_PLACES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(importlib.import_module(f'.{_PLACES[name]}', __name__), name)
+__getattr__ = lazy_face(__name__, _PLACES)
 
 
 def __dir__() -> list[str]:

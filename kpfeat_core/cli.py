@@ -2,6 +2,7 @@
 
 import sys
 from typing import Annotated, Any
+import warnings
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +18,12 @@ USER_ERROR = 2
 
 share_cores()  # before anything loads torch
 keep_memory()
+_show_warning = warnings.formatwarning
+warnings.formatwarning = lambda text, category, *place: (
+    f'warning: {text}\n'  # for users, such as of an option's old name
+    if category is FutureWarning
+    else _show_warning(text, category, *place)
+)
 
 
 class Group(TyperGroup):

@@ -1,10 +1,11 @@
 """Every option of every part, in frozen dataclasses: the only place where a default is written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, Field, field, fields, make_dataclass
 import difflib
 import math
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+import warnings
 
 from .errors import ConfigError
 
@@ -13,6 +14,8 @@ T = TypeVar('T')
 DEFAULT_MODEL = 'alike-t'
 PRECISIONS = ('float32', 'float16', 'bfloat16')  # names of torch
 AUTO = 'auto'  # of an option that shapes a network: as the weights need it
+# Options that have another name now, and stay readable for one release.
+OLD_NAMES = {'enlarge_to': 'upsample_to'}
 
 
 def option(
@@ -32,15 +35,61 @@ def option(
     return field(default=default, metadata=record)
 
 
-def enlarge_to(default: int) -> Any:
-    """Declare the option of this name, in the same words for every extractor."""
-    return option(
-        default,
-        'enlarge images whose long side is shorter to this, at most to twice their size: more '
-        'precise, and slower; -1 never does',
-        low=-1,
-        live=True,
-    )
+class OptionDescription(NamedTuple):
+    """
+    What there is to say of one option: flags, parameters, launch arguments and tables say it.
+
+    kind: bool, int, float or str. low, high: bounds, None where there is none. choices: () for any
+    value. live: whether it may change while a node runs.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+    live: bool
+
+    @property
+    def default_in_words(self) -> str:
+        """Return the default as a reader sees it: yes, no, none, or the value."""
+        if self.kind is bool:
+            return 'yes' if self.default else 'no'
+        return 'none' if self.default == '' else str(self.default)
+
+    @property
+    def allowed(self) -> str:
+        """Return the choices or the bounds in words; '' where any value is allowed."""
+        if self.choices:
+            return ', '.join(self.choices)
+        low, high = (None if v is None else f'{v:,.12g}' for v in (self.low, self.high))
+        if low is None:
+            return '' if high is None else f'at most {high}'
+        return f'{low} or more' if high is None else f'{low} to {high}'
+
+
+def describe(record: Field) -> OptionDescription:
+    """Return the description of a field that `option` declared."""
+    kind = record.type if isinstance(record.type, type) else type(record.default)
+    details = {'low': None, 'high': None, 'live': False, 'help': '', **record.metadata}
+    details['choices'] = tuple(details.get('choices') or ())
+    return OptionDescription(record.name, kind, record.default, **details)
+
+
+def redefault(cls: type[T], **defaults: Any) -> type[T]:
+    """
+    Return a class to inherit from: the configuration `cls` with other defaults of these options.
+
+    Their help, bounds and choices stay.
+    """
+    records = {record.name: record for record in fields(cls)}
+    changed = [
+        (name, records[name].type, field(default=default, metadata=records[name].metadata))
+        for name, default in defaults.items()
+    ]
+    return make_dataclass(cls.__name__, changed, bases=(cls,), frozen=True)
 
 
 @dataclass(frozen=True)
@@ -66,11 +115,18 @@ class ExtractorConfig:
     sub_pixel: bool = option(True, 'refine keypoints to sub-pixel positions', live=True)
     resize: int = option(
         -1,
-        'resize the long side to this before extraction; -1 keeps the size, or does as enlarge_to',
+        'resize the long side to this before extraction; -1 keeps the size, or does as '
+        'upsample_to',
         low=-1,
         live=True,
     )
-    enlarge_to: int = enlarge_to(-1)
+    upsample_to: int = option(
+        -1,
+        'enlarge images whose long side is shorter to this, at most to twice their size: more '
+        'precise, and slower; -1 never does',
+        low=-1,
+        live=True,
+    )
     multi_scale: bool = option(
         False, 'extract on an image pyramid as well: slower, more robust to zoom', live=True
     )
@@ -148,37 +204,41 @@ class MatcherConfig:
     )
 
 
-def _problem(name: str, value: Any, record: Any) -> str | None:
-    """Say in words why a value is not allowed; None where it is."""
-    wanted = record.type if isinstance(record.type, type) else type(record.default)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+def _problem(value: Any, wanted: OptionDescription) -> str | None:
+    """Return in words why a value is not allowed; None where it is."""
+    name, kind = wanted.name, wanted.kind
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        return f'{name} is {value!r}, expected {wanted.__name__}'
-    low, high = record.metadata.get('low'), record.metadata.get('high')
-    choices = record.metadata.get('choices')
-    if wanted is float and not math.isfinite(value):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        return f'{name} is {value!r}, expected {kind.__name__}'
+    if kind is float and not math.isfinite(value):
         return f'{name} is {value}, expected a finite number'
-    if low is not None and value < low:
-        return f'{name} is {value}, expected at least {low}'
-    if high is not None and value > high:
-        return f'{name} is {value}, expected at most {high}'
-    if choices is not None and value not in choices:
-        return f"{name} is '{value}', expected one of {', '.join(choices)}"
+    if wanted.low is not None and value < wanted.low:
+        return f'{name} is {value}, expected at least {wanted.low}'
+    if wanted.high is not None and value > wanted.high:
+        return f'{name} is {value}, expected at most {wanted.high}'
+    if wanted.choices and value not in wanted.choices:
+        return f"{name} is '{value}', expected one of {wanted.allowed}"
     return None
 
 
 def check_config(config: Any) -> None:
     """Raise ConfigError that lists every option whose type or range is wrong."""
-    found = [_problem(f.name, getattr(config, f.name), f) for f in fields(config)]
+    found = [_problem(getattr(config, f.name), describe(f)) for f in fields(config)]
     problems = [text for text in found if text]
     if problems:
         raise ConfigError('; '.join(problems))
 
 
 def make_config(cls: type[T], options: Mapping[str, Any]) -> T:
-    """Build and check a configuration; ConfigError names unknown options and the nearest ones."""
+    """
+    Build and check a configuration.
+
+    Old names of options are taken with a FutureWarning. Raises ConfigError, which names unknown
+    options and the nearest ones.
+    """
     names = [f.name for f in fields(cls)]
+    options = current_names(cls, options)
     unknown = [name for name in options if name not in names]
     if unknown:
         near = difflib.get_close_matches(unknown[0], names, n=1)
@@ -191,9 +251,25 @@ def make_config(cls: type[T], options: Mapping[str, Any]) -> T:
     return config
 
 
+def current_names(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a configuration class with old names replaced, each with a warning."""
+    names = {f.name for f in fields(cls)}
+    renamed = {}
+    for name, value in options.items():
+        now = OLD_NAMES.get(name, name)
+        if now == name or now not in names:
+            renamed[name] = value
+        elif now not in options:
+            text = f"option '{name}' is called '{now}' now; the old name will go with a release"
+            warnings.warn(text, FutureWarning, stacklevel=3)
+            renamed[now] = value
+    return renamed
+
+
 def parse_options(texts: Sequence[str], *classes: type) -> dict[str, Any]:
     """Turn KEY=VALUE words into typed options of configuration classes; raises ConfigError."""
     types = {f.name: type(f.default) for cls in classes for f in fields(cls)}
+    types |= {old: types[now] for old, now in OLD_NAMES.items() if now in types}
     options: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition('=')

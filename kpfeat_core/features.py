@@ -1,8 +1,7 @@
 """`Features` and `Matches`: the two types that flow through everything."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -74,9 +73,11 @@ class Features:
         """Return the number of real keypoints of image b."""
         return int(self.mask[b].sum())
 
-    def _map(self, function: Any) -> 'Features':
+    def _map(self, function: Callable[[Tensor], Tensor], *kept: str) -> 'Features':
+        """Apply a function to all arrays but those kept."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Features(**{k: None if v is None else function(v) for k, v in values.items()})
+        changed = {k: v for k, v in values.items() if v is not None and k not in kept}
+        return Features(**{**values, **{k: function(v) for k, v in changed.items()}})
 
     def to(self, device: torch.device | str) -> 'Features':
         """Move to a device."""
@@ -84,26 +85,24 @@ class Features:
 
     def select(self, b: int) -> 'Features':
         """Return image b alone (a batch of one), without its padding."""
-        n = self.count(b)
-        one = self._map(lambda value: value[b : b + 1])
-        cut = {
-            f.name: getattr(one, f.name)[:, :n]
-            for f in fields(self)
-            if f.name != 'image_size' and getattr(one, f.name) is not None
-        }
-        return replace(one, **cut)
+        return self._map(lambda value: value[b : b + 1]).take(slice(self.count(b)))
+
+    def take(self, index: Tensor | np.ndarray | slice) -> 'Features':
+        """
+        Return some rows of each image: those at an index (K,), in its order, or of a slice.
+
+        index may be a bool mask (N,) as well. Padding is taken as it is.
+        """
+        if isinstance(index, np.ndarray):
+            index = torch.from_numpy(index)
+        if isinstance(index, Tensor):
+            index = index.to(self.device)
+        return self._map(lambda value: value[:, index], 'image_size')
 
     def first(self, counts: Int[Tensor, ' b']) -> 'Features':
         """Keep at most the first counts[b] keypoints of image b; the others become padding."""
         kept = self.mask & (torch.arange(self.mask.shape[1], device=self.device) < counts[:, None])
-
-        def clear(name: str) -> Tensor | None:
-            value = getattr(self, name)
-            if value is None or name == 'image_size':
-                return value
-            return value * (kept if value.ndim == 2 else kept[..., None])
-
-        return Features(**{f.name: clear(f.name) for f in fields(self)})
+        return self._map(lambda v: v * (kept if v.ndim == 2 else kept[..., None]), 'image_size')
 
     @staticmethod
     def cat(items: Sequence['Features']) -> 'Features':

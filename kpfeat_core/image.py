@@ -1,6 +1,7 @@
 """Images in and out of tensors, and resizing with exact coordinates."""
 
 from collections.abc import Sequence
+import math
 from pathlib import Path
 
 import cv2
@@ -156,6 +157,41 @@ def resize(image: Float[Tensor, 'b c h w'], size: tuple[int, int]) -> Float[Tens
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return F.interpolate(image, size, mode='bilinear', align_corners=False, antialias=True)
+
+
+def gaussian_blur(
+    images: Float[Tensor, 'b c h w'],
+    sigma: float | Float[Tensor, ' b'],
+    radius: int | None = None,
+    padding: str = 'replicate',
+) -> Float[Tensor, 'b c h w']:
+    """
+    Blur images with a Gaussian: one sigma in pixels for all of them, or one for each.
+
+    radius: how far it reaches, by default three sigma (needed where sigma is a tensor). padding:
+    what is outside of the images, as in F.pad.
+    """
+    if radius is None:
+        radius = max(1, math.ceil(3 * sigma))
+    x = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    width = sigma[:, None] if isinstance(sigma, Tensor) else sigma
+    weights = torch.exp(-x.square() / (2 * width**2))
+    return filter_separably(images, weights / weights.sum(-1, keepdim=True), padding)
+
+
+def filter_separably(
+    images: Float[Tensor, 'b c h w'], weights: Tensor, padding: str = 'replicate'
+) -> Float[Tensor, 'b c h w']:
+    """Apply a filter (2 r + 1,), or one for each image (B, 2 r + 1), to rows and then columns."""
+    channels, radius = images.shape[1], weights.shape[-1] // 2
+    padded = F.pad(images, (radius,) * 4, padding)
+    if weights.ndim == 1:
+        kernel = weights.expand(channels, 1, 1, -1)
+        rows = F.conv2d(channels_last(padded), kernel, groups=channels)
+        return F.conv2d(rows, kernel.mT, groups=channels)
+    kernel = weights.repeat_interleave(channels, 0)[:, None, None]
+    rows = F.conv2d(padded.flatten(0, 1)[None], kernel, groups=len(kernel))
+    return F.conv2d(rows, kernel.mT, groups=len(kernel)).view(images.shape)
 
 
 def upsample_rows(

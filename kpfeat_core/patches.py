@@ -15,24 +15,13 @@ import torch.nn.functional as F
 
 from .axes import Float
 from .geometry import sample
-from .image import channels_last
+from .image import gaussian_blur
 
 BINS = 36
 CHUNK = 512  # patches that are read at once: 4 MB of positions at 32 x 32
 BLUR = 0.08  # of a patch before its gradients are taken, in sides of the patch
 FLAT = 1e-4  # histograms below hold rounding and no gradient, with gray values in 0..1
 SMOOTHING = 2  # passes over the histogram of three bins each
-
-
-def blur(image: Float[Tensor, 'b c h w'], sigma: float) -> Float[Tensor, 'b c h w']:
-    """Apply a Gaussian; border pixels go on outside of the image."""
-    radius = max(1, math.ceil(3 * sigma))
-    x = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
-    weights = torch.exp(-x.square() / (2 * sigma**2))
-    weights = (weights / weights.sum()).expand(image.shape[1], 1, 1, -1)
-    padded = channels_last(F.pad(image, (radius,) * 4, 'replicate'))
-    rows = F.conv2d(padded, weights, groups=len(weights))
-    return F.conv2d(rows, weights.mT, groups=len(weights))
 
 
 def extract_patches(
@@ -50,7 +39,7 @@ def extract_patches(
     """
     step = side / size
     if step > 1:  # a pixel is half a pixel wide, as a sigma, and a sample half a step
-        image = blur(image, 0.5 * math.sqrt(step**2 - 1))
+        image = gaussian_blur(image, 0.5 * math.sqrt(step**2 - 1))
     steps = (torch.arange(size, device=image.device, dtype=image.dtype) + 0.5) / size - 0.5
     y, x = torch.meshgrid(steps * side, steps * side, indexing='ij')
     grid = torch.stack([x, y], -1).view(-1, 2)

@@ -6,8 +6,8 @@ image, lens.
 """
 
 import copy
-from dataclasses import dataclass, fields, replace
-from typing import Any, TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -63,7 +63,7 @@ class Look:
             return features
         points, good = undistort(self.calibration, features.keypoints[0].cpu().numpy())
         keypoints = torch.from_numpy(points).to(features.keypoints)[None]
-        return _rows(replace(features, keypoints=keypoints), good)
+        return replace(features, keypoints=keypoints).take(good)
 
 
 class View:
@@ -174,15 +174,3 @@ class View:
                 'this size, or let the driver fill in roi and binning of camera_info',
             )
         return self.calibration
-
-
-def _rows(features: Features, kept: Bool[np.ndarray, ' n']) -> Features:
-    """Keep some keypoints of a batch of one."""
-    index = torch.from_numpy(np.flatnonzero(kept)).to(features.device)
-    values: dict[str, Any] = {f.name: getattr(features, f.name) for f in fields(features)}
-    return Features(
-        **{
-            name: value if value is None or name == 'image_size' else value[:, index]
-            for name, value in values.items()
-        }
-    )

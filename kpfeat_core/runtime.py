@@ -1,10 +1,10 @@
-"""The process: threads, memory that is kept, missing packages, and stage timers."""
+"""The process: threads, memory that is kept, missing packages, late imports, stage timers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 import ctypes
-from importlib.metadata import PackageNotFoundError, version
+import importlib
 from importlib.util import find_spec
 import os
 import re
@@ -109,6 +109,8 @@ def what_nodes_miss() -> str:
 def _why_not(module: str, package: str) -> str:
     if find_spec(module) is None:
         return f'{module} is not installed'
+    from importlib.metadata import PackageNotFoundError, version  # slow
+
     name, _, least = package.partition('>=')
     try:
         found = version(name)
@@ -121,6 +123,21 @@ def _why_not(module: str, package: str) -> str:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r'\d+', text)[:2]))
+
+
+def lazy_face(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
+    """
+    Return the `__getattr__` of a package that imports what it offers on first use.
+
+    places: the module in the package that each name is in.
+    """
+
+    def find(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        return getattr(importlib.import_module(f'.{places[name]}', package), name)
+
+    return find
 
 
 _totals: ContextVar[dict[str, float] | None] = ContextVar('totals', default=None)
@@ -143,7 +160,7 @@ def timed_stages(note: Callable[[str, float], None]) -> Iterator[None]:
         note(stage, seconds)
 
 
-class Laps:
+class StageTimer:
     """Times consecutive stages on one device, from here on."""
 
     def __init__(self, device: Any) -> None:

@@ -9,7 +9,7 @@ from threading import RLock
 import traceback
 from typing import Any, TypeVar
 
-from kpfeat_core.config import check_config
+from kpfeat_core.config import check_config, OLD_NAMES
 from kpfeat_core.errors import ConfigError, KpfeatError
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -77,6 +77,13 @@ class NodeParameters:
         self.lock = RLock()  # held while a change is applied: who holds it sees all of it or none
         self._refused: dict[str, ConfigError] = {}  # given at start and not allowed
         node.add_on_set_parameters_callback(self._on_set)
+        given = node._parameter_overrides
+        for old, now in OLD_NAMES.items():
+            if old in given and now not in given:
+                given[now] = Parameter(now, value=given.pop(old).value)
+                node.get_logger().warning(
+                    f"parameter '{old}' is called '{now}' now; the old name will go with a release"
+                )
 
     def declare(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, fields
+from dataclasses import fields
 import functools
 import inspect
 import time
@@ -10,7 +10,14 @@ from typing import Annotated, Any, Optional, TextIO, TYPE_CHECKING, TypeVar
 
 import typer
 
-from ..config import DEFAULT_MODEL, ExtractorConfig, parse_options
+from ..config import (
+    DEFAULT_MODEL,
+    describe,
+    ExtractorConfig,
+    OLD_NAMES,
+    OptionDescription,
+    parse_options,
+)
 
 if TYPE_CHECKING:
     from ..models.base import Extractor
@@ -58,19 +65,21 @@ def configured(
     flags = flags or {}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        described = {group: _described(cls) for group, cls in classes.items()}
+
         @functools.wraps(command)
         def run(**given: Any) -> None:
-            for group, cls in classes.items():
-                values = {f.name: given.pop(f.name) for f in fields(cls)}
+            for group, options in described.items():
+                values = {option.name: given.pop(option.name) for option in options}
                 given[group] = {k: v for k, v in values.items() if v is not None}
             command(**given)
 
         signature = inspect.signature(command)
         own = [p for p in signature.parameters.values() if p.name not in classes]
         made = [
-            _parameter(record, group, flags.get(record.name, ''), issubclass(cls, ExtractorConfig))
-            for group, cls in classes.items()
-            for record in fields(cls)
+            _parameter(option, group, flags.get(option.name, ''), classes[group])
+            for group, options in described.items()
+            for option in options
         ]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *made)]
         run.__signature__ = signature.replace(parameters=parameters)
@@ -80,38 +89,37 @@ def configured(
     return decorate
 
 
-def _parameter(record: Field, group: str, flag: str, of_model: bool) -> inspect.Parameter:
-    """Describe one field as a flag; its default None means: not given."""
-    kind = type(record.default)
-    flag = flag or '--' + record.name.replace('_', '-')
+def _described(cls: type) -> list[OptionDescription]:
+    """Return the options of a configuration class, by their old names as well."""
+    options = {f.name: describe(f) for f in fields(cls)}
+    old = {name: options[now] for name, now in OLD_NAMES.items() if now in options}
+    return [*options.values(), *(option._replace(name=name) for name, option in old.items())]
+
+
+def _parameter(
+    described: OptionDescription, group: str, flag: str, cls: type
+) -> inspect.Parameter:
+    """Return the flag of an option; its default None means: not given."""
+    kind = described.kind
+    flag = flag or '--' + described.name.replace('_', '-')
+    whose = f' of {DEFAULT_MODEL}' if issubclass(cls, ExtractorConfig) else ''
     if kind is bool:
         flag = f'{flag}/--no-{flag[2:]}'
+    allowed = f'; {described.allowed}' if described.allowed else ''
     option = typer.Option(
         flag,
-        help=_help(record, f' of {DEFAULT_MODEL}' if of_model else ''),
+        help=f'{described.help} (default{whose} {described.default_in_words}{allowed})',
         metavar={bool: None, int: 'INT', float: 'NUMBER', str: 'TEXT'}[kind],
         show_default=False,
         rich_help_panel=f'{group.capitalize()} options',
+        hidden=described.name in OLD_NAMES,
     )
     return inspect.Parameter(
-        record.name,
+        described.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
         annotation=Annotated[Optional[kind], option],  # noqa: UP045 - typer 0.9 knows no `|`
     )
-
-
-def _help(record: Field, whose: str) -> str:
-    """Say what an option is, its default and its bounds; models differ in their defaults."""
-    details, default = record.metadata, record.default
-    if isinstance(default, bool):
-        shown = 'yes' if default else 'no'
-    else:
-        shown = 'none' if default == '' else str(default)
-    low, high, choices = details['low'], details['high'], details['choices']
-    bounds = f', {low:g} to {high:g}' if low is not None and high is not None else ''
-    bounds = bounds or (f', one of {", ".join(choices)}' if choices else '')
-    return f'{details["help"]} (default{whose} {shown}{bounds})'
 
 
 def prose(function: Callable[..., Any]) -> str:

@@ -19,9 +19,9 @@ from .homography_pairs import DrawnViews, PairBatch
 from ..axes import Bool, Float, Int
 from ..config import option
 from ..geometry import sample, warp_points
-from ..image import match_channels, rescale_points, resize
+from ..image import gaussian_blur, match_channels, rescale_points, resize
 from ..keypoints import clear_borders, suppress_non_maxima
-from ..patches import blur, dominant_orientations, extract_patches
+from ..patches import dominant_orientations, extract_patches
 
 BORDER = 15  # pixels of a level in which Key.Net detects nothing
 APART = 7  # radius in which a level has one corner
@@ -224,7 +224,7 @@ def cornerness(image: Float[Tensor, 'b 1 h w'], sigma: float = 2.0) -> Float[Ten
     padded = F.pad(image, (1, 1, 1, 1), 'replicate')
     dx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     dy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    xx, xy, yy = blur(torch.cat([dx * dx, dx * dy, dy * dy], 1), sigma).unbind(1)
+    xx, xy, yy = gaussian_blur(torch.cat([dx * dx, dx * dy, dy * dy], 1), sigma).unbind(1)
     return ((xx + yy) / 2 - torch.hypot((xx - yy) / 2, xy)).clamp(min=0)
 
 

@@ -16,7 +16,7 @@ from .aslfeat_layers import DeformableLayer, Layer, TAPS
 from .base import DenseMaps, Extractor
 from .pyramid import Pyramid
 from ..axes import Bool, Float, Int
-from ..config import AUTO, enlarge_to, ExtractorConfig, option
+from ..config import AUTO, ExtractorConfig, option, redefault
 from ..geometry import sample
 from ..keypoints import gather_windows, Keypoints, suppress_non_maxima
 
@@ -142,7 +142,7 @@ def refine_newton(
 
 
 @dataclass(frozen=True)
-class AslFeatConfig(ExtractorConfig):
+class AslFeatConfig(redefault(ExtractorConfig, upsample_to=480, nms_radius=1, remove_borders=5)):
     """How ASLFeat's network is built, and how its maps become keypoints."""
 
     detection_threshold: float = option(
@@ -151,13 +151,6 @@ class AslFeatConfig(ExtractorConfig):
         low=0.0,
         high=100.0,
         live=True,
-    )
-    enlarge_to: int = enlarge_to(480)
-    nms_radius: int = option(
-        1, 'keep only the best keypoint within this many pixels', low=0, high=64, live=True
-    )
-    remove_borders: int = option(
-        5, 'drop keypoints closer than this to the image border, in pixels', low=0, live=True
     )
     edge_threshold: float = option(
         10.0,

@@ -34,7 +34,7 @@ from ..keypoints import (
     select_best,
     suppress_non_maxima,
 )
-from ..runtime import Laps
+from ..runtime import StageTimer
 
 # On a CPU the maps of several images leave its caches: at 640x480 and eight together, an image
 # took 0.9 to 1.7 times as long as alone (`kpfeat bench --batch 1 --batch 8`).
@@ -216,9 +216,9 @@ class Extractor(nn.Module):
                 f'image is {width}x{height} pixels; {self.name} needs at least '
                 f'{self.min_side}x{self.min_side}'
             )
-        laps = Laps(self.device)
+        timer = StageTimer(self.device)
         image = image.to(self.device)
-        laps.end('transfer')
+        timer.end('transfer')
         size = self.working_size(height, width)
         if min(size) < self.min_side:
             raise ImageError(
@@ -238,7 +238,7 @@ class Extractor(nn.Module):
         """Return the (height, width) at which an image is looked at, as the options say."""
         if self.config.resize < 0:
             long_side = max(height, width)
-            larger = min(self.config.enlarge_to, MOST_ENLARGED * long_side)
+            larger = min(self.config.upsample_to, MOST_ENLARGED * long_side)
             return scaled_size(height, width, max(long_side, larger))
         return scaled_size(height, width, self.config.resize)
 
@@ -268,19 +268,19 @@ class Extractor(nn.Module):
         masks: Bool[Tensor, 'b h w'] | None,
     ) -> Features:
         """Extract at one scale; keypoints come back in pixels of the source image."""
-        laps = Laps(self.device)
+        timer = StageTimer(self.device)
         source = image.shape[-2:]
         small = self.prepare(resize(image, size))
         small = pad_to_stride(small.to(next(self.parameters()).dtype), self.stride)
         maps = self(channels_last(small))
-        laps.end('network')
+        timer.end('network')
         # half precision has no room for positions, whatever the network computes in
         exact = torch.promote_types(maps.score_map.dtype, torch.float32)
         maps = self.crop(replace(maps, score_map=maps.score_map.to(exact)), size)
         found = best_first(self._detect_shown(maps, size, masks))
-        laps.end('detect')
+        timer.end('detect')
         descriptors = self.describe(maps, found.keypoints, found.orientations).float()
-        laps.end('describe')
+        timer.end('describe')
         keypoints = _in_source(found.keypoints, size, source)
         shown = found.mask[..., None]
         orientations = found.orientations

@@ -20,7 +20,7 @@ from .hardnet import HardNet, PATCH_SIZE
 from .keynet_scores import from_tf, from_torch, KeyNetSize, PLAIN, ScoreNetwork
 from .pyramid import Pyramid
 from ..axes import Float
-from ..config import AUTO, ExtractorConfig, option
+from ..config import AUTO, ExtractorConfig, option, redefault
 from ..errors import ConfigError
 from ..keypoints import (
     Keypoints,
@@ -43,7 +43,7 @@ FLAT = 1e-4
 
 
 @dataclass(frozen=True)
-class KeyNetConfig(ExtractorConfig):
+class KeyNetConfig(redefault(ExtractorConfig, nms_radius=7, remove_borders=15)):
     """How Key.Net's scores become keypoints, and what describes them."""
 
     detection_threshold: float = option(
@@ -52,12 +52,6 @@ class KeyNetConfig(ExtractorConfig):
         'units of the loss, in which 1 is little: 0 keeps all maxima, noise in flat regions too',
         low=0.0,
         live=True,
-    )
-    nms_radius: int = option(
-        7, 'keep only the best keypoint within this many pixels', low=0, high=64, live=True
-    )
-    remove_borders: int = option(
-        15, 'drop keypoints closer than this to the image border, in pixels', low=0, live=True
     )
     multi_scale: bool = option(
         True,

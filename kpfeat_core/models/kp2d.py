@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from .base import DenseMaps, Extractor
 from .layers import normalized_conv
 from ..axes import Bool, Float
-from ..config import AUTO, enlarge_to, ExtractorConfig, option
+from ..config import AUTO, ExtractorConfig, option, redefault
 from ..errors import WeightsError
 from ..geometry import inside, pixel_grid
 from ..keypoints import clear_borders, Keypoints, select_best
@@ -43,7 +43,7 @@ VERSIONS = {
 
 
 @dataclass(frozen=True)
-class Kp2dConfig(ExtractorConfig):
+class Kp2dConfig(redefault(ExtractorConfig, upsample_to=480)):
     """How KP2D's cells become keypoints."""
 
     detection_threshold: float = option(
@@ -54,7 +54,6 @@ class Kp2dConfig(ExtractorConfig):
         high=1.0,
         live=True,
     )
-    enlarge_to: int = enlarge_to(480)
     nms_radius: int = option(
         0,
         'keep only the best keypoint within this many pixels; 0 keeps all',

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from .base import DenseMaps, Extractor
 from .layers import normalized_conv
 from ..axes import Float
-from ..config import enlarge_to, ExtractorConfig, option
+from ..config import ExtractorConfig, option, redefault
 from ..errors import WeightsError
 from ..geometry import sample
 from ..keypoints import Keypoints, refine_soft_argmax, suppress_greedily, suppress_non_maxima
@@ -34,20 +34,11 @@ MIN_STRIP_ROWS = 16
 
 
 @dataclass(frozen=True)
-class SuperPointConfig(ExtractorConfig):
+class SuperPointConfig(
+    redefault(ExtractorConfig, detection_threshold=0.015, upsample_to=480, nms_radius=4)
+):
     """How SuperPoint's maps become keypoints."""
 
-    detection_threshold: float = option(
-        0.015,
-        'drop keypoints that score at or below this',
-        low=0.0,
-        high=1.0,
-        live=True,
-    )
-    enlarge_to: int = enlarge_to(480)
-    nms_radius: int = option(
-        4, 'keep only the best keypoint within this many pixels', low=0, high=64, live=True
-    )
     nms: str = option(
         'fast',
         'non-maximum suppression: exact goes keypoint by keypoint from the best one on; fast '

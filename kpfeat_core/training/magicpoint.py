@@ -301,7 +301,7 @@ def _detections(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Find keypoints in each image: positions, scores, and the true positions."""
     extractor = extractor.with_options(
-        max_num_keypoints=300, detection_threshold=1e-3, remove_borders=BORDER_PX, enlarge_to=-1
+        max_num_keypoints=300, detection_threshold=1e-3, remove_borders=BORDER_PX, upsample_to=-1
     )
     truth = batch.mask & inside(batch.keypoints, *batch.valid.shape[1:], margin=BORDER_PX)
     for start in range(0, len(batch), EXTRACTED_AT_ONCE):

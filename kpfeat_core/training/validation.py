@@ -66,7 +66,7 @@ def match_pairs(
     """Extract and match the views of each pair, and compare with the truth."""
     # views are looked at as they are learned from: not enlarged
     extractor = extractor.with_options(
-        max_num_keypoints=max_num_keypoints, detection_threshold=0.0, enlarge_to=-1
+        max_num_keypoints=max_num_keypoints, detection_threshold=0.0, upsample_to=-1
     )
     matcher = MutualNearestNeighbour()
     # what mirrors a photograph around it follows the same geometry

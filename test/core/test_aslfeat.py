@@ -20,7 +20,7 @@ MODES = ('none', 'u', 's', 'a', 'h')
 def network(mode: str, **options) -> AslFeat:
     """Return an extractor whose predictors of shape have random weights as well."""
     torch.manual_seed(0)
-    extractor = build_extractor('aslfeat', deform=mode, enlarge_to=-1, **options)
+    extractor = build_extractor('aslfeat', deform=mode, upsample_to=-1, **options)
     for name, parameter in extractor.named_parameters():
         if name.count('.') == 2:
             torch.nn.init.normal_(parameter, std=0.02)
@@ -146,7 +146,7 @@ def test_without_refinement_keypoints_are_pixels_apart_and_off_the_border():
 def test_a_weight_file_says_how_its_kernels_bend(mode, tmp_path):
     saved, file = network(mode), tmp_path / 'w.safetensors'
     save_weights(saved, file)
-    loaded = create_extractor('aslfeat', str(file), enlarge_to=-1)
+    loaded = create_extractor('aslfeat', str(file), upsample_to=-1)
     assert loaded.config.deform == mode
     image = picture(64, 64)
     torch.testing.assert_close(loaded.extract(image).keypoints, saved.extract(image).keypoints)

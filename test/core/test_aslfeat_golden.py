@@ -23,7 +23,7 @@ def case(request, reference, tmp_path):
     words = ['weights', 'import', checkpoint, '--model', 'aslfeat', '--out', out]
     result = CliRunner().invoke(app, list(map(str, words)))
     assert result.exit_code == 0, result.output
-    options = {'detection_threshold': 0.45, 'max_num_keypoints': 1000, 'enlarge_to': -1}
+    options = {'detection_threshold': 0.45, 'max_num_keypoints': 1000, 'upsample_to': -1}
     extractor = create_extractor('aslfeat', str(out), **options)
     assert extractor.config.deform == MODES[mode]
     image = np.load(reference / 'golden/gray_synth_240x320.npz')['gray']

@@ -4,11 +4,13 @@ from dataclasses import dataclass, fields
 
 from kpfeat_core.config import (
     check_config,
+    describe,
     ExtractorConfig,
     make_config,
     MatcherConfig,
     option,
     parse_options,
+    redefault,
 )
 from kpfeat_core.errors import ConfigError
 import pytest
@@ -71,3 +73,30 @@ def test_words_that_cannot_be_read_are_refused_with_what_was_expected(word):
 def test_every_default_is_valid_and_every_option_explains_itself(cls):
     check_config(cls())
     assert all(record.metadata['help'] for record in fields(cls))
+
+
+def test_an_option_is_described_in_words():
+    found = {f.name: describe(f) for f in fields(Sample)}
+    assert [o.allowed for o in found.values()] == ['1 to 9', '0 to 1', '', 'fast, exact']
+    assert [o.default_in_words for o in found.values()] == ['3', '0.5', 'yes', 'fast']
+    assert found['count'].live and found['count'].kind is int and not found['share'].live
+    assert describe(fields(ExtractorConfig)[0]).allowed == '-1 or more'
+
+
+def test_another_default_keeps_help_and_bounds():
+    @dataclass(frozen=True)
+    class Changed(redefault(Sample, count=5)):
+        more: int = option(1, 'one more')
+
+    assert [f.name for f in fields(Changed)] == ['count', 'share', 'flag', 'mode', 'more']
+    assert Changed().count == 5
+    before, after = describe(fields(Sample)[0]), describe(fields(Changed)[0])
+    assert before._replace(default=5) == after
+
+
+def test_an_old_name_of_an_option_is_read_with_a_warning():
+    with pytest.warns(FutureWarning, match="'enlarge_to' is called 'upsample_to' now"):
+        config = make_config(ExtractorConfig, parse_options(['enlarge_to=480'], ExtractorConfig))
+    assert config.upsample_to == 480
+    with pytest.raises(ConfigError, match="unknown option 'enlarge_to'"):
+        make_config(Sample, {'enlarge_to': 480})

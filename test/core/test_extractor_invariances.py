@@ -16,7 +16,10 @@ INEXACT = ('alike', 'keynet')
 def extractor(request):
     torch.manual_seed(0)
     options = {'max_num_keypoints': -1, 'multi_scale': False, 'nms_radius': 6}
-    options |= {'detection_threshold': 0.0, 'enlarge_to': -1}  # weights are random, pixels counted
+    options |= {
+        'detection_threshold': 0.0,
+        'upsample_to': -1,
+    }  # weights are random, pixels counted
     if 'descriptor' in vars(build_extractor(request.param).config):
         options['descriptor'] = 'sift'
     return build_extractor(request.param, **options).eval()

@@ -133,7 +133,7 @@ def test_resized_extraction_answers_in_pixels_of_the_source(extractor) -> None:
 
 
 def test_multi_scale_gives_a_scale_to_each_keypoint_and_keeps_the_count(extractor) -> None:
-    options = {'multi_scale': True, 'max_num_keypoints': 500, 'enlarge_to': -1}
+    options = {'multi_scale': True, 'max_num_keypoints': 500, 'upsample_to': -1}
     features = extractor.with_options(**options).extract(picture(128, 160))
     assert features.count() <= 500
     sizes = {round(float(s), 2) for s in features.scales[features.mask]}
@@ -158,12 +158,12 @@ def test_a_uniform_image_gives_few_keypoints_and_no_error(extractor) -> None:
 @pytest.mark.parametrize(
     ('given', 'options', 'looked_at'),
     [
-        ((240, 320), {'enlarge_to': 480}, (360, 480)),
-        ((400, 300), {'enlarge_to': 480}, (480, 360)),
-        ((100, 120), {'enlarge_to': 480}, (200, 240)),  # at most twice
-        ((480, 640), {'enlarge_to': 480}, (480, 640)),  # never smaller
-        ((241, 321), {'enlarge_to': -1}, (241, 321)),
-        ((240, 320), {'enlarge_to': 480, 'resize': 160}, (120, 160)),  # who says resize means it
+        ((240, 320), {'upsample_to': 480}, (360, 480)),
+        ((400, 300), {'upsample_to': 480}, (480, 360)),
+        ((100, 120), {'upsample_to': 480}, (200, 240)),  # at most twice
+        ((480, 640), {'upsample_to': 480}, (480, 640)),  # never smaller
+        ((241, 321), {'upsample_to': -1}, (241, 321)),
+        ((240, 320), {'upsample_to': 480, 'resize': 160}, (120, 160)),  # who says resize means it
     ],
 )
 def test_small_images_are_enlarged_as_far_as_the_options_say(
@@ -173,10 +173,10 @@ def test_small_images_are_enlarged_as_far_as_the_options_say(
 
 
 def test_keypoints_of_an_enlarged_image_are_those_of_the_image_enlarged_before(extractor) -> None:
-    small = extractor.with_options(enlarge_to=192, multi_scale=False)
+    small = extractor.with_options(upsample_to=192, multi_scale=False)
     image = picture(64, 96)
     found = small.extract(image)
-    same = small.with_options(enlarge_to=-1, resize=192).extract(image)
+    same = small.with_options(upsample_to=-1, resize=192).extract(image)
     assert found.count() > 0
     torch.testing.assert_close(found.keypoints, same.keypoints)
     assert found.image_size.tolist() == [[96, 64]]

@@ -62,6 +62,18 @@ def test_one_image_comes_out_of_a_batch_without_padding():
     assert one.image_size.tolist() == [[160.0, 120.0]]
 
 
+@pytest.mark.parametrize(
+    'index', [torch.tensor([0, 2]), np.array([True, False, True]), slice(0, 3, 2)]
+)
+def test_some_rows_are_taken_of_every_image(index):
+    features = features_of(3, 2, scales=2.0)
+    taken = features.take(index)
+    assert taken.mask.tolist() == [[True, True], [True, False]]
+    assert torch.equal(taken.descriptors, features.descriptors[:, ::2])
+    assert taken.scales.tolist() == [[2, 2], [2, 0]]
+    assert torch.equal(taken.image_size, features.image_size)
+
+
 def test_scales_are_given_only_where_there_are_any():
     assert 'scales' not in features_of(3).numpy()
     assert features_of(3, scales=1.5).numpy()['scales'].tolist() == [1.5] * 3

@@ -5,6 +5,7 @@ import struct
 import cv2
 from kpfeat_core.errors import ImageError
 from kpfeat_core.image import (
+    gaussian_blur,
     image_to_tensor,
     pad_to_stride,
     read_image,
@@ -185,3 +186,17 @@ def test_some_rows_of_an_upsampled_map_equal_those_of_the_whole() -> None:
         torch.testing.assert_close(found, whole[:, :, rows], atol=1e-6, rtol=0)
     single = upsample_rows(maps[:, :, :1], (33, 20), slice(3, 6))
     torch.testing.assert_close(single[:, :, :1], single[:, :, 1:2])
+
+
+def test_a_gaussian_blur_is_that_of_opencv_for_one_sigma_and_for_many() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.random((2, 2, 20, 30), np.float32)
+    sigmas = torch.tensor([0.8, 1.5])
+    for b, blurred in enumerate(gaussian_blur(torch.from_numpy(images), sigmas, radius=4)):
+        sigma = float(sigmas[b])
+        alone = gaussian_blur(torch.from_numpy(images[b : b + 1]), sigma, radius=4)[0]
+        torch.testing.assert_close(blurred, alone)
+        expected = cv2.GaussianBlur(
+            images[b].transpose(1, 2, 0), (9, 9), sigma, borderType=cv2.BORDER_REPLICATE
+        )
+        np.testing.assert_allclose(blurred.permute(1, 2, 0), expected, atol=1e-5)

@@ -31,7 +31,7 @@ def fixed_weights() -> dict:
 
 def build(version: str = 'v4', **options):
     """Return an extractor with fixed weights that answer differently to every cell."""
-    usual = {'max_num_keypoints': -1, 'detection_threshold': 0.0, 'enlarge_to': -1}
+    usual = {'max_num_keypoints': -1, 'detection_threshold': 0.0, 'upsample_to': -1}
     options = usual | options
     extractor = build_extractor('kp2d', version=version, **options)
     values = fixed_weights()

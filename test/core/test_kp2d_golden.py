@@ -42,7 +42,7 @@ def case(request, golden, tmp_path_factory):
     words = ['weights', 'import', checkpoint, '--model', 'kp2d', '--out', out]
     words += ['--set', f'version={version}']
     assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
-    options = {'detection_threshold': 0.0, 'upstream_sampling': True, 'enlarge_to': -1}
+    options = {'detection_threshold': 0.0, 'upstream_sampling': True, 'upsample_to': -1}
     return version, create_extractor('kp2d', str(out), max_num_keypoints=-1, **options)
 
 

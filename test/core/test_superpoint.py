@@ -59,7 +59,7 @@ def symmetrize(extractor, flip) -> None:
 
 @pytest.mark.parametrize('flip', FLIPS.values(), ids=FLIPS)
 def test_a_flipped_image_gives_the_flipped_features(flip) -> None:
-    extractor = lived_in(nms_radius=6, max_num_keypoints=-1, enlarge_to=-1)
+    extractor = lived_in(nms_radius=6, max_num_keypoints=-1, upsample_to=-1)
     symmetrize(extractor, flip)
     picture = image(96, 96)
     one, other = (extractor.extract(view).numpy() for view in (picture, flip(picture)))

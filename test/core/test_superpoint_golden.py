@@ -55,7 +55,7 @@ def magic_leap(reference, tmp_path_factory):
         max_num_keypoints=-1,
         sub_pixel=False,
         upstream_sampling=True,
-        enlarge_to=-1,
+        upsample_to=-1,
     )
     return extractor, np.load(reference / 'golden/superpoint_ml_fill.npz')
 
@@ -72,7 +72,7 @@ def rpautrat(reference, tmp_path_factory):
         detection_threshold=0.0005,
         max_num_keypoints=500,
         sub_pixel=False,
-        enlarge_to=-1,
+        upsample_to=-1,
     )
     return extractor, golden
 
@@ -143,6 +143,6 @@ def test_magicpoint_imports_the_detector_of_a_whole_checkpoint(rpautrat, gray, t
     assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
     alone = create_extractor('magicpoint', str(tmp_path / 'magicpoint.safetensors'))
     options = {'detection_threshold': 0.0005, 'max_num_keypoints': 500, 'sub_pixel': False}
-    found = alone.with_options(**options, enlarge_to=-1).extract(gray).numpy()
+    found = alone.with_options(**options, upsample_to=-1).extract(gray).numpy()
     np.testing.assert_array_equal(found['keypoints'], golden['kpts'])
     assert found['descriptors'].shape == (500, 0)

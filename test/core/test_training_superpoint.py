@@ -125,7 +125,7 @@ def test_labels_that_are_spread_teach_positions_between_pixels(photographs, labe
         batch = MagicPointRecipe.draw(material, 4, chosen, generator(2))
         recipe = MagicPointRecipe(MagicPointRecipe.build('magicpoint', chosen), chosen.loss)
         fit(recipe, batch, 60, 2e-3)
-        found = recipe.extractor.eval().with_options(enlarge_to=-1).extract(batch.images)
+        found = recipe.extractor.eval().with_options(upsample_to=-1).extract(batch.images)
         distance = torch.cdist(batch.keypoints, found.keypoints).min(2).values
         near = distance[batch.mask & (distance < 2)]
         assert len(near) > 0.6 * batch.mask.sum()
