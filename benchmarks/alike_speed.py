@@ -19,9 +19,8 @@ from typing import Annotated
 from common import provenance
 import cv2
 from dense_alike import extract_densely
-from kpfeat_core.benchmarking.pictures import load_pictures
-from kpfeat_core.benchmarking.systems import build_system, SystemSpec
-from kpfeat_core.benchmarking.timing import Turns
+from kpfeat_core.benchmarking.measures import Turns
+from kpfeat_core.benchmarking.systems import build_system, load_pictures, SystemSpec
 from kpfeat_core.errors import KpfeatError
 from kpfeat_core.evaluation import OpencvExtractor
 from kpfeat_core.features import Features

@@ -21,8 +21,8 @@ from typing import Annotated
 from unittest import mock
 
 from common import provenance
-from kpfeat_core.benchmarking.pictures import load_pictures
-from kpfeat_core.benchmarking.timing import Turns
+from kpfeat_core.benchmarking.measures import Turns
+from kpfeat_core.benchmarking.systems import load_pictures
 from kpfeat_core.image import image_to_tensor
 from kpfeat_core.models import aslfeat, aslfeat_layers
 from kpfeat_core.models.layers import deform_conv2d

@@ -1,7 +1,6 @@
 """The benchmark itself: build, take turns, count, and give one row for each system and batch."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,53 +8,41 @@ from typing import Any
 import numpy as np
 import torch
 
-from .config import BenchmarkConfig, parse_size
-from .memory import peak_cuda_bytes, peak_process_bytes
-from .pictures import load_pictures
-from .stages import (
-    compile_network,
+from . import BenchmarkConfig, parse_size
+from .measures import (
     count_macs,
     count_parameters,
-    profile_operators,
-    time_stages,
+    limited_threads,
+    peak_cuda_bytes,
+    peak_process_bytes,
+    percentiles,
+    reason,
+    synchronize,
+    Turns,
 )
-from .systems import (
-    build_system,
-    find_lively_weights,
-    Inputs,
-    RANDOM,
-    System,
-    SystemSpec,
-)
-from .timing import limited_threads, percentiles, reason, synchronize, Turns
+from .systems import build_system, Inputs, load_pictures, RANDOM, System, SystemSpec
 from ..errors import KpfeatError
 from ..provenance import device_name
 
-COMPILED_SHAPES = 64  # systems share code, and each input shape is compiled for itself
-LATER = ('compile_s', 'peak_mb', 'process_mb', 'stages_ms')
+LATER = ('peak_mb', 'process_mb')
 
 
 @dataclass
-class Entry:
+class _Candidate:
     """A system on its way through the benchmark; `error` once it is out of it."""
 
     spec: SystemSpec
     system: System | None = None
-    macs: tuple[int, int] | None = None
+    macs: int | None = None
     error: str = ''
     keypoints: dict[int, float] = field(default_factory=dict)
 
-    def prepare(self, picture: np.ndarray, backend: str) -> None:
-        """Build the system, count its operations on one picture, and wrap it for compilation."""
+    def prepare(self, picture: np.ndarray) -> None:
+        """Build the system, and count its operations on one picture."""
         try:
             self.system = build_system(self.spec)
-            if self.system.weights == RANDOM:
-                self.system = find_lively_weights(self.system, picture)
-                self.spec = self.system.spec
             if self.system.network is not None:
                 self.macs = count_macs(self.system, self.system.inputs([picture]))
-                if backend:
-                    compile_network(self.system.network, backend)
         except Exception as error:  # of any kind: one system must not end the others
             self.error = reason(error)
 
@@ -75,25 +62,24 @@ def measure(
     specs: Sequence[SystemSpec],
     config: BenchmarkConfig,
     batches: Sequence[int] = (1, 8),
-    profiles: Path | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> Iterator[dict[str, Any]]:
     """
     Give one row of numbers for each batch size and system.
 
     Within a batch size all systems take turns. A system that fails gives a row with `error`. On
-    KeyboardInterrupt the rows of what was timed come first. profiles: a folder for the operators
-    of each system. tick: called after each of `count_steps` steps. Raises ConfigError, ImageError.
+    KeyboardInterrupt the rows of what was timed come first. tick: called after each of
+    `count_steps` steps. Raises ConfigError, ImageError.
     """
-    with limited_threads(config.threads), _compiling(config):
+    with limited_threads(config.threads):
         size = parse_size(config.size)
         pictures = load_pictures(config.image, size, max(batches))
-        entries = [Entry(spec) for spec in specs]
+        entries = [_Candidate(spec) for spec in specs]
         for entry in entries:
-            entry.prepare(pictures[0], config.compile_backend if config.compile else '')
+            entry.prepare(pictures[0])
             tick()
         for batch in batches:
-            yield from _measure_batch(entries, config, pictures[:batch], profiles, tick)
+            yield from _measure_batch(entries, config, pictures[:batch], tick)
 
 
 def count_steps(systems: int, config: BenchmarkConfig, batches: int) -> int:
@@ -101,22 +87,13 @@ def count_steps(systems: int, config: BenchmarkConfig, batches: int) -> int:
     return systems * (1 + batches * (config.warm_up + config.rounds + 1))
 
 
-def _compiling(config: BenchmarkConfig) -> AbstractContextManager:
-    if not config.compile:
-        return nullcontext()
-    settings = torch._dynamo.config
-    limit = 'recompile_limit' if hasattr(settings, 'recompile_limit') else 'cache_size_limit'
-    return settings.patch({limit: COMPILED_SHAPES})
-
-
 def _measure_batch(
-    entries: Sequence[Entry],
+    entries: Sequence[_Candidate],
     config: BenchmarkConfig,
     pictures: Sequence[np.ndarray],
-    profiles: Path | None,
     tick: Callable[[], object],
 ) -> Iterator[dict[str, Any]]:
-    """Let the systems take turns on these pictures, then look at each alone."""
+    """Time the systems in turns on these pictures, then measure the memory of each."""
     batch = len(pictures)
     working = {e.spec.name: e for e in entries if not e.error}
     inputs = {name: e.system.inputs(pictures) for name, e in working.items()}
@@ -135,11 +112,9 @@ def _measure_batch(
             continue
         row = _identity(entry, config, batch) | _times(times, sift, batch)
         row |= {**dict.fromkeys(LATER), 'error': error}
-        if times and row['compile']:
-            row['compile_s'] = round(turns.first_ms[name] / 1e3, 2)
         if times and not interrupted:
             try:
-                row |= _alone(entry, config, inputs[name], batch, profiles)
+                row |= _alone(entry, config, inputs[name], batch)
             except KeyboardInterrupt:
                 interrupted = True
         tick()
@@ -148,7 +123,7 @@ def _measure_batch(
         raise KeyboardInterrupt
 
 
-def _identity(entry: Entry, config: BenchmarkConfig, batch: int) -> dict[str, Any]:
+def _identity(entry: _Candidate, config: BenchmarkConfig, batch: int) -> dict[str, Any]:
     """Return what was measured, and on what; None where it has no meaning."""
     spec, system, macs = entry.spec, entry.system, entry.macs
     network = None if system is None else system.network
@@ -159,7 +134,6 @@ def _identity(entry: Entry, config: BenchmarkConfig, batch: int) -> dict[str, An
         'model': spec.name,
         'weights': '' if system is None else system.weights,
         'note': _note(entry, batch),
-        'seed': spec.seed if system is not None and system.weights == RANDOM else None,
         'options': dict(spec.options),
         'batch': batch,
         'size': config.size,
@@ -168,16 +142,14 @@ def _identity(entry: Entry, config: BenchmarkConfig, batch: int) -> dict[str, An
         'device_name': device_name(device),
         'threads': torch.get_num_threads(),
         'precision': spec.precision if learned else None,
-        'compile': config.compile_backend if config.compile and learned else None,
         'keypoints': entry.keypoints.get(batch),
         'parameters': count_parameters(system) if learned else None,
-        'forward_gmac': None if macs is None else round(macs[0] / 1e9, 4),
-        'extract_gmac': None if macs is None else round(macs[1] / 1e9, 4),
+        'extract_gmac': None if macs is None else round(macs / 1e9, 4),
     }
 
 
-def _note(entry: Entry, batch: int) -> str:
-    """Say what to know beside the numbers: which weights there are not, and what that changes."""
+def _note(entry: _Candidate, batch: int) -> str:
+    """Return what to know beside the numbers: which weights are missing, and what that changes."""
     if entry.system is None:
         return ''
     notes = [entry.system.note]
@@ -205,25 +177,17 @@ def _times(times: list[float], sift: list[float] | None, batch: int) -> dict[str
 
 
 def _alone(
-    entry: Entry, config: BenchmarkConfig, inputs: Inputs, batch: int, profiles: Path | None
+    entry: _Candidate, config: BenchmarkConfig, inputs: Inputs, batch: int
 ) -> dict[str, Any]:
-    """Measure what needs no turns: peak memory, and the profile where it is wanted."""
-    row: dict[str, Any] = {}
-    notes = [_note(entry, batch)]
+    """Measure what needs no turns: peak memory."""
     try:
-        row |= _peak_memory(entry, config, inputs, batch)
+        return _peak_memory(entry, config, inputs, batch)
     except Exception as error:  # the times stand without it
-        notes.append(f'no peak memory: {reason(error)}')
-    if profiles is not None and entry.system.network is not None:
-        try:
-            row['stages_ms'] = _write_profile(entry, config, inputs, batch, profiles)
-        except Exception as error:
-            notes.append(f'no profile: {reason(error)}')
-    return row | {'note': _join(notes)}
+        return {'note': _join([_note(entry, batch), f'no peak memory: {reason(error)}'])}
 
 
 def _peak_memory(
-    entry: Entry, config: BenchmarkConfig, inputs: Inputs, batch: int
+    entry: _Candidate, config: BenchmarkConfig, inputs: Inputs, batch: int
 ) -> dict[str, float]:
     """Return MB, 10^6 bytes; what they are of is said in `memory`. Raises KpfeatError."""
     system = entry.system
@@ -231,22 +195,5 @@ def _peak_memory(
         return {'peak_mb': round(peak_cuda_bytes(system, inputs) / 1e6, 1)}
     if system.device.type != 'cpu':
         raise KpfeatError(f'torch does not tell it on {system.device.type}')
-    if config.compile and system.network is not None:
-        raise KpfeatError('compiling needs more of it than running does')
     growth, whole = peak_process_bytes(entry.spec, config, batch)
     return {'peak_mb': round(growth / 1e6, 1), 'process_mb': round(whole / 1e6, 1)}
-
-
-def _write_profile(
-    entry: Entry, config: BenchmarkConfig, inputs: Inputs, batch: int, folder: Path
-) -> dict[str, float]:
-    """Write stages and operators to <folder>/<model>_batch<B>.txt; return the stages."""
-    name = entry.spec.name
-    stages = time_stages(entry.system, inputs, batch)
-    lines = [f'{name}, {entry.system.weights} weights, {config.size}, batch {batch}', '']
-    lines.append(f'{"stage":12}ms a picture')
-    lines += [f'{stage:12}{ms:12.3f}' for stage, ms in stages.items()]
-    lines += ['', profile_operators(entry.system, inputs)]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f'{name}_batch{batch}.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    return {stage: round(ms, 3) for stage, ms in stages.items()}

@@ -1,9 +1,11 @@
-"""What can be measured: every registered extractor, and OpenCV's SIFT and ORB."""
+"""What is measured: every registered extractor and OpenCV's baselines, and the pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,12 +14,13 @@ from ..config import ExtractorConfig, parse_options
 from ..errors import ConfigError
 from ..evaluation.sources import available_baselines, BASELINES, OpencvExtractor
 from ..factory import check_device, create_extractor
+from ..image import read_image
 from ..models.base import Extractor
 from ..registry import build_extractor, extractor_config_class, extractor_names
 from ..weights.files import BUNDLED, candidate_weights, find_weights
 
 RANDOM = 'random'
-SEEDS = 8  # random weights that are tried at most
+RECTANGLES_PER_PIXEL = 500 / (640 * 480)
 Inputs = list[np.ndarray] | np.ndarray | Tensor
 
 
@@ -26,7 +29,7 @@ class SystemSpec:
     """
     What to build, as plain data.
 
-    weights: a file, '' for the usual place. seed: of random weights, where there are none.
+    weights: a file, '' for the usual place.
     """
 
     name: str
@@ -34,7 +37,6 @@ class SystemSpec:
     device: str = 'cpu'
     precision: str = 'float32'
     options: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,32 +163,10 @@ def build_system(spec: SystemSpec) -> System:
         origin = 'bundled' if path.parent == BUNDLED else path.name
         return System(spec, extractor.to(dtype), origin)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
+        torch.manual_seed(0)
         extractor = build_extractor(spec.name, **{'detection_threshold': 0.0, **spec.options})
     note = '' if missing == [spec.name] else f'no weights for {" and ".join(missing)}'
     return System(spec, extractor.to(spec.device, dtype).eval(), RANDOM, note)
-
-
-def find_lively_weights(system: System, picture: np.ndarray) -> System:
-    """
-    Return a system with random weights that find all the keypoints asked for in the picture.
-
-    Seed after seed is tried: the filters of small networks often see nothing. Where none of them
-    finds all, the one that finds most is returned.
-    """
-    best, most = system, _count(system, picture)
-    for seed in range(1, SEEDS):
-        if most >= system.spec.options['max_num_keypoints']:
-            break
-        other = build_system(replace(system.spec, seed=seed))
-        count = _count(other, picture)
-        if count > most:
-            best, most = other, count
-    return best
-
-
-def _count(system: System, picture: np.ndarray) -> float:
-    return system.mean_keypoints(system.run(system.inputs([picture])))
 
 
 def _missing_weights(spec: SystemSpec) -> list[str]:
@@ -199,3 +179,29 @@ def _missing_weights(spec: SystemSpec) -> list[str]:
         for name, file in needed.items()
         if not file and not any(path.is_file() for _, path in candidate_weights(name))
     ]
+
+
+def load_pictures(path: Path | str, size: tuple[int, int], count: int = 1) -> list[np.ndarray]:
+    """
+    Return `count` different pictures (H, W, 3) uint8 of (width, height).
+
+    path: a file, resized; the further pictures are it, moved sideways around the border. '' draws
+    pictures that are rich in corners, always the same ones. Raises ImageError.
+    """
+    if not str(path):
+        return [_draw(size, seed) for seed in range(count)]
+    picture = cv2.resize(read_image(path), size, interpolation=cv2.INTER_AREA)
+    return [np.roll(picture, i * size[0] // count, axis=1) for i in range(count)]
+
+
+def _draw(size: tuple[int, int], seed: int) -> np.ndarray:
+    """Return overlapping rectangles of all sizes and colours, a little blurred and noisy."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((size[1], size[0], 3), 110, np.uint8)
+    for _ in range(round(RECTANGLES_PER_PIXEL * size[0] * size[1])):
+        x, y = (int(v) for v in rng.integers(0, size))
+        w, h = (int(v) for v in rng.integers(4, 80, 2))
+        color = tuple(int(v) for v in rng.integers(0, 256, 3))
+        cv2.rectangle(picture, (x, y), (x + w, y + h), color, -1)
+    noise = rng.normal(0, 4, picture.shape)
+    return (cv2.GaussianBlur(picture, (0, 0), 0.8) + noise).round().clip(0, 255).astype(np.uint8)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 import json
-import os
 from pathlib import Path
 import sys
 from typing import Annotated, Any, Optional, TextIO
@@ -19,7 +18,7 @@ from .common import (
     tell,
     track,
 )
-from ..benchmarking.config import BenchmarkConfig
+from ..benchmarking import BenchmarkConfig
 from ..config import make_config
 from ..errors import ConfigError, KpfeatError
 
@@ -30,8 +29,8 @@ COLUMNS = (
 EPILOG = examples(
     'kpfeat bench',
     'kpfeat bench alike-t alike-n sift orb --threads 1 --out results.jsonl',
-    'kpfeat bench --batch 1 --batch 8 --device cuda --precision float16 --compile',
-    'kpfeat bench alike-n --weights alike-n=FILE --image photo.jpg --profile profiles/',
+    'kpfeat bench --batch 1 --batch 8 --device cuda --precision float16',
+    'kpfeat bench alike-n --weights alike-n=FILE --image photo.jpg',
     'Exit code 0: all was measured; 2: nothing was; 3: some systems failed, as their rows say.',
 )
 
@@ -63,12 +62,6 @@ def bench(
         Optional[Path],  # noqa: UP045 - typer 0.9
         typer.Option('--out', '-o', help='Append a JSON line for each row here; - is stdout.'),
     ] = None,
-    profile: Annotated[
-        Optional[Path],  # noqa: UP045 - typer 0.9
-        typer.Option(
-            '--profile', metavar='DIR', help='Write stages and top operators of each model here.'
-        ),
-    ] = None,
     *,
     measurement: dict[str, Any],
 ) -> None:
@@ -79,8 +72,6 @@ def bench(
     picture: the median and the 10th to 90th percentile. A model without weights is measured with
     random ones and marked so. A system that fails is named, and the others go on.
     """
-    # torch reads it when it is loaded; at a lower level its profiler writes into the progress bar
-    os.environ.setdefault('KINETO_LOG_LEVEL', '6')
     from ..benchmarking.run import count_steps, measure
     from ..benchmarking.systems import choose_systems
 
@@ -95,7 +86,7 @@ def bench(
             _progress(count_steps(len(specs), config, len(batches))) as tick,
             _lines(out) as write,
         ):
-            for row in measure(specs, config, batches, profile, tick):
+            for row in measure(specs, config, batches, tick):
                 rows.append(write(row))
     finally:  # after an interruption as well
         _show(rows, sys.stderr if str(out) == '-' else sys.stdout)
@@ -156,12 +147,10 @@ def _show(rows: Sequence[dict[str, Any]], file: TextIO) -> None:
         console.print(table)
         for line in _remarks(group):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        if stages := [row for row in group if row['stages_ms']]:
-            console.print(_stage_table(stages))
 
 
 def _remarks(group: Sequence[dict[str, Any]]) -> list[str]:
-    """Say what did not go as it should, each thing once with the models that it is true of."""
+    """Return what did not go as it should, each once with the models that it is true of."""
     models: dict[str, list[str]] = {}
     for row in group:
         for text in filter(None, (row['error'], row['note'])):
@@ -170,10 +159,9 @@ def _remarks(group: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _title(group: Sequence[dict[str, Any]]) -> str:
-    """Say what the rows have in common: those of networks, where there are some."""
+    """Return what the rows have in common: those of networks, where there are some."""
     row = next((row for row in group if row['precision']), group[0])
     parts = [row['size'], f'batch {row["batch"]}', row['precision'] or 'OpenCV']
-    parts += ['torch.compile'] if row['compile'] else []
     return ', '.join([*parts, row['device_name'], f'{row["threads"]} threads'])
 
 
@@ -199,16 +187,3 @@ def _short(value: float | None) -> str:
     if value is None:
         return '-'
     return f'{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}'
-
-
-def _stage_table(rows: Sequence[dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    names = list(rows[0]['stages_ms'])
-    table = Table(title='ms per picture of each stage', title_justify='left', box=None)
-    table.add_column('model')
-    for name in names:
-        table.add_column(name, justify='right')
-    for row in rows:
-        table.add_row(row['model'], *[_short(row['stages_ms'][name]) for name in names])
-    return table

@@ -6,7 +6,7 @@ SuperPoint and MagicPoint in test_training_superpoint, KP2D in test_training_kp2
 test_training_aslfeat, HardNet in test_training_hardnet.
 """
 
-from kpfeat_core.benchmarking.pictures import load_pictures
+from kpfeat_core.benchmarking.systems import load_pictures
 from kpfeat_core.data.homography_pairs import make_pairs, PairBatch, PairConfig
 from kpfeat_core.data.image_folder import ImageBank
 from kpfeat_core.data.photometric import PhotometricConfig
