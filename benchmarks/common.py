@@ -6,6 +6,7 @@ import sys
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run from a clone, without installing
     sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / 'test/support'))  # the straightforward ALIKE
 
 from kpfeat_core import provenance as places  # noqa: E402
 

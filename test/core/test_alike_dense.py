@@ -1,23 +1,10 @@
 """The fast extraction equals the straightforward one: full-resolution maps, unfolded image."""
 
-import importlib.util
-from pathlib import Path
-
+from dense_alike import extract_densely
 from kpfeat_core.image import image_to_tensor
 from kpfeat_core.registry import build_extractor
 import pytest
 import torch
-
-DENSE = Path(__file__).resolve().parents[2] / 'benchmarks/dense_alike.py'
-
-
-@pytest.fixture(scope='module')
-def dense_alike():
-    """Load the reference implementation of the benchmarks."""
-    spec = importlib.util.spec_from_file_location('dense_alike', DENSE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def varied(extractor):
@@ -43,12 +30,12 @@ def picture(height, width):
 
 @pytest.mark.parametrize('model', ['alike-t', 'alike-s', 'alike-n', 'alike-l'])
 @pytest.mark.parametrize('size', [(96, 128), (101, 75)])
-def test_fast_extraction_equals_the_dense_one(dense_alike, model, size):
+def test_fast_extraction_equals_the_dense_one(model, size):
     torch.manual_seed(0)
     extractor = varied(build_extractor(model, max_num_keypoints=60))
     image = picture(*size)
     fast = extractor.extract(image)
-    dense = dense_alike.extract_densely(extractor, image_to_tensor(image))
+    dense = extract_densely(extractor, image_to_tensor(image))
     assert fast.count() == dense.count() == 60
     distance = torch.cdist(fast.keypoints[0].double(), dense.keypoints[0].double())
     nearest = distance.argmin(1)
@@ -60,12 +47,12 @@ def test_fast_extraction_equals_the_dense_one(dense_alike, model, size):
     assert fast.keypoint_scores.std() > 1e-3  # else there would be nothing to get wrong
 
 
-def test_the_smallest_image_is_extracted_like_a_large_one(dense_alike):
+def test_the_smallest_image_is_extracted_like_a_large_one():
     torch.manual_seed(0)
     extractor = varied(build_extractor('alike-t', max_num_keypoints=5))
     image = picture(32, 32)
     fast = extractor.extract(image)
-    dense = dense_alike.extract_densely(extractor, image_to_tensor(image))
+    dense = extract_densely(extractor, image_to_tensor(image))
     nearest = torch.cdist(fast.keypoints[0], dense.keypoints[0]).argmin(1)
     assert sorted(nearest.tolist()) == list(range(5))
     assert (fast.keypoints[0] - dense.keypoints[0, nearest]).abs().max() < 1e-4
