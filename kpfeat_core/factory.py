@@ -27,12 +27,12 @@ def create_extractor(
 
     Raises ConfigError (unknown name, option or device) and WeightsError (none found, or broken).
     """
-    from .weights.files import find_weights, load_weights, read_structure
+    from .weights.files import find_weights, load_weights, read_architecture
 
     target = check_device(device)
     extractor = build_extractor(name, **options)  # wrong names and options come first
     path = find_weights(name, weights)
-    noted = read_structure(path)
+    noted = read_architecture(path)
     if any(getattr(extractor.config, key, value) != value for key, value in noted.items()):
         told = {key: value for key, value in options.items() if value != AUTO}
         extractor = build_extractor(name, **noted | told)

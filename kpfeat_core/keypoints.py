@@ -24,6 +24,12 @@ class Keypoints(NamedTuple):
     dispersity: Float[Tensor, 'b n'] | None = None
     orientations: Float[Tensor, 'b n'] | None = None
 
+    @classmethod
+    def at(cls, points: Float[Tensor, 'b n 2']) -> 'Keypoints':
+        """Return keypoints at chosen points, such as those of ground truth: all real, scored 1."""
+        ones = points.new_ones(points.shape[:2])
+        return cls(points, ones, ones.bool())
+
 
 def max_filter(maps: Tensor, radius: int) -> Tensor:
     """

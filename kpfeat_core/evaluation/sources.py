@@ -115,13 +115,13 @@ def parse_source(text: str, device: str, imported: Path) -> Source:
     options = parse_options(settings, extractor_config_class(name))
     if 'max_num_keypoints' in options:
         raise ConfigError(f"'{text}': the protocol says how many keypoints, not the extractor")
-    shaping = build_extractor(name, **options).structure  # refuses unknown ones
+    shaping = build_extractor(name, **options).architecture  # refuses unknown ones
     if not label:
         label = ' '.join([name, *([f'({Path(file).stem})'] if file else []), *settings])
     if not _is_checkpoint(file):
         return Source(label, name, file, device, options)
-    structure = {key: value for key, value in options.items() if key in shaping}
-    weights = _imported(file, name, structure, imported)
+    architecture = {key: value for key, value in options.items() if key in shaping}
+    weights = _imported(file, name, architecture, imported)
     return Source(label, name, str(weights), device, options, file)
 
 
@@ -129,14 +129,21 @@ def _is_checkpoint(file: str) -> bool:
     return Path(file).suffix in CHECKPOINTS
 
 
-def _imported(file: str, model: str, structure: Mapping[str, str], folder: Path) -> Path:
+def _imported(file: str, model: str, architecture: Mapping[str, str], folder: Path) -> Path:
     """Import a published checkpoint once; its content tells whether it is there already."""
     path = Path(file)
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint '{file}'")
-    words = [model, *structure.values(), sha256(path)[:16], code_digest('weights/importing')[:8]]
+    words = [
+        model,
+        *architecture.values(),
+        sha256(path)[:16],
+        code_digest('weights/importing')[:8],
+    ]
     target = folder / f'{"-".join(words)}.safetensors'
-    return target if target.exists() else import_checkpoint(path, model, target, None, structure)
+    return (
+        target if target.exists() else import_checkpoint(path, model, target, None, architecture)
+    )
 
 
 BASELINES = ('sift', 'orb', 'akaze')

@@ -19,7 +19,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from .base import DenseMaps, Extractor
-from .layers import normalized_conv
+from .layers import normalized_conv, strip_rows
 from ..axes import Float
 from ..config import ExtractorConfig, option
 from ..geometry import bilinear_neighbours, flat_index, pixel_grid, sample
@@ -131,19 +131,13 @@ class Alike(Extractor):
         return DenseMaps(score, (x1, *low))
 
     def _score_logits(self, x1: Tensor, low: list[Tensor]) -> Float[Tensor, 'b 1 h w']:
-        """
-        Apply the head's score row to the four levels, each at its own resolution.
-
-        On a CPU without gradients this goes in strips of rows that stay in the cache.
-        """
+        """Apply the head's score row to the four levels, each at its own resolution; in strips."""
         head = self.convhead2.weight[-1:] if self.convhead1 is None else self.convhead1.weight
         first, *others = head.chunk(4, dim=1)
         parts = [F.conv2d(x, weight) for x, weight in zip(low, others, strict=True)]
         size = x1.shape[-2:]
-        step = size[0]
-        if x1.device.type == 'cpu' and not torch.is_grad_enabled():
-            widest = max(self.conv1.out_channels, len(head))
-            step = max(1, STRIP_ELEMENTS // (widest * size[1]))
+        widest = max(self.conv1.out_channels, len(head))
+        step = strip_rows(x1, size[0], widest * size[1], STRIP_ELEMENTS)
         strips = []
         for start in range(0, size[0], step):
             rows = slice(start, min(start + step, size[0]))
@@ -176,14 +170,9 @@ class Alike(Extractor):
         scores = sample(score_map[:, None], keypoints).squeeze(-1)
         return Keypoints(keypoints, scores, mask, dispersity)
 
-    def describe(
-        self,
-        maps: DenseMaps,
-        keypoints: Float[Tensor, 'b n 2'],
-        orientations: Float[Tensor, 'b n'] | None = None,
-    ) -> Float[Tensor, 'b n d']:
+    def describe(self, maps: DenseMaps, found: Keypoints) -> Float[Tensor, 'b n d']:
         """Blend the unit descriptors of the four pixels around each keypoint; unit length."""
-        pixels, weights = bilinear_neighbours(keypoints, *maps.descriptor_maps[0].shape[-2:])
+        pixels, weights = bilinear_neighbours(found.keypoints, *maps.descriptor_maps[0].shape[-2:])
         around = self.describe_pixels(maps, pixels.flatten(1, 2))
         around = around.view(*pixels.shape[:3], self.descriptor_dim)
         return F.normalize((around * weights[..., None]).sum(2), dim=-1)

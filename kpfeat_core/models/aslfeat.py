@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from .aslfeat_layers import DeformableLayer, Layer, TAPS
+from .aslfeat_layers import ConvNormRelu, DeformableLayer, POINTS
 from .base import DenseMaps, Extractor
+from .layers import strip_rows
 from .pyramid import Pyramid
 from ..axes import Bool, Float, Int
 from ..config import AUTO, ExtractorConfig, option, redefault
@@ -32,16 +33,11 @@ def peakiness(
     Score each pixel by how much a channel stands out from its surroundings and from the others.
 
     maps are divided by `largest`. The surroundings are 3x3 pixels, `dilation` apart, reflected
-    at the borders. Equations 6 to 8 of the paper. Computed in float32 at least.
-
-    On a CPU without gradients this goes in strips of rows that stay in the cache.
+    at the borders. Equations 6 to 8 of the paper. Computed in float32 at least; in strips.
     """
     rows = maps.permute(0, 2, 3, 1).contiguous()  # no copy where channels come last
     batch, height, width, channels = rows.shape
-    step = height
-    strips = maps.device.type == 'cpu' and not torch.is_grad_enabled()
-    if strips and not torch.compiler.is_compiling():
-        step = max(1, STRIP_ELEMENTS // (batch * width * channels))
+    step = strip_rows(maps, height, batch * width * channels, STRIP_ELEMENTS)
     down, across = (_reflected(size, dilation, maps.device) for size in (height, width))
     parts = []
     for start in range(0, height, step):
@@ -192,7 +188,7 @@ class AslFeat(Extractor):
     """
 
     config_class = AslFeatConfig
-    structure = {'deform': 'a'}
+    architecture = {'deform': 'a'}
     pyramid = Pyramid(smallest=0.5)
     name = 'aslfeat'
     channels = 1
@@ -201,19 +197,19 @@ class AslFeat(Extractor):
 
     def __init__(self, config: AslFeatConfig | None = None) -> None:
         super().__init__(config)
-        self.conv0 = Layer(1, 32)
-        self.conv1 = Layer(32, 32, scored=True)
-        self.conv2 = Layer(32, 64, stride=2)
-        self.conv3 = Layer(64, 64, scored=True)
-        self.conv4 = Layer(64, 128, stride=2)
-        self.conv5 = Layer(128, 128)
+        self.conv0 = ConvNormRelu(1, 32)
+        self.conv1 = ConvNormRelu(32, 32, scored=True)
+        self.conv2 = ConvNormRelu(32, 64, stride=2)
+        self.conv3 = ConvNormRelu(64, 64, scored=True)
+        self.conv4 = ConvNormRelu(64, 128, stride=2)
+        self.conv5 = ConvNormRelu(128, 128)
         self.conv6_0 = self._last_layer()
         self.conv6_1 = self._last_layer()
         self.conv6 = self._last_layer(scored=True, normalized=False)
 
-    def _last_layer(self, **options: bool) -> Layer:
+    def _last_layer(self, **options: bool) -> ConvNormRelu:
         if self.config.deform == 'none':
-            return Layer(128, 128, **options)
+            return ConvNormRelu(128, 128, **options)
         return DeformableLayer(128, 128, self.config.deform, **options)
 
     def prepare(self, image: Float[Tensor, 'b 1 h w']) -> Float[Tensor, 'b 1 h w']:
@@ -260,15 +256,11 @@ class AslFeat(Extractor):
             return Keypoints(xy.to(score_map.dtype), scores, mask)
         return Keypoints(refine_newton(score_map, xy), scores, mask)
 
-    def describe(
-        self,
-        maps: DenseMaps,
-        keypoints: Float[Tensor, 'b n 2'],
-        orientations: Float[Tensor, 'b n'] | None = None,
-    ) -> Float[Tensor, 'b n d']:
+    def describe(self, maps: DenseMaps, found: Keypoints) -> Float[Tensor, 'b n d']:
         """Read the descriptor map bilinearly at a quarter of the position; unit length."""
-        level = maps.descriptor_maps[0].to(keypoints.dtype)
-        return F.normalize(sample(level, keypoints / self.stride, padding='border'), dim=-1)
+        level = maps.descriptor_maps[0].to(found.keypoints.dtype)
+        cells = found.keypoints / self.stride
+        return F.normalize(sample(level, cells, padding='border'), dim=-1)
 
     def convert_checkpoint(
         self, state: dict[str, Tensor]
@@ -298,5 +290,5 @@ def _deform_of(state: dict[str, Tensor]) -> str:
     if 'conv6.ori.weight' in state:
         return 'a' if 'conv6.aff.weight' in state else 's'
     if 'conv6.offset.weight' in state:
-        return 'u' if len(state['conv6.offset.weight']) == 2 * TAPS else 'h'
+        return 'u' if len(state['conv6.offset.weight']) == 2 * POINTS else 'h'
     return 'none'

@@ -12,20 +12,20 @@ import torch.nn.functional as F
 from .layers import deform_conv2d, folded
 from ..axes import Float
 
-TAPS = 9
+POINTS = 9
 # What each way of bending predicts: names and channels of its convolutions.
 DEFORMATIONS = {
-    'u': {'offset': 2 * TAPS},
+    'u': {'offset': 2 * POINTS},
     's': {'ori': 2, 'scale': 1},
     'a': {'ori': 2, 'scale': 1, 'aff': 3},
     'h': {'offset': 8, 'scale': 1},
 }
-FARTHEST = 10.0  # pixels from the centre that a homography may send a tap to
+FARTHEST = 10.0  # pixels from the centre that a homography may send a kernel point to
 MOST_CORNER_MOTION = 0.95
 LEAST_STRETCH = 1e-3
 
 
-class Layer(nn.Conv2d):
+class ConvNormRelu(nn.Conv2d):
     """
     A 3x3 convolution without bias; batch normalisation without factors; ReLU.
 
@@ -65,7 +65,7 @@ class Layer(nn.Conv2d):
         return F.relu(self.bn(raw), inplace=True)
 
 
-class DeformableLayer(Layer):
+class DeformableLayer(ConvNormRelu):
     """A layer whose kernel is bent at each pixel: 'u', 's', 'a' or 'h' of DEFORMATIONS."""
 
     def __init__(
@@ -78,7 +78,7 @@ class DeformableLayer(Layer):
     ) -> None:
         super().__init__(inputs, outputs, scored=scored, normalized=normalized)
         self.deform = deform
-        self.parts = DEFORMATIONS[deform] | {'amplitude': TAPS}
+        self.parts = DEFORMATIONS[deform] | {'amplitude': POINTS}
         for name, channels in self.parts.items():
             predictor = nn.Conv2d(inputs, channels, 3, padding=1)
             nn.init.zeros_(predictor.weight)  # no offsets at first
@@ -90,11 +90,13 @@ class DeformableLayer(Layer):
 
     def convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         """Convolve with the bent kernel."""
-        offsets, amplitude = self.bend(x)
+        offsets, amplitude = self.predict_offsets(x)
         return deform_conv2d(x, offsets, amplitude, kernel, bias)
 
-    def bend(self, x: Tensor) -> tuple[Float[Tensor, 'b 18 h w'], Float[Tensor, 'b 9 h w']]:
-        """Return the (dy, dx) of each tap in pixels, and the amplitude of each tap, in 0..1."""
+    def predict_offsets(
+        self, x: Tensor
+    ) -> tuple[Float[Tensor, 'b 18 h w'], Float[Tensor, 'b 9 h w']]:
+        """Return the (dy, dx) of each kernel point in pixels, and its amplitude, in 0..1."""
         predictors = [self.get_submodule(name) for name in self.parts]
         kernels = torch.cat([predictor.weight for predictor in predictors])
         biases = torch.cat([predictor.bias for predictor in predictors])
@@ -107,18 +109,18 @@ class DeformableLayer(Layer):
         named = {name: value.permute(0, 2, 3, 1) for name, value in named.items()}
         scale = named['scale'].tanh().exp()[..., None]
         if self.deform == 'h':
-            moved = homography_taps(named['offset'].tanh() * MOST_CORNER_MOTION, scale)
+            moved = homography_points(named['offset'].tanh() * MOST_CORNER_MOTION, scale)
         else:
             A = scale * rotations(named['ori'])
             if self.deform == 'a':
                 A = A @ residual_affinities(named['aff'])
-            moved = taps(A) @ A
-        offsets = (moved - taps(moved)).flip(-1)  # (x, y) to (dy, dx)
+            moved = kernel_points(A) @ A
+        offsets = (moved - kernel_points(moved)).flip(-1)  # (x, y) to (dy, dx)
         return offsets.flatten(3).permute(0, 3, 1, 2), amplitude
 
 
-def taps(like: Tensor) -> Float[Tensor, '9 2']:
-    """Return the (x, y) of the taps of a 3x3 kernel, row after row, around its centre."""
+def kernel_points(like: Tensor) -> Float[Tensor, '9 2']:
+    """Return the (x, y) of the points of a 3x3 kernel, row after row, around its centre."""
     steps = torch.arange(3, device=like.device, dtype=like.dtype) - 1
     return torch.stack([steps.repeat(3), steps.repeat_interleave(3)], -1)
 
@@ -143,11 +145,11 @@ def residual_affinities(values: Float[Tensor, '... 3']) -> Float[Tensor, '... 2 
     return torch.stack(rows, -1).unflatten(-1, (2, 2))
 
 
-def homography_taps(
+def homography_points(
     corners: Float[Tensor, '... 8'], scale: Float[Tensor, '... 1 1']
 ) -> Float[Tensor, '... 9 2']:
     """
-    Return where homographies without translation send the taps of a 3x3 kernel, as (x, y).
+    Return where homographies without translation send the points of a 3x3 kernel, as (x, y).
 
     corners: motion (x, y) of the corners (-1, -1), (1, -1), (-1, 1), (1, 1), below 1 in size.
     scale: factor of the linear part. Points at infinity become the centre.
@@ -158,7 +160,7 @@ def homography_taps(
     sums, h7 + h8 = -S.D / D.D and h7 - h8 = -T.E / E.E. As long as corners move by less than 1,
     opposite ones stay apart, so that there always is a solution.
     """
-    first = taps(corners)[[0, 2, 6, 8]]
+    first = kernel_points(corners)[[0, 2, 6, 8]]
     upper_left, upper_right, lower_left, lower_right = (
         corners.unflatten(-1, (4, 2)) + first
     ).unbind(-2)
@@ -170,7 +172,7 @@ def homography_taps(
     # moments of the moved corners w over the corners (X, Y): of 1, X, Y and XY
     one, x, y, xy = (S + T) / 4, (D + E) / 4, (D - E) / 4, (S - T) / 4
     linear = torch.stack([x + one * h7 + xy * h8, y + xy * h7 + one * h8], -2) * scale
-    points = taps(corners)
+    points = kernel_points(corners)
     depth = 1 + points @ torch.cat([h7, h8], -1)[..., None]
     front = depth != 0
     moved = points @ linear / torch.where(front, depth, 1)

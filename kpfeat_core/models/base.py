@@ -70,7 +70,7 @@ class Extractor(nn.Module):
     config_class: ClassVar[type] = ExtractorConfig
     min_side: ClassVar[int] = 32
     # Options that shape the network, with what 'auto' means where no weights say otherwise.
-    structure: ClassVar[Mapping[str, str]] = {}
+    architecture: ClassVar[Mapping[str, str]] = {}
     pyramid: ClassVar[Pyramid] = Pyramid()
     submodule_advice: ClassVar[str] = ''  # how to give the weights of a submodule, or go without
     name: str
@@ -81,7 +81,7 @@ class Extractor(nn.Module):
     def __init__(self, config: ExtractorConfig | None = None) -> None:
         super().__init__()
         config = config or self.config_class()
-        chosen = {k: v for k, v in self.structure.items() if getattr(config, k) == AUTO}
+        chosen = {k: v for k, v in self.architecture.items() if getattr(config, k) == AUTO}
         self.config = replace(config, **chosen)
 
     def prepare(self, image: Float[Tensor, 'b c h w']) -> Float[Tensor, 'b c h w']:
@@ -111,26 +111,17 @@ class Extractor(nn.Module):
         peaks = clear_borders(peaks, config.remove_borders, config.remove_borders)
         return select_best(peaks, config.detection_threshold, config.max_num_keypoints)
 
-    def describe(
-        self,
-        maps: DenseMaps,
-        keypoints: Float[Tensor, 'b n 2'],
-        orientations: Float[Tensor, 'b n'] | None = None,
-    ) -> Float[Tensor, 'b n d']:
-        """
-        Read unit-length descriptors at (x, y) pixels of the maps.
-
-        orientations: radians, from `detect`, where it gives them.
-        """
+    def describe(self, maps: DenseMaps, found: Keypoints) -> Float[Tensor, 'b n d']:
+        """Read unit-length descriptors at keypoints, which are in pixels of the maps."""
         raise NotImplementedError
 
     def convert_checkpoint(
         self, state: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
         """
-        Turn the state dict of a published checkpoint into (tensors of `network`, structure).
+        Turn the state dict of a published checkpoint into (tensors of `network`, architecture).
 
-        structure: options of `structure` that the tensors tell. By default nothing changes.
+        architecture: options of `architecture` that the tensors tell. By default nothing changes.
         """
         return state, {}
 
@@ -149,7 +140,7 @@ class Extractor(nn.Module):
 
         Raises ConfigError for unknown options, wrong values, and options that shape the network.
         """
-        for name in self.structure:
+        for name in self.architecture:
             value, own = options.get(name, AUTO), getattr(self.config, name)
             if value not in (AUTO, own):
                 raise ConfigError(
@@ -279,7 +270,7 @@ class Extractor(nn.Module):
         maps = self.crop(replace(maps, score_map=maps.score_map.to(exact)), size)
         found = best_first(self._detect_shown(maps, size, masks))
         timer.end('detect')
-        descriptors = self.describe(maps, found.keypoints, found.orientations).float()
+        descriptors = self.describe(maps, found).float()
         timer.end('describe')
         keypoints = _in_source(found.keypoints, size, source)
         shown = found.mask[..., None]

@@ -95,7 +95,7 @@ class KeyNet(Extractor):
     """Key.Net or Tiny-Key.Net with HardNet or SIFT; gray in, any image size."""
 
     config_class = KeyNetConfig
-    structure: ClassVar[Mapping[str, str]] = {'variant': 'torch', 'batch_statistics': 'stored'}
+    architecture: ClassVar[Mapping[str, str]] = {'variant': 'torch', 'batch_statistics': 'stored'}
     pyramid = Pyramid(enlarged=1, smallest=0.25, budget=True)
     submodule_advice = (
         'its file goes into the option descriptor_weights; descriptor=sift does without'
@@ -187,17 +187,13 @@ class KeyNet(Extractor):
         side = self.config.region_size
         return extract_patches(image, keypoints.float(), side, orientations, PATCH_SIZE)
 
-    def describe(
-        self,
-        maps: DenseMaps,
-        keypoints: Float[Tensor, 'b n 2'],
-        orientations: Float[Tensor, 'b n'] | None = None,
-    ) -> Float[Tensor, 'b n d']:
+    def describe(self, maps: DenseMaps, found: Keypoints) -> Float[Tensor, 'b n d']:
         """Describe the regions around the keypoints, turned by their orientations; unit length."""
+        keypoints, side = found.keypoints, self.config.region_size
         if self.config.descriptor == 'sift':
             image = maps.descriptor_maps[0]
-            return sift_descriptors(image, keypoints, self.config.region_size, orientations)
-        patches = self._patches(maps, keypoints, orientations)
+            return sift_descriptors(image, keypoints, side, found.orientations)
+        patches = self._patches(maps, keypoints, found.orientations)
         return self.hardnet.describe(patches.flatten(0, 1)).unflatten(0, keypoints.shape[:2])
 
     def convert_checkpoint(

@@ -17,7 +17,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from .base import DenseMaps, Extractor
-from .layers import normalized_conv
+from .layers import halve_in_strips, normalized_conv, strip_rows
 from ..axes import Bool, Float
 from ..config import AUTO, ExtractorConfig, option, redefault
 from ..errors import WeightsError
@@ -95,29 +95,19 @@ def _run(x: Tensor, *blocks: nn.Sequential) -> Tensor:
 
 
 def _run_pooled(x: Tensor, first: nn.Sequential, second: nn.Sequential) -> Tensor:
-    """
-    Run two blocks and halve their map: (B, inputs, h, w) to (B, outputs, h/2, w/2).
-
-    For inference on a CPU this goes in strips of rows that stay in the cache; each is computed
-    with the two rows above and below that the two convolutions look at.
-    """
-    height, step = x.shape[2], x.shape[2]
-    if x.device.type == 'cpu' and not torch.is_grad_enabled() and not first.training:
+    """Run two blocks and halve their map: (B, inputs, h, w) to (B, outputs, h/2, w/2)."""
+    rows = x.shape[2]
+    if not first.training:
         widest = max(first[0].out_channels, second[0].out_channels)
-        step = max(CELL, STRIP_ELEMENTS // (widest * x.shape[3]) // 2 * 2)
-    strips = []
-    for start in range(0, height, step):
-        low = max(start - 2, 0)
-        strip = _run(x[:, :, low : start + step + 2], first, second)
-        strips.append(F.max_pool2d(strip[:, :, start - low : start - low + step], 2))
-    return strips[0] if len(strips) == 1 else torch.cat(strips, 2)
+        rows = strip_rows(x, rows, widest * x.shape[3], STRIP_ELEMENTS, CELL)
+    return halve_in_strips(lambda part: _run(part, first, second), x, rows, reach=2)
 
 
 class Kp2d(Extractor):
     """KP2D in any of its versions; RGB in, one keypoint for each cell of 8x8 pixels out."""
 
     config_class = Kp2dConfig
-    structure = {'version': 'v4'}
+    architecture = {'version': 'v4'}
     name = 'kp2d'
     channels = 3
     stride = CELL
@@ -199,7 +189,7 @@ class Kp2d(Extractor):
         farthest = HALF_CELL * self.version.cross_ratio + 0.5  # from the cell's centre; rounded
         reach = int((config.nms_radius + 2 * farthest) // CELL)
         with torch.no_grad():
-            peaks = suppress_near(maps.score_map, positions, config.nms_radius, reach)
+            peaks = nms_points(maps.score_map, positions, config.nms_radius, reach)
             cells, scores, mask = select_best(
                 peaks, config.detection_threshold, config.max_num_keypoints
             )
@@ -207,12 +197,7 @@ class Kp2d(Extractor):
         xy = positions.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, 2))
         return Keypoints(xy, scores, mask)
 
-    def describe(
-        self,
-        maps: DenseMaps,
-        keypoints: Float[Tensor, 'b n 2'],
-        orientations: Float[Tensor, 'b n'] | None = None,
-    ) -> Float[Tensor, 'b n d']:
+    def describe(self, maps: DenseMaps, found: Keypoints) -> Float[Tensor, 'b n d']:
         """
         Read descriptors bilinearly from the map, of which each pixel sees 4 or 8 of the image.
 
@@ -223,10 +208,10 @@ class Kp2d(Extractor):
         (features,) = maps.descriptor_maps
         height, width = features.shape[-2:]
         pixel = CELL // 2 if self.version.upsample else CELL
-        size = keypoints.new_tensor([width, height])
-        points = (keypoints + 0.5) / pixel - 0.5
+        size = found.keypoints.new_tensor([width, height])
+        points = (found.keypoints + 0.5) / pixel - 0.5
         if self.config.upstream_sampling:
-            points = keypoints * ((size - 1) / (size * pixel - 1))
+            points = found.keypoints * ((size - 1) / (size * pixel - 1))
         kernel = self.convFbb.weight.permute(0, 2, 3, 1).flatten(1).to(points.dtype)
         bias = self.convFbb.bias.to(points.dtype)
         parts = [
@@ -319,7 +304,7 @@ def _windows(values: Tensor, reach: int, outside: float) -> Tensor:
     return padded.unfold(1, size, 1).unfold(2, size, 1)
 
 
-def suppress_near(
+def nms_points(
     score_map: Float[Tensor, 'b h w'],
     positions: Float[Tensor, 'b h w 2'],
     radius: int,

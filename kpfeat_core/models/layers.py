@@ -1,5 +1,7 @@
 """Layers that several networks share."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -32,9 +34,51 @@ def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return conv.weight * scale[:, None, None, None], bias
 
 
+def infers_on_cpu(x: Tensor) -> bool:
+    """Return whether maps are computed on a CPU, without gradients and without a compiler."""
+    gradients = torch.is_grad_enabled()
+    return x.device.type == 'cpu' and not gradients and not torch.compiler.is_compiling()
+
+
+def strip_rows(x: Tensor, height: int, row_floats: int, floats: int, least: int = 1) -> int:
+    """
+    Return how many rows of maps to work on at once, so that they stay in the cache of a CPU.
+
+    row_floats: numbers in a row of the widest map; floats: how many may be in work. All of the
+    `height` rows where no CPU infers.
+    """
+    if not infers_on_cpu(x):
+        return height
+    return max(least, floats // row_floats)
+
+
+def halve_in_strips(
+    layers: Callable[[Tensor], Tensor], x: Float[Tensor, 'b c h w'], rows: int, reach: int
+) -> Float[Tensor, 'b d h2 w2']:
+    """
+    Apply layers and halve their maps, strip by strip of `rows` rows, rounded down to be even.
+
+    reach: how many rows above and below the layers see; strips have so many more, which take the
+    error of their edges and are dropped. Equal to the whole at once.
+    """
+    height = x.shape[2]
+    if rows >= height:
+        return F.max_pool2d(layers(x), 2)
+    rows -= rows % 2
+    images = []
+    for image in x.split(1):
+        strips = []
+        for start in range(0, height, rows):
+            above = min(start, reach)
+            y = layers(image[:, :, start - above : start + rows + reach])
+            strips.append(F.max_pool2d(y[:, :, above : above + rows], 2))
+        images.append(torch.cat(strips, 2))
+    return torch.cat(images)
+
+
 # Zeros around the maps: positions at least one pixel outside read nothing else.
 BEFORE, AFTER = 1, 2
-# Floats that the taps of one chunk of pixels may take: 4 MB, which stays in a CPU's cache.
+# Floats that one chunk of pixels may read: 4 MB, which stays in a CPU's cache.
 CHUNK_ELEMENTS = 1 << 20
 
 
@@ -46,29 +90,29 @@ def deform_conv2d(
     bias: Float[Tensor, ' d'] | None = None,
 ) -> Float[Tensor, 'b d h w']:
     """
-    Convolve with a kernel whose taps read bilinearly at displaced positions; stride 1.
+    Convolve with a kernel whose points read bilinearly at displaced positions; stride 1.
 
-    offsets: (dy, dx) in pixels for each of the K = kh kw taps, row after row of the kernel, whose
-    sides are odd. amplitude: factor of what each tap reads. Outside the maps everything is zero,
-    which the values approach over one pixel. Differentiable in all five. Positions are computed
-    in float32 at least, sums in the type of x.
+    offsets: (dy, dx) in pixels for each of the K = kh kw points, row after row of the kernel,
+    whose sides are odd. amplitude: factor of what each point reads. Outside the maps
+    everything is zero, which the values approach over one pixel. Differentiable in all five.
+    Positions are computed in float32 at least, sums in the type of x.
     """
     batch, _, height, width = x.shape
-    taps = amplitude.shape[1]
+    points = amplitude.shape[1]
     index, shares = _corners(offsets, tuple(weight.shape[2:]))
-    shares = shares * amplitude.permute(0, 2, 3, 1).reshape(-1, taps, 1)
+    shares = shares * amplitude.permute(0, 2, 3, 1).reshape(-1, points, 1)
     index, shares = index.flatten(0, 1), shares.flatten(0, 1).to(x.dtype)
     padded = F.pad(x, (BEFORE, AFTER, BEFORE, AFTER))
     rows = padded.permute(0, 2, 3, 1).flatten(0, 2)  # no copy where channels come last
     kernel = weight.flatten(2)[:, :, None]
     parts = []
-    step = _chunk(x) * taps
+    step = _chunk(x) * points
     for start in range(0, len(index), step):
         chunk = slice(start, start + step)
         # a weighted sum of rows, which is what bilinear reading is, in one pass over memory
         read = F.embedding_bag(index[chunk], rows, mode='sum', per_sample_weights=shares[chunk])
-        # a convolution along the taps: the same as a product of matrices, and faster on CPUs
-        line = F.conv2d(read[None, None].permute(0, 3, 1, 2), kernel, bias, (1, taps))
+        # a convolution along the points: the same as a product of matrices, and faster on CPUs
+        line = F.conv2d(read[None, None].permute(0, 3, 1, 2), kernel, bias, (1, points))
         parts.append(line.permute(0, 2, 3, 1))
     return torch.cat(parts, 2).view(batch, height, width, -1).permute(0, 3, 1, 2)
 
@@ -85,7 +129,7 @@ def _corners(
     offsets: Float[Tensor, 'b k2 h w'], kernel_size: tuple[int, ...]
 ) -> tuple[Int[Tensor, 'n k 4'], Float[Tensor, 'n k 4']]:
     """
-    Return the four pixels around each tap of all N = B H W pixels, and their bilinear shares.
+    Return the four pixels around each point of all N = B H W pixels, and their bilinear shares.
 
     A pixel is its row in the flattened padded maps, where positions are moved to the zeros of the
     padding if they lie beyond.

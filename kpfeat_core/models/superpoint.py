@@ -16,7 +16,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from .base import DenseMaps, Extractor
-from .layers import normalized_conv
+from .layers import halve_in_strips, infers_on_cpu, normalized_conv, strip_rows
 from ..axes import Float
 from ..config import ExtractorConfig, option, redefault
 from ..errors import WeightsError
@@ -52,14 +52,7 @@ class SuperPointConfig(
     )
 
 
-def _saves_memory(x: Tensor, module: nn.Module) -> bool:
-    """Tell whether it pays to work in place and in strips: in inference on a CPU."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    return x.device.type == 'cpu' and not module.training
-
-
-class Layer(nn.Module):
+class ConvReluNorm(nn.Module):
     """Convolution, ReLU, batch normalisation, in this order; no ReLU in the last of a head."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, relu: bool = True) -> None:
@@ -74,7 +67,7 @@ class Layer(nn.Module):
         if not self.relu:
             return normalized_conv(x, self.conv, self.bn)
         y, bn = F.relu(self.conv(x), inplace=True), self.bn
-        if not _saves_memory(y, self):
+        if self.training or not infers_on_cpu(y):
             return bn(y)
         scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
         shift = bn.bias - bn.running_mean * scale
@@ -82,41 +75,21 @@ class Layer(nn.Module):
 
 
 def _stage(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(Layer(inputs, outputs), Layer(outputs, outputs))
+    return nn.Sequential(ConvReluNorm(inputs, outputs), ConvReluNorm(outputs, outputs))
 
 
 def _head(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(Layer(inputs, HEAD_WIDTH), Layer(HEAD_WIDTH, outputs, 1, relu=False))
-
-
-def _strip_rows(stage: nn.Sequential, x: Tensor) -> int:
-    """Return how many rows a stage takes at once; an even number, if not all of them."""
-    height, width = x.shape[-2:]
-    if not _saves_memory(x, stage):
-        return height
-    rows = STRIP_ELEMENTS // (stage[-1].conv.out_channels * width)
-    return max(MIN_STRIP_ROWS, rows // 2 * 2)
+    last = ConvReluNorm(HEAD_WIDTH, outputs, 1, relu=False)
+    return nn.Sequential(ConvReluNorm(inputs, HEAD_WIDTH), last)
 
 
 def _shrink(stage: nn.Sequential, x: Float[Tensor, 'b c h w']) -> Float[Tensor, 'b d h2 w2']:
-    """
-    Apply a stage and halve the sides, strip by strip of rows where that is faster.
-
-    Each of the two 3x3 convolutions reaches one row further: the two rows that a strip adds above
-    and below take the error of its edges, and are dropped. Equal to the whole at once.
-    """
-    height, rows = x.shape[-2], _strip_rows(stage, x)
-    if rows >= height:
-        return F.max_pool2d(stage(x), 2)
-    images = []
-    for image in x.split(1):
-        strips = []
-        for start in range(0, height, rows):
-            above = min(start, len(stage))
-            y = stage(image[:, :, start - above : start + rows + len(stage)])
-            strips.append(F.max_pool2d(y[:, :, above : above + rows], 2))
-        images.append(torch.cat(strips, 2))
-    return torch.cat(images)
+    """Apply a stage and halve the sides, in strips; each of its convolutions sees one row more."""
+    rows = x.shape[2]
+    if not stage.training:
+        widest = stage[-1].conv.out_channels * x.shape[3]
+        rows = strip_rows(x, rows, widest, STRIP_ELEMENTS, MIN_STRIP_ROWS)
+    return halve_in_strips(stage, x, rows, reach=len(stage))
 
 
 def cell_scores(logits: Float[Tensor, 'b 65 h w']) -> Float[Tensor, 'b h8 w8']:
@@ -189,17 +162,13 @@ class SuperPoint(Extractor):
         )
         return Keypoints(keypoints, scores, mask, dispersity)
 
-    def describe(
-        self,
-        maps: DenseMaps,
-        keypoints: Float[Tensor, 'b n 2'],
-        orientations: Float[Tensor, 'b n'] | None = None,
-    ) -> Float[Tensor, 'b n d']:
+    def describe(self, maps: DenseMaps, found: Keypoints) -> Float[Tensor, 'b n d']:
         """
         Read the descriptors of the cells bilinearly, unit length; cell i has its centre at 8i+3.5.
 
         Computed in the type of the keypoints. MagicPoint's have the length 0.
         """
+        keypoints = found.keypoints
         if self.descriptor is None:
             return keypoints.new_zeros(*keypoints.shape[:2], 0)
         offset = 0.0 if self.config.upstream_sampling else 0.5

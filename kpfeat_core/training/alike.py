@@ -11,6 +11,7 @@ from ..config import option
 from ..data.view_pairs import read_mask, ViewPairs
 from ..errors import ConfigError
 from ..geometry import bilinear_neighbours, pixel_grid, sample
+from ..keypoints import Keypoints
 from ..losses import alike as losses
 from ..models.alike import Alike
 from ..models.base import DenseMaps, Extractor
@@ -126,7 +127,7 @@ class AlikeRecipe(Recipe):
             scores=scores,
             dispersity=found.dispersity,
             detected=real[:, : found.mask.shape[1]],
-            descriptors=self.extractor.describe(maps, keypoints),
+            descriptors=self.extractor.describe(maps, Keypoints.at(keypoints)),
             warped=warped.points,
             valid=real & warped.visible,
             outside=real & warped.outside,

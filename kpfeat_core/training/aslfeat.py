@@ -19,6 +19,7 @@ from ..axes import Bool, Float
 from ..config import option
 from ..data.view_pairs import ViewPairs
 from ..geometry import pixel_grid, sample
+from ..keypoints import Keypoints
 from ..losses import aslfeat as losses
 from ..losses.aslfeat import Correspondences
 from ..losses.common import descriptor_distances, masked_mean
@@ -26,7 +27,7 @@ from ..models.aslfeat import AslFeat
 from ..models.aslfeat_layers import DEFORMATIONS
 from ..models.base import DenseMaps
 from ..registry import build_extractor
-from ..weights.files import read_structure
+from ..weights.files import read_architecture
 
 TERMS = {
     'contrastive': losses.hard_contrastive_terms,
@@ -91,12 +92,12 @@ class AslFeatRecipe(Recipe):
 
         Raises WeightsError.
         """
-        if read_structure(path).get('deform') != 'none' or extractor.config.deform == 'none':
+        if read_architecture(path).get('deform') != 'none' or extractor.config.deform == 'none':
             return super().begin(extractor, path)
         plain = AslFeat(deform='none')
         note = super().begin(plain, path)
         straight = plain.state_dict()
-        for name in LAST_LAYERS:  # the amplitudes of all taps begin with a half
+        for name in LAST_LAYERS:  # the amplitudes of all kernel points begin with a half
             straight[f'{name}.weight'] = 2 * straight[f'{name}.weight']
         extractor.load_state_dict(extractor.state_dict() | straight)
         return f'{note}; its straight kernels begin to bend'
@@ -121,7 +122,7 @@ class AslFeatRecipe(Recipe):
                 rows = slice(index * count, (index + 1) * count)
                 view = DenseMaps(maps.score_map[rows].float(), (descriptor_map[rows],))
                 scores = sample(view.score_map[:, None], keypoints, padding='border')[..., 0]
-                found.append((self.extractor.describe(view, keypoints), scores))
+                found.append((self.extractor.describe(view, Keypoints.at(keypoints)), scores))
             (first, scores0), (second, scores1) = found
             enough = points.mask.sum(1, keepdim=True) >= config.fewest
             matches = Correspondences(

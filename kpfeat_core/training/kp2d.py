@@ -17,7 +17,7 @@ from ..data.homography_pairs import make_pairs, PairBatch, render_views, sample_
 from ..data.image_folder import ImageBank
 from ..data.photometric import augment
 from ..geometry import inside, normalize_points, sample, warp_points
-from ..keypoints import clear_borders
+from ..keypoints import clear_borders, Keypoints
 from ..losses import kp2d as losses
 from ..models.base import DenseMaps
 from ..models.kp2d import CELL, Kp2d
@@ -156,8 +156,8 @@ class Kp2dRecipe(Recipe):
 
         parts = self._detection_losses(view0, view1, there, counted, size)
         pairs = (
-            self.extractor.describe(maps0, view0.keypoints.detach()),
-            self.extractor.describe(maps1, there.detach()),
+            self.extractor.describe(maps0, Keypoints.at(view0.keypoints.detach())),
+            self.extractor.describe(maps1, Keypoints.at(there.detach())),
             there,
             counted,
         )
@@ -211,7 +211,7 @@ class Kp2dRecipe(Recipe):
             for view, index in zip((view0, view1), chosen, strict=True)
         ]
         described = [
-            self.extractor.describe(view.maps, xy.detach())
+            self.extractor.describe(view.maps, Keypoints.at(xy.detach()))
             for view, xy in zip((view0, view1), points, strict=True)
         ]
         putative = losses.putative_matches(

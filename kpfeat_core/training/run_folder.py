@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import ConfigError
 from ..io import replacing
 from ..weights.checkpoints import load_checkpoint
-from ..weights.files import read_weights, sha256
+from ..weights.files import read_metadata, sha256
 
 FREE_TO_CHANGE = {'steps', 'decay_share', 'device', 'threads', 'precision'}
 CONFIG, LAST, BEFORE_DECAY = 'config.json', 'last.pt', 'before_decay.pt'
@@ -113,7 +113,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 def kept_validation(weights: Path) -> dict[str, float]:
     """Return step and validation of the weights that a run keeps; {} where it has none yet."""
-    metadata = read_weights(weights)[1] if weights.exists() else {}
+    metadata = read_metadata(weights) if weights.exists() else {}
     if 'validation' not in metadata:
         return {}
     return {'step': float(metadata['steps']), **json.loads(metadata['validation'])}

@@ -35,8 +35,10 @@ def load_checkpoint(path: Path | str, device: torch.device | str = 'cpu') -> Any
             'objects, which are not run. Save its state_dict() with the program that made it'
         ) from error
     except Exception as error:  # of any kind: they come from the bytes of a damaged file
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"'{path}' cannot be read as a checkpoint: {first}") from error
+        raise WeightsError(
+            f"'{path}' cannot be read as a checkpoint: it is cut off, damaged or of another kind; "
+            'copy it again'
+        ) from error
 
 
 def _load_tensors(path: Path | str, device: torch.device | str) -> Any:

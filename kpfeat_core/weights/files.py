@@ -1,6 +1,7 @@
 """Weight files: find, read, check and write them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 import hashlib
 import json
 import os
@@ -56,7 +57,7 @@ def dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 FORMAT_VERSION = 1
 ENVIRONMENT = 'KPFEAT_WEIGHTS'
 BUNDLED = Path(__file__).parent
-OWN_NOTES = ('format', 'format_version', 'model', 'structure')
+OWN_NOTES = ('format', 'format_version', 'model', 'architecture', 'structure')
 
 
 def candidate_weights(model: str) -> list[tuple[str, Path]]:
@@ -84,7 +85,7 @@ def _is_of_another(path: Path, submodule: str) -> bool:
     if submodule not in SUBMODULES:
         return False
     try:
-        return read_weights(path)[1].get('model', submodule) != submodule
+        return read_metadata(path).get('model', submodule) != submodule
     except WeightsError:  # said where it is loaded
         return False
 
@@ -136,17 +137,29 @@ def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Those that were stored as int8 come back as float32.
     """
-    path = Path(path)
-    if not path.is_file():
+    with _opened(path) as file:
+        names = file.keys()  # the file itself is not iterable in every release
+        tensors = {name: file.get_tensor(name) for name in names}
+        return dequantize(tensors), file.metadata() or {}
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """Read the metadata of a safetensors file alone; raises WeightsError."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[Any]:
+    if not Path(path).is_file():
         raise WeightsError(f"there is no weight file '{path}'")
     try:
         with safe_open(path, 'pt') as file:
-            names = file.keys()  # the file itself is not iterable in every release
-            tensors = {name: file.get_tensor(name) for name in names}
-            return dequantize(tensors), file.metadata() or {}
+            yield file
     except (SafetensorError, OSError) as error:
+        reason = getattr(error, 'strerror', '') or 'it is cut off, damaged or of another kind'
         raise WeightsError(
-            f"'{path}' is not a complete safetensors file ({error}); copy it again, or convert "
+            f"'{path}' is not a complete safetensors file: {reason}; copy it again, or convert "
             'a .pth checkpoint with `kpfeat weights import`'
         ) from error
 
@@ -165,19 +178,21 @@ def load_weights(module: nn.Module, path: Path | str) -> dict[str, str]:
     return metadata
 
 
-def read_structure(path: Path | str) -> dict[str, str]:
+def read_architecture(path: Path | str) -> dict[str, str]:
     """Return the options that shape the network of a weight file, empty where it has none."""
-    return _parse_structure(read_weights(path)[1], path)
+    return _parse_architecture(read_metadata(path), path)
 
 
-def _parse_structure(metadata: Mapping[str, str], path: Path | str) -> dict[str, str]:
+def _parse_architecture(metadata: Mapping[str, str], path: Path | str) -> dict[str, str]:
     try:
-        structure = json.loads(metadata.get('structure', '{}'))
+        architecture = json.loads(metadata.get('architecture', metadata.get('structure', '{}')))
     except ValueError:
-        structure = None
-    if not isinstance(structure, dict) or not all(isinstance(v, str) for v in structure.values()):
-        raise WeightsError(f"'{path}' has a damaged note of its structure; copy it again")
-    return structure
+        architecture = None
+    if not isinstance(architecture, dict) or not all(
+        isinstance(v, str) for v in architecture.values()
+    ):
+        raise WeightsError(f"'{path}' has a damaged note of its architecture; copy it again")
+    return architecture
 
 
 def _network(module: nn.Module) -> nn.Module:
@@ -209,9 +224,11 @@ def save_weights(
     if dtype == torch.int8:
         tensors = quantize(tensors)
     texts = {'format': 'kpfeat', 'format_version': FORMAT_VERSION, 'model': _name(module)}
-    structure = {name: getattr(module.config, name) for name in getattr(module, 'structure', ())}
-    if structure:
-        texts['structure'] = json.dumps(structure)
+    architecture = {
+        name: getattr(module.config, name) for name in getattr(module, 'architecture', ())
+    }
+    if architecture:
+        texts['architecture'] = json.dumps(architecture)
     texts |= metadata or {}
     with replacing(path) as temporary:
         # not save_file, whose files only their owner may read
@@ -292,7 +309,7 @@ def _check_metadata(module: nn.Module, metadata: Mapping[str, str], path: Path |
             f"'{path}' holds weights of model {model}, expected model {name}; choose model "
             f'{model}, or give a file of {name}'
         )
-    for key, value in _parse_structure(metadata, path).items():
+    for key, value in _parse_architecture(metadata, path).items():
         own = getattr(getattr(module, 'config', None), key, value)
         if own != value:
             raise WeightsError(

@@ -12,7 +12,7 @@ from .files import (
     _check_metadata,
     _name,
     _network,
-    _parse_structure,
+    _parse_architecture,
     check_state,
     OWN_NOTES,
     read_weights,
@@ -28,13 +28,13 @@ def import_checkpoint(
     model: str,
     out: Path | str,
     metadata: Mapping[str, Any] | None = None,
-    structure: Mapping[str, str] | None = None,
+    architecture: Mapping[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
     """
     Convert a published checkpoint to a weight file of ours; raises WeightsError.
 
-    structure: options that shape the network, such as {'version': 'v1'}, for checkpoints whose
+    architecture: options that shape the network, such as {'version': 'v1'}, for checkpoints whose
     tensors do not tell them; a weight file of ours notes them. Raises ConfigError for others.
     dtype: as in `save_weights`.
 
@@ -45,12 +45,12 @@ def import_checkpoint(
     from ..registry import build_network
 
     checkpoint = find_tf_index(checkpoint) or checkpoint
-    chosen = {key: value for key, value in (structure or {}).items() if value != AUTO}
+    chosen = {key: value for key, value in (architecture or {}).items() if value != AUTO}
     module = build_network(model, **chosen)
     _check_shaping(module, chosen)
     content, noted = _read_checkpoint(Path(checkpoint))
     if noted.get('model') == model:
-        chosen = _parse_structure(noted, checkpoint) | chosen
+        chosen = _parse_architecture(noted, checkpoint) | chosen
         module = build_network(model, **chosen)
         _check_metadata(module, noted, checkpoint)
     state = find_state_dict(content, checkpoint)
@@ -72,7 +72,7 @@ def import_checkpoint(
 
 def _check_shaping(module: nn.Module, options: Mapping[str, str]) -> None:
     """Raise ConfigError for an option that a weight file does not note: it would get lost."""
-    known = getattr(module, 'structure', {})
+    known = getattr(module, 'architecture', {})
     lost = [name for name in options if name not in known]
     if lost:
         raise ConfigError(

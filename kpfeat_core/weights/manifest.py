@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import json
 from pathlib import Path
 
-from .files import BUNDLED, load_weights, read_structure, read_weights, sha256
+from .files import BUNDLED, load_weights, read_architecture, read_metadata, sha256
 from ..errors import KpfeatError, WeightsError
 from ..io import replacing
 from ..registry import build_network
@@ -27,10 +27,10 @@ def verify_file(path: Path | str) -> Verdict:
     """Check that a weight file is complete, finite and fits the model that it names."""
     path = Path(path)
     try:
-        metadata = read_weights(path)[1]
+        metadata = read_metadata(path)
         if 'model' not in metadata:
             raise WeightsError('it does not say which model it is for')
-        load_weights(build_network(metadata['model'], **read_structure(path)), path)
+        load_weights(build_network(metadata['model'], **read_architecture(path)), path)
     except KpfeatError as error:
         return Verdict(path, problem=str(error))
     return Verdict(path, metadata['model'], metadata.get('licence', ''), path.stat().st_size)

@@ -1,6 +1,7 @@
 """ALIKE's losses against the official code's numbers, and their behaviour at the edges."""
 
 from kpfeat_core.geometry import bilinear_neighbours, inside, sample, warp_points
+from kpfeat_core.keypoints import Keypoints
 from kpfeat_core.losses import alike as losses
 from kpfeat_core.registry import build_extractor
 import numpy as np
@@ -38,7 +39,9 @@ def pair(reference):
                 'keypoints': found.keypoints[:, order],
                 'scores': found.keypoint_scores[:, order],
                 'dispersity': found.dispersity[:, order],
-                'descriptors': extractor.describe(maps, found.keypoints[:, order]).detach(),
+                'descriptors': extractor.describe(
+                    maps, Keypoints.at(found.keypoints[:, order])
+                ).detach(),
                 'score_map': maps.score_map[:, None, :HEIGHT],
                 'dense': dense.flatten(2).mT,
             }

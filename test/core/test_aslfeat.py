@@ -174,7 +174,7 @@ def test_a_tensorflow_checkpoint_is_imported_by_any_of_its_names(name, tmp_path)
     result = CliRunner().invoke(app, list(map(str, words)))
     assert result.exit_code == 0, result.output
     tensors, noted = read_weights(out)
-    assert noted['imported_from'] == 'm.ckpt-7.index' and '"u"' in noted['structure']
+    assert noted['imported_from'] == 'm.ckpt-7.index' and '"u"' in noted['architecture']
     kernel = values['conv6_0/kernel']
     np.testing.assert_array_equal(tensors['conv6_0.weight'], kernel.transpose(3, 2, 0, 1))
     offset = values['deform_param/conv6/offset/bias']

@@ -1,13 +1,13 @@
 """ASLFeat's layers, plain and bent."""
 
 from kpfeat_core.models.aslfeat_layers import (
+    ConvNormRelu,
     DeformableLayer,
     DEFORMATIONS,
-    homography_taps,
-    Layer,
+    homography_points,
+    kernel_points,
     residual_affinities,
     rotations,
-    taps,
 )
 import pytest
 import torch
@@ -30,7 +30,7 @@ def bent(deform: str, **values: float) -> DeformableLayer:
     return layer
 
 
-def lived_in(layer: Layer) -> Layer:
+def lived_in(layer: ConvNormRelu) -> ConvNormRelu:
     """Give a layer batch statistics that are not those of a new one."""
     layer.bn.running_mean.normal_()
     layer.bn.running_var.uniform_(0.5, 2)
@@ -39,7 +39,7 @@ def lived_in(layer: Layer) -> Layer:
 
 @pytest.mark.parametrize('stride', [1, 2])
 def test_padding_is_that_of_tensorflow_for_even_sizes(stride):
-    layer, x = lived_in(Layer(3, 5, stride)), torch.randn(2, 3, 12, 16)
+    layer, x = lived_in(ConvNormRelu(3, 5, stride)), torch.randn(2, 3, 12, 16)
     padded = F.pad(x, (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1))
     raw = F.conv2d(padded, layer.weight, stride=stride)
     torch.testing.assert_close(layer.convolve(x, layer.weight), raw)
@@ -75,10 +75,10 @@ def test_an_orientation_of_90_degrees_turns_the_kernel(deform):
 def test_offsets_are_the_bent_taps_minus_the_taps_with_y_first():
     values = {'ori': [0.6, -0.8], 'scale': [0.3], 'aff': [0.2, -0.4, 0.1]}
     layer = bent('a', **values)
-    offsets, amplitude = layer.bend(torch.zeros(1, 3, 2, 2, dtype=torch.float64))
+    offsets, amplitude = layer.predict_offsets(torch.zeros(1, 3, 2, 2, dtype=torch.float64))
     A = rotations(torch.tensor(values['ori'])) * torch.tensor(0.3).tanh().exp()
     A = A @ residual_affinities(torch.tensor(values['aff']))
-    expected = (taps(A) @ A - taps(A)).flip(-1).flatten()
+    expected = (kernel_points(A) @ A - kernel_points(A)).flip(-1).flatten()
     torch.testing.assert_close(offsets[0, :, 1, 0].float(), expected)
     assert (amplitude == 0.5).all()
 
@@ -103,13 +103,13 @@ def test_the_residual_affinity_is_the_shape_divided_by_the_root_of_its_area():
 @pytest.mark.parametrize('deform', DEFORMATIONS)
 def test_the_shape_of_kernels_is_computed_in_single_precision(deform, dtype):
     layer = DeformableLayer(3, 4, deform).to(dtype)
-    offsets, amplitude = layer.bend(torch.randn(1, 3, 5, 6, dtype=dtype))
+    offsets, amplitude = layer.predict_offsets(torch.randn(1, 3, 5, 6, dtype=dtype))
     assert offsets.dtype == amplitude.dtype == torch.float32
 
 
 def direct_linear_transform(corners, scale):
     """Solve the 8 equations in 6 unknowns of one homography, and move the taps with it."""
-    grid = taps(corners)
+    grid = kernel_points(corners)
     rows, right = [], []
     for (X, Y), (u, v) in zip(grid[CORNERS], corners.view(4, 2) + grid[CORNERS], strict=True):
         zero = X * 0
@@ -126,23 +126,23 @@ def direct_linear_transform(corners, scale):
 def test_homographies_are_the_least_squares_solution_of_the_direct_linear_transform():
     corners = 0.95 * torch.randn(40, 8, dtype=torch.float64).tanh()
     scale = torch.rand(40, 1, 1, dtype=torch.float64) + 0.5
-    found = homography_taps(corners, scale)
+    found = homography_points(corners, scale)
     for one, factor, moved in zip(corners, scale.flatten(), found, strict=True):
         torch.testing.assert_close(moved, direct_linear_transform(one, factor))
 
 
 def test_a_homography_without_translation_is_recovered_from_its_corners():
     H = torch.tensor([[1.1, 0.2, 0], [-0.1, 0.9, 0], [0.05, -0.1, 1]], dtype=torch.float64)
-    grid = taps(H)
+    grid = kernel_points(H)
     moved = F.pad(grid, (0, 1), value=1.0) @ H.T
     moved = moved[:, :2] / moved[:, 2:]
     corners = (moved - grid)[CORNERS].flatten()
-    torch.testing.assert_close(homography_taps(corners, H.new_ones(1, 1)), moved)
+    torch.testing.assert_close(homography_points(corners, H.new_ones(1, 1)), moved)
 
 
 def test_the_most_extreme_corners_give_finite_taps_and_gradients():
     signs = torch.cartesian_prod(*[torch.tensor([-0.95, 0.95])] * 8).requires_grad_()
-    moved = homography_taps(signs, torch.ones(1, 1))
+    moved = homography_points(signs, torch.ones(1, 1))
     moved.sum().backward()
     assert moved.isfinite().all() and moved.abs().max() <= 10
     assert signs.grad.isfinite().all()
@@ -151,7 +151,7 @@ def test_the_most_extreme_corners_give_finite_taps_and_gradients():
 def test_gradients_of_homographies_are_right():
     corners = (0.3 * torch.randn(3, 8, dtype=torch.float64)).requires_grad_()
     scale = torch.rand(3, 1, 1, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(homography_taps, (corners, scale))
+    assert torch.autograd.gradcheck(homography_points, (corners, scale))
 
 
 def test_an_unknown_way_to_bend_is_our_own_mistake():

@@ -26,8 +26,8 @@ class BlobExtractor(Extractor):
         keypoints, _ = refine_soft_argmax(maps.score_map, found.keypoints.long(), 2, 0.02)
         return Keypoints(keypoints, found.keypoint_scores, found.mask)
 
-    def describe(self, maps, keypoints, orientations=None):
-        x, y = keypoints.round().long().unbind(-1)
+    def describe(self, maps, found):
+        x, y = found.keypoints.round().long().unbind(-1)
         colours = maps.descriptor_maps[0][torch.arange(len(x))[:, None], :, y, x]
         return F.normalize(colours, dim=-1)
 

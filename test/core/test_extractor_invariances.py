@@ -1,6 +1,7 @@
 """What must not change what any extractor finds: position, number type, compilation, batches."""
 
 from kpfeat_core.features import Features
+from kpfeat_core.keypoints import Keypoints
 from kpfeat_core.registry import build_extractor, extractor_names
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_training_gives_gradients_to_every_parameter_of_the_network(extractor, s
     total = maps.score_map.sum() + sum(m.square().sum() for m in maps.descriptor_maps)
     if maps.positions is not None:
         total = total + maps.positions.sum()
-    described = network.describe(maps, torch.rand(1, 9, 2) * 127)
+    described = network.describe(maps, Keypoints.at(torch.rand(1, 9, 2) * 127))
     (total + described[..., :1].sum()).backward()
     without = [n for n, p in network.network.named_parameters() if p.grad is None]
     assert not without

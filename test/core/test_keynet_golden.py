@@ -142,7 +142,7 @@ def test_statistics_are_those_that_were_stored_unless_told_otherwise(reference, 
 def test_a_weight_file_says_which_variant_it_is_for(reference, tmp_path) -> None:
     imported(reference, tmp_path, 'tf')
     tensors, notes = read_weights(tmp_path / 'tf.safetensors')
-    assert '"variant": "tf"' in notes['structure'] and 'norm_last.weight' in tensors
+    assert '"variant": "tf"' in notes['architecture'] and 'norm_last.weight' in tensors
     expected = build_extractor('keynet', variant='tf', descriptor='sift').network.state_dict()
     assert set(tensors) == set(expected)
 

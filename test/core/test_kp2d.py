@@ -6,10 +6,11 @@ import cv2
 from fill import filled_state
 from kpfeat_core.errors import WeightsError
 from kpfeat_core.geometry import sample
-from kpfeat_core.models.kp2d import read_patches, suppress_near
+from kpfeat_core.keypoints import Keypoints
+from kpfeat_core.models.kp2d import nms_points, read_patches
 from kpfeat_core.registry import build_extractor
 from kpfeat_core.training.kp2d import IoNet
-from kpfeat_core.weights.files import read_structure, read_weights
+from kpfeat_core.weights.files import read_architecture, read_weights
 from kpfeat_core.weights.importing import import_checkpoint
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_suppression_is_that_of_a_greedy_loop(radius, reach) -> None:
     cells = torch.stack(torch.meshgrid(torch.arange(15), torch.arange(12), indexing='xy'), -1)
     offsets = torch.rand(2, 12, 15, 2, generator=generator) * 14 - 7
     positions = cells * 8 + 3.5 + offsets
-    found = suppress_near(scores, positions, radius, reach)
+    found = nms_points(scores, positions, radius, reach)
     for image in range(2):
         points, values = positions[image].view(-1, 2), scores[image].flatten()
         kept: list[int] = []
@@ -185,7 +186,8 @@ def test_descriptors_are_those_of_the_whole_map_at_keypoints(version) -> None:
         dense = extractor.convFbb(maps.descriptor_maps[0])
         pixels = points * (torch.tensor(dense.shape[:-3:-1]) - 1) / torch.tensor([127.0, 95.0])
         expected = F.normalize(sample(dense, pixels), dim=-1)
-        torch.testing.assert_close(extractor.describe(maps, points), expected, atol=1e-4, rtol=0)
+        found = extractor.describe(maps, Keypoints.at(points))
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 def test_patches_are_differentiable_in_maps_and_points() -> None:
@@ -209,7 +211,7 @@ def test_training_reaches_every_parameter_and_drops_channels(version) -> None:
     extractor = build(version).train()
     image = torch.rand(2, 3, 64, 64) - 0.5
     maps = extractor(image)
-    descriptors = extractor.describe(maps, maps.positions.flatten(1, 2))
+    descriptors = extractor.describe(maps, Keypoints.at(maps.positions.flatten(1, 2)))
     total = maps.score_map.sum() + maps.positions.sum() + descriptors[..., 0].sum()
     total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in extractor.parameters())
@@ -252,15 +254,15 @@ def test_import_notes_the_version_and_drops_the_layer_that_it_does_not_use(tmp_p
         checkpoint(tmp_path, version == 'v3'),
         'kp2d',
         tmp_path / 'out.safetensors',
-        structure={'version': version},
+        architecture={'version': version},
     )
-    assert read_structure(out) == {'version': version}
+    assert read_architecture(out) == {'version': version}
     assert ('convFb.0.weight' in read_weights(out)[0]) == (version == 'v3')
 
 
 def test_import_without_a_version_takes_a_checkpoint_for_v4(tmp_path) -> None:
     path = checkpoint(tmp_path, used=True)
-    assert read_structure(import_checkpoint(path, 'kp2d', tmp_path / 'o.safetensors')) == {
+    assert read_architecture(import_checkpoint(path, 'kp2d', tmp_path / 'o.safetensors')) == {
         'version': 'v4'
     }
 
@@ -270,14 +272,14 @@ def test_import_asks_for_the_version_where_the_tensors_are_not_of_v4(tmp_path, w
     path = checkpoint(tmp_path, used=False, without=without)
     with pytest.raises(WeightsError, match='version=v0 or version=v1'):
         import_checkpoint(path, 'kp2d', tmp_path / 'out.safetensors')
-    import_checkpoint(path, 'kp2d', tmp_path / 'o.safetensors', structure={'version': 'v1'})
+    import_checkpoint(path, 'kp2d', tmp_path / 'o.safetensors', architecture={'version': 'v1'})
 
 
 @pytest.mark.parametrize('version', ['v0', 'v1'])
 def test_import_refuses_a_network_that_upsamples_under_a_version_that_does_not(tmp_path, version):
     path, out = checkpoint(tmp_path, used=True), tmp_path / 'out.safetensors'
     with pytest.raises(WeightsError, match=f'not of version {version} but of v2, v3 or v4'):
-        import_checkpoint(path, 'kp2d', out, structure={'version': version})
+        import_checkpoint(path, 'kp2d', out, architecture={'version': version})
     assert not out.exists()
 
 

@@ -4,6 +4,7 @@ from fill import fill, filled_state
 from kpfeat_core.cli import app
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.image import image_to_tensor
+from kpfeat_core.keypoints import Keypoints
 from kpfeat_core.training.kp2d import IoNet
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_descriptors_of_all_cells_are_those_of_the_official_code(case, golden, i
     version, extractor = case
     with torch.no_grad():
         maps = extractor(extractor.prepare(image_to_tensor(image)))
-        found = extractor.describe(maps, maps.positions.flatten(1, 2))
+        found = extractor.describe(maps, Keypoints.at(maps.positions.flatten(1, 2)))
     found = found.mT.view(256, 30, 40)[:, ::3, ::3]
     np.testing.assert_allclose(found, golden[f'{version}_feat_s'], atol=1e-5)
 

@@ -2,6 +2,7 @@
 
 from kpfeat_core.errors import ShapeError, WeightsError
 from kpfeat_core.factory import create_extractor, create_matcher
+from kpfeat_core.keypoints import Keypoints
 from kpfeat_core.models import superpoint
 from kpfeat_core.models.base import DenseMaps
 from kpfeat_core.registry import build_extractor
@@ -46,7 +47,7 @@ def symmetrize(extractor, flip) -> None:
     pixels = flip(torch.arange(64).view(8, 8)).flatten()
     cell = torch.cat([pixels, torch.tensor([64])])
     for layer in extractor.modules():
-        if not isinstance(layer, superpoint.Layer):
+        if not isinstance(layer, superpoint.ConvReluNorm):
             continue
         outputs, inputs = layer.conv.out_channels, layer.conv.in_channels
         out = cell if outputs == 65 else swap(outputs)
@@ -96,7 +97,7 @@ def test_a_cell_has_its_centre_between_its_middle_pixels() -> None:
     cells = F.normalize(torch.randn(1, 256, 4, 5), dim=1)
     maps = DenseMaps(torch.zeros(1, 32, 40), (cells,))
     points = torch.tensor([[[19.5, 11.5], [23.5, 11.5], [0.0, 0.0], [39.0, 31.0]]])
-    found = extractor.describe(maps, points)[0]
+    found = extractor.describe(maps, Keypoints.at(points))[0]
     between = F.normalize(cells[0, :, 1, 2] + cells[0, :, 1, 3], dim=0)
     expected = [cells[0, :, 1, 2], between, cells[0, :, 0, 0], cells[0, :, 3, 4]]
     torch.testing.assert_close(found, torch.stack(expected))
@@ -133,19 +134,22 @@ def test_strips_of_rows_give_what_the_whole_image_gives(monkeypatch, rows) -> No
     extractor = lived_in()
     picture = torch.cat([image(64, 96), image(64, 96).flip(-1)])
     whole = extractor(picture)  # with gradients, in one piece
-    monkeypatch.setattr(superpoint, '_strip_rows', lambda stage, x: rows)
+    monkeypatch.setattr(superpoint, 'strip_rows', lambda *sizes: rows)
     strips = extractor(picture)
     torch.testing.assert_close(strips.score_map, whole.score_map)
     torch.testing.assert_close(strips.descriptor_maps[0], whole.descriptor_maps[0])
 
 
-def test_large_images_go_in_strips_in_inference_only() -> None:
+def test_large_images_go_in_strips_in_inference_only(monkeypatch) -> None:
     extractor = lived_in()
     stage, large = extractor.backbone[0], torch.empty(1, 1, 480, 2000)
-    assert superpoint._strip_rows(stage, large) == 480
+    rows = []
+    monkeypatch.setattr(superpoint, 'halve_in_strips', lambda stage, x, n, reach: rows.append(n))
+    superpoint._shrink(stage, large)
     with torch.no_grad():
-        assert superpoint._strip_rows(stage, large) == 16
-        assert superpoint._strip_rows(stage.train(), large) == 480
+        superpoint._shrink(stage, large)
+        superpoint._shrink(stage.train(), large)
+    assert rows == [480, 16, 480]
 
 
 def test_the_order_is_convolution_relu_normalisation_and_no_relu_ends_a_head() -> None:

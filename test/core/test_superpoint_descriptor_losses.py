@@ -1,6 +1,7 @@
 """SuperPoint's descriptor losses against the official code, and their edges."""
 
 from kpfeat_core.geometry import warp_points
+from kpfeat_core.keypoints import Keypoints
 from kpfeat_core.losses import superpoint as losses
 from kpfeat_core.models.base import DenseMaps
 from kpfeat_core.registry import build_extractor
@@ -333,7 +334,7 @@ def test_softmax_over_points_reads_descriptors_where_extraction_does():
     first, valid = random_maps(256, 12, 16), torch.ones(1, 12, 16, dtype=torch.bool)
     pairs = draw_points(IDENTITY, valid, valid)
     maps = DenseMaps(torch.zeros(1, 96, 128), (first,))
-    read = extractor.describe(maps, pairs.points0)[pairs.mask]
+    read = extractor.describe(maps, Keypoints.at(pairs.points0))[pairs.mask]
     apart = torch.cdist(pairs.points0[pairs.mask], pairs.points0[pairs.mask], p=torch.inf)
     own = torch.eye(len(read), dtype=torch.bool)
     logits = (read @ read.T / 0.1).masked_fill((apart <= 8) & ~own, -torch.inf)

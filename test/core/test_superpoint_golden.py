@@ -5,6 +5,7 @@ import ast
 from fill import filled_state
 from kpfeat_core.cli import app
 from kpfeat_core.factory import create_extractor
+from kpfeat_core.keypoints import Keypoints
 import numpy as np
 import pytest
 import torch
@@ -113,8 +114,8 @@ def test_reading_descriptors_at_the_keypoints_differs_from_magic_leap(magic_leap
     right = extractor.with_options(upstream_sampling=False)
     with torch.no_grad():
         maps = extractor(image)
-        at_keypoints = right.describe(maps, points)[0].numpy()
-        half_a_pixel_off = right.describe(maps, points - 0.5)[0].numpy()
+        at_keypoints = right.describe(maps, Keypoints.at(points))[0].numpy()
+        half_a_pixel_off = right.describe(maps, Keypoints.at(points - 0.5))[0].numpy()
     assert np.abs(at_keypoints - golden['desc'].T).max() > 1e-3
     np.testing.assert_allclose(half_a_pixel_off, golden['desc'].T, atol=1e-4)
 

@@ -17,7 +17,7 @@ from kpfeat_core.training.aslfeat import (
     LAST_LAYERS,
 )
 from kpfeat_core.training.options import Options
-from kpfeat_core.weights.files import read_structure, save_weights
+from kpfeat_core.weights.files import read_architecture, save_weights
 import pytest
 import torch
 
@@ -165,7 +165,7 @@ def test_both_stages_run_from_the_command_to_weights_that_load(tmp_path) -> None
         'aslfeat', folder, tmp_path / '2', **small, steps=2, deform='u', trained='last',
         start=str(first), precision='bf16-mixed',
     )  # fmt: skip
-    assert read_structure(first) == {'deform': 'none'}
+    assert read_architecture(first) == {'deform': 'none'}
     extractor = create_extractor('aslfeat', str(second))
     assert isinstance(extractor, AslFeat) and extractor.config.deform == 'u'
     earlier = create_extractor('aslfeat', str(first))

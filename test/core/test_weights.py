@@ -15,7 +15,7 @@ from kpfeat_core.weights.files import (
     find_weights,
     load_weights,
     quantize,
-    read_structure,
+    read_architecture,
     read_weights,
     save_weights,
 )
@@ -192,6 +192,15 @@ def test_missing_and_unknown_tensors_are_named(model, tmp_path):
         load_weights(build_extractor(MODEL), tmp_path / 'odd.safetensors')
 
 
+def test_the_architecture_of_files_written_before_it_was_called_so_is_read(tmp_path):
+    old = tmp_path / 'old.safetensors'
+    save_file(
+        build_extractor('kp2d', version='v1').state_dict(), old, {'structure': '{"version": "v1"}'}
+    )
+    assert read_architecture(old) == {'version': 'v1'}
+    assert create_extractor('kp2d', str(old)).config.version == 'v1'
+
+
 def test_a_file_that_is_cut_off_is_refused(file):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(WeightsError, match='not a complete safetensors file'):
@@ -247,16 +256,16 @@ def test_importing_a_weight_file_keeps_its_notes_and_adds_to_them(model, tmp_pat
 def test_importing_a_weight_file_keeps_the_shape_of_its_network(tmp_path):
     file, out = tmp_path / 'v1.safetensors', tmp_path / 'out.safetensors'
     save_weights(build_extractor('kp2d', version='v1'), file)
-    assert read_structure(import_checkpoint(file, 'kp2d', out)) == {'version': 'v1'}
-    import_checkpoint(file, 'kp2d', out, structure={'version': 'auto'})
+    assert read_architecture(import_checkpoint(file, 'kp2d', out)) == {'version': 'v1'}
+    import_checkpoint(file, 'kp2d', out, architecture={'version': 'auto'})
     with pytest.raises(WeightsError, match="made with version='v1', expected version='v0'; leave"):
-        import_checkpoint(file, 'kp2d', out, structure={'version': 'v0'})
+        import_checkpoint(file, 'kp2d', out, architecture={'version': 'v0'})
 
 
 def test_options_that_weights_do_not_keep_are_refused_by_the_import(model, file, tmp_path):
     out = tmp_path / 'out.safetensors'
     with pytest.raises(ConfigError, match="'nms_radius' does not shape .*alike-t.*expected none"):
-        import_checkpoint(file, MODEL, out, structure={'nms_radius': 3})
+        import_checkpoint(file, MODEL, out, architecture={'nms_radius': 3})
     assert not out.exists()
 
 

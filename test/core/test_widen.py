@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from kpfeat_core.errors import ConfigError
+from kpfeat_core.keypoints import Keypoints
 from kpfeat_core.models.alike import Alike
 from kpfeat_core.weights.files import load_weights
 import pytest
@@ -36,7 +37,7 @@ def seen(extractor, seed=0):
     generator = torch.Generator().manual_seed(seed)
     maps = extractor.eval()(torch.rand(1, 3, 64, 96, generator=generator))
     points = torch.rand(1, 60, 2, generator=generator) * torch.tensor([95, 63])
-    descriptors = extractor.describe(maps, points)[0]
+    descriptors = extractor.describe(maps, Keypoints.at(points))[0]
     return maps.score_map, descriptors @ descriptors.T
 
 

@@ -2,7 +2,7 @@
 
 import zlib
 
-from kpfeat_core.models.aslfeat import AslFeat
+from kpfeat_core.registry import build_extractor
 import numpy as np
 
 TF_NAMES = {'weight': 'kernel', 'running_mean': 'moving_mean', 'running_var': 'moving_variance'}
@@ -34,7 +34,7 @@ def filled(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def aslfeat_variables(deform: str) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the variables of a published ASLFeat checkpoint."""
     variables = {}
-    for name, value in AslFeat(deform=deform).state_dict().items():
+    for name, value in build_extractor('aslfeat', deform=deform).state_dict().items():
         *scope, last = name.split('.')
         shape = tuple(value.shape)
         if last == 'num_batches_tracked':
