@@ -19,8 +19,7 @@ from typing import Annotated
 
 from common import ROOT
 from kpfeat_core.errors import DataError, KpfeatError
-from kpfeat_core.evaluation.report import read_json
-from kpfeat_core.evaluation.results import Results
+from kpfeat_core.evaluation.results import read_json, Results
 from kpfeat_core.evaluation.tables import BEST, Cell, comparison_table, MISSING, summary_cells
 from rich.console import Console
 import typer

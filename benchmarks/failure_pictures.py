@@ -16,7 +16,7 @@ import common  # noqa: F401 - finds the repository
 import cv2
 from kpfeat_core.errors import KpfeatError
 from kpfeat_core.evaluation import evaluate, find_photographs, parse_source, SyntheticPairs
-from kpfeat_core.evaluation.examples import draw_examples
+from kpfeat_core.evaluation.report import draw_examples
 import numpy as np
 from rich.progress import track
 import torch

@@ -26,7 +26,6 @@ from . import __version__
 
 if TYPE_CHECKING:
     from .config import ViewConfig
-    from .models.base import Extractor
 
 CLONE = Path(__file__).resolve().parents[1]
 _QUIET = {'capture_output': True, 'text': True, 'check': True}
@@ -38,7 +37,7 @@ def digest(data: Any) -> str:
 
 
 def describe_run(
-    extractor: 'Extractor | None' = None,
+    extractor: torch.nn.Module | None = None,
     *,
     files: Sequence[Path] | None = None,
     view: 'ViewConfig | None' = None,
@@ -67,7 +66,7 @@ def describe_run(
     return run | settings
 
 
-def weights_digest(extractor: 'Extractor') -> str:
+def weights_digest(extractor: torch.nn.Module) -> str:
     """Return the SHA-256 of all learned numbers, those of submodules among them."""
     total = hashlib.sha256()
     networks = [extractor.network, *(network for network, _ in extractor.submodules().values())]

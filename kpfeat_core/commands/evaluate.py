@@ -106,9 +106,8 @@ def evaluate(
     import torch
 
     from ..data.synthetic_shapes import count_workers
-    from ..evaluation.cache import cache_bytes, default_cache
-    from ..evaluation.protocols import find_protocol, POSE
-    from ..evaluation.sources import parse_source
+    from ..evaluation.results import find_protocol, POSE
+    from ..evaluation.sources import cache_bytes, default_cache, parse_source
     from ..html_report import require_libraries
     from ..provenance import provenance
 
@@ -232,8 +231,8 @@ def _write(
     reference: str,
     command: str,
 ) -> None:
-    from ..evaluation.examples import draw_examples
-    from ..evaluation.report import write_json, write_report
+    from ..evaluation.report import draw_examples, write_report
+    from ..evaluation.results import write_json
 
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / 'results.json', results)

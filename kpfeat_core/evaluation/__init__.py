@@ -1,8 +1,7 @@
 """Measuring extractors: pairs of views with known truth, protocols, metrics."""
 
 from .pairs import balanced_subset, planar_pairs, PlanarPair, pose_pairs, PosePair
-from .protocols import find_protocol, Protocol, PROTOCOLS
-from .results import compare, Results
+from .results import compare, find_protocol, Protocol, PROTOCOLS, Results
 from .run import evaluate, Evaluator
 from .sources import BASELINES, OpencvExtractor, parse_source, Source
 from .synthetic import find_photographs, Level, LEVELS, SyntheticPairs

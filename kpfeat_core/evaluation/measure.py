@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from . import metrics, two_view
-from .detection import overlap_repeatability
 from .pairs import Pair, PlanarPair, PosePair
-from .protocols import OVERLAP, Protocol, USAC
+from .results import OVERLAP, Protocol, USAC
 from ..axes import Bool, Float, Int
 from ..config import MatcherConfig
 from ..features import Features
@@ -196,14 +195,12 @@ def _repeatability(
         torch.ones_like(p[:, 0]) if f.scales is None else f.scales[0]
         for p, f in zip(points, (features0, features1), strict=True)
     ]
-    found = [
-        overlap_repeatability(points[0], radii[0], points[1], radii[1], truth, *sizes, **scales)
-        for scales in ({'ignore_scale': True}, {'ignore_scale': False})
-    ]
+    regions = (points[0], radii[0], points[1], radii[1], truth, *sizes)
+    alike = metrics.overlap_repeatability(*regions, ignore_scale=True)
     return {
-        'repeatability': found[0].share,
-        'repeatability_scale': found[1].share,
-        'localization_px': found[0].localization_px,
+        'repeatability': alike.share,
+        'repeatability_scale': metrics.overlap_repeatability(*regions).share,
+        'localization_px': alike.localization_px,
     }
 
 

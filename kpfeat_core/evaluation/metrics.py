@@ -1,12 +1,12 @@
 """
-Accuracy of keypoints and matches between two views of a plane, as pure functions.
+Accuracy of keypoints and of matches between two views of a plane, as pure functions.
 
 Points are (x, y) pixels as tensors (N, 2), row k of points0 matched to row k of points1;
 H_0to1 (3, 3) takes pixels of image 0 to image 1. Sizes are (width, height). All distances are in
 pixels of the images given. Points that go to or behind infinity count as infinitely wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..axes import Bool, Float, Int
 from ..geometry import inside, match_errors, warp
 
 Size = Sequence[float]
+DETECTED_PX = 2.0  # a detection this close to a true keypoint is right
 
 
 class Repeatability(NamedTuple):
@@ -37,7 +38,7 @@ def in_shared_region(
     points: Float[Tensor, 'n 2'], H_to_other: Float[Tensor, '3 3'], size_other: Size
 ) -> Bool[Tensor, ' n']:
     """
-    Tell which points of an image the other one shows too, by where the homography moves them.
+    Return which points of an image the other one shows too, by where the homography moves them.
 
     On the other's outermost pixel centres still counts (DeTone et al. 2018, appendix A).
     """
@@ -48,7 +49,7 @@ def suppress_points(
     points: Float[Tensor, 'n 2'], scores: Float[Tensor, ' n'], radius_px: float
 ) -> Bool[Tensor, ' n']:
     """
-    Tell which keypoints remain if each drops all worse ones around it; the best goes first.
+    Return which keypoints remain if each drops all worse ones around it; the best goes first.
 
     Around: at most the radius away in x and in y, a square; a radius of 0 drops nothing. Of equal
     scores the first in the list is the better. Non-maximum suppression of sparse points as in
@@ -187,88 +188,180 @@ def recall_area(error: float, threshold: float) -> float:
     return max(0.0, 1 - error / threshold)
 
 
-def bootstrap_interval(
-    values: Sequence[float] | np.ndarray,
-    share: float = 0.95,
-    rounds: int = 2000,
-    seed: int = 0,
-    origins: Sequence[str] | np.ndarray | None = None,
-) -> tuple[float, float]:
+def overlap_repeatability(
+    points0: Float[Tensor, 'n0 2'],
+    radii0: Float[Tensor, ' n0'],
+    points1: Float[Tensor, 'n1 2'],
+    radii1: Float[Tensor, ' n1'],
+    H_0to1: Float[Tensor, '3 3'],
+    size0: Size,
+    size1: Size,
+    max_error: float = 0.4,
+    normalised_radius: float = 30.0,
+    ignore_scale: bool = False,
+) -> Repeatability:
     """
-    Return the interval that holds the mean with this confidence, from resampled image pairs.
+    Return the share of regions that overlap one of the other image, in image 0 and one to one.
 
-    The percentile bootstrap (Efron 1979): what the mean would have been with other pairs of the
-    same kind. origins: what each pair shows, such as a sequence. Pairs of one origin resemble each
-    other, so origins are drawn, with all their pairs (the cluster bootstrap: Davison and Hinkley
-    1997, section 3.8); else intervals are too narrow. Of a single origin, and without origins,
-    pairs are drawn. With few origins intervals are still too narrow.
+    A region of image 1 goes to image 0 as the circle of the same area as the ellipse that the
+    homography makes of it there, as Key.Net counts (Barroso-Laguna et al. 2019). Both radii are
+    scaled so that the larger becomes normalised_radius, else large regions would overlap more at
+    the same distance; centers stay where they are. Overlap error is 1 - intersection / union.
+    Pairs with at most max_error are taken from the lowest error on, every region once, and counted
+    over min(n0, n1), the regions in the shared region of the image that has fewer.
+
+    With scale, Key.Net's tables say SL (scale and location); with ignore_scale they say L:
+    scales are taken as estimated without error, all regions become equally large, and up to 0.4 of
+    error means centers at most 11.8 px apart. `localization_px` is the mean distance of centers in
+    image 0. Key.Net leaves out 15 px along the borders of both images; here they count.
     """
-    means = _resampled_means(np.asarray(values, float)[:, None], rounds, seed, origins)[:, 0]
-    return _percentiles(means, share)
+    H_1to0 = torch.linalg.inv(H_0to1.double())
+    shared0 = in_shared_region(points0, H_0to1, size1)
+    shared1 = in_shared_region(points1, H_1to0, size0)
+    count = min(int(shared0.sum()), int(shared1.sum()))
+    if count == 0:
+        return Repeatability(0.0, float('nan'), 0)
+    distance = torch.cdist(points0[shared0].double(), warp(points1[shared1], H_1to0))
+    growth = _area_growth(points1[shared1].double(), H_1to0).clamp(min=1e-12)
+    radius0 = radii0[shared0].double().clamp(min=1e-9)[:, None].expand_as(distance)
+    radius1 = (radii1[shared1].double().clamp(min=1e-9) * growth.sqrt()).expand_as(distance)
+    if ignore_scale:
+        radius0, radius1 = torch.ones_like(radius0), torch.ones_like(radius1)
+    near = (distance < 2 * normalised_radius).nonzero(as_tuple=True)
+    r0, r1, apart = radius0[near], radius1[near], distance[near]
+    scale = normalised_radius / torch.maximum(r0, r1)
+    overlaps = circle_overlap(r0 * scale, r1 * scale, apart)
+    enough = overlaps >= 1 - max_error - 1e-9
+    pairs, overlaps = torch.stack(near, 1)[enough], overlaps[enough]
+    found = pairs[_one_to_one(pairs, overlaps)]
+    share = len(found) / count
+    return Repeatability(share, float(distance[found[:, 0], found[:, 1]].mean()), count)
 
 
-def bootstrap_difference(
-    values: Sequence[float] | np.ndarray,
-    others: Sequence[float] | np.ndarray,
-    share: float = 0.95,
-    rounds: int = 2000,
-    seed: int = 0,
-    origins: Sequence[str] | np.ndarray | None = None,
-) -> tuple[float, float, float]:
+def circle_overlap(
+    radius0: Float[Tensor, ' p'], radius1: Float[Tensor, ' p'], distance: Float[Tensor, ' p']
+) -> Float[Tensor, ' p']:
+    """Return intersection over union of circles whose centers are a distance apart."""
+    apart = distance.clamp(min=1e-9)
+    # angles of the lens seen from both centers; clamped where one circle holds the other, or none
+    half0 = ((apart**2 + radius0**2 - radius1**2) / (2 * apart * radius0)).clamp(-1, 1).acos()
+    half1 = ((apart**2 + radius1**2 - radius0**2) / (2 * apart * radius1)).clamp(-1, 1).acos()
+    lens = radius0**2 * (half0 - (2 * half0).sin() / 2)
+    lens = lens + radius1**2 * (half1 - (2 * half1).sin() / 2)
+    return lens / (torch.pi * (radius0**2 + radius1**2) - lens)
+
+
+def _area_growth(points: Float[Tensor, 'n 2'], H: Float[Tensor, '3 3']) -> Float[Tensor, ' n']:
+    """Return by how much a homography scales small areas at points."""
+    depth = points @ H[2, :2] + H[2, 2]
+    return (torch.linalg.det(H) / depth**3).abs()
+
+
+def _one_to_one(pairs: Int[Tensor, 'p 2'], overlaps: Float[Tensor, ' p']) -> Bool[Tensor, ' p']:
+    """Return which pairs remain if the best goes first and each region is taken once."""
+    taken0, taken1 = set(), set()
+    chosen = torch.zeros(len(pairs), dtype=torch.bool, device=pairs.device)
+    rows = pairs.tolist()
+    for k in overlaps.argsort(descending=True, stable=True).tolist():
+        i, j = rows[k]
+        if i not in taken0 and j not in taken1:
+            taken0.add(i)
+            taken1.add(j)
+            chosen[k] = True
+    return chosen
+
+
+class DetectionQuality(NamedTuple):
     """
-    Return mean(values) - mean(others) and its interval; both measured on the same pairs.
+    How well keypoints are found over a set of images, as by MagicPoint (DeTone et al. 2018).
 
-    Pairs, or with origins these as in `bootstrap_interval`, are drawn for both at once, so that
-    what makes a pair easy or hard for everybody cancels out (Efron 1979). An interval on one side
-    of 0 means more than chance; NaN without pairs.
+    average_precision: area under precision over recall, NaN where there is no true keypoint;
+    localization_px: mean distance of confident detections near a true keypoint, NaN without any.
     """
-    table = np.stack([np.asarray(values, float), np.asarray(others, float)], 1)
-    gain = table[:, :1] - table[:, 1:]
-    means = _resampled_means(gain, rounds, seed, origins)[:, 0]
-    return float(gain.mean()) if len(gain) else float('nan'), *_percentiles(means, share)
+
+    average_precision: float
+    localization_px: float
 
 
-def bootstrap_ratio(
-    values: Sequence[float],
-    others: Sequence[float],
-    share: float = 0.95,
-    rounds: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float, float]:
+def true_detections(
+    keypoints: Float[Tensor, 'n 2'],
+    scores: Float[Tensor, ' n'],
+    truth: Float[Tensor, 'm 2'],
+    radius_px: float = DETECTED_PX,
+) -> Bool[Tensor, ' n']:
     """
-    Return mean(values) / mean(others) and its interval; both measured on the same pairs.
+    Return which detections are right, those of the highest score first.
 
-    Pairs are drawn for both at once, so that what makes a pair easy or hard for everybody
-    cancels out.
+    A detection takes the nearest true keypoint that is still free, and is right if that lies
+    within the radius; a second detection of the same keypoint is wrong.
     """
-    table = np.stack([np.asarray(values, float), np.asarray(others, float)], 1)
-    means = _resampled_means(table, rounds, seed)
-    with np.errstate(divide='ignore', invalid='ignore'):
-        ratios = means[:, 0] / means[:, 1]
-        ratio = float(np.divide(*table.mean(0))) if len(table) else float('nan')
-    return ratio, *_percentiles(ratios[np.isfinite(ratios)], share)
+    distance = (keypoints.double()[:, None] - truth.double()).norm(dim=-1)
+    right = torch.zeros(len(keypoints), dtype=torch.bool, device=keypoints.device)
+    near = (distance <= radius_px).any(1)  # the others are wrong in whatever order
+    for index in scores.argsort(descending=True, stable=True).tolist():
+        if near[index]:
+            best, partner = distance[index].min(0)
+            if best <= radius_px:
+                right[index] = True
+                distance[:, partner] = torch.inf
+    return right
 
 
-def _resampled_means(
-    table: np.ndarray,
-    rounds: int,
-    seed: int,
-    origins: Sequence[str] | np.ndarray | None = None,
-) -> np.ndarray:
-    """Return (rounds, columns) means of rows, or all rows of origins, drawn with replacement."""
-    if len(table) == 0:
-        return np.full((rounds, table.shape[1]), np.nan)
-    of_row = np.arange(len(table))
-    if origins is not None and len(set(origins)) > 1:
-        of_row = np.unique(origins, return_inverse=True)[1]
-    sums = np.stack([np.bincount(of_row, column) for column in table.T], 1)
-    sizes = np.bincount(of_row)
-    draws = np.random.default_rng(seed).integers(0, len(sums), (rounds, len(sums)))
-    return sums[draws].sum(1) / sizes[draws].sum(1)[:, None]
+def average_precision(
+    right: Bool[Tensor, ' n'], scores: Float[Tensor, ' n'], truth_count: int
+) -> float:
+    """
+    Return the area under the curve of precision over recall, NaN without true keypoints.
+
+    right: from `true_detections`, of all images together; truth_count: true keypoints in all of
+    them. Precision is first made monotone: at each recall, the best at this or any higher one.
+    """
+    if truth_count == 0:
+        return float('nan')
+    hits = right[scores.argsort(descending=True, stable=True)].double()
+    found = hits.cumsum(0)
+    precision = found / torch.arange(1, len(hits) + 1, device=hits.device)
+    monotone = precision.flip(0).cummax(0).values.flip(0) if len(hits) else precision
+    return float((monotone * hits).sum() / truth_count)  # recall grows by 1 / count with each hit
 
 
-def _percentiles(values: np.ndarray, share: float) -> tuple[float, float]:
-    if len(values) == 0:
-        return float('nan'), float('nan')
-    low, high = np.percentile(values, [50 * (1 - share), 50 * (1 + share)])
-    return float(low), float(high)
+def localization_distances(
+    keypoints: Float[Tensor, 'n 2'],
+    scores: Float[Tensor, ' n'],
+    truth: Float[Tensor, 'm 2'],
+    radius_px: float = DETECTED_PX,
+    min_score: float = 0.5,
+) -> Float[Tensor, ' k']:
+    """
+    Return the distances to the nearest true keypoint of all confident detections near one.
+
+    Confident: a score above min_score; near: within the radius.
+    """
+    confident = keypoints[scores > min_score].double()
+    if len(truth) == 0 or len(confident) == 0:
+        return confident.new_zeros(0)
+    nearest = (confident[:, None] - truth.double()).norm(dim=-1).amin(1)
+    return nearest[nearest <= radius_px]
+
+
+def detection_quality(
+    images: Iterable[tuple[Tensor, Tensor, Tensor]],
+    radius_px: float = DETECTED_PX,
+    min_score: float = 0.5,
+) -> DetectionQuality:
+    """
+    Return both metrics over images, each (keypoints (N, 2), scores (N,), truth (M, 2)).
+
+    Detections of all images are ranked together by their scores, and distances are averaged over
+    all of them, not image by image.
+    """
+    right, ranks, distances, truth_count = [], [], [], 0
+    for keypoints, scores, truth in images:
+        right.append(true_detections(keypoints, scores, truth, radius_px))
+        ranks.append(scores)
+        distances.append(localization_distances(keypoints, scores, truth, radius_px, min_score))
+        truth_count += len(truth)
+    if not right:
+        return DetectionQuality(float('nan'), float('nan'))
+    precision = average_precision(torch.cat(right), torch.cat(ranks), truth_count)
+    return DetectionQuality(precision, float(torch.cat(distances).mean()))

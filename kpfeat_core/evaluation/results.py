@@ -1,19 +1,166 @@
-"""What an evaluation found: numbers of every pair, their means, intervals and comparisons."""
+"""
+How image pairs are evaluated, each way under a name, and what an evaluation found.
+
+Results hold the numbers of every pair; their means come with bootstrapped intervals, and two
+extractors are compared on the same pairs.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+import json
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import metrics
-from .protocols import Protocol
-from ..errors import DataError
+from ..errors import ConfigError, DataError
+from ..io import replacing
 
+# Sequences of HPatches that are too large for some extractors, left out since D2-Net.
+TOO_LARGE = (
+    'i_contruction',
+    'i_crownnight',
+    'i_dc',
+    'i_pencils',
+    'i_whitebuilding',
+    'v_artisans',
+    'v_astronautis',
+    'v_talent',
+)
+SPARE = 4  # so many times the keypoints wanted are extracted where some of them will not count
+DISTANCE, OVERLAP = 'distance', 'overlap'
+USAC, RANSAC = 'usac', 'ransac'
+POSE = 'pose'
 # Five units differ in the same direction by chance once in 16 times, six once in 32.
 FEWEST_UNITS = 6
 NOT_AVERAGED = ('corner_error', 'pose_error')
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """
+    What is done with each pair; every error is in pixels of the resized images.
+
+    source: where it is published. max_num_keypoints: the best of each image. long_side: larger
+    images are reduced to it; size: (height, width) to which all are stretched or, with crop,
+    resized until they fill it and cut to their middle; the truth moves with the images. nms_px:
+    keypoints with a better one within this many pixels in x and y are dropped, whatever the
+    extractor. shared_region: only keypoints that the other image can see count, the best
+    max_num_keypoints of them; border_px: nor do those this close to the border of their own image
+    or, under a shared region, of the other one. estimator: OpenCV's USAC (MAGSAC) or its plain
+    RANSAC, with errors of inliers up to ransac_px. repeatability: of keypoints within repeated_px
+    of each other, or of regions whose overlap error is at most 0.4. left_out: groups that do not
+    count. headlines: the columns that tables show first.
+    """
+
+    name: str
+    source: str
+    max_num_keypoints: int = 1024
+    long_side: int = -1
+    size: tuple[int, int] | None = None
+    crop: bool = False
+    nms_px: int = 0
+    shared_region: bool = False
+    border_px: int = 0
+    estimator: str = USAC
+    ransac_px: float = 3.0
+    repeatability: str = DISTANCE
+    repeated_px: float = 3.0
+    left_out: tuple[str, ...] = ()
+    headlines: tuple[str, ...] = ('MMA@3', 'HA@3', 'AUC@3', 'repeatability')
+
+    @property
+    def extracted(self) -> int:
+        """Keypoints that an extractor is asked for, of which some may not count."""
+        spare = SPARE if self.shared_region or self.nms_px or self.border_px else 1
+        return spare * self.max_num_keypoints
+
+
+_D2NET = 'Dusmanu et al. 2019 (D2-Net), also Luo et al. 2020 (ASLFeat), Zhao et al. 2022 (ALIKE)'
+_SUPERPOINT = 'DeTone et al. 2018 (SuperPoint)'
+_KP2D = 'Tang et al. 2020 (KP2D)'
+_OWN_HEADLINES = ('repeatability', 'localization_px', 'HA@1', 'HA@3', 'HA@5', 'matching_score')
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol('default', 'kpfeat', long_side=640),
+        Protocol(
+            'superpoint-detector',
+            _SUPERPOINT,
+            max_num_keypoints=300,
+            size=(240, 320),
+            crop=True,
+            nms_px=4,
+            shared_region=True,
+            estimator=RANSAC,
+            headlines=('repeatability', 'localization_px'),
+        ),
+        Protocol(
+            'superpoint',
+            _SUPERPOINT,
+            max_num_keypoints=1000,
+            size=(480, 640),
+            crop=True,
+            nms_px=8,
+            shared_region=True,
+            estimator=RANSAC,
+            headlines=_OWN_HEADLINES,
+        ),
+        Protocol(
+            'kp2d-300',
+            _KP2D,
+            max_num_keypoints=300,
+            size=(240, 320),
+            shared_region=True,
+            estimator=RANSAC,
+            headlines=_OWN_HEADLINES,
+        ),
+        Protocol(
+            'kp2d-1000',
+            _KP2D,
+            max_num_keypoints=1000,
+            size=(480, 640),
+            shared_region=True,
+            estimator=RANSAC,
+            headlines=_OWN_HEADLINES,
+        ),
+        Protocol(
+            'd2net',
+            _D2NET,
+            max_num_keypoints=5000,
+            long_side=2000,
+            estimator=RANSAC,
+            left_out=TOO_LARGE,
+            headlines=('MMA@1', 'MMA@3', 'MMA@5', 'MMA@10', 'HA@3', 'matches'),
+        ),
+        Protocol(
+            'keynet',
+            'Barroso-Laguna et al. 2019 (Key.Net)',
+            max_num_keypoints=1000,
+            shared_region=True,
+            border_px=15,
+            repeatability=OVERLAP,
+            headlines=('repeatability', 'repeatability_scale', 'localization_px'),
+        ),
+        Protocol(
+            POSE,
+            'Sarlin et al. 2020 (SuperGlue), with the sizes of glue-factory',
+            max_num_keypoints=2048,
+            long_side=1600,
+            ransac_px=1.0,
+            headlines=('pose_AUC@5', 'pose_AUC@10', 'pose_AUC@20', 'precision'),
+        ),
+    )
+}
+
+
+def find_protocol(name: str) -> Protocol:
+    """Return the protocol of a name; raises ConfigError."""
+    if name not in PROTOCOLS:
+        raise ConfigError(f"there is no protocol '{name}'; expected one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
 
 
 @dataclass(frozen=True)
@@ -76,7 +223,7 @@ class Results:
         """Return the 95 % interval of a mean, bootstrapped over what the pairs show."""
         values = self.column(name)
         finite = np.isfinite(values)
-        return metrics.bootstrap_interval(values[finite], origins=self.origins[finite])
+        return bootstrap_interval(values[finite], origins=self.origins[finite])
 
     def averaged(self) -> list[str]:
         """Return the columns whose mean means something: errors are infinite where all failed."""
@@ -162,7 +309,93 @@ def compare(results: Results, reference: Results, name: str) -> Comparison:
     origins = results.origins[finite]
     drawn = len(set(origins))
     units = drawn if drawn > 1 else len(first)
-    return Comparison(*metrics.bootstrap_difference(first, second, origins=origins), units)
+    return Comparison(*bootstrap_difference(first, second, origins=origins), units)
+
+
+def write_json(path: Path | str, results: Sequence[Results]) -> None:
+    """Write results of several extractors, one a line, all of it or nothing."""
+    lines = ',\n'.join(json.dumps(r.to_dict(), default=str, allow_nan=False) for r in results)
+    with replacing(path) as temporary:
+        temporary.write_text(f'{{"results": [\n{lines}\n]}}\n', encoding='utf-8')
+
+
+def read_json(path: Path | str) -> list[Results]:
+    """Read a file that `write_json` wrote; raises DataError."""
+    try:
+        values = json.loads(Path(path).read_text(encoding='utf-8'))
+        found = list(values['results'])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"'{path}' holds no results of an evaluation ({type(error).__name__}: {error}); "
+            'expected a .json file that `kpfeat evaluate` wrote'
+        ) from error
+    return [Results.from_dict(item) for item in found]
+
+
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray,
+    share: float = 0.95,
+    rounds: int = 2000,
+    seed: int = 0,
+    origins: Sequence[str] | np.ndarray | None = None,
+) -> tuple[float, float]:
+    """
+    Return the interval that holds the mean with this confidence, from resampled image pairs.
+
+    The percentile bootstrap (Efron 1979): what the mean would have been with other pairs of the
+    same kind. origins: what each pair shows, such as a sequence. Pairs of one origin resemble each
+    other, so origins are drawn, with all their pairs (the cluster bootstrap: Davison and Hinkley
+    1997, section 3.8); else intervals are too narrow. Of a single origin, and without origins,
+    pairs are drawn. With few origins intervals are still too narrow.
+    """
+    means = _resampled_means(np.asarray(values, float)[:, None], rounds, seed, origins)[:, 0]
+    return _percentiles(means, share)
+
+
+def bootstrap_difference(
+    values: Sequence[float] | np.ndarray,
+    others: Sequence[float] | np.ndarray,
+    share: float = 0.95,
+    rounds: int = 2000,
+    seed: int = 0,
+    origins: Sequence[str] | np.ndarray | None = None,
+) -> tuple[float, float, float]:
+    """
+    Return mean(values) - mean(others) and its interval; both measured on the same pairs.
+
+    Pairs, or with origins these as in `bootstrap_interval`, are drawn for both at once, so that
+    what makes a pair easy or hard for everybody cancels out (Efron 1979). An interval on one side
+    of 0 means more than chance; NaN without pairs.
+    """
+    table = np.stack([np.asarray(values, float), np.asarray(others, float)], 1)
+    gain = table[:, :1] - table[:, 1:]
+    means = _resampled_means(gain, rounds, seed, origins)[:, 0]
+    return float(gain.mean()) if len(gain) else float('nan'), *_percentiles(means, share)
+
+
+def _resampled_means(
+    table: np.ndarray,
+    rounds: int,
+    seed: int,
+    origins: Sequence[str] | np.ndarray | None = None,
+) -> np.ndarray:
+    """Return (rounds, columns) means of rows, or all rows of origins, drawn with replacement."""
+    if len(table) == 0:
+        return np.full((rounds, table.shape[1]), np.nan)
+    of_row = np.arange(len(table))
+    if origins is not None and len(set(origins)) > 1:
+        of_row = np.unique(origins, return_inverse=True)[1]
+    sums = np.stack([np.bincount(of_row, column) for column in table.T], 1)
+    sizes = np.bincount(of_row)
+    draws = np.random.default_rng(seed).integers(0, len(sums), (rounds, len(sums)))
+    return sums[draws].sum(1) / sizes[draws].sum(1)[:, None]
+
+
+def _percentiles(values: np.ndarray, share: float) -> tuple[float, float]:
+    if len(values) == 0:
+        return float('nan'), float('nan')
+    low, high = np.percentile(values, [50 * (1 - share), 50 * (1 + share)])
+    return float(low), float(high)
 
 
 def _json(value: float) -> float | None:

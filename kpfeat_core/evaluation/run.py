@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from .cache import Extraction
 from .measure import measure_pair, Measured, Viewed
 from .pairs import Pair, resized_pixels, View
-from .protocols import Protocol, PROTOCOLS
-from .results import PairResult, Results
-from .sources import FeatureSource, Source
+from .results import PairResult, Protocol, PROTOCOLS, Results
+from .sources import FeatureCache, FeatureSource, Source
 from ..errors import DataError
 from ..image import image_to_tensor, read_image, resize, scaled_size
 
@@ -38,7 +36,7 @@ class Evaluator:
         workers: int = 1,
     ) -> None:
         self.protocol = protocol
-        self.extraction = Extraction(source, protocol.extracted, cache, workers)
+        self.extraction = FeatureCache(source, protocol.extracted, cache, workers)
         self._seen: dict[Path, Viewed] = {}
         self._group = ''
 

@@ -21,7 +21,7 @@ from ..data.light import change_light, LIGHTS
 from ..data.photometric import augment
 from ..data.synthetic_shapes import load_shapes, ShapesBank
 from ..errors import ConfigError, DataError
-from ..evaluation.detection import detection_quality
+from ..evaluation.metrics import detection_quality
 from ..geometry import inside
 from ..image import channels_last, match_channels
 from ..losses.superpoint import (

@@ -10,7 +10,7 @@ import sys
 import time
 
 import cv2
-from kpfeat_core.evaluation.report import read_json
+from kpfeat_core.evaluation.results import read_json
 import numpy as np
 import pytest
 from run_kpfeat import run as run_kpfeat

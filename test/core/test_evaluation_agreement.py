@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 from kpfeat_core.evaluation import evaluate, planar_pairs, PROTOCOLS, Source
-from kpfeat_core.evaluation.report import read_json
-from kpfeat_core.evaluation.results import compare
+from kpfeat_core.evaluation.results import compare, read_json
 from kpfeat_core.evaluation.sources import parse_source
 import pytest
 

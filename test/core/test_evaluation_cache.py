@@ -5,8 +5,7 @@ from kpfeat_core.evaluation import (
     evaluate,
     planar_pairs,
 )
-from kpfeat_core.evaluation.cache import Extraction
-from kpfeat_core.evaluation.sources import Source
+from kpfeat_core.evaluation.sources import FeatureCache, Source
 import numpy as np
 import pytest
 import torch
@@ -14,18 +13,18 @@ import torch
 
 def test_times_of_other_conditions_do_not_count(tmp_path, scene) -> None:
     source = Source('orb', 'orb')
-    _, seconds = Extraction(source, 50, tmp_path)(scene)
-    assert Extraction(source, 50, tmp_path)(scene)[1] == seconds
-    assert np.isnan(Extraction(source, 50, tmp_path, workers=2)(scene)[1])
+    _, seconds = FeatureCache(source, 50, tmp_path)(scene)
+    assert FeatureCache(source, 50, tmp_path)(scene)[1] == seconds
+    assert np.isnan(FeatureCache(source, 50, tmp_path, workers=2)(scene)[1])
 
 
 def test_a_full_disk_is_said_in_a_sentence(tmp_path, scene, monkeypatch) -> None:
     def full(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('kpfeat_core.evaluation.cache.write_npz', full)
+    monkeypatch.setattr('kpfeat_core.evaluation.sources.write_npz', full)
     with pytest.raises(DataError, match='No space left on device; make room'):
-        Extraction(Source('orb', 'orb'), 50, tmp_path)(scene)
+        FeatureCache(Source('orb', 'orb'), 50, tmp_path)(scene)
 
 
 def test_a_second_run_extracts_nothing_and_measures_the_same(
@@ -37,13 +36,13 @@ def test_a_second_run_extracts_nothing_and_measures_the_same(
     def fail(*_):
         raise AssertionError('extracted again')
 
-    monkeypatch.setattr(Extraction, '_extract', fail)
+    monkeypatch.setattr(FeatureCache, '_extract', fail)
     assert evaluate(source, pairs, cache=tmp_path / 'cache').pairs == first.pairs
 
 
 def test_kept_features_depend_on_image_weights_options_and_count(tmp_path, scene) -> None:
     def extraction(weights='', count=50, **options):
-        return Extraction(Source('x', 'alike-t', weights, options=options), count, tmp_path)
+        return FeatureCache(Source('x', 'alike-t', weights, options=options), count, tmp_path)
 
     def misses(extraction, image):
         extraction(image)
@@ -66,10 +65,10 @@ def test_kept_features_depend_on_image_weights_options_and_count(tmp_path, scene
 
 def test_a_damaged_file_in_the_cache_is_extracted_again(tmp_path, scene) -> None:
     source = Source('orb', 'orb')
-    expected, _ = Extraction(source, 50, tmp_path)(scene)
+    expected, _ = FeatureCache(source, 50, tmp_path)(scene)
     (path,) = tmp_path.rglob('*.npz')
     path.write_bytes(path.read_bytes()[:100])
-    again = Extraction(source, 50, tmp_path)
+    again = FeatureCache(source, 50, tmp_path)
     features, _ = again(scene)
     assert again.misses == 1
     assert torch.equal(features.keypoints, expected.keypoints)

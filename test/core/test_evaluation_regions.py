@@ -2,7 +2,7 @@
 
 import math
 
-from kpfeat_core.evaluation.detection import ellipse_overlap, overlap_repeatability
+from kpfeat_core.evaluation.metrics import circle_overlap, overlap_repeatability
 import pytest
 import torch
 
@@ -31,9 +31,8 @@ def lens_overlap(radius0, radius1, distance):
 
 
 @BOTH
-@pytest.mark.parametrize('ellipses', [False, True])
-def test_the_same_regions_are_all_repeated(ignore_scale, ellipses):
-    found = repeat(GRID, RADII, GRID, RADII, ignore_scale=ignore_scale, ellipses=ellipses)
+def test_the_same_regions_are_all_repeated(ignore_scale):
+    found = repeat(GRID, RADII, GRID, RADII, ignore_scale=ignore_scale)
     assert found == (1.0, 0.0, 12)
 
 
@@ -135,40 +134,16 @@ def test_regions_that_the_other_image_does_not_show_do_not_count():
 def test_a_quarter_turn_changes_nothing(ignore_scale):
     turn = torch.tensor([[0.0, -1, 159], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
     turned = torch.stack([159 - GRID[:, 1], GRID[:, 0]], 1)
-    found = repeat(
-        GRID, RADII, turned, RADII, turn, (160, 200), ignore_scale=ignore_scale, ellipses=True
-    )
+    found = repeat(GRID, RADII, turned, RADII, turn, (160, 200), ignore_scale=ignore_scale)
     assert found == (1.0, pytest.approx(0, abs=1e-9), 12)
 
 
-def test_foreshortened_circles_overlap_as_circles_and_not_as_ellipses():
+def test_foreshortened_circles_overlap_as_circles():
     # view 1 is squeezed to a third in x: its circles are ellipses of 3 : 1 in view 0
     squeeze = torch.diag(torch.tensor([1 / 3, 1.0, 1.0], dtype=torch.float64))
     points1, radii1 = GRID * torch.tensor([1 / 3, 1.0]), RADII * 3**-0.5
     arguments = (GRID, RADII, points1, radii1, squeeze, (67, 160))
     assert repeat(*arguments).share == 1
-    assert repeat(*arguments, ellipses=True).share == 0
-    assert repeat(*arguments, ellipses=True, max_error=0.6).share == 1
-
-
-def test_ellipses_lie_as_image_0_sees_them():
-    # a quarter turn, and view 1 squeezed in its x: circles of it are high in view 0
-    H_0to1 = torch.tensor([[0, -0.5, 80], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
-    one, radius = torch.tensor([[100.0, 60.0]]), torch.tensor([8.0])
-    high = torch.diag(torch.tensor([0.5, 2.0], dtype=torch.float64))[None]
-    normal = torch.tensor([30.0], dtype=torch.float64)
-    errors = []
-    for shift in ((0.0, 10.0), (10.0, 0.0)):
-        moved = one + torch.tensor(shift)
-        point1 = torch.stack([80 - 0.5 * moved[:, 1], moved[:, 0]], 1)
-        arguments = (one, radius, point1, radius * 0.5**0.5, H_0to1, (80, 200))
-        offset = torch.tensor([shift], dtype=torch.float64)
-        error = 1 - float(ellipse_overlap(offset, normal, normal, high))
-        for allowed, share in ((error + 0.01, 1), (error - 0.01, 0)):
-            found = repeat(*arguments, ellipses=True, max_error=allowed)
-            assert found.share == share
-        errors.append(error)
-    assert errors[1] > errors[0] + 0.03  # what the above can tell apart
 
 
 def test_under_perspective_radii_change_with_the_area_around_a_point():
@@ -197,30 +172,18 @@ def test_nothing_is_repeated_where_nothing_is_shared():
 
 def test_the_overlap_of_circles_is_that_of_the_closed_form():
     generator = torch.Generator().manual_seed(0)
-    r0, r1, distance, angle = torch.rand(4, 500, generator=generator, dtype=torch.float64)
-    r0, r1, distance = 5 + 25 * r0, 5 + 25 * r1, 60 * distance
-    offset = distance[:, None] * torch.stack([(7 * angle).cos(), (7 * angle).sin()], 1)
-    got = ellipse_overlap(offset, r0, r1, torch.eye(2, dtype=torch.float64).expand(500, 2, 2))
-    rows = zip(r0.tolist(), r1.tolist(), distance.tolist(), strict=True)
-    exact = torch.tensor([lens_overlap(*row) for row in rows], dtype=torch.float64)
-    assert (got - exact).abs().max() < 1e-3
+    r0, r1, distance = torch.rand(3, 500, generator=generator, dtype=torch.float64)
+    rows = torch.stack([5 + 25 * r0, 5 + 25 * r1, 60 * distance], 1)
+    exact = torch.tensor([lens_overlap(*row) for row in rows.tolist()], dtype=torch.float64)
+    assert (circle_overlap(*rows.T) - exact).abs().max() < 1e-9
 
 
-def test_the_overlap_of_ellipses_is_that_of_counted_pixels():
-    y, x = torch.meshgrid(*[torch.linspace(-60, 60, 1201, dtype=torch.float64)] * 2, indexing='ij')
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(10):
-        factor = torch.randn(2, 2, generator=generator, dtype=torch.float64)
-        shape = factor @ factor.mT + 0.3 * torch.eye(2)
-        shape = shape / shape.det().sqrt()
-        offset = torch.randn(2, generator=generator, dtype=torch.float64) * 10
-        u = torch.stack([x - offset[0], y - offset[1]], -1)
-        in0 = x**2 + y**2 <= 20**2
-        in1 = torch.einsum('hwi,ij,hwj->hw', u, shape.inverse(), u) <= 15**2
-        counted = (in0 & in1).sum() / (in0 | in1).sum()
-        radii = [torch.tensor([r], dtype=torch.float64) for r in (20.0, 15.0)]
-        got = ellipse_overlap(offset[None], *radii, shape[None])
-        assert float(got) == pytest.approx(float(counted), abs=3e-3)
+def test_the_overlap_of_circles_is_that_of_counted_pixels():
+    y, x = torch.meshgrid(*[torch.linspace(-50, 50, 1001)] * 2, indexing='ij')
+    inside0, inside1 = x**2 + y**2 <= 20**2, (x - 12) ** 2 + y**2 <= 15**2
+    counted = (inside0 & inside1).sum() / (inside0 | inside1).sum()
+    got = circle_overlap(*torch.tensor([[20.0], [15.0], [12.0]]))
+    assert float(got) == pytest.approx(float(counted), abs=3e-3)
 
 
 @BOTH

@@ -11,7 +11,6 @@ import subprocess
 import sys
 
 from kpfeat_core.errors import ConfigError, DataError, KpfeatError
-from kpfeat_core.evaluation.protocols import find_protocol, PROTOCOLS
 from kpfeat_core.evaluation.report import (
     Example,
     extreme_pairs,
@@ -20,6 +19,7 @@ from kpfeat_core.evaluation.report import (
     write_json,
     write_report,
 )
+from kpfeat_core.evaluation.results import find_protocol, PROTOCOLS
 from kpfeat_core.evaluation.tables import all_columns, format_number
 from made_results import made_results
 import numpy as np

@@ -5,8 +5,7 @@ import io
 import math
 
 from kpfeat_core.errors import ConfigError, DataError
-from kpfeat_core.evaluation.protocols import find_protocol
-from kpfeat_core.evaluation.results import PairResult
+from kpfeat_core.evaluation.results import find_protocol, PairResult
 from kpfeat_core.evaluation.tables import (
     all_columns,
     Cell,

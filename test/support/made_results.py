@@ -2,8 +2,7 @@
 
 import math
 
-from kpfeat_core.evaluation.protocols import Protocol, PROTOCOLS
-from kpfeat_core.evaluation.results import PairResult, Results
+from kpfeat_core.evaluation.results import PairResult, Protocol, PROTOCOLS, Results
 import numpy as np
 
 GROUPS = ('v_wall', 'v_wallpaper', 'i_lamp')
