@@ -1,13 +1,14 @@
 """
-Write the README's table of accuracy from results that `kpfeat evaluate` wrote.
+Write the tables of accuracy from results that `kpfeat evaluate` wrote.
 
-    python benchmarks/accuracy_table.py              # rewrites it, between two markers
-    python benchmarks/accuracy_table.py --check      # exit code 1 where it would change
+    python benchmarks/accuracy_table.py              # rewrites them, between two markers
+    python benchmarks/accuracy_table.py --check      # exit code 1 where they would change
     python benchmarks/accuracy_table.py --against sift   # prints differences, pair by pair
 
-Of the .json files of the folder those count that were measured under the protocol `default` on
-data sets named Oxford or synthetic. The order of rows is that of the files' names, and within a
-file its own.
+docs/accuracy.md has all rows and where they come from, README.md a few. Of the .json files of the
+folder those count that were measured under the protocol `motion` on scenes for reporting, or under
+`default` on data sets named Oxford or synthetic. The order of rows is that of the files' names,
+and within a file its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import re
 import sys
-from typing import Annotated
+from typing import Annotated, Optional
 
 from common import ROOT
 from kpfeat_core.errors import DataError, KpfeatError
@@ -24,14 +25,26 @@ from kpfeat_core.evaluation.tables import BEST, Cell, comparison_table, MISSING,
 from rich.console import Console
 import typer
 
-PROTOCOL = 'default'
+# By protocol and word in the name of the data; the yardstick that counts most comes first.
+SETS = {
+    'motion': ('motion', 'report'),
+    'oxford': ('default', 'oxford'),
+    'synthetic': ('default', 'synthetic'),
+}
 COLUMNS = {
+    'motion': ('pose_AUC@5', 'pose_AUC@10', 'epipolar@2'),
     'oxford': ('MMA@3', 'HA@3', 'repeatability'),
     'synthetic': ('MMA@3', 'HA@3', 'AUC@3'),
 }
-COMPARED = ('MMA@3', 'HA@3', 'AUC@3', 'repeatability')  # times are of different days
+COMPARED = {  # times are of different days
+    'motion': ('pose_AUC@5', 'pose_AUC@10', 'pose_AUC@20', 'epipolar@1', 'epipolar@2', 'MMA@3'),
+    'oxford': ('MMA@3', 'HA@3', 'AUC@3', 'repeatability'),
+    'synthetic': ('MMA@3', 'HA@3', 'AUC@3', 'repeatability'),
+}
+FEW = ('published-alike-t', 'sift', 'orb', 'alike-t')  # rows of the README
 BEGIN, END = '<!-- accuracy:begin -->', '<!-- accuracy:end -->'
 RESULTS = ROOT / 'benchmarks/results/accuracy'
+PAGES = [ROOT / 'docs/accuracy.md', ROOT / 'README.md']
 
 
 @dataclass
@@ -45,8 +58,9 @@ class Measured:
 
     def add(self, result: Results, path: Path) -> None:
         """Sort a result in; raises DataError where it is there already."""
-        name = next((name for name in COLUMNS if name in result.data.lower()), None)
-        if name is None or result.protocol.name != PROTOCOL:
+        data, protocol = result.data.lower(), result.protocol.name
+        name = next((k for k, (p, word) in SETS.items() if p == protocol and word in data), None)
+        if name is None:
             return
         if result.label in self.sets[name]:
             raise DataError(
@@ -66,14 +80,14 @@ def read_folder(folder: Path) -> Measured:
             measured.add(result, path)
     if not measured.labels:
         raise DataError(
-            f"'{folder}' holds no results under the protocol {PROTOCOL} on Oxford or synthetic "
-            'pairs; expected .json files that `kpfeat evaluate` wrote'
+            f"'{folder}' holds no results on motion (report), Oxford or synthetic pairs; expected "
+            '.json files that `kpfeat evaluate` wrote'
         )
     return measured
 
 
-def table(measured: Measured) -> str:
-    """Return the table in Markdown, with where its numbers come from below."""
+def table(measured: Measured, few: bool = False) -> str:
+    """Return the table in Markdown, with where its numbers come from below, or a few rows."""
     names = [name for name, results in measured.sets.items() if results]
     heads, columns = [], []
     for name in names:
@@ -86,10 +100,10 @@ def table(measured: Measured) -> str:
             columns.append({label: row[k] for label, row in cells.items()})
     lines = [_line(['', *heads]), '|---' * (len(heads) + 1) + '|']
     missing = Cell(MISSING)
-    for label in measured.labels:
+    for label in FEW if few else measured.labels:
         texts = [_markdown(column.get(label, missing)) for column in columns]
         lines.append(_line([_escaped(label), *texts]))
-    return '\n'.join([*lines, '', *_sources(measured)])
+    return '\n'.join(lines if few else [*lines, '', *_sources(measured)])
 
 
 def replaced(text: str, content: str, path: Path) -> str:
@@ -136,33 +150,38 @@ def _sources(measured: Measured) -> list[str]:
 
 
 def main(
-    readme: Annotated[Path, typer.Argument(help='file with the markers')] = ROOT / 'README.md',
+    pages: Annotated[
+        Optional[list[Path]],  # noqa: UP045 - typer 0.9 knows no `|`
+        typer.Argument(help='files with the markers', show_default=False),
+    ] = None,
     results: Annotated[Path, typer.Option(help='folder with .json files')] = RESULTS,
     check: Annotated[
-        bool, typer.Option('--check', help='write nothing, exit with 1 if it is out of date')
+        bool, typer.Option('--check', help='write nothing, exit with 1 if one is out of date')
     ] = False,
     against: Annotated[
         str, typer.Option(help='write nothing, and compare all with this label')
     ] = '',
 ) -> None:
-    """Write the README's table of accuracy from results of `kpfeat evaluate`."""
+    """Write the tables of accuracy from results of `kpfeat evaluate`."""
+    measured = read_folder(results)
     if against:
-        for name, found in read_folder(results).sets.items():
-            print(name)
-            # a table in a pipe is as wide as it needs to be
-            console = Console(width=None if sys.stdout.isatty() else 200)
-            console.print(comparison_table(list(found.values()), against, COMPARED))
+        for name, found in measured.sets.items():
+            if found:
+                print(name)
+                # a table in a pipe is as wide as it needs to be
+                console = Console(width=None if sys.stdout.isatty() else 200)
+                console.print(comparison_table(list(found.values()), against, COMPARED[name]))
         return
-    if not readme.is_file():
-        raise DataError(f"there is no file '{readme}'")
-    old = readme.read_text(encoding='utf-8')
-    new = replaced(old, table(read_folder(results)), readme)
-    if new == old:
-        return
-    if check:
-        print(f'the table in {readme.name} is out of date; run benchmarks/accuracy_table.py')
-        raise typer.Exit(1)
-    readme.write_text(new, encoding='utf-8')
+    for page in pages or PAGES:
+        if not page.is_file():
+            raise DataError(f"there is no file '{page}'")
+        old = page.read_text(encoding='utf-8')
+        new = replaced(old, table(measured, page.name == 'README.md'), page)
+        if new != old and check:
+            print(f'the table in {page.name} is out of date; run benchmarks/accuracy_table.py')
+            raise typer.Exit(1)
+        if new != old:
+            page.write_text(new, encoding='utf-8')
 
 
 if __name__ == '__main__':

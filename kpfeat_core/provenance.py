@@ -80,17 +80,22 @@ def weights_digest(extractor: torch.nn.Module) -> str:
 @functools.cache
 def code_digest(*modules: str) -> str:
     """Return the SHA-256 of the source of modules of kpfeat_core and of all that they import."""
-    root = Path(__file__).resolve().parent
-    total, seen, waiting = hashlib.sha256(), set(), [root / f'{name}.py' for name in modules]
+    total = hashlib.sha256()
+    for path in sorted(imported_files(*modules)):
+        total.update(path.name.encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def imported_files(*modules: str) -> set[Path]:
+    """Return the files of modules, such as 'models/alike', and of all that they import."""
+    found: set[Path] = set()
+    waiting = [Path(__file__).parent / f'{name}.py' for name in modules]
     while waiting:
         path = waiting.pop()
-        if path in seen or not path.is_file():
-            continue
-        seen.add(path)
-        waiting += sorted(_imports(path))
-    for path in sorted(seen):
-        total.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return total.hexdigest()
+        if path not in found and path.is_file():
+            found.add(path)
+            waiting += _imports(path)
+    return found
 
 
 def _imports(path: Path) -> set[Path]:

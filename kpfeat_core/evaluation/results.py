@@ -31,7 +31,7 @@ TOO_LARGE = (
 SPARE = 4  # so many times the keypoints wanted are extracted where some of them will not count
 DISTANCE, OVERLAP = 'distance', 'overlap'
 USAC, RANSAC = 'usac', 'ransac'
-POSE = 'pose'
+POSE, MOTION = 'pose', 'motion'
 # Five units differ in the same direction by chance once in 16 times, six once in 32.
 FEWEST_UNITS = 6
 NOT_AVERAGED = ('corner_error', 'pose_error')
@@ -51,7 +51,8 @@ class Protocol:
     or, under a shared region, of the other one. estimator: OpenCV's USAC (MAGSAC) or its plain
     RANSAC, with errors of inliers up to ransac_px. repeatability: of keypoints within repeated_px
     of each other, or of regions whose overlap error is at most 0.4. left_out: groups that do not
-    count. headlines: the columns that tables show first.
+    count. scenes_alike: means are over the means of groups, and intervals draw groups and pairs of
+    each. headlines: the columns that tables show first.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Protocol:
     repeatability: str = DISTANCE
     repeated_px: float = 3.0
     left_out: tuple[str, ...] = ()
+    scenes_alike: bool = False
     headlines: tuple[str, ...] = ('MMA@3', 'HA@3', 'AUC@3', 'repeatability')
 
     @property
@@ -152,6 +154,18 @@ PROTOCOLS = {
             ransac_px=1.0,
             headlines=('pose_AUC@5', 'pose_AUC@10', 'pose_AUC@20', 'precision'),
         ),
+        Protocol(
+            MOTION,
+            'kpfeat',
+            long_side=640,
+            ransac_px=1.0,
+            repeated_px=5.0,
+            scenes_alike=True,
+            headlines=(
+                *('pose_AUC@5', 'pose_AUC@10', 'pose_AUC@20', 'epipolar@1', 'epipolar@2'),
+                *('MMA@3', 'MMA@5', 'repeatability'),
+            ),
+        ),
     )
 }
 
@@ -214,16 +228,17 @@ class Results:
         return np.array([pair.values.get(name, math.nan) for pair in self.pairs])
 
     def mean(self, name: str) -> float:
-        """Return the mean over pairs, NaN where there is nothing to average."""
+        """Return the mean over pairs, or scenes, NaN where there is nothing to average."""
         values = self.column(name)
-        finite = values[np.isfinite(values)]
-        return float(finite.mean()) if len(finite) else math.nan
+        finite = np.isfinite(values)
+        return weighted_mean(values[finite], self.origins[finite], self.protocol.scenes_alike)
 
     def interval(self, name: str) -> tuple[float, float]:
         """Return the 95 % interval of a mean, bootstrapped over what the pairs show."""
         values = self.column(name)
         finite = np.isfinite(values)
-        return bootstrap_interval(values[finite], origins=self.origins[finite])
+        origins, alike = self.origins[finite], self.protocol.scenes_alike
+        return bootstrap_interval(values[finite], origins=origins, alike=alike)
 
     def averaged(self) -> list[str]:
         """Return the columns whose mean means something: errors are infinite where all failed."""
@@ -275,8 +290,9 @@ class Comparison(NamedTuple):
     """
     One extractor's mean minus another's on the same pairs, with its 95 % interval.
 
-    units: what was drawn, origins or pairs. is_noise: the interval contains 0, so that other pairs
-    of the kind might turn it round, or there are too few units to tell.
+    units: what was drawn, origins or pairs, pairs too where both were. is_noise: the interval
+    contains 0, so that other pairs of the kind might turn it round, or there are too few units to
+    tell.
     """
 
     difference: float
@@ -306,10 +322,10 @@ def compare(results: Results, reference: Results, name: str) -> Comparison:
     table = np.stack([results.column(name), reference.column(name)], 1)
     finite = np.isfinite(table).all(1)
     first, second = table[finite].T
-    origins = results.origins[finite]
+    origins, alike = results.origins[finite], results.protocol.scenes_alike
     drawn = len(set(origins))
-    units = drawn if drawn > 1 else len(first)
-    return Comparison(*bootstrap_difference(first, second, origins=origins), units)
+    units = drawn if drawn > 1 and not alike else len(first)
+    return Comparison(*bootstrap_difference(first, second, origins=origins, alike=alike), units)
 
 
 def write_json(path: Path | str, results: Sequence[Results]) -> None:
@@ -332,12 +348,25 @@ def read_json(path: Path | str) -> list[Results]:
     return [Results.from_dict(item) for item in found]
 
 
+def weighted_mean(
+    values: np.ndarray, origins: Sequence[str] | np.ndarray | None, alike: bool = False
+) -> float:
+    """Return the mean over pairs, or with `alike` over the means of their origins; NaN of none."""
+    if len(values) == 0:
+        return math.nan
+    if not alike or origins is None:
+        return float(values.mean())
+    index = np.unique(origins, return_inverse=True)[1]
+    return float((np.bincount(index, values) / np.bincount(index)).mean())
+
+
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray,
     share: float = 0.95,
     rounds: int = 2000,
     seed: int = 0,
     origins: Sequence[str] | np.ndarray | None = None,
+    alike: bool = False,
 ) -> tuple[float, float]:
     """
     Return the interval that holds the mean with this confidence, from resampled image pairs.
@@ -346,9 +375,11 @@ def bootstrap_interval(
     same kind. origins: what each pair shows, such as a sequence. Pairs of one origin resemble each
     other, so origins are drawn, with all their pairs (the cluster bootstrap: Davison and Hinkley
     1997, section 3.8); else intervals are too narrow. Of a single origin, and without origins,
-    pairs are drawn. With few origins intervals are still too narrow.
+    pairs are drawn. With few origins intervals are still too narrow. alike: every origin counts
+    as much as the others, however many pairs it has, and of each that is drawn pairs are drawn
+    too (two levels).
     """
-    means = _resampled_means(np.asarray(values, float)[:, None], rounds, seed, origins)[:, 0]
+    means = _resampled_means(np.asarray(values, float), rounds, seed, origins, alike)
     return _percentiles(means, share)
 
 
@@ -359,6 +390,7 @@ def bootstrap_difference(
     rounds: int = 2000,
     seed: int = 0,
     origins: Sequence[str] | np.ndarray | None = None,
+    alike: bool = False,
 ) -> tuple[float, float, float]:
     """
     Return mean(values) - mean(others) and its interval; both measured on the same pairs.
@@ -367,28 +399,36 @@ def bootstrap_difference(
     what makes a pair easy or hard for everybody cancels out (Efron 1979). An interval on one side
     of 0 means more than chance; NaN without pairs.
     """
-    table = np.stack([np.asarray(values, float), np.asarray(others, float)], 1)
-    gain = table[:, :1] - table[:, 1:]
-    means = _resampled_means(gain, rounds, seed, origins)[:, 0]
-    return float(gain.mean()) if len(gain) else float('nan'), *_percentiles(means, share)
+    table = np.stack([np.asarray(values, float), np.asarray(others, float)])
+    gain = table[0] - table[1]
+    interval = bootstrap_interval(gain, share, rounds, seed, origins, alike)
+    return weighted_mean(gain, origins, alike), *interval
 
 
 def _resampled_means(
-    table: np.ndarray,
+    values: np.ndarray,
     rounds: int,
     seed: int,
-    origins: Sequence[str] | np.ndarray | None = None,
+    origins: Sequence[str] | np.ndarray | None,
+    alike: bool,
 ) -> np.ndarray:
-    """Return (rounds, columns) means of rows, or all rows of origins, drawn with replacement."""
-    if len(table) == 0:
-        return np.full((rounds, table.shape[1]), np.nan)
-    of_row = np.arange(len(table))
-    if origins is not None and len(set(origins)) > 1:
+    """Return the means (rounds,) of values that are drawn with replacement."""
+    if len(values) == 0:
+        return np.full(rounds, np.nan)
+    of_row = np.arange(len(values))
+    if origins is not None and (alike or len(set(origins)) > 1):
         of_row = np.unique(origins, return_inverse=True)[1]
-    sums = np.stack([np.bincount(of_row, column) for column in table.T], 1)
-    sizes = np.bincount(of_row)
-    draws = np.random.default_rng(seed).integers(0, len(sums), (rounds, len(sums)))
-    return sums[draws].sum(1) / sizes[draws].sum(1)[:, None]
+    rng = np.random.default_rng(seed)
+    sums, sizes = np.bincount(of_row, values), np.bincount(of_row)
+    draws = rng.integers(0, len(sums), (rounds, len(sums)))
+    if not alike:
+        return sums[draws].sum(1) / sizes[draws].sum(1)
+    means = np.empty(draws.shape)
+    for origin, size in enumerate(sizes):
+        drawn = draws == origin
+        own = values[of_row == origin]
+        means[drawn] = own[rng.integers(0, size, (drawn.sum(), size))].mean(1)
+    return means.mean(1)
 
 
 def _percentiles(values: np.ndarray, share: float) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import math
 
-from kpfeat_core.evaluation import detection
+from kpfeat_core.evaluation import metrics
 import pytest
 import torch
 
@@ -15,63 +15,63 @@ def scores(*values):
 
 
 def test_perfect_detections_are_fully_precise_and_have_no_error():
-    found = detection.detection_quality([(TRUTH, scores(0.9, 0.8, 0.7, 0.6), TRUTH)])
+    found = metrics.detection_quality([(TRUTH, scores(0.9, 0.8, 0.7, 0.6), TRUTH)])
     assert found == (1.0, 0.0)
 
 
 def test_a_detection_is_right_within_the_radius_and_up_to_it():
     found = TRUTH + torch.tensor([[2.0, 0.0], [0.0, -2.01], [1.5, 1.5], [1.4, 1.4]])
-    right = detection.true_detections(found, scores(0.9, 0.8, 0.7, 0.6), TRUTH)
+    right = metrics.true_detections(found, scores(0.9, 0.8, 0.7, 0.6), TRUTH)
     assert right.tolist() == [True, False, False, True]
 
 
 def test_a_keypoint_can_be_found_only_once_and_the_best_score_finds_it():
     found = torch.tensor([[10.0, 11.0], [10.0, 10.0], [9.0, 10.0]])
-    right = detection.true_detections(found, scores(0.3, 0.2, 0.9), TRUTH)
+    right = metrics.true_detections(found, scores(0.3, 0.2, 0.9), TRUTH)
     assert right.tolist() == [False, False, True]
 
 
 def test_a_second_detection_may_find_a_second_keypoint_nearby():
     truth = torch.tensor([[10.0, 10.0], [12.0, 10.0]])
     found = torch.tensor([[10.9, 10.0], [10.8, 10.0], [10.7, 10.0]])
-    right = detection.true_detections(found, scores(0.9, 0.8, 0.7), truth)
+    right = metrics.true_detections(found, scores(0.9, 0.8, 0.7), truth)
     assert right.tolist() == [True, True, False]
 
 
 def test_average_precision_is_the_area_under_the_monotone_curve():
     # ranked: hit, miss, hit, miss, miss, hit of 4: precision 1, 2/3, 1/2 at recall 1/4, 2/4, 3/4
     right = torch.tensor([True, False, True, False, False, True])
-    value = detection.average_precision(right, scores(0.9, 0.8, 0.7, 0.6, 0.5, 0.4), 4)
+    value = metrics.average_precision(right, scores(0.9, 0.8, 0.7, 0.6, 0.5, 0.4), 4)
     assert value == pytest.approx((1 + 2 / 3 + 1 / 2) / 4)
 
 
 def test_precision_that_rises_later_counts_from_the_start():
     right = torch.tensor([False, True, True])  # precision 0, 1/2, 2/3: monotone 2/3 at both hits
-    assert detection.average_precision(right, scores(0.9, 0.8, 0.7), 2) == pytest.approx(2 / 3)
+    assert metrics.average_precision(right, scores(0.9, 0.8, 0.7), 2) == pytest.approx(2 / 3)
 
 
 def test_order_of_the_input_does_not_matter():
     torch.manual_seed(0)
     found, confidence = TRUTH.repeat(3, 1) + torch.randn(12, 2), torch.rand(12)
     order = torch.randperm(12)
-    first = detection.detection_quality([(found, confidence, TRUTH)])
-    second = detection.detection_quality([(found[order], confidence[order], TRUTH)])
+    first = metrics.detection_quality([(found, confidence, TRUTH)])
+    second = metrics.detection_quality([(found[order], confidence[order], TRUTH)])
     assert first == pytest.approx(second) and 0 < first.average_precision < 1
 
 
 def test_detections_of_all_images_are_ranked_together():
     sure_and_wrong = (torch.tensor([[200.0, 200.0]]), scores(0.95), NONE)
     unsure_and_right = (TRUTH[:1], scores(0.6), TRUTH[:1])
-    assert detection.detection_quality([sure_and_wrong, unsure_and_right]).average_precision == 0.5
+    assert metrics.detection_quality([sure_and_wrong, unsure_and_right]).average_precision == 0.5
     wrong_but_unsure = (sure_and_wrong[0], scores(0.5), NONE)
-    assert detection.detection_quality([wrong_but_unsure, unsure_and_right]).average_precision == 1
+    assert metrics.detection_quality([wrong_but_unsure, unsure_and_right]).average_precision == 1
 
 
 def test_localization_counts_confident_detections_near_the_truth_only():
     found = TRUTH + torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.5], [3.0, 0.0]])
-    distances = detection.localization_distances(found, scores(0.9, 0.51, 0.5, 0.9), TRUTH)
+    distances = metrics.localization_distances(found, scores(0.9, 0.51, 0.5, 0.9), TRUTH)
     assert distances.tolist() == [1, 2]
-    quality = detection.detection_quality([(found, scores(0.9, 0.51, 0.5, 0.9), TRUTH)])
+    quality = metrics.detection_quality([(found, scores(0.9, 0.51, 0.5, 0.9), TRUTH)])
     assert quality.localization_px == 1.5
 
 
@@ -80,7 +80,7 @@ def test_more_noise_is_less_precise():
     noise = torch.randn(4, 2)
     confidence = scores(0.9, 0.8, 0.7, 0.6)
     found = [
-        detection.detection_quality([(TRUTH + sigma * noise, confidence, TRUTH)])
+        metrics.detection_quality([(TRUTH + sigma * noise, confidence, TRUTH)])
         for sigma in (0.1, 0.5, 20.0)
     ]
     assert found[0].localization_px < found[1].localization_px
@@ -89,8 +89,8 @@ def test_more_noise_is_less_precise():
 
 def test_nothing_found_is_no_precision_and_nothing_to_find_is_none_at_all():
     nothing = (NONE, scores(), TRUTH)
-    assert detection.detection_quality([nothing]).average_precision == 0
-    assert math.isnan(detection.detection_quality([nothing]).localization_px)
+    assert metrics.detection_quality([nothing]).average_precision == 0
+    assert math.isnan(metrics.detection_quality([nothing]).localization_px)
     noise = (TRUTH, scores(0.9, 0.8, 0.7, 0.6), NONE)
-    assert all(map(math.isnan, detection.detection_quality([noise])))
-    assert all(map(math.isnan, detection.detection_quality([])))
+    assert all(map(math.isnan, metrics.detection_quality([noise])))
+    assert all(map(math.isnan, metrics.detection_quality([])))

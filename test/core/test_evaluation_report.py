@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 from html.parser import HTMLParser
-import json
 import math
 from pathlib import Path
 import re
 import runpy
-import subprocess
 import sys
 
 from kpfeat_core.errors import ConfigError, DataError, KpfeatError
@@ -15,11 +13,9 @@ from kpfeat_core.evaluation.report import (
     Example,
     extreme_pairs,
     protocol_in_words,
-    read_json,
-    write_json,
     write_report,
 )
-from kpfeat_core.evaluation.results import find_protocol, PROTOCOLS
+from kpfeat_core.evaluation.results import find_protocol, PROTOCOLS, write_json
 from kpfeat_core.evaluation.tables import all_columns, format_number
 from made_results import made_results
 import numpy as np
@@ -205,26 +201,6 @@ def test_the_best_and_the_worst_pairs_are_of_different_sequences_and_never_the_s
     assert low[0][0].values['localization_px'] < low[1][0].values['localization_px']
 
 
-def test_results_come_back_from_json_as_they_went(two, tmp_path):
-    results = [replace(two[0], about={'options': {'a': 1}}), two[1]]
-    path = tmp_path / 'new' / 'results.json'
-    write_json(path, results)
-    back = read_json(path)
-    assert [r.label for r in back] == ['strong', 'weak'] and back[0].about == results[0].about
-    assert back[0].protocol == results[0].protocol
-    for name in ('MMA@3', 'localization_px'):
-        assert np.allclose(back[0].column(name), two[0].column(name), rtol=1e-4, equal_nan=True)
-    json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN is not JSON
-
-
-@pytest.mark.parametrize('text', ['', '[]', '{}', '{"results": [{}]}', '{"results": 3}'])
-def test_a_file_that_holds_no_results_is_an_error(tmp_path, text):
-    path = tmp_path / 'a.json'
-    path.write_text(text)
-    with pytest.raises(DataError, match='expected a .json file that `kpfeat evaluate` wrote'):
-        read_json(path)
-
-
 @pytest.fixture
 def run_script(monkeypatch):
     """Return a function that runs the script in this process; errors come out as they are."""
@@ -243,7 +219,7 @@ def run_script(monkeypatch):
 
 @pytest.fixture
 def readme(tmp_path):
-    """Write a README with markers, and results of two extractors beside it."""
+    """Write a page with markers, and results of two extractors beside it."""
     about = {'commit': 'abc123', 'command': 'kpfeat evaluate a|b'}
     made = [made_results(label, level, data='oxford', about=about)
             for label, level in (('a|b', 0.6), ('weak', 0.4))]  # fmt: skip
@@ -251,12 +227,12 @@ def readme(tmp_path):
     write_json(tmp_path / 'accuracy/2.json', [made_results('weak', data='synthetic')])
     published = made_results('other', data='oxford', protocol=find_protocol('d2net'))
     write_json(tmp_path / 'accuracy/3.json', [published])
-    path = tmp_path / 'README.md'
+    path = tmp_path / 'accuracy.md'
     path.write_text('before\n<!-- accuracy:begin -->\n<!-- accuracy:end -->\nafter\n')
     return path
 
 
-def test_the_table_of_the_readme_is_made_from_results_and_always_the_same(readme, run_script):
+def test_the_table_is_made_from_results_and_always_the_same(readme, run_script):
     arguments = (readme, '--results', readme.parent / 'accuracy')
     assert run_script(*arguments, '--check').exit_code == 1
     assert run_script(*arguments).exit_code == 0
@@ -291,18 +267,35 @@ def test_a_folder_without_results_and_results_twice_are_errors(readme, run_scrip
         run_script(readme, '--results', folder)
 
 
-def test_a_readme_without_markers_is_one_sentence(tmp_path):
+def test_a_readme_without_markers_is_one_sentence(tmp_path, monkeypatch, capsys):
     write_json(tmp_path / '1.json', [made_results('a', data='oxford')])
     path = tmp_path / 'README.md'
     path.write_text('nothing')
-    command = [sys.executable, str(SCRIPT), str(path), '--results', str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and 'has no line' in done.stderr
-    assert 'Traceback' not in done.stderr
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    words = [str(SCRIPT), str(path), '--results', str(tmp_path)]
+    monkeypatch.setattr(sys, 'argv', words)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(SCRIPT), run_name='__main__')
+    errors = capsys.readouterr().err
+    assert left.value.code == 2 and 'has no line' in errors and 'Traceback' not in errors
 
 
-def test_the_table_in_the_readme_is_that_of_the_results(run_script):
-    if '<!-- accuracy:begin -->' not in (ROOT / 'README.md').read_text(encoding='utf-8'):
-        pytest.skip('the README has no markers for the table of accuracy')
+def test_the_tables_of_the_repository_are_those_of_the_results(run_script):
     done = run_script('--check')
     assert done.exit_code == 0, done.output
+
+
+def test_motion_comes_first_and_the_readme_has_a_few_rows(readme, run_script):
+    motion, folder = find_protocol('motion'), readme.parent / 'accuracy'
+    for data in ('report', 'choose'):  # what is for choosing is not told
+        made = made_results('sift', 0.7, data=data, protocol=motion)
+        pairs = tuple(replace(p, values={'pose_AUC@5': p.values['MMA@3']}) for p in made.pairs)
+        write_json(folder / f'0-{data}.json', [replace(made, pairs=pairs)])
+    page = readme.rename(readme.with_name('README.md'))
+    assert run_script(page, '--results', folder).exit_code == 0
+    head, _, *rows = [line for line in page.read_text().splitlines() if line.startswith('|')]
+    assert head.startswith('| | motion, 24 pairs: pose_AUC@5 | pose_AUC@10 | epipolar@2 | oxford')
+    assert [row.split(' | ')[0] for row in rows] == [
+        '| published-alike-t', '| sift', '| orb', '| alike-t'
+    ]  # fmt: skip
+    assert rows[1].startswith('| sift | .5') and 'commit' not in page.read_text()

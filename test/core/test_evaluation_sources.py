@@ -1,8 +1,20 @@
-"""What is compared, described in a word."""
+"""What is compared, described in a word, its features kept, and OpenCV's beside ours."""
 
-from kpfeat_core.errors import ConfigError, WeightsError
-from kpfeat_core.evaluation.sources import parse_source
+from pathlib import Path
+
+import cv2
+from kpfeat_core import provenance
+from kpfeat_core.errors import ConfigError, DataError, WeightsError
+from kpfeat_core.evaluation import evaluate, OpencvExtractor, planar_pairs
+from kpfeat_core.evaluation.sources import (
+    available_baselines,
+    FeatureCache,
+    parse_source,
+    Source,
+)
 from kpfeat_core.registry import build_extractor
+from kpfeat_core.weights.files import save_weights
+import numpy as np
 import pytest
 import torch
 
@@ -54,3 +66,113 @@ def test_options_that_shape_the_network_reach_the_import(tmp_path) -> None:
 def test_a_wrong_description_is_refused_in_words(text, error, words, tmp_path) -> None:
     with pytest.raises(error, match=words):
         parse_source(text, 'cpu', tmp_path)
+
+
+def test_times_of_other_conditions_do_not_count(tmp_path, scene) -> None:
+    source = Source('orb', 'orb')
+    _, seconds = FeatureCache(source, 50, tmp_path)(scene)
+    assert FeatureCache(source, 50, tmp_path)(scene)[1] == seconds
+    assert np.isnan(FeatureCache(source, 50, tmp_path, workers=2)(scene)[1])
+
+
+def test_a_full_disk_is_said_in_a_sentence(tmp_path, scene, monkeypatch) -> None:
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('kpfeat_core.evaluation.sources.write_npz', full)
+    with pytest.raises(DataError, match='No space left on device; make room'):
+        FeatureCache(Source('orb', 'orb'), 50, tmp_path)(scene)
+
+
+def test_a_second_run_extracts_nothing_and_measures_the_same(
+    sequences, tmp_path, monkeypatch
+) -> None:
+    source, pairs = Source('orb', 'orb'), planar_pairs(sequences)
+    first = evaluate(source, pairs, cache=tmp_path / 'cache')
+
+    def fail(*_):
+        raise AssertionError('extracted again')
+
+    monkeypatch.setattr(FeatureCache, '_extract', fail)
+    assert evaluate(source, pairs, cache=tmp_path / 'cache').pairs == first.pairs
+
+
+def test_kept_features_depend_on_image_weights_options_and_count(tmp_path, scene) -> None:
+    def extraction(weights='', count=50, **options):
+        return FeatureCache(Source('x', 'alike-t', weights, options=options), count, tmp_path)
+
+    def misses(extraction, image):
+        extraction(image)
+        return extraction.misses
+
+    small = scene[:96, :128].copy()
+    assert misses(extraction(), small) == 1
+    assert misses(extraction(), small) == 0
+    assert misses(extraction(), small[:, ::-1].copy()) == 1
+    assert misses(extraction(count=49), small) == 1
+    assert misses(extraction(nms_radius=3), small) == 1
+    torch.manual_seed(0)
+    other = tmp_path / 'other.safetensors'
+    save_weights(build_extractor('alike-t'), other)
+    assert misses(extraction(str(other)), small) == 1
+
+
+def test_a_damaged_file_in_the_cache_is_extracted_again(tmp_path, scene) -> None:
+    source = Source('orb', 'orb')
+    expected, _ = FeatureCache(source, 50, tmp_path)(scene)
+    (path,) = tmp_path.rglob('*.npz')
+    path.write_bytes(path.read_bytes()[:100])
+    again = FeatureCache(source, 50, tmp_path)
+    features, _ = again(scene)
+    assert again.misses == 1
+    assert torch.equal(features.keypoints, expected.keypoints)
+
+
+def test_kept_features_stay_where_only_other_code_changed() -> None:
+    """What a model does not import does not count, and all that it imports does."""
+    folder = Path(provenance.__file__).parent
+
+    def imported(module):
+        return {path.relative_to(folder).as_posix() for path in provenance.imported_files(module)}
+
+    alike = imported('models/alike')
+    assert {'models/alike.py', 'models/base.py', 'image.py', 'keypoints.py', 'axes.py'} <= alike
+    assert not alike & {'video.py', 'html_report.py', 'models/kp2d.py', 'evaluation/sources.py'}
+    assert 'patches.py' in imported('models/keynet') - alike
+    assert provenance.code_digest('models/alike') != provenance.code_digest('models/kp2d')
+
+
+@pytest.mark.parametrize(('name', 'bits'), [('orb', 256), ('akaze', 488)])
+def test_the_similarity_of_binary_descriptors_is_their_hamming_distance(scene, name, bits):
+    if name not in available_baselines():
+        pytest.skip(f'OpenCV {cv2.__version__} has no {name}')
+    features = OpencvExtractor(name, 50).extract(scene)
+    found, rows = OpencvExtractor(name, 50).detect_and_compute(scene)
+    best = np.argsort([-point.response for point in found], kind='stable')[:50]
+    mine = features.descriptors[0].numpy()
+    theirs = [[cv2.norm(rows[i], rows[j], cv2.NORM_HAMMING) for j in best] for i in best]
+    np.testing.assert_allclose((1 - mine @ mine.T) * bits / 2, theirs, atol=1e-2)
+
+
+@pytest.mark.parametrize('name', available_baselines())
+def test_opencv_features_of_a_blank_image_are_empty(name):
+    assert OpencvExtractor(name).extract(np.zeros((50, 60, 3), np.uint8)).count() == 0
+
+
+def test_opencv_features_obey_the_limit_and_come_best_first(scene):
+    features = OpencvExtractor('sift', 30).extract(scene)
+    assert features.count() == 30
+    scores = features.keypoint_scores[0]
+    assert (scores[:-1] >= scores[1:]).all()
+
+
+def test_an_unknown_baseline_is_refused():
+    with pytest.raises(ConfigError, match='sift, orb, akaze'):
+        OpencvExtractor('surf')
+
+
+def test_a_baseline_that_opencv_lacks_says_what_to_install(monkeypatch):
+    monkeypatch.setattr('kpfeat_core.evaluation.sources._akaze', lambda: None)
+    with pytest.raises(ConfigError, match='install opencv-contrib-python'):
+        OpencvExtractor('akaze')
+    assert available_baselines() == ['sift', 'orb']

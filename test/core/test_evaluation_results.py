@@ -1,11 +1,19 @@
-"""Tables of results: what is bold, what is noise, what is left out."""
+"""Results: intervals, tables of what is bold and what is noise, and JSON."""
 
 from dataclasses import replace
 import io
+import json
 import math
 
 from kpfeat_core.errors import ConfigError, DataError
-from kpfeat_core.evaluation.results import find_protocol, PairResult
+from kpfeat_core.evaluation.results import (
+    bootstrap_difference,
+    bootstrap_interval,
+    find_protocol,
+    PairResult,
+    read_json,
+    write_json,
+)
 from kpfeat_core.evaluation.tables import (
     all_columns,
     Cell,
@@ -23,6 +31,7 @@ from kpfeat_core.evaluation.tables import (
     summary_table,
 )
 from made_results import made_results
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -36,6 +45,95 @@ def printed(table, width=200):
 @pytest.fixture
 def two():
     return [made_results('strong', 0.6), made_results('weak', 0.4)]
+
+
+def test_bootstrap_interval_holds_the_mean_and_shrinks_with_more_pairs():
+    few = bootstrap_interval([0.0, 1.0] * 10)
+    many = bootstrap_interval([0.0, 1.0] * 500)
+    assert few[0] < many[0] < 0.5 < many[1] < few[1]
+    # the standard error of 1000 coin flips is 0.0158
+    assert many[1] - many[0] == pytest.approx(2 * 1.96 * 0.0158, rel=0.1)
+
+
+def test_bootstrap_interval_of_equal_values_is_that_value():
+    assert bootstrap_interval([0.25] * 7) == (0.25, 0.25)
+
+
+def test_bootstrap_interval_of_nothing_is_not_a_number():
+    assert all(math.isnan(value) for value in bootstrap_interval([]))
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(200):
+        low, high = bootstrap_interval(rng.normal(1, 2, 50).tolist(), 0.9, rounds=300)
+        held += low <= 1 <= high
+    assert 0.83 * 200 <= held <= 0.96 * 200
+
+
+def test_pairs_of_one_origin_are_drawn_together():
+    values = np.repeat([0.0, 1.0, 0.2, 0.7], 50)
+    origins = np.repeat(list('abcd'), 50)
+    apart = bootstrap_interval(values)
+    together = bootstrap_interval(values, origins=origins)
+    assert together == pytest.approx(bootstrap_interval([0.0, 1.0, 0.2, 0.7]))
+    assert together[0] < apart[0] < apart[1] < together[1]
+    gain = bootstrap_difference(values, values * 0, origins=origins)
+    assert gain[1:] == pytest.approx(together)
+    only = bootstrap_interval(values, origins=['a'] * 200)
+    assert only == apart
+
+
+def test_origins_weigh_as_many_pairs_as_they_have():
+    low, high = bootstrap_interval([0.0, 0, 0, 1], 1.0, 500, origins=list('aaab'))
+    assert (low, high) == (0, 1)
+    means = {bootstrap_interval([0.0, 0, 0, 1], 0, 1, k, list('aaab'))[0] for k in range(30)}
+    assert means == {0, 0.25, 1}
+
+
+def test_bootstrap_difference_of_a_constant_gain_is_that_gain():
+    others = [0.1, 0.5, 1.0, 0.2, 0.9]
+    values = [value + 0.25 for value in others]
+    assert bootstrap_difference(values, others) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_bootstrap_difference_is_paired_and_sees_what_two_intervals_hide():
+    rng = np.random.default_rng(1)
+    others = rng.uniform(0, 1, 60)  # how hard each pair is for everybody
+    values = others + rng.normal(0.03, 0.05, 60)
+    difference, low, high = bootstrap_difference(values, others)
+    assert difference == pytest.approx(values.mean() - others.mean())
+    assert 0 < low < difference < high
+    unpaired = bootstrap_interval(values.tolist())[0]
+    assert unpaired < bootstrap_interval(others.tolist())[1]
+    swapped = bootstrap_difference(others, values)
+    assert swapped == pytest.approx((-difference, -high, -low))
+
+
+def test_bootstrap_difference_of_equals_is_mostly_noise():
+    rng = np.random.default_rng(2)
+    clear = 0
+    for _ in range(200):
+        _, low, high = bootstrap_difference(*rng.normal(0, 1, (2, 40)), rounds=300)
+        clear += low > 0 or high < 0
+    assert clear <= 0.1 * 200  # 5 % are expected
+
+
+def test_bootstrap_difference_is_the_same_for_the_same_seed():
+    values, others = np.random.default_rng(3).normal(0, 1, (2, 30))
+    first = bootstrap_difference(values, others, seed=5)
+    assert first == bootstrap_difference(values, others, seed=5)
+    assert first != bootstrap_difference(values, others, seed=6)
+
+
+def test_bootstrap_difference_of_nothing_is_not_a_number():
+    assert all(map(math.isnan, bootstrap_difference([], [])))
+
+
+def test_bootstrap_difference_refuses_values_of_different_pairs():
+    with pytest.raises(ValueError, match='same shape'):
+        bootstrap_difference([0.5], [0.1, 0.2])
 
 
 def test_a_summary_has_a_row_for_each_extractor_with_headlines_matches_and_time(two):
@@ -171,3 +269,23 @@ def test_a_label_is_text_and_not_markup():
 )
 def test_numbers_have_the_digits_that_mean_something(name, value, text):
     assert format_number(name, value) == text
+
+
+def test_results_come_back_from_json_as_they_went(two, tmp_path):
+    results = [replace(two[0], about={'options': {'a': 1}}), two[1]]
+    path = tmp_path / 'new' / 'results.json'
+    write_json(path, results)
+    back = read_json(path)
+    assert [r.label for r in back] == ['strong', 'weak'] and back[0].about == results[0].about
+    assert back[0].protocol == results[0].protocol
+    for name in ('MMA@3', 'localization_px'):
+        assert np.allclose(back[0].column(name), two[0].column(name), rtol=1e-4, equal_nan=True)
+    json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN is not JSON
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{}', '{"results": [{}]}', '{"results": 3}'])
+def test_a_file_that_holds_no_results_is_an_error(tmp_path, text):
+    path = tmp_path / 'a.json'
+    path.write_text(text)
+    with pytest.raises(DataError, match='expected a .json file that `kpfeat evaluate` wrote'):
+        read_json(path)
