@@ -22,7 +22,7 @@ from kpfeat_core.bags.frames import Sights
 from kpfeat_core.colmap import descriptors_to_sift
 from kpfeat_core.config import DEFAULT_MODEL, MatcherConfig
 from kpfeat_core.features import Features
-from kpfeat_core.matching import match_pair, MutualNearestNeighbour
+from kpfeat_core.matching import match_pair, MutualNearestNeighbor
 from rich.console import Console
 import torch
 import typer
@@ -35,7 +35,7 @@ def as_bytes(features: Features) -> Features:
     return replace(features, descriptors=torch.nn.functional.normalize(centred, dim=2))
 
 
-def compare(first: Features, second: Features, matcher: MutualNearestNeighbour) -> dict:
+def compare(first: Features, second: Features, matcher: MutualNearestNeighbor) -> dict:
     """Return shares of kept neighbours, and counts of inliers before and after."""
     pair = (first.descriptors[0], second.descriptors[0])
     expected = torch.cdist(*pair).argmin(1)
@@ -61,7 +61,7 @@ def main(
     options = {'max_num_keypoints': max_keypoints}
     wanted = Extraction(recording, Path(), model=model, weights=weights, options=options)
     found = [sight.features for sights in Sights(wanted, images=False).lists() for sight in sights]
-    matcher = MutualNearestNeighbour(MatcherConfig(geometry='fundamental'))
+    matcher = MutualNearestNeighbor(MatcherConfig(geometry='fundamental'))
     pairs = [compare(*pair, matcher) for pair in zip(found, found[apart:], strict=False)]
     line = {
         'recording': recording.name,

@@ -1,5 +1,6 @@
 """The `kpfeat` command."""
 
+from importlib.util import find_spec
 import sys
 from typing import Annotated, Any
 import warnings
@@ -7,13 +8,13 @@ import warnings
 import typer
 from typer.core import TyperGroup
 
-from .commands import adapt, bag, bench, demo, evaluate, extract, match, shapes, train, weights
-from .commands.common import prose
+from .commands import adapt, bag, bench, evaluate, extract, match, shapes, train, weights
+from .commands.common import examples, prose
 from .errors import KpfeatError
 from .runtime import keep_memory, share_cores
 
-# typer brings click's exceptions along under a name that depends on its release
-ClickException = typer.BadParameter.__mro__[2]
+# click's, which some releases of typer bring along under a name of their own
+ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == 'ClickException')
 USER_ERROR = 2
 
 share_cores()  # before anything loads torch
@@ -72,20 +73,40 @@ app = typer.Typer(
     rich_markup_mode='rich',
     pretty_exceptions_enable=False,
 )
-for _name, _module, _context in (
-    ('extract', extract, {}),
-    ('match', match, {}),
-    ('train', train, {}),
-    ('adapt', adapt, {}),
-    ('shapes', shapes, {}),
-    ('evaluate', evaluate, {}),
-    ('bench', bench, {}),
-    ('demo', demo, demo.CONTEXT),
+for _name, _module in (
+    ('extract', extract),
+    ('match', match),
+    ('train', train),
+    ('adapt', adapt),
+    ('shapes', shapes),
+    ('evaluate', evaluate),
+    ('bench', bench),
 ):
     _run = getattr(_module, _name)
-    app.command(_name, help=prose(_run), epilog=_module.EPILOG, context_settings=_context)(_run)
+    app.command(_name, help=prose(_run), epilog=_module.EPILOG)(_run)
 app.add_typer(bag.app, name='bag')
 app.add_typer(weights.app, name='weights')
+
+
+@app.command(
+    epilog=examples('kpfeat demo', 'kpfeat demo --images drive/', 'kpfeat demo --video drive.mp4'),
+    # the flags belong to the demo, which parses them itself
+    context_settings={'allow_extra_args': True, 'ignore_unknown_options': True},
+)
+def demo(context: typer.Context) -> None:
+    """
+    Run camera, extractor, matcher and overlay nodes over ROS 2, and print rates and accuracy.
+
+    Further arguments go to the demo; `python -m kpfeat_ros.demo --help` lists them.
+    """
+    if find_spec('rclpy') is None:
+        raise KpfeatError(
+            'the demo runs ROS 2 nodes, and rclpy cannot be imported here; run `make demo` in the '
+            'repository, which installs what it needs, or source a ROS 2 installation first'
+        )
+    from kpfeat_ros.demo import main as run_demo
+
+    raise typer.Exit(run_demo(context.args) or 0)
 
 
 def _version(wanted: bool) -> bool:

@@ -9,7 +9,7 @@ from .errors import ConfigError, WeightsError
 from .registry import build_extractor
 
 if TYPE_CHECKING:
-    from .matching import MutualNearestNeighbour
+    from .matching import MutualNearestNeighbor
     from .models.base import Extractor
 
 
@@ -69,10 +69,10 @@ def check_device(device: torch.device | str) -> torch.device:
     return target
 
 
-def create_matcher(name: str = 'mnn', **options: Any) -> 'MutualNearestNeighbour':
+def create_matcher(name: str = 'mnn', **options: Any) -> 'MutualNearestNeighbor':
     """Build a matcher; 'mnn' (mutual nearest neighbours) is the one there is."""
-    from .matching import MutualNearestNeighbour
+    from .matching import MutualNearestNeighbor
 
     if name != 'mnn':
         raise ConfigError(f"there is no matcher '{name}'; expected mnn")
-    return MutualNearestNeighbour(make_config(MatcherConfig, options))
+    return MutualNearestNeighbor(make_config(MatcherConfig, options))

@@ -97,7 +97,7 @@ def point_array(points: Any, name: str) -> Float[np.ndarray, 'k 2']:
     return np.ascontiguousarray(array, dtype=np.float64)
 
 
-def bilinear_neighbours(
+def bilinear_neighbors(
     points: Float[Tensor, 'b n 2'], height: int, width: int
 ) -> tuple[Float[Tensor, 'b n 4 2'], Float[Tensor, 'b n 4']]:
     """

@@ -31,11 +31,15 @@ def read_image(path: Path | str, upright: bool = True, all_bits: bool = False) -
     flags |= cv2.IMREAD_ANYDEPTH if all_bits else 0
     path = Path(path)
     try:  # not cv2.imread: it cannot tell a missing file from a broken one, nor read odd paths
+        if path.is_dir():
+            raise ImageError(f"'{path}' is a folder, expected an image; name one of its files")
         if not path.is_file():
             raise ImageError(f"there is no file '{path}'")
         image = decode_picture(np.fromfile(path, np.uint8), flags)
-    except (cv2.error, OSError) as error:
-        raise ImageError(f"'{path}' cannot be read as an image: {error}") from error
+    except OSError as error:
+        raise ImageError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    except cv2.error as error:
+        raise ImageError(f"'{path}' cannot be decoded: {decoding_problem(error)}") from error
     if image is None:
         raise ImageError(f"'{path}' is not an image that OpenCV can decode, or it is cut off")
     if image.dtype == np.uint16:
@@ -224,6 +228,13 @@ def rescale_points(
 
 # Markers of JPEG (ITU-T T.81, annex B)
 START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
+
+
+def decoding_problem(error: cv2.error) -> str:
+    """Return in words why OpenCV raised an error for a picture that it was to decode."""
+    if 'IMAGE_PIXELS' in str(error) or 'IMAGE_WIDTH' in str(error) or 'IMAGE_HEIGHT' in str(error):
+        return 'it claims more pixels than OpenCV takes, or it is damaged'
+    return 'it is empty or damaged'
 
 
 def decode_picture(data: np.ndarray, flags: int) -> np.ndarray | None:

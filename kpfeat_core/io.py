@@ -40,9 +40,12 @@ def expand_images(words: Sequence[str], by_stem: bool = False) -> list[NamedImag
         key = item.name.with_suffix('') if by_stem else item.name
         other = taken.setdefault(key, item)
         if other.path.resolve() != item.path.resolve():
+            advice = 'give the folder above them instead, whose subfolders are kept'
+            if other.path.parent.resolve() == item.path.parent.resolve():
+                advice = 'rename one of them, write an .h5 file, whose names keep the endings'
             raise DataError(
-                f"'{other.path}' and '{item.path}' would both be stored as '{key}'; give the "
-                'folder above them instead, whose subfolders are kept, or make two runs'
+                f"'{other.path}' and '{item.path}' would both be stored as '{key}'; {advice}, or "
+                'make two runs'
             )
     return list(taken.values())
 
@@ -63,7 +66,7 @@ def unpacked(path: Path | str) -> Iterator[Path]:
             with zipfile.ZipFile(path) as file:
                 file.extractall(folder)
         except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-            raise DataError(f"'{path}' is not a complete .zip file ({error})") from error
+            raise DataError(f"'{path}' is not a complete .zip file: copy it again") from error
         yield Path(folder)
 
 
@@ -111,7 +114,8 @@ def read_npz(path: Path | str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"cannot read features from '{path}': {error}") from error
+        reason = getattr(error, 'strerror', '') or 'it is cut off, damaged or no .npz file'
+        raise DataError(f"cannot read features from '{path}': {reason}") from error
 
 
 class HlocWriter:

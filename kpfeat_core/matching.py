@@ -19,7 +19,7 @@ from .geometry import point_array
 CHUNK_ELEMENTS = 1 << 20
 
 
-class MutualNearestNeighbour:
+class MutualNearestNeighbor:
     """
     Match each keypoint to the one with the most similar descriptor in the other image.
 
@@ -31,10 +31,10 @@ class MutualNearestNeighbour:
     def __init__(self, config: MatcherConfig | None = None) -> None:
         self.config = config or MatcherConfig()
 
-    def with_options(self, **options: Any) -> 'MutualNearestNeighbour':
+    def with_options(self, **options: Any) -> 'MutualNearestNeighbor':
         """Return a matcher with some options changed; raises ConfigError."""
         merged = asdict(self.config) | options
-        return MutualNearestNeighbour(make_config(type(self.config), merged))
+        return MutualNearestNeighbor(make_config(type(self.config), merged))
 
     @torch.no_grad()
     def match(self, features0: Features, features1: Features) -> Matches:
@@ -60,7 +60,7 @@ class MutualNearestNeighbour:
         scores = ((1 + rows.best) / 2).clamp(0, 1)
         return Matches(rows.index.where(matched, -1), scores.where(matched, 0.0))
 
-    def _accepts(self, found: '_Nearest') -> Bool[Tensor, 'b n']:
+    def _accepts(self, found: '_NearestNeighbors') -> Bool[Tensor, 'b n']:
         """Apply the similarity and the ratio threshold to each nearest neighbour."""
         accepted = found.best.isfinite() & (found.best >= self.config.min_similarity)
         if self.config.ratio_threshold < 1:
@@ -69,7 +69,7 @@ class MutualNearestNeighbour:
         return accepted
 
 
-class _Nearest:
+class _NearestNeighbors:
     """Best and second best similarity of each keypoint, filled in piece by piece."""
 
     def __init__(self, like: Bool[Tensor, 'b n']) -> None:
@@ -99,9 +99,9 @@ def _search(
     valid0: Bool[Tensor, 'b n0'],
     valid1: Bool[Tensor, 'b n1'],
     with_second: bool,
-) -> tuple[_Nearest, _Nearest]:
+) -> tuple[_NearestNeighbors, _NearestNeighbors]:
     """Find the nearest neighbours of both sides in bounded memory."""
-    rows, columns = _Nearest(valid0), _Nearest(valid1)
+    rows, columns = _NearestNeighbors(valid0), _NearestNeighbors(valid1)
     batch, n1 = valid1.shape
     step = max(1, CHUNK_ELEMENTS // (batch * n1))
     padded = not bool(valid0.all() and valid1.all())
@@ -233,7 +233,7 @@ class PairMatches:
 
 
 def match_pair(
-    matcher: MutualNearestNeighbour, features0: Features, features1: Features, b: int = 0
+    matcher: MutualNearestNeighbor, features0: Features, features1: Features, b: int = 0
 ) -> PairMatches:
     """Match image b of two batches and verify with the geometry that the matcher asks for."""
     features0, features1 = features0.select(b), features1.select(b)

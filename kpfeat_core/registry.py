@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .models.base import Extractor
 
 
-class Entry(NamedTuple):
+class ModelRow(NamedTuple):
     """
     A row of the table.
 
@@ -33,17 +33,19 @@ class Entry(NamedTuple):
 
 EXTRACTORS = {
     **{
-        name: Entry('alike', 'Alike', {'name': name})
+        name: ModelRow('alike', 'Alike', {'name': name})
         for name in ('alike-t', 'alike-s', 'alike-n', 'alike-l')
     },
-    'aslfeat': Entry('aslfeat', 'AslFeat'),
-    **{name: Entry('keynet', 'KeyNet', {'name': name}) for name in ('keynet', 'keynet-tiny')},
-    'kp2d': Entry('kp2d', 'Kp2d'),
-    'superpoint': Entry('superpoint', 'SuperPoint', {'name': 'superpoint'}),
-    'magicpoint': Entry('superpoint', 'SuperPoint', {'name': 'magicpoint', 'descriptor_dim': 0}),
+    'aslfeat': ModelRow('aslfeat', 'AslFeat'),
+    **{name: ModelRow('keynet', 'KeyNet', {'name': name}) for name in ('keynet', 'keynet-tiny')},
+    'kp2d': ModelRow('kp2d', 'Kp2d'),
+    'superpoint': ModelRow('superpoint', 'SuperPoint', {'name': 'superpoint'}),
+    'magicpoint': ModelRow(
+        'superpoint', 'SuperPoint', {'name': 'magicpoint', 'descriptor_dim': 0}
+    ),
 }
 # Networks that are no extractors but have weight files.
-SUBMODULES = {'hardnet': Entry('hardnet', 'HardNet')}
+SUBMODULES = {'hardnet': ModelRow('hardnet', 'HardNet')}
 
 
 def extractor_names() -> list[str]:
@@ -77,7 +79,7 @@ def extractor_config_class(name: str) -> type:
     return _find(name, EXTRACTORS).load().config_class
 
 
-def _find(name: str, table: Mapping[str, Entry]) -> Entry:
+def _find(name: str, table: Mapping[str, ModelRow]) -> ModelRow:
     if name not in table:
         raise ConfigError(
             f"there is no model '{name}'; expected one of {', '.join(sorted(table))}"

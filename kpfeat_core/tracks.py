@@ -19,7 +19,7 @@ class Trail:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class _TrackedFrame:
     """The keypoints of one frame that belong to tracks, one a row."""
 
     number: int
@@ -42,7 +42,7 @@ class Tracks:
 
     def __init__(self, length: int = 10) -> None:
         self.length = length
-        self._frames: OrderedDict[Hashable, _Frame] = OrderedDict()  # by their latest use
+        self._frames: OrderedDict[Hashable, _TrackedFrame] = OrderedDict()  # by their latest use
         self._count = 0  # frames so far
         self._next_id = 0
 
@@ -59,7 +59,7 @@ class Tracks:
         rows = _rows_of(before.indices, indices0)
         if frame1 in self._frames:  # a stamp twice: the earlier frame goes on without a name
             self._frames[object()] = self._frames.pop(frame1)
-        self._frames[frame1] = _Frame(
+        self._frames[frame1] = _TrackedFrame(
             self._take_number(),
             indices1,
             before.ids[rows],
@@ -98,19 +98,22 @@ class Tracks:
         self._count += 1
         return self._count
 
-    def _empty_frame(self) -> _Frame:
+    def _empty_frame(self) -> _TrackedFrame:
         none = np.zeros(0, np.int64)
-        return _Frame(self._take_number(), none, none, none, np.zeros((0, 2), np.float32))
+        return _TrackedFrame(self._take_number(), none, none, none, np.zeros((0, 2), np.float32))
 
     def _extended(
-        self, frame: _Frame, indices: Int[np.ndarray, ' k'], points: Float[np.ndarray, 'k 2']
-    ) -> _Frame:
+        self,
+        frame: _TrackedFrame,
+        indices: Int[np.ndarray, ' k'],
+        points: Float[np.ndarray, 'k 2'],
+    ) -> _TrackedFrame:
         """Begin a track for each keypoint that has none."""
         new = ~np.isin(indices, frame.indices)
         count = int(new.sum())
         ids = np.arange(self._next_id, self._next_id + count)
         self._next_id += count
-        return _Frame(
+        return _TrackedFrame(
             frame.number,
             np.concatenate([frame.indices, indices[new]]),
             np.concatenate([frame.ids, ids]),

@@ -83,7 +83,7 @@ class VirtualCamera:
         """Return the homography from pixels of the frame to pixels of the photograph."""
         phase = self._phase(stamp_ns)
         distance = self._distance * self._zoom(phase)
-        x, y = self._centre + self._room * [np.sin(phase), np.sin(2 * phase)]
+        x, y = self._center + self._room * [np.sin(phase), np.sin(2 * phase)]
         plane = np.array([[distance, 0, x], [0, distance, y], [0, 0, 1]])
         return plane @ self._view(phase)
 
@@ -147,7 +147,7 @@ class VirtualCamera:
         last = np.array(self.photograph.shape[1::-1]) - 1 - MARGIN_PX
         self._distance = float((FOOTPRINT_SHARE * (last - MARGIN_PX) / (high - low)).min())
         first, last = MARGIN_PX - self._distance * low, last - self._distance * high
-        self._centre, self._room = (first + last) / 2, (last - first) / 2
+        self._center, self._room = (first + last) / 2, (last - first) / 2
 
 
 def _calibration(size: tuple[int, int]) -> Calibration:

@@ -34,7 +34,7 @@ def draw_features(image: np.ndarray, features: Features, b: int = 0) -> np.ndarr
     canvas = to_rgb8(image)
     arrays = features.numpy(b)
     points = arrays['keypoints']
-    colours = score_colours(arrays['keypoint_scores'])
+    colors = score_colors(arrays['keypoint_scores'])
     radius = _radius(canvas)
     scales = arrays.get('scales', np.ones(len(points)))
     radii = radius * scales / max(scales.min(initial=np.inf), 1e-6)
@@ -44,16 +44,16 @@ def draw_features(image: np.ndarray, features: Features, b: int = 0) -> np.ndarr
         if not _drawable(points[k]):
             continue
         _circle(canvas, points[k], radii[k], OUTLINE, 3)
-        _circle(canvas, points[k], radii[k], colours[k], 1)
+        _circle(canvas, points[k], radii[k], colors[k], 1)
         if angles is not None:
             tip = points[k] + 2.5 * radii[k] * np.array([np.cos(angles[k]), np.sin(angles[k])])
-            _line(canvas, points[k], tip, colours[k])
+            _line(canvas, points[k], tip, colors[k])
     return canvas
 
 
-def score_colours(scores: Float[np.ndarray, ' k']) -> np.ndarray:
-    """Return a colour (K, 3) uint8 RGB for each score: red the best, blue the worst."""
-    return _colours(_rank(scores))
+def score_colors(scores: Float[np.ndarray, ' k']) -> np.ndarray:
+    """Return a color (K, 3) uint8 RGB for each score: red the best, blue the worst."""
+    return _colors(_rank(scores))
 
 
 def draw_tracks(image: np.ndarray, trails: Sequence[Trail]) -> np.ndarray:
@@ -66,18 +66,18 @@ def draw_tracks(image: np.ndarray, trails: Sequence[Trail]) -> np.ndarray:
     """
     canvas = to_rgb8(image)
     ages = np.array([trail.age for trail in trails], np.float64)
-    colours = _colours(np.log(ages.clip(1, OLD)) / np.log(OLD))
+    colors = _colors(np.log(ages.clip(1, OLD)) / np.log(OLD))
     drawable = [np.array([_drawable(point) for point in trail.points]) for trail in trails]
     ways = [trail.points[seen] for trail, seen in zip(trails, drawable, strict=True)]
     pale = canvas.copy()
-    _draw_ways(pale, ways, colours)
+    _draw_ways(pale, ways, colors)
     canvas = cv2.addWeighted(canvas, 1 - PALE, pale, PALE, 0)
-    _draw_ways(canvas, [way[-RECENT:] for way in ways], colours)
+    _draw_ways(canvas, [way[-RECENT:] for way in ways], colors)
     radius = 0.6 * _radius(canvas)
-    for way, colour in zip(ways, colours, strict=True):
+    for way, color in zip(ways, colors, strict=True):
         for point in way[-1:]:
             _circle(canvas, point, radius + 1, OUTLINE, -1)
-            _circle(canvas, point, radius, colour, -1)
+            _circle(canvas, point, radius, color, -1)
     return canvas
 
 
@@ -109,13 +109,13 @@ def draw_matches(
     strength = np.arange(count, 0, -1.0) if scores is None else _values(scores, count, 'scores')
     right = None if correct is None else _values(correct, count, 'correct').astype(bool)
     if right is not None:
-        colours = np.where(right[:, None], CORRECT, WRONG)
+        colors = np.where(right[:, None], CORRECT, WRONG)
     else:
-        colours = _colours(_rank(points0[:, 1] if scores is None else strength))
+        colors = _colors(_rank(points0[:, 1] if scores is None else strength))
     order = np.argsort(-strength, kind='stable')[: limit if limit >= 0 else count][::-1]
     if right is not None:  # wrong lines cross the picture: keep the correct ones above them
         order = order[np.argsort(right[order], kind='stable')]
-    _draw_pairs(canvas, points0[order], points1[order] + [offset, 0], colours[order])
+    _draw_pairs(canvas, points0[order], points1[order] + [offset, 0], colors[order])
     return canvas
 
 
@@ -146,40 +146,40 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
 
 
 def _draw_pairs(
-    canvas: np.ndarray, points0: np.ndarray, points1: np.ndarray, colours: np.ndarray
+    canvas: np.ndarray, points0: np.ndarray, points1: np.ndarray, colors: np.ndarray
 ) -> None:
     radius = 0.6 * _radius(canvas)
     seen = [k for k in range(len(points0)) if _drawable(points0[k]) and _drawable(points1[k])]
     for k in seen:
-        _line(canvas, points0[k], points1[k], colours[k])
+        _line(canvas, points0[k], points1[k], colors[k])
     for k in seen:
         for point in (points0[k], points1[k]):
             _circle(canvas, point, radius + 1, OUTLINE, -1)
-            _circle(canvas, point, radius, colours[k], -1)
+            _circle(canvas, point, radius, colors[k], -1)
 
 
-def _draw_ways(canvas: np.ndarray, ways: Sequence[np.ndarray], colours: np.ndarray) -> None:
-    for way, colour in zip(ways, colours, strict=True):
+def _draw_ways(canvas: np.ndarray, ways: Sequence[np.ndarray], colors: np.ndarray) -> None:
+    for way, color in zip(ways, colors, strict=True):
         path = (way * 2**SHIFT).round().astype(np.int32)
         if len(path):
-            cv2.polylines(canvas, [path], False, _tuple(colour), 1, cv2.LINE_AA, SHIFT)
+            cv2.polylines(canvas, [path], False, _tuple(color), 1, cv2.LINE_AA, SHIFT)
 
 
-def _circle(canvas: np.ndarray, point: Any, radius: float, colour: Any, thickness: int) -> None:
+def _circle(canvas: np.ndarray, point: Any, radius: float, color: Any, thickness: int) -> None:
     size = min(max(1, round(float(radius) * 2**SHIFT)), FARTHEST)
-    cv2.circle(canvas, _fixed(point), size, _tuple(colour), thickness, cv2.LINE_AA, SHIFT)
+    cv2.circle(canvas, _fixed(point), size, _tuple(color), thickness, cv2.LINE_AA, SHIFT)
 
 
-def _line(canvas: np.ndarray, start: Any, end: Any, colour: Any) -> None:
-    cv2.line(canvas, _fixed(start), _fixed(end), _tuple(colour), 1, cv2.LINE_AA, SHIFT)
+def _line(canvas: np.ndarray, start: Any, end: Any, color: Any) -> None:
+    cv2.line(canvas, _fixed(start), _fixed(end), _tuple(color), 1, cv2.LINE_AA, SHIFT)
 
 
 def _fixed(point: Any) -> tuple[int, int]:
     return round(float(point[0]) * 2**SHIFT), round(float(point[1]) * 2**SHIFT)
 
 
-def _tuple(colour: Any) -> tuple[int, ...]:
-    return tuple(int(value) for value in colour)
+def _tuple(color: Any) -> tuple[int, ...]:
+    return tuple(int(value) for value in color)
 
 
 def _drawable(point: np.ndarray) -> bool:
@@ -196,7 +196,7 @@ def _rank(values: np.ndarray) -> Float[np.ndarray, ' k']:
     return order / max(1, len(values) - 1)
 
 
-def _colours(values: np.ndarray) -> np.ndarray:
+def _colors(values: np.ndarray) -> np.ndarray:
     """Return (K, 3) RGB of values in 0..1, from blue over green to red."""
     levels = (28 + np.asarray(values) * 200).round().astype(np.uint8)[:, None]  # without dark ends
     if not len(levels):

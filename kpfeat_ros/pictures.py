@@ -19,7 +19,7 @@ from kpfeat_core.messages.conversions import (
 )
 from kpfeat_core.messages.encodings import stored_pixels
 from kpfeat_core.tracks import Tracks, Trail
-from kpfeat_core.visualize import draw_features, draw_matches, draw_tracks, score_colours
+from kpfeat_core.visualize import draw_features, draw_matches, draw_tracks, score_colors
 import numpy as np
 from sensor_msgs.msg import PointCloud2, PointField
 
@@ -178,7 +178,7 @@ def fill_markers(
     calibration.check_size(frame.size, 'the image of the features')
     found = frame_in_image(frame, lens_for(camera_info, pixels)).features.numpy()
     places = at_distance(calibration, found['keypoints'], distance)
-    colours = score_colours(found['keypoint_scores']) / 255
+    colours = score_colors(found['keypoint_scores']) / 255
     seen = np.isfinite(places).all(1)
     marker = messages.Marker(header=frame.header, ns=NAMESPACE, type=messages.Marker.POINTS)
     if not seen.any():  # rviz takes a marker without points for an error

@@ -17,7 +17,7 @@ from .settings import settings_of_input, settings_of_model, settings_of_view
 from .steps import Step
 from ..config import DEFAULT_MODEL, ViewConfig
 from ..errors import BadImageError, DataError, ShapeError
-from ..matching import match_pair, MutualNearestNeighbour, PairMatches
+from ..matching import match_pair, MutualNearestNeighbor, PairMatches
 from ..messages.conversions import DescriptorType, fill_features, message_to_features
 from ..messages.definitions import empty_message, FEATURES, to_cdr
 
@@ -265,7 +265,7 @@ class Following:
     Holds one image of each topic.
     """
 
-    def __init__(self, matcher: MutualNearestNeighbour) -> None:
+    def __init__(self, matcher: MutualNearestNeighbor) -> None:
         self._matcher = matcher
         self._before: dict[str, Sight] = {}
 

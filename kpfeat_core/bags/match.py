@@ -20,7 +20,7 @@ from .writers import BagSink, check_target
 from .. import __version__
 from ..config import MatcherConfig
 from ..errors import DataError
-from ..matching import MutualNearestNeighbour
+from ..matching import MutualNearestNeighbor
 from ..messages.definitions import FEATURES, MATCHES
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def match_recording(
     report = MatchReport(sights.reader.recording.path, images.out, sights.total)
     report.recorded, report.left_out = sights.recorded, sights.left_out
     channels = _channels_of_features(sights)
-    matcher = MutualNearestNeighbour(wanted.matcher)
+    matcher = MutualNearestNeighbor(wanted.matcher)
     maker = MatchSteps(sights, channels, names, matcher, wanted.pairing)
     earlier = True  # whether steps are those of an earlier run
 

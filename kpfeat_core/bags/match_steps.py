@@ -12,7 +12,7 @@ from .recording import Channel, Record
 from .steps import Step
 from ..config import option
 from ..errors import ConfigError
-from ..matching import match_pair, MutualNearestNeighbour, PairMatches
+from ..matching import match_pair, MutualNearestNeighbor, PairMatches
 from ..messages.conversions import fill_matches, message_to_features
 from ..messages.definitions import empty_message, MATCHES, to_cdr
 
@@ -159,7 +159,7 @@ class MatchSteps:
         sights: Sights,
         channels: Mapping[str, Channel],
         names: Mapping[str, str],
-        matcher: MutualNearestNeighbour,
+        matcher: MutualNearestNeighbor,
         config: PairingConfig,
     ) -> None:
         self._sights, self._channels, self._names = sights, channels, names
@@ -216,7 +216,7 @@ class MatchSteps:
         return OTHER_KIND, f"{sentence}: '{frame.topic}' holds features of different models"
 
 
-def _match(matcher: MutualNearestNeighbour, frame0: Frame, frame1: Frame) -> PairMatches:
+def _match(matcher: MutualNearestNeighbor, frame0: Frame, frame1: Frame) -> PairMatches:
     return match_pair(matcher, frame0.features, frame1.features)
 
 

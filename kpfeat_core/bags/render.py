@@ -20,7 +20,7 @@ from ..config import AUTO, check_config, MatcherConfig, option
 from ..errors import DataError
 from ..image import fit, rescale_points, write_image
 from ..io import replacing
-from ..matching import MutualNearestNeighbour
+from ..matching import MutualNearestNeighbor
 from ..tracks import Tracks, Trail
 from ..video import find_codec, H264, letterbox, Video
 from ..visualize import draw_features, draw_matches, draw_tracks, GAP, side_by_side, to_rgb8
@@ -176,7 +176,7 @@ def render_recording(
     report = RenderReport(sights.reader.recording.path, Path(), sights.total, codec=codec)
     on_image(report)
     with ExitStack() as stack, closing(sights.lists()) as lists:
-        show = _Show(stack, sights, config, MutualNearestNeighbour(matching), video, sheet)
+        show = _Show(stack, sights, config, MutualNearestNeighbor(matching), video, sheet)
         for found in lists:
             for sight in found:
                 count_sight(report, sight)
@@ -217,7 +217,7 @@ class _Show:
         stack: ExitStack,
         sights: Sights,
         config: RenderConfig,
-        matcher: MutualNearestNeighbour,
+        matcher: MutualNearestNeighbor,
         video: Path | None,
         sheet: Path | None,
     ) -> None:

@@ -21,7 +21,7 @@ from ..axes import Float, Int
 from ..config import MatcherConfig
 from ..evaluation.metrics import match_coverage
 from ..image import fit
-from ..matching import MutualNearestNeighbour
+from ..matching import MutualNearestNeighbor
 from ..tracks import Tracks
 from ..visualize import to_rgb8
 
@@ -333,7 +333,7 @@ def measure_recording(
     """
     with_images = any(topic.count for topic in BagReader(wanted.source).image_topics())
     sights = Sights(wanted, features, with_images, extractor)
-    matcher = MutualNearestNeighbour(matching)
+    matcher = MutualNearestNeighbor(matching)
     report = StatisticsReport(sights.reader.recording.path, Path(), sights.total)
     report.recorded, report.with_images = sights.recorded, with_images
     report.left_out = sights.left_out

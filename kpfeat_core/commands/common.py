@@ -20,9 +20,12 @@ from ..config import (
 )
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from ..models.base import Extractor
 
 T = TypeVar('T')
+PART_SECONDS = 3600.0  # over which the speed of parts is averaged
 SOME_FAILED = 3  # exit code where something was left out; 0: all was done, 2: nothing
 ModelOption = Annotated[
     str, typer.Option('--model', '-m', help='Model name; see `kpfeat weights list`.')
@@ -172,9 +175,6 @@ def console() -> Any:
     return Console(stderr=True)
 
 
-PART_SECONDS = 3600.0  # over which the speed of parts is averaged
-
-
 @contextmanager
 def image_progress(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """
@@ -182,25 +182,9 @@ def image_progress(what: str, quiet: bool = False) -> Iterator[Callable[[int, in
 
     Shows a bar on stderr; nothing where that is not a terminal, or with `quiet`.
     """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import MofNCompleteColumn
 
-    progress = Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn('{task.fields[rate]:.1f} frames/s'),
-        TimeRemainingColumn(compact=True),
-        console=console(),
-        transient=True,
-        disable=quiet or not console().is_terminal,
-    )
-    with progress:
+    with _progress(MofNCompleteColumn(), quiet) as progress:
         task = progress.add_task(what, total=None, rate=0.0)
 
         def show(done: int, total: int) -> None:
@@ -220,21 +204,11 @@ def part_progress(
     What is done at the first call does not count for the time that is left. Shows a bar on stderr;
     nothing where that is not a terminal, or with `quiet`.
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import TextColumn
 
     began = time.monotonic()
-    progress = Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        TextColumn('{task.fields[done]} of {task.fields[parts]} parts'),
-        TextColumn('{task.fields[rate]:.1f} frames/s'),
-        TimeRemainingColumn(),
-        console=console(),
-        transient=True,
-        disable=quiet or not console().is_terminal,
-        speed_estimate_period=PART_SECONDS,
-    )
-    with progress:
+    counts = TextColumn('{task.fields[done]} of {task.fields[parts]} parts')
+    with _progress(counts, quiet, PART_SECONDS) as progress:
         task = progress.add_task(what, total=None, parts=parts, done=0, rate=0.0)
 
         def show(done: float, images: int) -> None:
@@ -244,3 +218,20 @@ def part_progress(
             progress.update(task, completed=done, done=int(done), rate=rate)
 
         yield show
+
+
+def _progress(amount: Any, quiet: bool, seconds: float = 30.0) -> 'Progress':
+    """Return a bar with a column for the amount; seconds: over which the speed is averaged."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        amount,
+        TextColumn('{task.fields[rate]:.1f} frames/s'),
+        TimeRemainingColumn(compact=True),
+        console=console(),
+        transient=True,
+        disable=quiet or not console().is_terminal,
+        speed_estimate_period=seconds,
+    )

@@ -39,7 +39,7 @@ EPILOG = examples(
 HLOC_ENDINGS = ('.h5', '.hdf5')
 
 
-class Format(str, enum.Enum):
+class ArrayFormat(str, enum.Enum):
     """How features are stored."""
 
     npz = 'npz'
@@ -58,7 +58,7 @@ def extract(
     model: ModelOption = DEFAULT_MODEL,
     weights: WeightsOption = '',
     format: Annotated[
-        Optional[Format],  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
+        Optional[ArrayFormat],  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
         typer.Option(
             '--format',
             help='npz: <stem>.npz for each image; h5: one file in the layout of hloc; by default '
@@ -81,7 +81,7 @@ def extract(
     from ..io import expand_images
 
     format = _format_of(out) if format is None else format
-    found = expand_images(images, by_stem=format is Format.npz)
+    found = expand_images(images, by_stem=format is ArrayFormat.npz)
     extractor = load_extractor(model, weights, device, extraction, settings)
     start, keypoints, problems = time.perf_counter(), 0, []
     with _writer(out, format) as write:
@@ -102,23 +102,23 @@ def extract(
         raise typer.Exit(SOME_FAILED)
 
 
-def _format_of(out: Path) -> Format:
+def _format_of(out: Path) -> ArrayFormat:
     """Tell the format by the ending of --out; raises DataError."""
     if out.suffix == '.npz':
         raise DataError(
             f"--out is '{out}'; expected a folder, which gets one .npz file for each image, or a "
             '.h5 file'
         )
-    return Format.h5 if out.suffix in HLOC_ENDINGS else Format.npz
+    return ArrayFormat.h5 if out.suffix in HLOC_ENDINGS else ArrayFormat.npz
 
 
 def _extract_one(
-    extractor: Any, item: 'NamedImage', kind: Format, write: Callable[..., None]
+    extractor: Any, item: 'NamedImage', kind: ArrayFormat, write: Callable[..., None]
 ) -> int:
     from ..image import read_image
 
     try:
-        image = read_image(item.path, upright=kind is not Format.h5, all_bits=True)
+        image = read_image(item.path, upright=kind is not ArrayFormat.h5, all_bits=True)
         arrays = extractor.extract(image).numpy()
     except ImageError as error:
         named = str(error) if str(item.path) in str(error) else f"'{item.path}': {error}"
@@ -128,11 +128,11 @@ def _extract_one(
 
 
 @contextmanager
-def _writer(out: Path, kind: Format) -> Iterator[Callable[..., None]]:
+def _writer(out: Path, kind: ArrayFormat) -> Iterator[Callable[..., None]]:
     """Give a function that stores the arrays of one image."""
     from ..io import HlocWriter, write_npz
 
-    if kind is Format.npz:
+    if kind is ArrayFormat.npz:
         _check_folder(out)
         yield lambda name, arrays: write_npz(out / name.with_suffix('.npz'), arrays)
         return

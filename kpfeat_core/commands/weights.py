@@ -12,7 +12,7 @@ from ..errors import WeightsError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..weights.manifest import Verdict
+    from ..weights.manifest import WeightCheck
 
 LIST_EPILOG = examples('kpfeat weights list', 'KPFEAT_WEIGHTS=~/weights kpfeat weights list')
 IMPORT_EPILOG = examples(
@@ -168,7 +168,7 @@ def verify_weights(
         raise WeightsError(f'{len(bad)} of {len(verdicts)} weight files are not as they should be')
 
 
-def _line(verdict: 'Verdict') -> str:
+def _line(verdict: 'WeightCheck') -> str:
     if verdict.problem:
         return f'BAD {verdict.path}: {verdict.problem}'
     licence = verdict.licence or 'no licence noted'

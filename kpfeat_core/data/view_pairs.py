@@ -9,7 +9,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from ..axes import Bool, Float
-from ..geometry import bilinear_neighbours, flat_index, inside
+from ..geometry import bilinear_neighbors, flat_index, inside
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def read_inverse_depth(
     `edge` runs between them (see `depth_edges`): between two surfaces there is no depth.
     """
     height, width = inverse_depth.shape[-2:]
-    pixels, weights = bilinear_neighbours(points, height, width)
+    pixels, weights = bilinear_neighbors(points, height, width)
     index = flat_index(pixels, width)
 
     def read(values: Tensor, corners: list[int]) -> Tensor:

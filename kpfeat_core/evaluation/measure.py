@@ -15,7 +15,7 @@ from ..axes import Bool, Float, Int
 from ..config import MatcherConfig
 from ..features import Features
 from ..geometry import inside
-from ..matching import find_geometry, MutualNearestNeighbour
+from ..matching import find_geometry, MutualNearestNeighbor
 
 THRESHOLDS_PX = tuple(range(1, 11))
 HOMOGRAPHY_PX = (1, 3, 5)
@@ -220,5 +220,5 @@ def _estimate_homography(points0: Tensor, points1: Tensor, protocol: Protocol) -
     return matrix
 
 
-_MATCHER = MutualNearestNeighbour(MatcherConfig(mutual=True))
-_ONE_WAY = MutualNearestNeighbour(MatcherConfig(mutual=False))
+_MATCHER = MutualNearestNeighbor(MatcherConfig(mutual=True))
+_ONE_WAY = MutualNearestNeighbor(MatcherConfig(mutual=False))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..axes import Float
-from ..visualize import score_colours
+from ..visualize import score_colors
 
 POINT_PX = 5.0  # size of a keypoint in the image
 POINTS = 1  # the constant of PointsAnnotation: each point by itself
@@ -28,7 +28,7 @@ def image_annotations(
         messages.Point2(x=x, y=y) for x, y in (keypoints.astype(float) + 0.5).tolist()
     ]
     points.outline_colors = [
-        messages.Color(r=r, g=g, b=b, a=1.0) for r, g, b in (score_colours(scores) / 255).tolist()
+        messages.Color(r=r, g=g, b=b, a=1.0) for r, g, b in (score_colors(scores) / 255).tolist()
     ]
     annotations = messages.ImageAnnotations(points=[points])
     if hasattr(annotations, 'timestamp'):  # newer versions have one for all

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config import ViewConfig
 from ..errors import BadImageError
-from ..image import decode_picture
+from ..image import decode_picture, decoding_problem
 
 FLOAT_SLACK = 1e-3  # resampling and compression overshoot 0..1 by this much, no more
 DARKEST, BRIGHTEST = 0.1, 99.9  # percentiles: a few pixels of every sensor are broken
@@ -220,7 +220,7 @@ def decode_file(
         pixels = None if flat is None else decode_picture(flat, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:  # such as a claimed size beyond OpenCV's limit
         raise BadImageError(
-            'compressed', f"'{name}' image cannot be decoded: {error.err}"
+            'compressed', f"'{name}' image cannot be decoded: {decoding_problem(error)}"
         ) from error
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         raise BadImageError(

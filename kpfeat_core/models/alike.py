@@ -22,7 +22,7 @@ from .base import DenseMaps, Extractor
 from .layers import normalized_conv, strip_rows
 from ..axes import Float
 from ..config import ExtractorConfig, option
-from ..geometry import bilinear_neighbours, flat_index, pixel_grid, sample
+from ..geometry import bilinear_neighbors, flat_index, pixel_grid, sample
 from ..image import upsample_rows
 from ..keypoints import (
     clear_borders,
@@ -172,7 +172,7 @@ class Alike(Extractor):
 
     def describe(self, maps: DenseMaps, found: Keypoints) -> Float[Tensor, 'b n d']:
         """Blend the unit descriptors of the four pixels around each keypoint; unit length."""
-        pixels, weights = bilinear_neighbours(found.keypoints, *maps.descriptor_maps[0].shape[-2:])
+        pixels, weights = bilinear_neighbors(found.keypoints, *maps.descriptor_maps[0].shape[-2:])
         around = self.describe_pixels(maps, pixels.flatten(1, 2))
         around = around.view(*pixels.shape[:3], self.descriptor_dim)
         return F.normalize((around * weights[..., None]).sum(2), dim=-1)

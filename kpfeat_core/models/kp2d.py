@@ -164,8 +164,8 @@ class Kp2d(Extractor):
         """Turn offsets in -1..1 from the centres of the cells into (x, y) pixels."""
         height, width = offsets.shape[-2:]
         cells = pixel_grid(height, width, offsets.device, offsets.dtype)
-        centres = (cells * CELL + HALF_CELL).view(height, width, 2)
-        xy = centres + offsets.permute(0, 2, 3, 1) * (HALF_CELL * self.version.cross_ratio)
+        centers = (cells * CELL + HALF_CELL).view(height, width, 2)
+        xy = centers + offsets.permute(0, 2, 3, 1) * (HALF_CELL * self.version.cross_ratio)
         last = xy.new_tensor([width * CELL - 1, height * CELL - 1])
         return xy.clamp(min=torch.zeros_like(last), max=last)
 

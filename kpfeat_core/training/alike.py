@@ -10,7 +10,7 @@ from .recipe import Recipe
 from ..config import option
 from ..data.view_pairs import read_mask, ViewPairs
 from ..errors import ConfigError
-from ..geometry import bilinear_neighbours, pixel_grid, sample
+from ..geometry import bilinear_neighbors, pixel_grid, sample
 from ..keypoints import Keypoints
 from ..losses import alike as losses
 from ..models.alike import Alike
@@ -156,7 +156,7 @@ class AlikeRecipe(Recipe):
         """Return NRE and reliability of each keypoint of one view."""
         config, extractor = self.config, self.extractor
         height, width = there.maps.score_map.shape[-2:]
-        pixels, weights = bilinear_neighbours(here.warped.detach(), height, width)
+        pixels, weights = bilinear_neighbors(here.warped.detach(), height, width)
         around = extractor.describe_pixels(there.maps, pixels.flatten(1, 2))
         around = around.view(*pixels.shape[:3], -1)
         similarity = (around * here.descriptors[:, :, None]).sum(-1)

@@ -11,7 +11,7 @@ from torch import nn, Tensor
 from ..axes import Float, Int
 from ..data.view_pairs import ViewPairs
 from ..features import Features
-from ..matching import MutualNearestNeighbour
+from ..matching import MutualNearestNeighbor
 from ..models.base import Extractor
 
 MAX_NUM_KEYPOINTS = 512
@@ -68,7 +68,7 @@ def match_pairs(
     extractor = extractor.with_options(
         max_num_keypoints=max_num_keypoints, detection_threshold=0.0, upsample_to=-1
     )
-    matcher = MutualNearestNeighbour()
+    matcher = MutualNearestNeighbor()
     # what mirrors a photograph around it follows the same geometry
     pairs = replace(pairs, valid=torch.ones_like(pairs.valid))
     for b in range(len(pairs)):
@@ -88,7 +88,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(training)
 
 
-def _match(extractor: Extractor, matcher: MutualNearestNeighbour, pair: ViewPairs) -> MatchedPair:
+def _match(extractor: Extractor, matcher: MutualNearestNeighbor, pair: ViewPairs) -> MatchedPair:
     features = tuple(extractor.extract(image) for image in pair.images[:, 0])
     index = matcher.match(*features).pairs().cpu()
     truth = pair.warp(features[0].keypoints.to(pair.images.device), 0)

@@ -13,7 +13,7 @@ MANIFEST = 'manifest.json'
 
 
 @dataclass(frozen=True)
-class Verdict:
+class WeightCheck:
     """What is known about one weight file; `problem` is '' where all is well."""
 
     path: Path
@@ -23,7 +23,7 @@ class Verdict:
     problem: str = ''
 
 
-def verify_file(path: Path | str) -> Verdict:
+def verify_file(path: Path | str) -> WeightCheck:
     """Check that a weight file is complete, finite and fits the model that it names."""
     path = Path(path)
     try:
@@ -32,11 +32,11 @@ def verify_file(path: Path | str) -> Verdict:
             raise WeightsError('it does not say which model it is for')
         load_weights(build_network(metadata['model'], **read_architecture(path)), path)
     except KpfeatError as error:
-        return Verdict(path, problem=str(error))
-    return Verdict(path, metadata['model'], metadata.get('licence', ''), path.stat().st_size)
+        return WeightCheck(path, problem=str(error))
+    return WeightCheck(path, metadata['model'], metadata.get('licence', ''), path.stat().st_size)
 
 
-def verify_bundled(folder: Path = BUNDLED) -> list[Verdict]:
+def verify_bundled(folder: Path = BUNDLED) -> list[WeightCheck]:
     """Check the files of the manifest, their model cards, and that nothing lies there unlisted."""
     manifest = read_manifest(folder)
     found = {path.name for path in folder.glob('*.safetensors')}
@@ -45,7 +45,7 @@ def verify_bundled(folder: Path = BUNDLED) -> list[Verdict]:
     ]
 
 
-def _verify_entry(path: Path, entry: dict | None) -> Verdict:
+def _verify_entry(path: Path, entry: dict | None) -> WeightCheck:
     verdict = verify_file(path)
     if verdict.problem:
         return verdict
@@ -58,7 +58,7 @@ def _verify_entry(path: Path, entry: dict | None) -> Verdict:
         problem = 'it does not name its licence'
     elif not path.with_suffix('.md').is_file():
         problem = f'its model card {path.stem}.md is missing'
-    return Verdict(path, verdict.model, verdict.licence, verdict.size, problem)
+    return WeightCheck(path, verdict.model, verdict.licence, verdict.size, problem)
 
 
 def read_manifest(folder: Path = BUNDLED) -> dict[str, dict]:

@@ -1,6 +1,6 @@
 """ALIKE's losses against the official code's numbers, and their behaviour at the edges."""
 
-from kpfeat_core.geometry import bilinear_neighbours, inside, sample, warp_points
+from kpfeat_core.geometry import bilinear_neighbors, inside, sample, warp_points
 from kpfeat_core.keypoints import Keypoints
 from kpfeat_core.losses import alike as losses
 from kpfeat_core.registry import build_extractor
@@ -51,7 +51,7 @@ def pair(reference):
         view = views[here]
         view['warped'] = warp_points(view['keypoints'], homography)
         view['valid'] = inside(view['warped'], HEIGHT, WIDTH)
-        pixels, weights = bilinear_neighbours(view['warped'], HEIGHT, WIDTH)
+        pixels, weights = bilinear_neighbors(view['warped'], HEIGHT, WIDTH)
         index = (pixels[..., 1] * WIDTH + pixels[..., 0]).long()[0]
         around = views[there]['dense'][0][index][None]
         view['similarity'] = (around * view['descriptors'][:, :, None]).sum(-1)

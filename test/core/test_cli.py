@@ -42,7 +42,7 @@ def test_help_needs_neither_torch_nor_numpy():
 
 @pytest.mark.unchecked  # contexts of newer typers are of another class
 def test_demo_without_ros_says_what_to_do(monkeypatch):
-    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    monkeypatch.setattr('kpfeat_core.cli.find_spec', lambda name: None)
     assert_one_error(run('demo'), 'rclpy', 'make demo')
 
 
@@ -51,7 +51,7 @@ def test_demo_hands_its_arguments_and_exit_code_on(monkeypatch):
     seen = []
     module = type(sys)('kpfeat_ros.demo')
     module.main = lambda words: seen.extend(words) or 4
-    monkeypatch.setattr('importlib.util.find_spec', lambda name: name)
+    monkeypatch.setattr('kpfeat_core.cli.find_spec', lambda name: name)
     monkeypatch.setitem(sys.modules, 'kpfeat_ros.demo', module)
     assert run('demo', '--images', 'drive/', '--rate', '5').exit_code == 4
     assert seen == ['--images', 'drive/', '--rate', '5']

@@ -112,7 +112,11 @@ def test_no_usable_image_at_all_is_an_error(extract, tmp_path):
 
 def test_images_that_would_overwrite_each_other_are_refused(extract, photos, tmp_path):
     result = extract(photos / 'a.png', photos / 'deep/a.png')
-    assert_one_error(result, 'a.png', "would both be stored as 'a'")
+    assert_one_error(result, 'a.png', "would both be stored as 'a'; give the folder above")
+    twins = [tmp_path / name for name in ('a.png', 'a.jpg')]
+    for path in twins:
+        path.write_bytes((photos / 'a.png').read_bytes())
+    assert_one_error(extract(*twins), 'rename one of them', '.h5')
     assert not (tmp_path / 'out').exists()
 
 

@@ -43,3 +43,5 @@ def test_mistakes_in_match_are_one_sentence(photos, weights, words, texts):
 
 def test_match_names_the_image_it_cannot_read(photos, weights):
     assert_one_error(run('match', photos / 'a.png', '/no.png', '-w', weights), "'/no.png'")
+    result = run('match', photos, photos / 'a.png', '-w', weights)
+    assert_one_error(result, f"'{photos}' is a folder, expected an image", 'name one of its files')

@@ -1,6 +1,6 @@
 """Score maps become keypoints."""
 
-from kpfeat_core.geometry import bilinear_neighbours, flat_index
+from kpfeat_core.geometry import bilinear_neighbors, flat_index
 from kpfeat_core.keypoints import (
     best_first,
     clear_borders,
@@ -183,7 +183,7 @@ def test_refinement_passes_gradients_to_the_score_map() -> None:
 
 def test_bilinear_neighbours_blend_to_the_point_and_stay_inside() -> None:
     points = torch.tensor([[[1.25, 2.5], [8.0, 5.0], [0.0, 0.0], [99.0, -3.0], [torch.nan] * 2]])
-    pixels, weights = bilinear_neighbours(points, 6, 9)
+    pixels, weights = bilinear_neighbors(points, 6, 9)
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 5))
     blended = (pixels * weights[..., None]).sum(2)
     torch.testing.assert_close(blended[0, :3], points[0, :3])

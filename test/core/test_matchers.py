@@ -5,7 +5,7 @@ from kpfeat_core.config import MatcherConfig
 from kpfeat_core.errors import ConfigError, ShapeError
 from kpfeat_core.factory import create_matcher
 from kpfeat_core.features import Features
-from kpfeat_core.matching import MutualNearestNeighbour
+from kpfeat_core.matching import MutualNearestNeighbor
 import pytest
 import torch
 import torch.nn.functional as F
@@ -178,7 +178,7 @@ def test_batches_of_different_size_are_refused():
 
 
 def test_with_options_changes_only_what_is_named():
-    matcher = MutualNearestNeighbour(MatcherConfig(min_similarity=0.5))
+    matcher = MutualNearestNeighbor(MatcherConfig(min_similarity=0.5))
     changed = matcher.with_options(ratio_threshold=0.8)
     assert (changed.config.ratio_threshold, changed.config.min_similarity) == (0.8, 0.5)
     assert matcher.config.ratio_threshold == 1.0

@@ -2,7 +2,7 @@
 
 from kpfeat_core.config import MatcherConfig
 from kpfeat_core.features import Features
-from kpfeat_core.matching import match_pair, MutualNearestNeighbour
+from kpfeat_core.matching import match_pair, MutualNearestNeighbor
 import numpy as np
 import torch
 
@@ -22,8 +22,8 @@ def features(order: list[int], shift: float = 0.0) -> Features:
     )
 
 
-def matcher(**options) -> MutualNearestNeighbour:
-    return MutualNearestNeighbour(MatcherConfig(**options))
+def matcher(**options) -> MutualNearestNeighbor:
+    return MutualNearestNeighbor(MatcherConfig(**options))
 
 
 def test_indices_and_coordinates_of_a_match_belong_together() -> None:
