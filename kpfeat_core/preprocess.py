@@ -1,8 +1,8 @@
 """
-Which part of an image an extractor sees, and its keypoints back in pixels of the whole image.
+Images as an extractor is shown them, and its keypoints back in pixels of the whole image.
 
 The order is: region of interest, binning, extraction under the mask, back to pixels of the whole
-image, lens.
+image, removal of the distortion of the lens.
 """
 
 import copy
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Look:
+class Preprocessed:
     """
-    One image as the extractor is to see it.
+    One image as an extractor is shown it.
 
     image: the region of interest, binned: (h, w) or (h, w, 3). mask (h, w): where keypoints may
     lie, in pixels of `image`; None: anywhere. whole_size: width and height of the image that it
@@ -66,11 +66,11 @@ class Look:
         return replace(features, keypoints=keypoints).take(good)
 
 
-class View:
+class Preprocessor:
     """
-    What an extractor is shown of images, and its features in the images' own pixels.
+    Cuts, bins and masks images for an extractor; its features come in the images' own pixels.
 
-    Never changes. calibration: of the images as they come; by default that of the
+    Immutable. calibration: of the images as they come; by default that of the
     calibration_file.
 
     Raises ConfigError and ImageError where a file cannot be read.
@@ -83,13 +83,13 @@ class View:
             self.calibration = read_calibration(config.calibration_file)
         self._mask = read_image(config.mask).any(2) if config.mask else None
 
-    def with_calibration(self, calibration: Calibration) -> 'View':
-        """Return the same view of the images of another camera."""
+    def with_calibration(self, calibration: Calibration) -> 'Preprocessor':
+        """Return the same for the images of another camera."""
         other = copy.copy(self)
         other.calibration = calibration
         return other
 
-    def look(self, image: np.ndarray) -> Look:
+    def apply(self, image: np.ndarray) -> Preprocessed:
         """
         Cut and bin an image (H, W) or (H, W, 3).
 
@@ -99,7 +99,9 @@ class View:
         self._check_mask(width, height)
         calibration = self._calibration_for(width, height)
         mask = None if self._mask is None else self._bin_mask(self._cut(self._mask))
-        return Look(self._bin(self._cut(image)), mask, (width, height), self.config, calibration)
+        return Preprocessed(
+            self._bin(self._cut(image)), mask, (width, height), self.config, calibration
+        )
 
     def extract(self, extractor: 'Extractor', image: np.ndarray) -> Features:
         """
@@ -109,8 +111,8 @@ class View:
 
         Raises ImageError, and its BadImageError where the options do not fit the image.
         """
-        look = self.look(image)
-        return look.finish(extractor.extract(look.image, look.mask))
+        shown = self.apply(image)
+        return shown.finish(extractor.extract(shown.image, shown.mask))
 
     def _cut(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
@@ -142,7 +144,7 @@ class View:
         return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
 
     def _bin_mask(self, mask: Bool[np.ndarray, 'h w']) -> Bool[np.ndarray, 'h2 w2']:
-        """Show the bins of which all pixels are shown."""
+        """Return the mask of the bins of which all pixels are shown."""
         binning = self.config.binning
         height, width = (side // binning for side in mask.shape)
         whole = mask[: height * binning, : width * binning]
@@ -174,3 +176,6 @@ class View:
                 'this size, or let the driver fill in roi and binning of camera_info',
             )
         return self.calibration
+
+
+View, Look, Preprocessor.look = Preprocessor, Preprocessed, Preprocessor.apply

@@ -15,7 +15,7 @@ from kpfeat_core.messages.conversions import (
     fill_features,
 )
 from kpfeat_core.messages.encodings import spans_little
-from kpfeat_core.preprocess import Look, View
+from kpfeat_core.preprocess import Preprocessed, Preprocessor
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -32,7 +32,7 @@ class Shot(NamedTuple):
 
     stream: Stream | None
     header: Any
-    look: Look
+    look: Preprocessed
     features: Any = None
     model: str = ''
 
@@ -74,7 +74,7 @@ class ExtractorNode(KpfeatNode):
         super().load()
         self.options = self.parameters.read(ExtractorNodeOptions, self._use_options)
         self.cameras = split_names('cameras', self.options.cameras)
-        self.view = View(self.parameters.read(ViewConfig, self._use_view))
+        self.view = Preprocessor(self.parameters.read(ViewConfig, self._use_view))
         self.model.load()
         unknown = self.parameters.unknown()
         if unknown:
@@ -156,7 +156,7 @@ class ExtractorNode(KpfeatNode):
         self._use_batches()
 
     def _use_view(self, config: ViewConfig) -> None:
-        self.view = View(config)
+        self.view = Preprocessor(config)
 
     def on_image(self, stream: Stream, message: Image | CompressedImage) -> None:
         """Hand the image to the worker, if anybody wants features."""
@@ -206,7 +206,7 @@ class ExtractorNode(KpfeatNode):
         image = image_to_array(message, view.config.pixel_bits)
         if stream is not None and spans_little(image):
             self._note_contrast(stream)
-        return Shot(stream, message.header, view.look(image))
+        return Shot(stream, message.header, view.apply(image))
 
     def _note_contrast(self, stream: Stream) -> None:
         self.statistics.count('low_contrast', source=stream.source)

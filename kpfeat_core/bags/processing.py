@@ -20,7 +20,7 @@ from ..messages.conversions import (
     image_to_array,
 )
 from ..messages.definitions import empty_message, FEATURES, to_cdr
-from ..preprocess import Look, View
+from ..preprocess import Preprocessed, Preprocessor
 
 if TYPE_CHECKING:
     from ..features import Features
@@ -41,7 +41,7 @@ class Shot(NamedTuple):
     record: Record
     header: Any = None
     image: np.ndarray | None = None
-    look: Look | None = None
+    look: Preprocessed | None = None
     problem: tuple[str, str] | None = None
 
 
@@ -64,7 +64,7 @@ class Shots:
     ) -> None:
         self._reader, self._topics, self._stride = reader, topics, stride
         self._whole = whole or reader
-        self._view = View(config)
+        self._view = Preprocessor(config)
         names = {sibling(topic.name, 'camera_info') for topic in topics}
         known = [t for t in self._whole.topics if t.name in names and t.msgtype == CAMERA_INFO]
         self.infos = known
@@ -76,7 +76,7 @@ class Shots:
         with ThreadPoolExecutor(DECODERS, 'kpfeat decoder') as pool:
             yield from ahead(_decode, chosen, pool, 2 * DECODERS)
 
-    def _chosen(self, start: int, stop: int) -> Iterator[tuple[int, Record, View]]:
+    def _chosen(self, start: int, stop: int) -> Iterator[tuple[int, Record, Preprocessor]]:
         """Yield index, image and view; the view knows the newest camera_info, or the first."""
         first = self.first_calibrations()
         views = {topic: self._view_by(record) for topic, record in first.items()}
@@ -111,21 +111,21 @@ class Shots:
                 found[info.name] = record
         return found
 
-    def _view_by(self, record: Record) -> View:
+    def _view_by(self, record: Record) -> Preprocessor:
         try:
             return self._view.with_calibration(camera_info_to_calibration(decode(record)))
         except KpfeatError:  # images then say that there is no calibration
             return self._view
 
 
-def _decode(chosen: tuple[int, Record, View]) -> Shot:
+def _decode(chosen: tuple[int, Record, Preprocessor]) -> Shot:
     index, record, view = chosen
     header = None
     try:
         message = decode(record)
         header = message.header
         image = image_to_array(message, view.config.pixel_bits)
-        return Shot(index, record, header, image, view.look(image))
+        return Shot(index, record, header, image, view.apply(image))
     except BadImageError as error:
         return Shot(index, record, header, problem=(error.kind, str(error)))
 
@@ -161,7 +161,7 @@ def _extract(extractor: 'Extractor', shots: list[Shot]) -> list[Found]:
     return [Found(shot, next(found) if shot.look else None) for shot in shots]
 
 
-def _features_of(extractor: 'Extractor', looks: list[Look]) -> list['Features']:
+def _features_of(extractor: 'Extractor', looks: list[Preprocessed]) -> list['Features']:
     if not looks:
         return []
     found = extractor.extract([look.image for look in looks], [look.mask for look in looks])

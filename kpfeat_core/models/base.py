@@ -226,7 +226,7 @@ class Extractor(nn.Module):
         return merge_levels(levels, self.config.max_num_keypoints)
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the (height, width) at which an image is looked at, as the options say."""
+        """Return the (height, width) at which an image is worked on, as the options say."""
         if self.config.resize < 0:
             long_side = max(height, width)
             larger = min(self.config.upsample_to, MOST_ENLARGED * long_side)

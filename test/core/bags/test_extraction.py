@@ -18,7 +18,7 @@ from kpfeat_core.factory import create_extractor
 from kpfeat_core.io import read_npz
 from kpfeat_core.messages.conversions import camera_info_to_calibration, message_to_features
 from kpfeat_core.messages.definitions import FEATURES
-from kpfeat_core.preprocess import View
+from kpfeat_core.preprocess import Preprocessor
 from made_bags import (
     camera_info,
     compressed,
@@ -229,7 +229,7 @@ def test_options_of_the_view_apply_as_in_the_nodes(extract, extractor, tmp_path)
     assert len(records) == COUNT  # the first calibration also serves the images before it
     for index, focal in ((0, 50), (3, 50), (7, 60)):
         calibration = camera_info_to_calibration(camera_info(0, focal).message)
-        view = View(config, calibration)
+        view = Preprocessor(config, calibration)
         expected = view.extract(extractor, pictures(COUNT)[index])
         assert_same(message_to_features(decode(records[index])), expected)
 

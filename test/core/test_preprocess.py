@@ -5,7 +5,7 @@ from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import BadImageError, ConfigError, ImageError
 from kpfeat_core.features import Features
 from kpfeat_core.image import write_image
-from kpfeat_core.preprocess import View
+from kpfeat_core.preprocess import Preprocessor
 from kpfeat_core.registry import build_extractor
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def dots(*pixels: tuple[int, int], size: int = 1) -> np.ndarray:
 
 
 def keypoints(image: np.ndarray, calibration: Calibration | None = None, **options) -> list:
-    view = View(ViewConfig(**options), calibration)
+    view = Preprocessor(ViewConfig(**options), calibration)
     features = view.extract(BrightPixels(), image)
     assert features.image_size.tolist() == [[64, 48]]
     assert features.descriptors.shape[:2] == features.keypoints.shape[:2]
@@ -54,7 +54,7 @@ def keypoints(image: np.ndarray, calibration: Calibration | None = None, **optio
 
 def test_whole_image_passes_as_it_is() -> None:
     extractor, image = BrightPixels(), dots((3, 4))
-    View(ViewConfig()).extract(extractor, image)
+    Preprocessor(ViewConfig()).extract(extractor, image)
     assert np.array_equal(extractor.seen, image)
 
 
@@ -78,7 +78,7 @@ def test_binned_keypoints_are_exact_to_the_half_pixel(binning) -> None:
 def test_binning_averages_and_leaves_out_what_fills_no_bin() -> None:
     extractor = BrightPixels()
     image = np.arange(48 * 64, dtype=np.float32).reshape(48, 64) / 4096
-    View(ViewConfig(binning=5)).extract(extractor, image)
+    Preprocessor(ViewConfig(binning=5)).extract(extractor, image)
     expected = image[:45, :60].reshape(9, 5, 12, 5).mean((1, 3))
     assert np.allclose(extractor.seen, expected, atol=1e-6)
 
@@ -86,7 +86,7 @@ def test_binning_averages_and_leaves_out_what_fills_no_bin() -> None:
 def test_scales_grow_with_binning() -> None:
     extractor = BrightPixels()
     extractor.scales = True
-    features = View(ViewConfig(binning=2)).extract(extractor, dots((4, 4), size=2))
+    features = Preprocessor(ViewConfig(binning=2)).extract(extractor, dots((4, 4), size=2))
     assert features.scales.tolist() == [[2.0]]
 
 
@@ -130,13 +130,13 @@ def test_mask_is_in_pixels_of_the_whole_image(mask) -> None:
 
 def test_mask_of_another_size_is_refused_with_both_sizes(mask) -> None:
     with pytest.raises(BadImageError, match='is of 64x48 pixels, expected 20x30') as error:
-        View(ViewConfig(mask=mask)).extract(BrightPixels(), np.zeros((30, 20), np.uint8))
+        Preprocessor(ViewConfig(mask=mask)).extract(BrightPixels(), np.zeros((30, 20), np.uint8))
     assert error.value.kind == 'mask'
 
 
 def test_mask_that_cannot_be_read_is_refused_at_once() -> None:
     with pytest.raises(ImageError, match="there is no file '/no/mask.png'"):
-        View(ViewConfig(mask='/no/mask.png'))
+        Preprocessor(ViewConfig(mask='/no/mask.png'))
 
 
 def test_undistorted_keypoints_leave_the_centre_and_move_outwards() -> None:
@@ -166,14 +166,14 @@ def test_undistorting_waits_for_a_calibration_and_says_so() -> None:
 
 
 def test_calibration_of_another_size_is_refused() -> None:
-    view = View(ViewConfig(undistort=True)).with_calibration(LENS)
+    view = Preprocessor(ViewConfig(undistort=True)).with_calibration(LENS)
     with pytest.raises(BadImageError, match='images of 64x48, got one of 20x30'):
         view.extract(BrightPixels(), np.zeros((30, 20), np.uint8))
 
 
 def test_calibration_file_that_is_not_there_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match='/no/left.yaml'):
-        View(ViewConfig(undistort=True, calibration_file='/no/left.yaml'))
+        Preprocessor(ViewConfig(undistort=True, calibration_file='/no/left.yaml'))
 
 
 def test_image_without_keypoints_passes_through_everything(mask) -> None:
@@ -181,7 +181,7 @@ def test_image_without_keypoints_passes_through_everything(mask) -> None:
 
 
 def test_hidden_bins_are_those_with_any_hidden_pixel(mask) -> None:
-    look = View(ViewConfig(mask=mask, binning=3, roi_x_offset=1)).look(dots())
+    look = Preprocessor(ViewConfig(mask=mask, binning=3, roi_x_offset=1)).apply(dots())
     assert look.mask.shape == look.image.shape[:2] == (16, 21)
     assert look.mask.all(0).tolist() == [False] * 11 + [True] * 10  # bin 10 has pixels 31 to 33
 
@@ -195,8 +195,8 @@ def test_the_best_keypoints_are_chosen_where_the_mask_shows_the_image(tmp_path) 
     torch.manual_seed(0)
     extractor = build_extractor('alike-t', max_num_keypoints=30).eval()
     options = {'roi_x_offset': 51, 'roi_y_offset': 17, 'binning': 2}
-    plain = View(ViewConfig(**options)).extract(extractor, image)
-    masked = View(ViewConfig(**options, mask=str(tmp_path / 'corner.png')))
+    plain = Preprocessor(ViewConfig(**options)).extract(extractor, image)
+    masked = Preprocessor(ViewConfig(**options, mask=str(tmp_path / 'corner.png')))
     found = masked.extract(extractor, image)
     hidden = (plain.keypoints[0] < torch.tensor([170.0, 120.0])).any(1)
     assert hidden.sum() > 10
@@ -209,8 +209,8 @@ def test_looks_of_several_images_are_extracted_together_and_finished_one_by_one(
     extractor = build_extractor('alike-t', max_num_keypoints=9).eval()
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(2)]
-    views = [View(ViewConfig(mask=mask)), View(ViewConfig(roi_x_offset=20), LENS)]
-    looks = [view.look(image) for view, image in zip(views, images, strict=True)]
+    views = [Preprocessor(ViewConfig(mask=mask)), Preprocessor(ViewConfig(roi_x_offset=20), LENS)]
+    looks = [view.apply(image) for view, image in zip(views, images, strict=True)]
     features = extractor.extract([x.image for x in looks], [x.mask for x in looks])
     for b, (view, image) in enumerate(zip(views, images, strict=True)):
         expected = view.extract(extractor, image).numpy()
