@@ -20,7 +20,9 @@ help:  ## show this list
 demo:  ## run the nodes on a moving camera; make demo ARGS="--images DIR" for your own
 	@$(JAZZY) python -m kpfeat_ros.demo $(ARGS)
 
-test: test-jazzy test-kilted  ## run every test on ROS 2 Jazzy, then those of the nodes on Kilted
+test:  ## run every test on ROS 2 Jazzy, then those of the nodes on Kilted
+	@code=0; for each in jazzy kilted; do $(MAKE) --no-print-directory test-$$each || code=$$?; \
+	done; exit $$code
 
 test-jazzy:  ## run every test on Jazzy; make test-jazzy ARGS="-k words" for some
 	@echo 'kpfeat: tests on ROS 2 Jazzy'

@@ -25,12 +25,11 @@ from kpfeat.msg import Features, Matches
 from kpfeat_core.benchmarking.measures import synchronize
 from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.factory import create_extractor
-from kpfeat_core.messages.conversions import fill_image
+from kpfeat_core.messages.conversions import fill_image, stamp_ns
 from kpfeat_core.virtual_camera import VirtualCamera
-from kpfeat_ros.bringup import composed_arguments, LaunchOptions, plan_nodes
-from kpfeat_ros.demo import Children
-from kpfeat_ros.frames import stamp_ns
-from kpfeat_ros.qos import RELIABLE
+from kpfeat_ros.bringup import composed_arguments, plan_nodes, ProcessGroup
+from kpfeat_ros.endpoints import RELIABLE
+from kpfeat_ros.options import LaunchOptions
 import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -246,14 +245,14 @@ class Rig:
     def __init__(self, setting: Setting, arrangements: Sequence[str], logs: Path) -> None:
         self._setting = setting
         self._arrangements = arrangements
-        self._children = Children(logs)
+        self._processes = ProcessGroup(logs)
 
     def __enter__(self) -> 'Rig':
         with ExitStack() as stack:  # what has started is stopped whatever fails, or is interrupted
-            stack.enter_context(self._children)
+            stack.enter_context(self._processes)
             for arrangement in self._arrangements:
                 for command in commands(arrangement, self._setting):
-                    self._children.start(command)
+                    self._processes.start(command)
             self._camera = stack.enter_context(closing(Helper(play_camera)))
             self._loop = stack.enter_context(closing(Helper(extract_alone, self._setting)))
             self._receiver = Receiver(self._arrangements)
@@ -314,5 +313,5 @@ class Rig:
             if time.monotonic() > end:
                 return False
             self._executor.spin_once(timeout_sec=0.05)
-            self._children.check()
+            self._processes.check()
         return True

@@ -110,6 +110,11 @@ def at_distance(
     return distance * np.concatenate([directions, np.ones((len(directions), 1))], 1)
 
 
+def width_at(calibration: Calibration, pixels: float, distance: float) -> float:
+    """Return how wide something is, in the unit of distance, that is so many pixels wide."""
+    return pixels * distance / float(calibration.matrix[0, 0])
+
+
 def with_depth(
     calibration: Calibration, points: Float[np.ndarray, 'n 2'], depth: Float[np.ndarray, 'h w']
 ) -> tuple[Float[np.ndarray, 'm 3'], Int[np.ndarray, ' m']]:

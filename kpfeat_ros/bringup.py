@@ -1,7 +1,12 @@
-"""Processes that are started and stopped together; free of ROS."""
+"""
+Which nodes are started for which options, and processes that start and stop together.
+
+Free of ROS, and quick to import: the launch file does.
+"""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 import importlib
 import os
@@ -12,14 +17,51 @@ import sys
 import time
 from typing import Any
 
-from kpfeat_core.config import option
-from kpfeat_core.errors import ConfigError
+from kpfeat_core.config import describe
+from kpfeat_core.errors import ConfigError, KpfeatError
 
-from .options import split_names
+from .options import CHOSEN, LaunchOptions, split_names
 
 # Ctrl-C, `kill`, and a terminal or ssh connection that is closed
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_TIMEOUT_S = 10.0  # on a busy machine a node may take more than five
+USER_ERROR = 2  # the exit code of a node if the user asked for the impossible
+
+
+@contextmanager
+def interrupted_later() -> Iterator[None]:
+    """
+    Let signals that end a program wait: one inside Popen would lose the process it started.
+
+    A process started meanwhile hears SIGINT also where this one ignores it, as the background
+    jobs of a shell do: it is how it is asked to stop.
+    """
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in ENDING}
+    held = {
+        number: handler
+        for number, handler in before.items()
+        if callable(handler) or (number, handler) == (signal.SIGINT, signal.SIG_IGN)
+    }
+    for number in held:
+        signal.signal(number, lambda got, _: came.append(got))
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+def start_process(command: Sequence[str], **streams: Any) -> subprocess.Popen:
+    """
+    Start a command from the main thread, in a session of its own.
+
+    Ctrl-C reaches it once, from this program and not from the terminal, and in order.
+    """
+    with interrupted_later():
+        return subprocess.Popen(command, start_new_session=True, **streams)
 
 
 def run_processes(commands: Sequence[Sequence[str]]) -> int:
@@ -31,8 +73,7 @@ def run_processes(commands: Sequence[Sequence[str]]) -> int:
     asked: list[int] = []  # signals that came; a second one must not cut the stopping short
     heeded = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]  # nohup
     before = {number: signal.signal(number, lambda got, _: asked.append(got)) for number in heeded}
-    # each in a session of its own: Ctrl-C reaches them once, from here, not twice
-    processes = [subprocess.Popen(command, start_new_session=True) for command in commands]
+    processes = [start_process(command) for command in commands]
     while not asked and all(process.poll() is None for process in processes):
         time.sleep(0.05)
     first = next((code for code in (p.poll() for p in processes) if code is not None), 0)
@@ -55,45 +96,59 @@ def stop_processes(processes: Sequence[subprocess.Popen]) -> list[int]:
     return [process.wait() for process in processes]
 
 
-@dataclass(frozen=True)
-class LaunchOptions:
-    """What can be chosen at start; an empty text leaves it to the parameter file."""
+class NodeEndedError(KpfeatError):
+    """A node process that ended although nobody stopped it; `code` is its exit code."""
 
-    model: str = option('', 'name of the extractor, such as alike-t')
-    weights: str = option('', 'weight file of the model')
-    image: str = option('image', 'topic with the images of the camera')
-    image_transport: str = option('', 'raw, or compressed for what is on image/compressed')
-    depth: str = option(
-        'depth', 'topic with depth images, pixel by pixel those of image, for keypoint_cloud'
-    )
-    cameras: str = option(
-        '',
-        'names of several cameras, such as left,right: each gets its nodes and topics in a '
-        'namespace of its name, where image is looked for too',
-    )
-    pairs: str = option(
-        '',
-        'cameras that are matched with each other, such as left-right or left-right,left-rear; '
-        'the matches of the first are on left_right/matches',
-    )
-    one_extractor: bool = option(
-        False, 'one extractor for all cameras, which can work on several images together'
-    )
-    params_file: str = option(
-        '', 'parameter file with what is to differ from the one that kpfeat installs'
-    )
-    composed: bool = option(False, 'all nodes in one process')
-    device: str = option('', 'where the network runs: cpu, cuda, cuda:1 or auto')
-    namespace: str = option('', 'namespace of nodes and topics')
-    use_sim_time: bool = option(False, "take the time from /clock, such as a bag player's")
+    def __init__(self, sentence: str, code: int) -> None:
+        super().__init__(sentence)
+        self.code = code
 
 
-# what of it are parameters of each node
-CHOSEN = {
-    'extractor': ('model', 'weights', 'device', 'image_transport', 'use_sim_time'),
-    'matcher': ('use_sim_time',),
-    'overlay': ('image_transport', 'use_sim_time'),
-}
+class ProcessGroup:
+    """Processes of nodes, each with a log; a context manager that stops those that run."""
+
+    def __init__(self, log_folder: Path) -> None:
+        self._folder = log_folder
+        self._running: dict[str, subprocess.Popen] = {}
+
+    def __enter__(self) -> 'ProcessGroup':
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        stop_processes(list(self._running.values()))
+
+    def start(self, plan: 'NodePlan') -> None:
+        """Start the process of a node; from the main thread."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self.log(plan.name).open('wb') as log:
+            self._running[plan.name] = start_process(
+                plan.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def log(self, name: str) -> Path:
+        """Return the file with all that a node wrote."""
+        return self._folder / f'{name}.log'
+
+    def check(self) -> None:
+        """Raise NodeEndedError, with its last line, if a process has ended by itself."""
+        for name, process in self._running.items():
+            code = process.poll()
+            if code is None:
+                continue
+            said = last_line(self.log(name))
+            if code == USER_ERROR and said.startswith('error: '):
+                raise NodeEndedError(f'the {name} node says: {said.removeprefix("error: ")}', code)
+            how = f'was killed by signal {-code}' if code < 0 else f'ended with code {code}'
+            raise NodeEndedError(
+                f"the {name} node {how}; its last words: '{said}'; all of them: {self.log(name)}",
+                code,
+            )
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that is not empty; '' if there is none."""
+    lines = log.read_text(errors='replace').splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), '')
 
 
 @dataclass(frozen=True)
@@ -254,12 +309,9 @@ def composed_arguments(options: LaunchOptions) -> list[str]:
 
 
 def _changed(options: LaunchOptions) -> dict[str, Any]:
-    values = {f.name: getattr(options, f.name) for f in fields(options) if f.name != 'composed'}
-    return {name: value for name, value in values.items() if value != _default(name)}
-
-
-def _default(name: str) -> Any:
-    return next(field.default for field in fields(LaunchOptions) if field.name == name)
+    values = vars(options).items()
+    usual = vars(LaunchOptions())
+    return {k: value for k, value in values if k != 'composed' and value != usual[k]}
 
 
 def options_from_texts(texts: dict[str, str], around: str = '') -> LaunchOptions:
@@ -281,9 +333,26 @@ def options_from_texts(texts: dict[str, str], around: str = '') -> LaunchOptions
 def launch_arguments() -> list[tuple[str, str, str]]:
     """Return name, default as text and description of each launch argument."""
     return [
-        (field.name, str(field.default).lower(), field.metadata['help'])
-        for field in fields(LaunchOptions)
+        (option.name, str(option.default).lower(), option.help)
+        for option in map(describe, fields(LaunchOptions))
     ]
+
+
+def add_flags(parser: argparse.ArgumentParser, cls: type, **renamed: str) -> None:
+    """Give a parser a flag for each option of a dataclass; renamed: of options, their flags."""
+    for option in map(describe, fields(cls)):
+        flag = renamed.get(option.name, f'--{option.name.replace("_", "-")}')
+        kind: dict[str, Any] = {'type': option.kind, 'metavar': option.name.upper()}
+        if option.kind is bool:
+            kind = {'action': argparse.BooleanOptionalAction}
+        shown = (
+            ''
+            if option.kind is bool or option.default in ('', -1)
+            else f' (default {option.default})'
+        )
+        parser.add_argument(
+            flag, dest=option.name, default=option.default, help=option.help + shown, **kind
+        )
 
 
 def run_composed(plans: Sequence[NodePlan], ros_arguments: Sequence[str] = ()) -> int:
@@ -311,12 +380,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[LaunchOptions, list[str]]
         description='Start extractor, matcher and overlay node, for each camera.',
         epilog='example: python -m kpfeat_ros.bringup --composed --image /camera/image_raw',
     )
-    for field in fields(LaunchOptions):
-        flag = f'--{field.name.replace("_", "-")}'
-        if isinstance(field.default, bool):
-            parser.add_argument(flag, action='store_true', help=field.metadata['help'])
-        else:
-            parser.add_argument(flag, default=field.default, help=field.metadata['help'])
+    add_flags(parser, LaunchOptions)
     return LaunchOptions(**vars(parser.parse_args(own))), ros
 
 

@@ -16,7 +16,7 @@ from kpfeat_core.sources import create_source, SourceConfig
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from .node import KpfeatNode, offer_reset, run
+from .node import KpfeatNode, run
 from .options import CameraNodeOptions
 
 TOPIC, INFO_TOPIC = 'camera/image_raw', 'camera/camera_info'
@@ -41,29 +41,28 @@ class CameraNode(KpfeatNode):
         self.parameters.declare(CameraNodeOptions)
         self.parameters.declare(SourceConfig)
 
-    def load(self) -> None:
+    def configure(self) -> None:
         """Open the source."""
-        super().load()
+        super().configure()
         self.options = self.parameters.read(CameraNodeOptions, self._use_options)
         self.source = create_source(self.parameters.read(SourceConfig))
         self.input_topics = {'': self.source.name}
 
-    def begin(self) -> None:
+    def activate(self) -> None:
         """Start sending."""
-        super().begin()
-        self.images, self.infos = self.publish_on(Image, TOPIC), None
+        super().activate()
+        self.images, self.infos = self.advertise(Image, TOPIC), None
         if self.source.calibration is not None:
-            self.infos = self.publish_on(CameraInfo, self.camera_info_topic(TOPIC, INFO_TOPIC))
-        offer_reset(self)
+            self.infos = self.advertise(CameraInfo, self.camera_info_topic(TOPIC, INFO_TOPIC))
         self.poll(1 / self.source.rate_hz, self._send)
         self.get_logger().info(
             f"{self.source.name}: {self.source.rate_hz:g} Hz on '{self.images.topic_name}'"
         )
 
-    def unload(self) -> None:
+    def cleanup(self) -> None:
         """Close the source."""
         self.source = None
-        super().unload()
+        super().cleanup()
 
     def _use_options(self, options: CameraNodeOptions) -> None:
         self.options = options
@@ -80,7 +79,7 @@ class CameraNode(KpfeatNode):
         try:
             picture = self.source.next(now.nanoseconds)
         except ImageError as error:
-            self.note_error('image', error, self.statistics.fail('image'))
+            self.count_failure('image', error)
             return
         if picture is None:
             self.get_logger().info('the last image was sent')

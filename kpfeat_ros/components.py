@@ -164,7 +164,7 @@ FLAGS = (  # extra arguments that the container of rclcpp knows
 OF_NODES = inspect.signature(Node).parameters  # those of this distribution
 
 
-class Loaded(NamedTuple):
+class LoadResult(NamedTuple):
     """What came of a request to load a node; the name and the id of one that failed are empty."""
 
     success: bool
@@ -201,7 +201,7 @@ class ComponentManager:
         log_level: int = 0,
         extra_arguments: Mapping[str, Any] | None = None,
         arguments: Sequence[str] = (),
-    ) -> Loaded:
+    ) -> LoadResult:
         """
         Make a node and spin it; whatever goes wrong is said in the answer.
 
@@ -244,7 +244,7 @@ class ComponentManager:
         node = None
         self._forget_level(levelled)
         release_memory()  # of what was loaded before it failed
-        return Loaded(False, sentence)
+        return LoadResult(False, sentence)
 
     def unload(self, unique_id: int) -> tuple[bool, str]:
         """Destroy a node; gives success, and what is wrong otherwise."""
@@ -291,7 +291,7 @@ class ComponentManager:
         for unique_id, _ in reversed(self.list()):
             self.unload(unique_id)
 
-    def _add(self, node: Node, level: LoggingSeverity) -> Loaded:
+    def _add(self, node: Node, level: LoggingSeverity) -> LoadResult:
         full_name = node.get_fully_qualified_name()
         self._check_free(full_name)
         self._set_level(full_name, level)
@@ -302,7 +302,7 @@ class ComponentManager:
             self._last_id += 1
             self._nodes[self._last_id] = node
             executor.add_node(node)
-            return Loaded(True, '', full_name, self._last_id)
+            return LoadResult(True, '', full_name, self._last_id)
 
     def _check_free(self, full_name: str) -> None:
         taken = {known: unique_id for unique_id, known in self.list()}

@@ -7,11 +7,9 @@ the start: `[NAME=]kpfeat::ExtractorNode`, or `[NAME=]module:Class` of any packa
 the remappings and parameter files of the command line.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-import queue
 import sys
-import threading
 from typing import Any
 
 from kpfeat_core.errors import ConfigError
@@ -20,12 +18,11 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.task import Future
 
-from .components import ComponentManager, Loaded
+from .components import ComponentManager, LoadResult
 from .model import release_memory
 from .node import run
-from .worker import THREAD_NAME
+from .worker import Requests
 
 try:
     from composition_interfaces.srv import ListNodes, LoadNode, UnloadNode
@@ -54,7 +51,7 @@ class ComponentContainer(Node):
         """Take nodes to start with, and the ROS arguments that they follow."""
         super().__init__('ComponentManager', **options)
         self.manager = ComponentManager(self)
-        self._loader = Loader()
+        self._loading = Requests(self, lambda call: call())
         self._arguments = without_names(arguments)
         about = 'nodes to start with, each [NAME=]PLUGIN, such as kpfeat::ExtractorNode'
         descriptor = ParameterDescriptor(description=about, read_only=True)
@@ -87,7 +84,7 @@ class ComponentContainer(Node):
 
     async def on_load(self, request: Any, response: Any) -> Any:
         """Load a node, off the executor's thread."""
-        loaded = await self._later(
+        loaded = await self._loading.answer(
             partial(
                 self.manager.load,
                 request.package_name,
@@ -110,11 +107,11 @@ class ComponentContainer(Node):
 
     async def on_unload(self, request: Any, response: Any) -> Any:
         """Destroy a node, once what it works on is done."""
-        there = await self._later(partial(self.manager.stop_work, request.unique_id))
+        there = await self._loading.answer(partial(self.manager.stop_work, request.unique_id))
         response.success, response.error_message = self.manager.unload(request.unique_id)
         if response.success:
             self.get_logger().info(f'unloaded node {request.unique_id}')
-            self._loader.submit(partial(release_memory, there))
+            self.executor.create_task(self._loading.answer, partial(release_memory, there))
         else:
             self.get_logger().warning(response.error_message)
         return response
@@ -132,19 +129,12 @@ class ComponentContainer(Node):
         for component in self._components:
             name, _, plugin = component.rpartition('=')
             load = partial(self.manager.load, package_of(plugin), plugin, name)
-            loaded = await self._later(partial(load, arguments=self._arguments))
+            loaded = await self._loading.answer(partial(load, arguments=self._arguments))
             if not loaded.success:
                 raise ConfigError(loaded.error)
             self._note(loaded)
 
-    def _later(self, call: Callable[[], Any]) -> Future:
-        """Call off the executor's thread; gives what to await."""
-        future = Future(executor=self.executor)
-        future.add_done_callback(lambda _: None)  # a task, which wakes the executor
-        self._loader.submit(lambda: future.set_result(call()))
-        return future
-
-    def _note(self, loaded: Loaded) -> None:
+    def _note(self, loaded: LoadResult) -> None:
         if loaded.success:
             what = f"loaded '{loaded.full_node_name}' as node {loaded.unique_id}"
             self.get_logger().info(what)
@@ -158,33 +148,8 @@ class ComponentContainer(Node):
     def destroy_node(self) -> None:
         """Destroy all nodes, then this one."""
         self.manager.close()
-        self._loader.stop(STOP_TIMEOUT_S)
+        self._loading.close(timeout_s=STOP_TIMEOUT_S)
         super().destroy_node()
-
-
-class Loader:
-    """A thread that does one job after the other."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue = queue.SimpleQueue()
-        # daemon, and named as workers: what it loads must not hold up the end of the process
-        self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
-        self._thread.start()
-
-    def submit(self, job: Callable[[], object]) -> None:
-        """Do a job when those before are done."""
-        self._jobs.put(job)
-
-    def stop(self, timeout_s: float) -> bool:
-        """End after the jobs so far; false if they take too long, then they are abandoned."""
-        self._jobs.put(None)
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-            del job  # it may hold what is to be freed
 
 
 def package_of(plugin: str) -> str:

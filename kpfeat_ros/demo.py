@@ -1,15 +1,13 @@
-"""Node processes that end with the program that started them; free of ROS."""
+"""The demo: camera, extractor, matcher and overlay as processes, and what they achieve."""
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 import importlib.util
 import json
 import os
 from pathlib import Path
 import signal
-import subprocess
 import sys
 import time
 from typing import Any, TYPE_CHECKING
@@ -20,93 +18,19 @@ from kpfeat_core.sources import create_source, ImageSource, SourceConfig
 from rich.console import Console
 from rich.table import Table
 
-from .bringup import ENDING, find_config, LaunchOptions, NodePlan, plan_nodes, stop_processes
+from .bringup import (
+    add_flags,
+    find_config,
+    NodeEndedError,
+    NodePlan,
+    plan_nodes,
+    ProcessGroup,
+    USER_ERROR,
+)
+from .options import LaunchOptions
 
 if TYPE_CHECKING:
     from .observer import Observer
-
-USER_ERROR = 2  # what a node ends with if the user asked for the impossible
-
-
-class NodeEndedError(KpfeatError):
-    """A node process that ended although nobody stopped it; `code` is its exit code."""
-
-    def __init__(self, sentence: str, code: int) -> None:
-        super().__init__(sentence)
-        self.code = code
-
-
-@contextmanager
-def interrupted_later() -> Iterator[None]:
-    """Let signals that end a program wait: one inside Popen would lose the process it started."""
-    came: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in ENDING}
-    heeded = {number: handler for number, handler in handlers.items() if callable(handler)}
-    for number in heeded:
-        signal.signal(number, lambda got, _: came.append(got))
-    try:
-        yield
-    finally:
-        for number, handler in heeded.items():
-            signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
-
-
-class Children:
-    """
-    Processes of nodes, each with a log file; a context manager that stops what still runs.
-
-    Each is in a session of its own, so that Ctrl-C reaches them from here only, and in order.
-    """
-
-    def __init__(self, log_folder: Path) -> None:
-        self._folder = log_folder
-        self._running: dict[str, subprocess.Popen] = {}
-
-    def __enter__(self) -> 'Children':
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        stop_processes(list(self._running.values()))
-
-    def start(self, plan: NodePlan) -> None:
-        """Start the process of a node; from the main thread."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with self.log(plan.name).open('wb') as log, interrupted_later():
-            self._running[plan.name] = subprocess.Popen(
-                plan.command(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def log(self, name: str) -> Path:
-        """Return the file with all that a node wrote."""
-        return self._folder / f'{name}.log'
-
-    def check(self) -> None:
-        """Raise NodeEndedError if a process has ended by itself, with the last it had to say."""
-        for name, process in self._running.items():
-            code = process.poll()
-            if code is None:
-                continue
-            said = last_line(self.log(name))
-            if code == USER_ERROR and said.startswith('error: '):
-                raise NodeEndedError(f'the {name} node says: {said.removeprefix("error: ")}', code)
-            how = f'was killed by signal {-code}' if code < 0 else f'ended with code {code}'
-            raise NodeEndedError(
-                f"the {name} node {how}; its last words: '{said}'; all of them: {self.log(name)}",
-                code,
-            )
-
-
-def last_line(log: Path) -> str:
-    """Return the last line of a log that is not empty; '' if there is none."""
-    lines = log.read_text(errors='replace').splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), '')
-
 
 TOPIC = '/camera/image_raw'
 READY_TIMEOUT_S = 120.0  # until all nodes have loaded, on a slow machine with cold files
@@ -149,18 +73,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[DemoOptions, SourceConfig]:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    flags = {'rate_hz': '--rate'}
     for cls in (SourceConfig, DemoOptions):
-        for field in fields(cls):
-            flag = flags.get(field.name, f'--{field.name.replace("_", "-")}')
-            kind: dict[str, Any] = {'type': type(field.default), 'metavar': field.name.upper()}
-            if isinstance(field.default, bool):
-                kind = {'action': argparse.BooleanOptionalAction}
-            shown = '' if field.default in ('', -1, True) else f' (default {field.default})'
-            help_text = field.metadata['help'] + shown
-            parser.add_argument(
-                flag, dest=field.name, default=field.default, help=help_text, **kind
-            )
+        add_flags(parser, cls, rate_hz='--rate')
     given = vars(parser.parse_args(arguments))
     options = DemoOptions(**{f.name: given[f.name] for f in fields(DemoOptions)})
     source = SourceConfig(**{f.name: given[f.name] for f in fields(SourceConfig)})
@@ -213,16 +127,16 @@ def run_demo(options: DemoOptions, source_config: SourceConfig, console: Console
         signal.signal(number, _interrupt)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
-        with Children(out / 'logs') as children, film:
+        with ProcessGroup(out / 'logs') as processes, film:
             observer = _observer(report, film)
-            _measure(options, source_config, children, observer, console)
+            _measure(options, source_config, processes, observer, console)
             files = observer.write_pictures(out)
     finally:
         rclpy.try_shutdown()
     if observer.problem is not None:
         raise DemoError(f'no video: {observer.problem}')
     if len(files) < 3:
-        raise DemoError(f"the overlay node sent no pictures; see '{children.log('overlay')}'")
+        raise DemoError(f"the overlay node sent no pictures; see '{processes.log('overlay')}'")
     show(observer, source, files, console)
 
 
@@ -264,17 +178,17 @@ def check_model(options: DemoOptions) -> None:
 def _measure(
     options: DemoOptions,
     source: SourceConfig,
-    children: Children,
+    processes: ProcessGroup,
     observer: 'Observer',
     console: Console,
 ) -> None:
     camera, nodes = plan_demo(options, source)
-    spin = _Spinner(observer, children)
+    spin = _Spinner(observer, processes)
     for plan in nodes:
-        children.start(plan)
+        processes.start(plan)
     with console.status('starting the nodes …'):
         spin.until(lambda: not observer.missing(), READY_TIMEOUT_S, observer.why_not_ready)
-        children.start(camera)
+        processes.start(camera)
         spin.until(
             lambda: observer.report.matches, FIRST_MATCHES_TIMEOUT_S, observer.why_no_matches
         )
@@ -289,12 +203,12 @@ def _measure(
 class _Spinner:
     """Lets messages in while time passes and the nodes are alive."""
 
-    def __init__(self, observer: 'Observer', children: Children) -> None:
+    def __init__(self, observer: 'Observer', processes: ProcessGroup) -> None:
         from rclpy.executors import SingleThreadedExecutor
 
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(observer)
-        self._children = children
+        self._processes = processes
 
     def until(
         self, condition: Callable[[], Any], timeout_s: float, sentence: Callable[[], str]
@@ -314,7 +228,7 @@ class _Spinner:
 
     def _spin_once(self) -> None:
         self._executor.spin_once(timeout_sec=0.05)
-        self._children.check()
+        self._processes.check()
 
 
 def show(

@@ -1,7 +1,7 @@
-"""What a node counts and times, and how that becomes a line of diagnostics; free of ROS."""
+"""What a node counts and times, and the level and sentence of diagnostics that follow."""
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 import statistics
 import sys
@@ -9,13 +9,21 @@ import threading
 import time
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from kpfeat_core.config import option
+
+from .options import DiagnosticsOptions
 
 RECENT = 100  # durations kept of each stage
+USUAL_LIMITS = DiagnosticsOptions()
+IDLE = 'idle: nobody listens to the results'
+Judgement = tuple[bytes, str]  # level and sentence
+NEXT_STEP = {
+    'inactive': ('inactive', 'activate'),
+    'unconfigured': ('inactive, not configured', 'configure'),
+}
 
 
 @dataclass(frozen=True)
-class Report:
+class StatisticsReport:
     """Totals since the start, events a second since the last report, and recent durations."""
 
     totals: dict[str, int]
@@ -67,7 +75,7 @@ class Statistics:
     A source is a camera, where there are several: what is counted for it counts for all as well.
     """
 
-    def __init__(self, clock=time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._newest: dict[str, float] = {}  # by source: when input came, or began to be awaited
@@ -114,7 +122,7 @@ class Statistics:
         with self._lock:
             return self._totals.get(name, 0)
 
-    def report(self) -> Report:
+    def report(self) -> StatisticsReport:
         """Sum up, and start the next interval."""
         with self._lock:
             now, totals = self._clock(), self._totals.copy()
@@ -126,7 +134,7 @@ class Statistics:
                 stage: (statistics.median(values), max(values))
                 for stage, values in self._durations.items()
             }
-        return Report(
+        return StatisticsReport(
             totals=dict(totals),
             rates={name: new[name] / elapsed for name in totals if '.' not in name},
             durations_ms=durations,
@@ -139,40 +147,7 @@ class Statistics:
         )
 
 
-@dataclass(frozen=True)
-class DiagnosticsOptions:
-    """Limits beyond which a node's diagnostics are a warning or an error."""
-
-    min_rate_warn_hz: float = option(
-        0.0, 'fewer results a second are a warning; 0 never is', low=0.0, high=1000.0, live=True
-    )
-    min_rate_error_hz: float = option(
-        0.0, 'fewer results a second are an error; 0 never is', low=0.0, high=1000.0, live=True
-    )
-    max_age_warn_s: float = option(
-        2.0, 'a newest input older than this is a warning', low=0.0, high=1e6, live=True
-    )
-    max_age_error_s: float = option(
-        10.0, 'a newest input older than this is an error', low=0.0, high=1e6, live=True
-    )
-    max_drop_share_warn: float = option(
-        1.0, 'dropping a larger share of the input is a warning', low=0.0, high=1.0, live=True
-    )
-    max_drop_share_error: float = option(
-        1.0, 'dropping a larger share of the input is an error', low=0.0, high=1.0, live=True
-    )
-
-
-USUAL_LIMITS = DiagnosticsOptions()
-IDLE = 'idle: nobody listens to the results'
-Verdict = tuple[bytes, str]  # level and sentence
-NEXT_STEP = {
-    'inactive': ('inactive', 'activate'),
-    'unconfigured': ('inactive, not configured', 'configure'),
-}
-
-
-def judge_rest(state: str, node: str, trouble: str = '') -> tuple[bytes, str]:
+def judge_rest(state: str, node: str, trouble: str = '') -> Judgement:
     """
     Return level and sentence of a node that is not active.
 
@@ -187,12 +162,12 @@ def judge_rest(state: str, node: str, trouble: str = '') -> tuple[bytes, str]:
 
 
 def judge(
-    report: Report,
+    report: StatisticsReport,
     topic: str,
     mismatches: Sequence[str] = (),
     rests: bool = False,
     limits: DiagnosticsOptions = USUAL_LIMITS,
-) -> tuple[bytes, str]:
+) -> Judgement:
     """
     Return level and sentence of an active node that works on what arrives on a topic.
 
@@ -207,7 +182,7 @@ def judge(
     )
 
 
-def _judge_failures(report: Report, mismatches: Sequence[str]) -> Verdict | None:
+def _judge_failures(report: StatisticsReport, mismatches: Sequence[str]) -> Judgement | None:
     if report.failures:
         kinds = ', '.join(f'{count} {kind}' for kind, count in report.failures.items())
         return DiagnosticStatus.WARN, f'failed since the last report: {kinds}'
@@ -217,8 +192,8 @@ def _judge_failures(report: Report, mismatches: Sequence[str]) -> Verdict | None
 
 
 def _judge_input(
-    report: Report, topic: str, rests: bool, limits: DiagnosticsOptions
-) -> Verdict | None:
+    report: StatisticsReport, topic: str, rests: bool, limits: DiagnosticsOptions
+) -> Judgement | None:
     if rests and not report.rates['received']:
         return DiagnosticStatus.OK, IDLE
     age_s = report.age_s or 0.0
@@ -237,7 +212,9 @@ def _judge_input(
     return None
 
 
-def _judge_work(report: Report, topic: str, limits: DiagnosticsOptions) -> Verdict | None:
+def _judge_work(
+    report: StatisticsReport, topic: str, limits: DiagnosticsOptions
+) -> Judgement | None:
     rates, share = report.rates, report.drop_share
     if rates.get('unpaired') and not rates['processed']:
         return (

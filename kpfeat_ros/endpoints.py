@@ -1,6 +1,10 @@
-"""Topics, services and timers of a node that live while it is active, and what they report."""
+"""
+Topics, services and timers of a node that live while it is active, and their quality of service.
 
-from collections.abc import Callable, Mapping
+What QoS the nodes use, what may be overridden, and why two ends of a topic do not meet.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +16,15 @@ from kpfeat.msg import Features
 from kpfeat_core.errors import ConfigError, KpfeatError
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
-from rclpy.qos import QoSProfile
+from rclpy.qos import (
+    HistoryPolicy,
+    QoSDurabilityPolicy,
+    QoSLivelinessPolicy,
+    QoSPolicyKind,
+    QoSProfile,
+    QoSReliabilityPolicy,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -31,12 +43,37 @@ except ImportError:  # ROS 2 Humble
 
 from .diagnostics import Statistics
 from .exchange import current_exchange, Inbox, KEPT
-from .frames import Frame, message_to_frame
+from .frames import message_to_frame, StampedFeatures
 from .lifecycle import ManagedNode
-from .qos import explain_mismatch, overrides, RELIABLE, sensor_qos
 from .worker import Handover
 
 POLL_PERIOD_S = 0.2  # for listeners, where the middleware does not tell of them
+RELIABLE = QoSProfile(
+    depth=5, history=HistoryPolicy.KEEP_LAST, reliability=QoSReliabilityPolicy.RELIABLE
+)
+OVERRIDABLE = (
+    QoSPolicyKind.HISTORY,
+    QoSPolicyKind.DEPTH,
+    QoSPolicyKind.RELIABILITY,
+    QoSPolicyKind.DURABILITY,
+    QoSPolicyKind.DEADLINE,
+)
+LONGEST_NS = 2**62  # from here on a deadline is none; the middlewares do not agree on a number
+PROMISES = {  # of a policy, from the weakest; an offer below what is asked for reaches nobody
+    'reliability': (QoSReliabilityPolicy.BEST_EFFORT, QoSReliabilityPolicy.RELIABLE),
+    'durability': (QoSDurabilityPolicy.VOLATILE, QoSDurabilityPolicy.TRANSIENT_LOCAL),
+    'liveliness': (QoSLivelinessPolicy.AUTOMATIC, QoSLivelinessPolicy.MANUAL_BY_TOPIC),
+}
+
+
+def sensor_qos(depth: int = 1) -> QoSProfile:
+    """Return what receives from every publisher: best effort, volatile, the newest only."""
+    return QoSProfile(
+        depth=depth,
+        history=HistoryPolicy.KEEP_LAST,
+        reliability=QoSReliabilityPolicy.BEST_EFFORT,
+        durability=QoSDurabilityPolicy.VOLATILE,
+    )
 
 
 @dataclass
@@ -69,24 +106,24 @@ class ConnectedNode(ManagedNode):
         self._lazy: list[_Lazy] = []
         self._broken: list[str] = []  # what could not be connected
         self._review_lock = threading.RLock()
-        self._hears_of_listeners = True  # the middleware tells when listeners come and go
+        self._hears_of_listeners = True  # the middleware reports listeners that come and go
 
-    def end(self) -> None:
+    def deactivate(self) -> None:
         """Disconnect from topics."""
         with self._review_lock:
             self._lazy.clear()
             self._broken.clear()
         for endpoint in reversed(list(self._endpoints)):
             self.disconnect(endpoint)
-        super().end()
+        super().deactivate()
 
-    def publish_on(self, kind: type, topic: str) -> Any:
+    def advertise(self, kind: type, topic: str) -> Any:
         """Create a reliable publisher, with QoS overrides, that deactivate destroys."""
         publisher = self._make_publisher(kind, topic)
         self._endpoints[publisher] = self.destroy_publisher
         return publisher
 
-    def listen_to(
+    def subscribe(
         self,
         kind: type,
         topic: str,
@@ -109,7 +146,7 @@ class ConnectedNode(ManagedNode):
             self.statistics.wait_for_input(source=source)
         return subscription
 
-    def listen_to_images(
+    def subscribe_images(
         self,
         transport: str,
         callback: Callable[[Any], None],
@@ -122,12 +159,12 @@ class ConnectedNode(ManagedNode):
         if transport == 'compressed':
             topic, kind = f'{topic}/compressed', CompressedImage
         self.input_topics[source] = topic
-        return self.listen_to(kind, topic, callback, sensor_qos(depth), source)
+        return self.subscribe(kind, topic, callback, sensor_qos(depth), source)
 
-    def listen_to_features(
+    def subscribe_features(
         self,
         topic: str,
-        callback: Callable[[Frame], None],
+        callback: Callable[[StampedFeatures], None],
         in_executor: bool = False,
         source: str | None = '',
     ) -> tuple[Any, ...]:
@@ -145,24 +182,25 @@ class ConnectedNode(ManagedNode):
             handover = Handover(self, callback, KEPT)
             self._endpoints[handover] = Handover.close
             on_frame = handover.put
-        subscription = self.listen_to(
+        subscription = self.subscribe(
             Features, topic, lambda message: self._unpack(message, inbox, callback), source=source
         )
         # messages may wait at both ends
         kept = max(KEPT, 2 * subscription.qos_profile.depth)
-        inbox = self.exchange.listen(name, on_frame, kept)
+        inbox = self.exchange.inbox(name, on_frame, kept)
         self._endpoints[inbox] = Inbox.close
         made = (inbox, subscription)  # in the order in which they are to go
         return (*made, handover) if in_executor else made
 
-    def _unpack(self, message: Features, inbox: Inbox, callback: Callable[[Frame], None]) -> None:
-        if inbox.take(message) is not None:
-            return  # it came in memory
+    def _unpack(
+        self, message: Features, inbox: Inbox, callback: Callable[[StampedFeatures], None]
+    ) -> None:
+        if inbox.knows(message):
+            return
         try:
             frame = message_to_frame(message)
         except KpfeatError as error:
-            kind = type(error).__name__
-            self.note_error(kind, error, self.statistics.fail(kind))
+            self.count_failure(type(error).__name__, error)
         else:
             callback(frame)
 
@@ -173,7 +211,7 @@ class ConnectedNode(ManagedNode):
             return name
         return f'{self.resolve_topic_name(image).rpartition("/")[0]}/camera_info'
 
-    def offer(self, kind: Any, name: str, callback: Callable[[Any, Any], Any]) -> None:
+    def advertise_service(self, kind: Any, name: str, callback: Callable[[Any, Any], Any]) -> None:
         """Create a service that deactivate destroys."""
         self._endpoints[self.create_service(kind, name, callback)] = self.destroy_service
 
@@ -218,8 +256,7 @@ class ConnectedNode(ManagedNode):
     def _connect(self, lazy: _Lazy) -> None:
         try:
             made = lazy.connect()
-        # a parameter; nobody but the executor would hear of it
-        except (ConfigError, ParameterException) as error:
+        except (ConfigError, ParameterException) as error:  # told in diagnostics and in the log
             self._lazy.remove(lazy)
             self._broken.append(str(error))
             return
@@ -227,12 +264,12 @@ class ConnectedNode(ManagedNode):
 
     @property
     def rests(self) -> bool:
-        """Say whether no input is listened to, because nobody wants what would be made of it."""
+        """Return whether no input is listened to, because nobody wants the results."""
         return not self._sources
 
     def mismatches(self) -> list[str]:
         """
-        Say for each end of a topic that QoS keeps from ours, or from being made, what to change.
+        Return a sentence for each end that QoS keeps from ours, or from being made: the remedy.
 
         The log has each sentence once.
         """
@@ -275,10 +312,12 @@ class ConnectedNode(ManagedNode):
         while True:
             if 'matched' in events and 'matched' not in wanted:
                 self._hears_of_listeners = False
-            # a copy: rclpy writes the overrides into the profile
-            create_with = partial(create, copy(qos), qos_overriding_options=overrides())
             try:
-                return create_with(event_callbacks=callbacks(**wanted))
+                return create(
+                    copy(qos),  # rclpy writes the overrides into it
+                    qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
+                    event_callbacks=callbacks(**wanted),
+                )
             except UnsupportedEventTypeError:
                 if not wanted:
                     raise
@@ -295,3 +334,60 @@ class ConnectedNode(ManagedNode):
 
     def _note_lost(self, event: Any) -> None:
         self.statistics.count('lost', event.total_count_change)
+
+
+def broken_promises(offered: QoSProfile, asked: QoSProfile) -> Iterator[tuple[str, str, str]]:
+    """Yield policy, what is offered and what is asked for, where the first is not enough."""
+    for policy, order in PROMISES.items():
+        ends = getattr(offered, policy), getattr(asked, policy)
+        if all(end in order for end in ends) and order.index(ends[0]) < order.index(ends[1]):
+            yield policy, ends[0].name.lower(), ends[1].name.lower()
+    periods = _period(offered), _period(asked)
+    if periods[0] > periods[1]:
+        yield 'deadline', _words(periods[0]), _words(periods[1])
+
+
+def explain_mismatch(
+    topic: str, own: QoSProfile, publishes: bool, others: Sequence[Any], node: str
+) -> list[str]:
+    """
+    Return a sentence for each other end of a topic that ours does not meet: why, and the remedy.
+
+    publishes: our end is the publisher; others: rclpy's TopicEndpointInfo of the other side;
+    node: the full name of ours.
+    """
+    found = []
+    for other in others:
+        ends = (own, other.qos_profile) if publishes else (other.qos_profile, own)
+        name = f'{other.node_namespace.rstrip("/")}/{other.node_name}'
+        for policy, offered, asked in broken_promises(*ends):
+            if publishes:
+                found.append(
+                    f"'{topic}' does not reach {name}: its subscription asks for {policy} "
+                    f'{asked}, and this publisher offers {offered}. '
+                    + _remedy(topic, 'publisher', policy, asked, node)
+                    + f'let {name} subscribe with {offered}'
+                )
+            else:
+                found.append(
+                    f"'{topic}' brings nothing from {name}: its publisher offers {policy} "
+                    f'{offered}, and this subscription asks for {asked}. '
+                    + _remedy(topic, 'subscription', policy, offered, node)
+                    + f'let {name} publish with {asked}'
+                )
+    return found
+
+
+def _remedy(topic: str, entity: str, policy: str, value: str, node: str) -> str:
+    if policy == 'liveliness':  # to promise more than automatic, a node must keep saying so
+        return 'To change that, '
+    return f'Start {node} with -p qos_overrides.{topic}.{entity}.{policy}:={value.split()[0]}, or '
+
+
+def _period(profile: QoSProfile) -> int:
+    length = profile.deadline.nanoseconds
+    return length if 0 < length < LONGEST_NS else LONGEST_NS
+
+
+def _words(period_ns: int) -> str:
+    return '0 (none)' if period_ns == LONGEST_NS else f'{period_ns} ns'

@@ -3,53 +3,54 @@ Features from node to node inside one process, as tensors in memory; free of ROS
 
 A publishing node has an outlet, a subscribing node an inbox:
 
-    outlet.offer(header, features, model)  # all inboxes of the topic have it now
-    frame = inbox.take(message)  # None: it came from another process, and must be unpacked
+    outlet.offer(StampedFeatures(header, model, features))  # called back at every inbox by now
+    if inbox.knows(message): ...  # it came in memory; else unpack it
 
-With a callback the inbox does not wait for the message, which then need not be published at all
-if `outlet.others_listen` says that nobody else would receive it. Topics are fully resolved names.
-The tensors are shared, not copied: nobody may change them.
+The message need not be published at all if `outlet.others_listen` says that nobody else would
+receive it. The tensors are shared, not copied: nobody may change them.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 import threading
 from typing import Any
 import weakref
 
 from kpfeat_core.errors import ConfigError, ShapeError
-from kpfeat_core.features import Features
+from kpfeat_core.messages.conversions import stamp_ns
 import numpy as np
 
-from .frames import Frame, stamp_ns
+from .frames import StampedFeatures
 
-KEPT = 10  # frames that an inbox keeps, and so how late the message of one may come
+KEPT = 10  # frames that an inbox remembers, and so how late the message of one may come
 
 
 class Inbox:
     """
-    The newest frames offered on one topic, until they are taken; safe to use from several threads.
+    Where the frames offered on one topic arrive; safe to use from several threads.
 
-    Made by `Exchange.listen`. One that its node forgets to close goes with the node.
+    Made by `Exchange.inbox`. One that its node forgets to close goes with the node.
     """
 
     def __init__(
-        self, exchange: 'Exchange', topic: str, on_frame: Callable[[Frame], None] | None, kept: int
+        self, exchange: 'Exchange', topic: str, on_frame: Callable[[Any], None], kept: int
     ) -> None:
         self.topic = topic
         self._exchange = exchange
         self._on_frame = on_frame
-        self._lock = threading.RLock()  # the callback may take
-        self._frames: deque[tuple[Frame, Outlet | None]] = deque(maxlen=kept)
+        self._lock = threading.RLock()  # the callback may use the inbox
+        self._closed = False
+        self._frames: deque[tuple[StampedFeatures, Outlet]] = deque(maxlen=kept)
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def take(self, message: Any) -> Frame | None:
+    def knows(self, message: Any) -> bool:
         """
-        Return the frame that was offered with this message, once; None if there was none.
+        Return whether the frame of a message came in memory; true once for each frame.
 
         A frame is the message's own if stamp, frame, model and all keypoints and scores are
         equal: stamps alone are not, where a camera sends zeros or two nodes share a topic.
@@ -58,10 +59,9 @@ class Inbox:
             for position, (frame, outlet) in enumerate(self._frames):
                 if _belongs(frame, message):
                     del self._frames[position]
-                    if outlet is not None:
-                        outlet._note_reached(self)
-                    return frame
-        return None
+                    outlet._reached.add(self)
+                    return True
+        return False
 
     def close(self) -> None:
         """
@@ -71,13 +71,13 @@ class Inbox:
         """
         self._exchange._forget(self)
         with self._lock:
-            self._on_frame = None
+            self._closed = True
             self._frames.clear()
 
-    def _put(self, frame: Frame, outlet: 'Outlet | None') -> None:
+    def _put(self, frame: StampedFeatures, outlet: 'Outlet') -> None:
         with self._lock:
-            self._frames.append((frame, outlet))
-            if self._on_frame is not None:
+            if not self._closed:
+                self._frames.append((frame, outlet))
                 self._on_frame(frame)
 
 
@@ -91,101 +91,75 @@ class Outlet:
     def __init__(self, exchange: 'Exchange', topic: str) -> None:
         self.topic = topic
         self._exchange = exchange
-        self._lock = threading.Lock()
         self._reached: weakref.WeakSet[Inbox] = weakref.WeakSet()  # by a message
 
-    def offer(self, header: Any, features: Features, model: str = '') -> int:
-        """Hand the features of one image over, as `Exchange.offer` does."""
-        return self._exchange.offer(self.topic, header, features, model, self)
+    def offer(self, frame: StampedFeatures) -> int:
+        """
+        Hand the features of one image to all inboxes of the topic; returns how many there are.
+
+        Offer before publishing. Raises ShapeError for a batch of several images.
+        """
+        if frame.features.batch_size != 1:
+            raise ShapeError(
+                f'features of {frame.features.batch_size} images, expected 1: offer those of each '
+                'image with its own header'
+            )
+        inboxes = self._exchange.inboxes(self.topic)
+        if inboxes:
+            # without padding, as a message has it
+            frame = replace(frame, features=frame.features.select(0))
+        for inbox in inboxes:
+            inbox._put(frame, self)
+        return len(inboxes)
 
     def others_listen(self, subscriptions: int) -> bool:
         """
-        Say whether a message would reach anybody beside the inboxes.
+        Return whether a message would reach anybody beside the inboxes.
 
         subscriptions: what the publisher's `get_subscription_count` says. That of an inbox is
-        known to be among them once it took a message of this publisher: before, DDS may not have
+        known to be among them once it knew a message of this publisher: before, DDS may not have
         brought the two together yet, and with QoS that do not meet it never will.
         """
-        with self._lock:
-            reached = sum(inbox in self._reached for inbox in self._exchange.inboxes(self.topic))
-        return subscriptions > reached
-
-    def _note_reached(self, inbox: Inbox) -> None:
-        with self._lock:
-            self._reached.add(inbox)
+        return subscriptions > sum(
+            inbox in self._reached for inbox in self._exchange.inboxes(self.topic)
+        )
 
 
 class Exchange:
-    """Where the nodes of one process meet; safe to use from several threads."""
+    """Where the nodes of one process meet, by resolved topic; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inboxes: dict[str, weakref.WeakSet[Inbox]] = {}
+        self._inboxes: weakref.WeakSet[Inbox] = weakref.WeakSet()
 
-    def listen(
-        self, topic: str, on_frame: Callable[[Frame], None] | None = None, kept: int = KEPT
+    def inbox(
+        self, topic: str, on_frame: Callable[[StampedFeatures], None], kept: int = KEPT
     ) -> Inbox:
         """
         Make an inbox for a topic; subscribe to the topic first, so that no message is missed.
 
         on_frame: called with each frame at once, in the thread of the node that offers it; it
-        must not block. The message may follow: then `take` gives the frame that is known already.
-        kept: how many frames wait for their messages at most.
+        must not block. kept: how many frames are remembered until their messages come.
 
         Raises ConfigError where the topic is not a resolved name.
         """
-        _check_resolved(topic)
-        inbox = Inbox(self, topic, on_frame, kept)
+        inbox = Inbox(self, _resolved(topic), on_frame, kept)
         with self._lock:
-            # without the topics of nodes that went without closing
-            self._inboxes = {name: there for name, there in self._inboxes.items() if there}
-            self._inboxes.setdefault(topic, weakref.WeakSet()).add(inbox)
+            self._inboxes.add(inbox)
         return inbox
 
     def outlet(self, topic: str) -> Outlet:
         """Make an outlet for a publisher; raises ConfigError where its topic is not resolved."""
-        _check_resolved(topic)
-        return Outlet(self, topic)
-
-    def offer(
-        self,
-        topic: str,
-        header: Any,
-        features: Features,
-        model: str = '',
-        outlet: Outlet | None = None,
-    ) -> int:
-        """
-        Hand the features of one image to all inboxes of the topic; returns how many there are.
-
-        Costs nothing where there is none. Offer before publishing. Raises ConfigError where the
-        topic is not a resolved name, and ShapeError for a batch of several images.
-        """
-        _check_resolved(topic)
-        if features.batch_size != 1:
-            raise ShapeError(
-                f'features of {features.batch_size} images, expected 1: offer those of each '
-                'image with its own header'
-            )
-        inboxes = self.inboxes(topic)
-        if inboxes:
-            # without padding, as a message has it
-            frame = Frame(header, model, features.select(0))
-            for inbox in inboxes:
-                inbox._put(frame, outlet)
-        return len(inboxes)
+        return Outlet(self, _resolved(topic))
 
     def inboxes(self, topic: str) -> list[Inbox]:
         """Return the inboxes of a topic."""
         with self._lock:
-            return list(self._inboxes.get(topic, ()))
+            return [inbox for inbox in self._inboxes if inbox.topic == topic]
 
     def _forget(self, inbox: Inbox) -> None:
         with self._lock:
-            inboxes = self._inboxes.get(inbox.topic, weakref.WeakSet())
-            inboxes.discard(inbox)
-            if not inboxes:
-                self._inboxes.pop(inbox.topic, None)
+            self._inboxes.discard(inbox)
 
 
 _SHARED = Exchange()
@@ -207,16 +181,17 @@ def using(exchange: Exchange) -> Iterator[Exchange]:
         _CURRENT.reset(token)
 
 
-def _check_resolved(topic: str) -> None:
+def _resolved(topic: str) -> str:
     if not topic.startswith('/'):
         raise ConfigError(
             f"topic '{topic}' is not a resolved name, which starts with '/': pass what the node's "
             'resolve_topic_name returns'
         )
+    return topic
 
 
-def _belongs(frame: Frame, message: Any) -> bool:
-    """Say whether a frame is what a message was made from; the cheap differences come first."""
+def _belongs(frame: StampedFeatures, message: Any) -> bool:
+    """Return whether a frame is what a message was made from; cheap differences come first."""
     ours, theirs = frame.header, message.header
     if stamp_ns(ours) != stamp_ns(theirs) or ours.frame_id != theirs.frame_id:
         return False

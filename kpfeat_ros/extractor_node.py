@@ -3,7 +3,7 @@
 from functools import partial
 import sys
 import traceback
-from typing import Any, NamedTuple
+from typing import Any
 
 from kpfeat.msg import Features
 from kpfeat.srv import ExtractFeatures
@@ -15,26 +15,19 @@ from kpfeat_core.messages.conversions import (
     fill_features,
 )
 from kpfeat_core.messages.encodings import spans_little
-from kpfeat_core.preprocess import Preprocessed, Preprocessor
+from kpfeat_core.preprocess import Preprocessor
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from .frames import StampedFeatures
 from .images import image_to_array, Stream, topic_of
-from .model import LiveModel
-from .node import KpfeatNode, offer_reset, run
+from .model import ModelManager
+from .node import KpfeatNode, run
 from .options import ExtractorNodeOptions, split_names
 from .worker import Requests, Stage, Worker
 
-
-class Shot(NamedTuple):
-    """One image on its way through the node."""
-
-    stream: Stream | None
-    header: Any
-    look: Preprocessed
-    features: Any = None
-    model: str = ''
+MOST_REQUESTS = 8  # that wait for the service, each with its image
 
 
 class ExtractorNode(KpfeatNode):
@@ -52,7 +45,7 @@ class ExtractorNode(KpfeatNode):
 
     def __init__(self, name: str = 'extractor', **options: Any) -> None:
         super().__init__(name, **options)
-        self.model = LiveModel(self)
+        self.model = ModelManager(self)
         self.streams: dict[str, Stream] = {}
         self.worker: Worker | None = None
         self._requests: Requests | None = None
@@ -69,12 +62,12 @@ class ExtractorNode(KpfeatNode):
         self.parameters.declare(ViewConfig)
         self.model.declare()
 
-    def load(self) -> None:
+    def configure(self) -> None:
         """Load the network and run it once."""
-        super().load()
+        super().configure()
         self.options = self.parameters.read(ExtractorNodeOptions, self._use_options)
         self.cameras = split_names('cameras', self.options.cameras)
-        self.view = Preprocessor(self.parameters.read(ViewConfig, self._use_view))
+        self.preprocessor = Preprocessor(self.parameters.read(ViewConfig, self._use_view))
         self.model.load()
         unknown = self.parameters.unknown()
         if unknown:
@@ -83,9 +76,9 @@ class ExtractorNode(KpfeatNode):
                 + ', '.join(unknown)
             )
 
-    def begin(self) -> None:
+    def activate(self) -> None:
         """Start the worker, then listen."""
-        super().begin()
+        super().activate()
         self.worker = self.work_through(
             [
                 Stage('decode', self._decode),
@@ -93,19 +86,18 @@ class ExtractorNode(KpfeatNode):
                 Stage('publish', self._publish),
             ]
         )
-        self._requests = Requests(self, self._answer)
-        offer_reset(self)
+        self._requests = Requests(self, self._answer, MOST_REQUESTS)
         for source in self.cameras:
-            self._serve(source)
+            self._add_camera(source)
 
-    def _serve(self, source: str) -> None:
+    def _add_camera(self, source: str) -> None:
         """Offer the features of one camera, and listen to it while somebody wants them."""
-        publisher = self.publish_on(Features, topic_of(source, 'features'))
+        publisher = self.advertise(Features, topic_of(source, 'features'))
         stream = Stream(source, publisher, self.exchange.outlet(publisher.topic_name))
         self.streams[source] = stream
-        image, options = topic_of(source, 'image'), self.view.config
+        image, options = topic_of(source, 'image'), self.preprocessor.config
         listen = partial(
-            self.listen_to_images,
+            self.subscribe_images,
             self.options.image_transport,
             partial(self.on_image, stream),
             topic=image,
@@ -113,26 +105,26 @@ class ExtractorNode(KpfeatNode):
         )
         self.connect_while(stream.wanted, listen)
         if options.undistort and not options.calibration_file:
-            self.listen_to(
+            self.subscribe(
                 CameraInfo,
                 self.camera_info_topic(image, topic_of(source, 'camera_info')),
                 partial(self.on_camera_info, stream),
                 qos_profile_sensor_data,
             )
 
-    def end(self) -> None:
-        """Stop working; who waits for an answer is told."""
+    def deactivate(self) -> None:
+        """Stop working, and answer the requests that wait."""
         if self._requests:
             self._requests.close('' if self._destroyed else 'the node was deactivated meanwhile')
         self._requests = None
-        super().end()
+        super().deactivate()
         self.streams.clear()
 
-    def unload(self) -> None:
+    def cleanup(self) -> None:
         """Free the network."""
         self.model.close()
-        self.view = None
-        super().unload()
+        self.preprocessor = None
+        super().cleanup()
 
     @property
     def extractor(self) -> Any:
@@ -156,7 +148,7 @@ class ExtractorNode(KpfeatNode):
         self._use_batches()
 
     def _use_view(self, config: ViewConfig) -> None:
-        self.view = Preprocessor(config)
+        self.preprocessor = Preprocessor(config)
 
     def on_image(self, stream: Stream, message: Image | CompressedImage) -> None:
         """Hand the image to the worker, if anybody wants features."""
@@ -194,19 +186,20 @@ class ExtractorNode(KpfeatNode):
         try:
             calibration = camera_info_to_calibration(message)
         except KpfeatError as error:
-            self.note_error('camera_info', error, self.statistics.fail('camera_info'))
+            self.count_failure('camera_info', error)
         else:
             stream.calibration, stream.frame_id = calibration, message.header.frame_id
 
-    def _decode(self, item: Any) -> Shot:
+    def _decode(self, item: tuple[Stream | None, Any]) -> tuple[Stream | None, Any, Any]:
+        """Return the stream, the header and the image as the extractor is to see it."""
         stream, message = item
-        view = self.view
+        preprocessor = self.preprocessor
         if stream is not None and stream.calibration is not None:
-            view = view.with_calibration(stream.calibration)
-        image = image_to_array(message, view.config.pixel_bits)
+            preprocessor = preprocessor.with_calibration(stream.calibration)
+        image = image_to_array(message, preprocessor.config.pixel_bits)
         if stream is not None and spans_little(image):
             self._note_contrast(stream)
-        return Shot(stream, message.header, view.apply(image))
+        return stream, message.header, preprocessor.apply(image)
 
     def _note_contrast(self, stream: Stream) -> None:
         self.statistics.count('low_contrast', source=stream.source)
@@ -219,34 +212,36 @@ class ExtractorNode(KpfeatNode):
                 'each image (further ones are only counted: low_contrast in /diagnostics)'
             )
 
-    def _extract(self, shots: list[Shot]) -> list[Shot]:
-        looks = [shot.look for shot in shots]
+    def _extract(self, items: list[tuple]) -> list[tuple[Stream | None, StampedFeatures]]:
+        """Return the streams, and the features of their images in pixels as they came."""
+        images = [preprocessed for _, _, preprocessed in items]
         model, found = self.model.extract(
-            [look.image for look in looks], [look.mask for look in looks]
+            [image.image for image in images], [image.mask for image in images]
         )
         return [
-            shot._replace(features=shot.look.finish(features), model=model)
-            for shot, features in zip(shots, found, strict=True)
+            (stream, StampedFeatures(header, model, preprocessed.finish(features)))
+            for (stream, header, preprocessed), features in zip(items, found, strict=True)
         ]
 
-    def _publish(self, shot: Shot) -> None:
+    def _publish(self, item: tuple[Stream, StampedFeatures]) -> None:
         """Hand features over in this process as they are, and to others as a message."""
-        stream = shot.stream
+        stream, frame = item
         exact = self.options.descriptor_type == 'float32'  # else messages differ from features
         if exact:
-            stream.outlet.offer(shot.header, shot.features, shot.model)
+            stream.outlet.offer(frame)
         if not exact or stream.outlet.others_listen(stream.wanted()):
-            stream.publisher.publish(self._fill(shot))
-        self.note_age(shot.header)
+            stream.publisher.publish(self._fill(frame))
+        self.note_age(frame.header)
 
-    def _fill(self, shot: Shot) -> Features:
+    def _fill(self, frame: StampedFeatures) -> Features:
         kind = DescriptorType[self.options.descriptor_type.upper()]
-        return fill_features(Features(), shot.features, shot.header, shot.model, kind)
+        return fill_features(Features(), frame.features, frame.header, frame.model, kind)
 
     def _answer(self, image: Image) -> Features:
         streams = list(self.streams.values())
         own = [s for s in streams if len(streams) == 1 or s.frame_id == image.header.frame_id]
-        return self._fill(self._extract([self._decode((own[0] if own else None, image))])[0])
+        ((_, frame),) = self._extract([self._decode((own[0] if own else None, image))])
+        return self._fill(frame)
 
     def settings(self) -> dict[str, str]:
         """Add the model and where it runs, what is being loaded, and why that failed last."""

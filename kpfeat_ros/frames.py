@@ -1,4 +1,8 @@
-"""Which frame a new one is matched with: the one before, or a kept reference; free of ROS."""
+"""
+Features with their header, and which of them, of images and of matches belong together.
+
+By stamp, or as the pair of a frame and the one before it or a reference; free of ROS.
+"""
 
 from collections import deque, OrderedDict
 from collections.abc import Collection
@@ -7,12 +11,12 @@ import threading
 from typing import Any
 
 from kpfeat_core.features import Features
-from kpfeat_core.messages.conversions import message_to_features
+from kpfeat_core.messages.conversions import message_to_features, stamp_ns
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Features of one image as they arrived."""
+class StampedFeatures:
+    """The features of one image, a batch of one, with the header of the image."""
 
     header: Any
     model: str
@@ -25,9 +29,9 @@ class Frame:
         return round(width), round(height)
 
 
-def message_to_frame(message: Any) -> Frame:
+def message_to_frame(message: Any) -> StampedFeatures:
     """Unpack a Features message; raises ShapeError."""
-    return Frame(message.header, message.model, message_to_features(message))
+    return StampedFeatures(message.header, message.model, message_to_features(message))
 
 
 class FramePairs:
@@ -41,8 +45,8 @@ class FramePairs:
     def __init__(self, mode: str = 'consecutive') -> None:
         self._lock = threading.Lock()
         self._mode = mode
-        self._kept: Frame | None = None
-        self._newest: Frame | None = None
+        self._kept: StampedFeatures | None = None
+        self._newest: StampedFeatures | None = None
 
     def set_mode(self, mode: str) -> None:
         """Change to 'consecutive' or 'reference'; the newest frame becomes the reference."""
@@ -50,7 +54,7 @@ class FramePairs:
             if mode != self._mode:
                 self._mode, self._kept = mode, self._newest
 
-    def set_reference(self) -> Frame | None:
+    def set_reference(self) -> StampedFeatures | None:
         """Keep the newest frame as the reference and return it; None if none came so far."""
         with self._lock:
             self._kept = self._newest
@@ -62,7 +66,7 @@ class FramePairs:
             kept, self._kept = self._kept, None
             return kept is not None
 
-    def push(self, frame: Frame) -> tuple[Frame, Frame] | None:
+    def push(self, frame: StampedFeatures) -> tuple[StampedFeatures, StampedFeatures] | None:
         """Take in the newest frame; gives it after the frame to match it with, if there is one."""
         with self._lock:
             self._newest, kept = frame, self._kept
@@ -70,11 +74,6 @@ class FramePairs:
             if not fits or self._mode == 'consecutive':
                 self._kept = frame
             return (kept, frame) if fits else None
-
-
-def stamp_ns(header: Any) -> int:
-    """Return the stamp of a header as whole nanoseconds: exact, and usable as a key."""
-    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
 class StampBuffer:
@@ -129,9 +128,9 @@ class StampBuffer:
         self._pinned = None
 
 
-class StampPairs:
+class ApproximateTimeSync:
     """
-    Pairs what two streams bring at the same time; safe to use from several threads.
+    Pairs items of two streams by nearest stamp; safe to use from several threads.
 
     size: how many of each stream wait for their partner at most.
     """
@@ -174,11 +173,11 @@ class StampPairs:
                 waiting.clear()
 
 
-class Partners:
+class OverlayInputs:
     """
-    Brings together what belongs to the same time, in whatever order it comes.
+    Images, depth images and features until those of the same stamp arrive, in any order.
 
-    size: how many of each kind wait at most. second: whose images are image 1 of matches.
+    size: how many of each kind are kept at most. second: whose images are image 1 of matches.
     """
 
     def __init__(self, size: int, second: str = 'image') -> None:
@@ -187,13 +186,13 @@ class Partners:
         self._depths = StampBuffer(size)
         self._without_image, self._without_depth = StampBuffer(size), StampBuffer(size)
 
-    def add_image(self, name: str, image: Any) -> Frame | None:
+    def add_image(self, name: str, image: Any) -> StampedFeatures | None:
         """Keep an image; gives the features that waited for it."""
         stamp = stamp_ns(image.header)
         self._images[name].add(stamp, image)
         return self._without_image.take(stamp) if name == 'image' else None
 
-    def image_of(self, features: Frame) -> Any | None:
+    def image_of(self, features: StampedFeatures) -> Any | None:
         """Return the image of features, which wait if it is not here."""
         stamp = stamp_ns(features.header)
         image = self._images['image'].get(stamp)
@@ -211,7 +210,7 @@ class Partners:
         """Return the newer image of matches, or that of the second camera."""
         return self._images[self._second].get(stamp_ns(matches.header))
 
-    def add_depth(self, depth: Any, tolerance_ns: int) -> Frame | None:
+    def add_depth(self, depth: Any, tolerance_ns: int) -> StampedFeatures | None:
         """Keep a depth image; gives the features that waited for it."""
         stamp = stamp_ns(depth.header)
         self._depths.add(stamp, depth)
@@ -220,7 +219,7 @@ class Partners:
             self._without_depth.take(stamp_ns(features.header))
         return features
 
-    def depth_of(self, features: Frame, tolerance_ns: int) -> Any | None:
+    def depth_of(self, features: StampedFeatures, tolerance_ns: int) -> Any | None:
         """Return the depth image of features, which wait if it is not here."""
         stamp = stamp_ns(features.header)
         depth = self._depths.nearest(stamp, tolerance_ns)
@@ -230,7 +229,7 @@ class Partners:
 
     @property
     def has_depth(self) -> bool:
-        """Say whether a depth image came."""
+        """Return whether a depth image came."""
         return len(self._depths) > 0
 
     def keep_only(self, inputs: Collection[str], outputs: Collection[str]) -> None:

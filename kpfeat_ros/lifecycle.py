@@ -1,25 +1,45 @@
-"""Nodes that a lifecycle manager or `ros2 lifecycle set` steers, or that start by themselves."""
+"""
+Nodes that a lifecycle manager or `ros2 lifecycle set` steers, or that start by themselves.
+
+The one module that uses members of rclpy which are not public: PRIVATE lists them.
+"""
 
 from collections.abc import Callable
 import traceback
 from typing import Any
 
-from kpfeat_core.errors import KpfeatError
+from kpfeat_core.errors import ConfigError, KpfeatError
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+
+# For these rclpy has no public way: to refuse a transition without ending the process (before
+# Kilted), to read the state and to leave the graph at once, and to read values given at start.
+PRIVATE = ('_service_change_state', '_state_machine', '_parameter_overrides')
+
+
+def private(node: Node, name: str) -> Any:
+    """Return a member of PRIVATE; raises ConfigError where this release of rclpy has none."""
+    try:
+        return getattr(node, name)
+    except AttributeError:
+        raise ConfigError(
+            f'the rclpy of this ROS distribution has no {type(node).__name__}.{name}, which '
+            'kpfeat uses; it is tested on Jazzy and Kilted: report it with the name of yours'
+        ) from None
 
 
 class ManagedNode(LifecycleNode):
     """
     A managed node: what a subclass does goes into hooks, and the transitions call them.
 
-    `load` (configure) acquires, `begin` (activate) connects and works, `end` (deactivate) undoes
-    begin, `unload` (cleanup) undoes load; end and unload are safe to call twice. To change the
-    state call `trigger_configure` and the like, never the hooks.
+    `configure` acquires, `activate` connects and works, `deactivate` undoes activate, `cleanup`
+    undoes configure; the last two are safe to call twice. To change the state call
+    `trigger_configure` and the like, never the hooks.
 
-    A KpfeatError from load or begin fails the transition: its sentence is logged, what was done
-    is undone and the state stays. Any other error is ours: logged with where, everything is
-    freed, and the node is unconfigured.
+    A KpfeatError from configure or activate fails the transition: its sentence is logged, what
+    was done is undone and the state stays. Any other error is ours: logged with where, everything
+    is freed, and the node is unconfigured.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
@@ -27,13 +47,13 @@ class ManagedNode(LifecycleNode):
         self.trouble = ''  # why the last transition failed
         self._starting, self._destroyed = False, False
         self._failure: Exception | None = None
-        self._change_state = self._service_change_state.callback
-        self._service_change_state.callback = self._on_change_state
+        service = private(self, '_service_change_state')
+        self._change_state, service.callback = service.callback, self._on_change_state
 
     @property
     def state(self) -> str:
         """Return the name of the state: unconfigured, inactive, active, finalized or between."""
-        return self._state_machine.current_state[1]
+        return private(self, '_state_machine').current_state[1]
 
     def start(self) -> None:
         """
@@ -57,42 +77,42 @@ class ManagedNode(LifecycleNode):
             self._starting = False
 
     def starts_itself(self) -> bool:
-        """Say whether `start` configures and activates."""
+        """Return whether `start` configures and activates."""
         return True
 
     def declare(self) -> None:
         """Declare parameters, so that they can be set before configure."""
 
-    def load(self) -> None:
+    def configure(self) -> None:
         """Read parameters and load what is needed."""
 
-    def begin(self) -> None:
+    def activate(self) -> None:
         """Connect to topics and start working."""
 
-    def end(self) -> None:
+    def deactivate(self) -> None:
         """Stop working and disconnect from topics."""
 
-    def unload(self) -> None:
-        """Free what load acquired; declared parameters stay."""
+    def cleanup(self) -> None:
+        """Free what configure acquired; declared parameters stay."""
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load; where that fails, free what was loaded so far."""
-        return self._attempt(self.load, undo=self.unload)
+        """Configure; where that fails, free what was acquired so far."""
+        return self._attempt(self.configure, undo=self.cleanup)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin; where that fails, disconnect what was connected so far."""
-        return self._attempt(self.begin, undo=self.end)
+        """Activate; where that fails, disconnect what was connected so far."""
+        return self._attempt(self.activate, undo=self.deactivate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """End."""
-        return self._attempt(self.end)
+        """Deactivate."""
+        return self._attempt(self.deactivate)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unload."""
-        return self._attempt(self.unload)
+        """Clean up."""
+        return self._attempt(self.cleanup)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """End and unload, from whatever state."""
+        """Deactivate and clean up, from any state."""
         return self._attempt(self._free)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -105,7 +125,7 @@ class ManagedNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
-        """End, unload and destroy; the second time does nothing."""
+        """Deactivate, clean up and destroy; the second time does nothing."""
         if self._destroyed:
             return
         self._destroyed = True
@@ -114,13 +134,13 @@ class ManagedNode(LifecycleNode):
         finally:
             super().destroy_node()
             # rclpy leaves it to the garbage collector, and the node in the graph until then
-            self._state_machine.destroy_when_not_in_use()
+            private(self, '_state_machine').destroy_when_not_in_use()
 
     def _free(self) -> None:
         try:
-            self.end()
+            self.deactivate()
         finally:
-            self.unload()
+            self.cleanup()
 
     def _pass(self, trigger: Callable[[], TransitionCallbackReturn]) -> None:
         if trigger() != TransitionCallbackReturn.SUCCESS:
@@ -153,7 +173,7 @@ class ManagedNode(LifecycleNode):
             self.get_logger().error(''.join(traceback.format_exception(error)))
 
     def _on_change_state(self, request: Any, response: Any) -> Any:
-        """Refuse what this state does not allow: in rclpy before Kilted it ends the process."""
+        """Refuse a transition that this state does not allow, which raises before Kilted."""
         try:
             return self._change_state(request, response)
         except RuntimeError:  # RCLError

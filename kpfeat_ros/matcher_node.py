@@ -9,11 +9,11 @@ from kpfeat_core.config import MatcherConfig
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.factory import create_matcher
 from kpfeat_core.matching import match_pair
-from kpfeat_core.messages.conversions import fill_matches
+from kpfeat_core.messages.conversions import fill_matches, stamp_ns
 from std_srvs.srv import Trigger
 
-from .frames import Frame, FramePairs, stamp_ns, StampPairs
-from .node import KpfeatNode, offer_reset, run
+from .frames import ApproximateTimeSync, FramePairs, StampedFeatures
+from .node import KpfeatNode, run
 from .options import MatcherNodeOptions
 from .worker import Stage
 
@@ -41,18 +41,18 @@ class MatcherNode(KpfeatNode):
         self.parameters.declare(MatcherNodeOptions)
         self.parameters.declare(MatcherConfig)
 
-    def load(self) -> None:
+    def configure(self) -> None:
         """Make the matcher."""
-        super().load()
+        super().configure()
         self.options = self.parameters.read(MatcherNodeOptions, self._use_options)
-        self.pairs, self.stereo = FramePairs(self.options.mode), StampPairs(WAITING)
+        self.pairs, self.stereo = FramePairs(self.options.mode), ApproximateTimeSync(WAITING)
         self._use_config(self.parameters.read(MatcherConfig, self._use_config))
 
-    def begin(self) -> None:
+    def activate(self) -> None:
         """Start the worker with no frame known, then listen."""
-        super().begin()
+        super().activate()
         self.pairs = FramePairs(self.options.mode)
-        self.publisher = self.publish_on(Matches, 'matches')
+        self.publisher = self.advertise(Matches, 'matches')
         self.worker = self.work_through(
             [
                 Stage('pair', self._pair),
@@ -60,17 +60,16 @@ class MatcherNode(KpfeatNode):
                 Stage('publish', self._publish),
             ]
         )
-        self.offer(Trigger, '~/set_reference', self.on_set_reference)
-        self.offer(Trigger, '~/clear_reference', self.on_clear_reference)
-        offer_reset(self)
+        self.advertise_service(Trigger, '~/set_reference', self.on_set_reference)
+        self.advertise_service(Trigger, '~/clear_reference', self.on_clear_reference)
         self.input_topics = {'': self.resolve_topic_name('features')}
-        self.connect_while(self._wants_frames, self._listen)
-        self.connect_while(self._wants_stereo, self._listen_to_both)
+        self.connect_while(self._wants_frames, self._subscribe)
+        self.connect_while(self._wants_stereo, self._subscribe_stereo)
 
-    def unload(self) -> None:
+    def cleanup(self) -> None:
         """Forget all frames."""
         self.pairs = self.stereo = self.matcher = None
-        super().unload()
+        super().cleanup()
 
     def _wants_frames(self) -> bool:
         mode = self.options.mode
@@ -82,17 +81,17 @@ class MatcherNode(KpfeatNode):
     def _wanted(self) -> bool:
         return self.publisher.get_subscription_count() > 0
 
-    def _listen(self) -> Any:
+    def _subscribe(self) -> Any:
         if self.options.mode == 'consecutive':  # what came before a rest is no neighbour
             self.pairs = FramePairs(self.options.mode)
-        return self.listen_to_features('features', self.on_frame)
+        return self.subscribe_features('features', self.on_frame)
 
-    def _listen_to_both(self) -> Any:
+    def _subscribe_stereo(self) -> Any:
         self.stereo.clear()
         return tuple(
             endpoint
             for k, topic in enumerate(STEREO)
-            for endpoint in self.listen_to_features(
+            for endpoint in self.subscribe_features(
                 topic, partial(self.on_stereo_frame, k), source=topic
             )
         )
@@ -105,12 +104,12 @@ class MatcherNode(KpfeatNode):
     def _use_config(self, config: MatcherConfig) -> None:
         self.matcher = create_matcher(**vars(config))
 
-    def on_frame(self, frame: Frame) -> None:
+    def on_frame(self, frame: StampedFeatures) -> None:
         """Hand the frame to the worker."""
         self.statistics.count('received')
         self.worker.submit(frame)
 
-    def on_stereo_frame(self, stream: int, frame: Frame) -> None:
+    def on_stereo_frame(self, stream: int, frame: StampedFeatures) -> None:
         """Hand the frame to the worker, with that of the other camera, once both are here."""
         self.statistics.count('received', source=STEREO[stream])
         tolerance_ns = round(1e6 * self.options.stamp_tolerance_ms)
@@ -147,14 +146,14 @@ class MatcherNode(KpfeatNode):
         response.message = f"mode is {mode}; set parameter 'mode' to reference first"
         return mode != 'reference'
 
-    def _pair(self, item: Frame | tuple[Frame, Frame]) -> Any:
+    def _pair(self, item: StampedFeatures | tuple[StampedFeatures, StampedFeatures]) -> Any:
         pair = item if isinstance(item, tuple) else self.pairs.push(item)
         if self._wanted():
             return pair
         self.statistics.count('idle')
         return None
 
-    def _match(self, frames: tuple[Frame, Frame]) -> Any:
+    def _match(self, frames: tuple[StampedFeatures, StampedFeatures]) -> Any:
         frame0, frame1 = frames
         if frame0.model != frame1.model:
             raise ConfigError(

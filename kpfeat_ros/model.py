@@ -1,4 +1,8 @@
-"""Networks that several nodes of one process use: loaded once, and freed with the last of them."""
+"""
+The network of a node: loaded, exchanged while the node works, shared by the nodes of a process.
+
+A network that several nodes use is loaded once, and freed with the last of them.
+"""
 
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +35,22 @@ if TYPE_CHECKING:
     from kpfeat_core.models.base import Extractor
 
     from .node import KpfeatNode
+
+
+LINGERS_S = 2.0  # how long a freed node may still be held by its executor
+
+
+class OutOfMemoryError(ConfigError):
+    """A GPU that has too little memory."""
+
+    kind = 'out_of_memory'
+
+
+class LoadedNetwork(NamedTuple):
+    """A network, and why it is on the CPU instead of where it was asked for, if it is."""
+
+    extractor: Any
+    shortage: str = ''
 
 
 @dataclass(eq=False)
@@ -71,20 +91,6 @@ def share(key: Hashable, build: Callable[[], 'Extractor'], **options: Any) -> 'E
         extractor = shared.extractor.with_options(**options)
         extractor.shared = shared  # what `with_options` makes of it has it too
         return extractor
-
-
-def networks_in_use() -> int:
-    """Return how many networks there are, however many nodes use each."""
-    return len(_known)
-
-
-LINGERS_S = 2.0
-
-
-class OutOfMemoryError(ConfigError):
-    """A GPU that has too little memory."""
-
-    kind = 'out_of_memory'
 
 
 def load_extractor(options: ModelOptions, config: Any) -> 'Extractor':
@@ -180,14 +186,7 @@ def release_memory(there: Callable[[], object] = lambda: None) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-class Loaded(NamedTuple):
-    """A network, and why it is on the CPU instead of where it was asked for, if it is."""
-
-    extractor: Any
-    shortage: str = ''
-
-
-class LiveModel:
+class ModelManager:
     """
     The model of a node, with its parameters, which may change while it works.
 
@@ -210,7 +209,7 @@ class LiveModel:
     def declare(self) -> None:
         """Declare which model it is, and the options of that."""
         self._parameters.declare(ModelOptions, {'model': extractor_names()})
-        with suppress(ConfigError):  # there is no such model: load says so
+        with suppress(ConfigError):  # there is no such model: load raises that
             self._declare_options_of(self._node.get_parameter('model').value)
 
     def load(self) -> None:
@@ -233,24 +232,24 @@ class LiveModel:
         """
         Return the name of the model, and the features of each image.
 
-        Raises OutOfMemoryError, and what `loading.extract` raises.
+        Raises OutOfMemoryError, and what `Extractor.extract` raises.
         """
         with self._parameters.lock:
             extractor, options = self.extractor, self.options
         try:
             return options.model, extract(extractor, images, masks)
         except OutOfMemoryError as error:
-            on_cpu = str(extractor.device) == 'cpu'
-            if len(images) > 1 or on_cpu or options.on_out_of_memory != 'cpu':
+            may_move = options.on_out_of_memory == 'cpu' and str(extractor.device) != 'cpu'
+            if len(images) > 1 or not may_move:
                 raise
             shortage = str(error)
-        fallen = Loaded(load_extractor(replace(options, device='cpu'), extractor.config), shortage)
+        on_cpu = load_extractor(replace(options, device='cpu'), extractor.config)
         with self._parameters.lock:
             if self.extractor is extractor:  # else another has come meanwhile
-                self._take(fallen)
+                self._take(LoadedNetwork(on_cpu, shortage))
         del extractor
         release_memory()
-        return options.model, extract(fallen.extractor, images, masks)
+        return options.model, extract(on_cpu, images, masks)
 
     def settings(self) -> dict[str, str]:
         """Return what diagnostics say: the model and where it runs, and what is wrong with it."""
@@ -280,7 +279,7 @@ class LiveModel:
     def _use_config(self, config: Any) -> None:
         self.extractor = self.extractor.with_options(**vars(config))
 
-    def _switch(self, request: Any, loaded: Loaded, error: Exception | None) -> None:
+    def _switch(self, request: Any, loaded: LoadedNetwork, error: Exception | None) -> None:
         """Take over what was loaded beside the work, unless something else is wanted by now."""
         options, _ = request
         if options is not self._wanted:
@@ -302,8 +301,8 @@ class LiveModel:
             self._trouble.pop('switch_failed', None)
             release_memory()
 
-    def _take(self, loaded: Loaded) -> None:
-        """Work with a network from now on, and say so."""
+    def _take(self, loaded: LoadedNetwork) -> None:
+        """Work with a network from now on, and log it."""
         self.extractor = loaded.extractor
         self._trouble.pop('out_of_memory', None)
         log = self._node.get_logger()
@@ -313,7 +312,7 @@ class LiveModel:
         log.info(f'{self.options.model} is ready on {self.extractor.device}')
 
     def _stay(self, options: ModelOptions, error: Exception) -> None:
-        """Say why the old model goes on, and put its parameters back."""
+        """Log why the old model goes on, and put its parameters back."""
         running, what = _source(self.options), str(error)
         if not isinstance(error, KpfeatError):  # ours, not the user's: say where
             what = ''.join(traceback.format_exception(error))
@@ -324,15 +323,15 @@ class LiveModel:
         self._node.set_parameters([Parameter(key, value=value) for key, value in running.items()])
 
 
-def _load(request: tuple[ModelOptions, Any]) -> Loaded:
+def _load(request: tuple[ModelOptions, Any]) -> LoadedNetwork:
     options, config = request
     try:
-        return Loaded(load_extractor(options, config))
+        return LoadedNetwork(load_extractor(options, config))
     except OutOfMemoryError as error:
         if options.on_out_of_memory != 'cpu' or options.device == 'cpu':
             raise
         shortage = str(error)
-    return Loaded(load_extractor(replace(options, device='cpu'), config), shortage)
+    return LoadedNetwork(load_extractor(replace(options, device='cpu'), config), shortage)
 
 
 def _source(options: ModelOptions) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from kpfeat_core.errors import ConfigError, KpfeatError
+from kpfeat_core.messages.conversions import stamp_ns
 from kpfeat_core.runtime import timed_stages
 import rclpy
 from rclpy.exceptions import ParameterException
@@ -18,10 +18,9 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.utilities import remove_ros_args
 from std_srvs.srv import Trigger
 
-from .diagnostics import DiagnosticsOptions, gpu_memory, judge, judge_rest, Report
+from .diagnostics import gpu_memory, judge, judge_rest, StatisticsReport
 from .endpoints import ConnectedNode
-from .frames import stamp_ns
-from .options import LifecycleOptions
+from .options import DiagnosticsOptions, LifecycleOptions
 from .parameters import NodeParameters
 from .worker import abandoned_work, Stage, Worker
 
@@ -55,27 +54,37 @@ class KpfeatNode(ConnectedNode):
         self.parameters.declare(DiagnosticsOptions)
 
     def starts_itself(self) -> bool:
-        """Say whether `start` configures and activates; raises ConfigError."""
+        """Return whether `start` configures and activates; raises ConfigError."""
         return self.parameters.read(LifecycleOptions).autostart
 
-    def load(self) -> None:
+    def configure(self) -> None:
         """Read what all nodes have."""
-        super().load()
+        super().configure()
         self._limits = self.parameters.read(DiagnosticsOptions, self._use_limits)
 
     def _use_limits(self, limits: DiagnosticsOptions) -> None:
         self._limits = limits
 
-    def end(self) -> None:
+    def activate(self) -> None:
+        """Offer `~/reset_statistics`."""
+        super().activate()
+        self.advertise_service(Trigger, '~/reset_statistics', self._on_reset)
+
+    def _on_reset(self, _: Any, response: Trigger.Response) -> Trigger.Response:
+        self.statistics.reset()
+        response.success, response.message = True, 'all counts and times start again'
+        return response
+
+    def deactivate(self) -> None:
         """Stop working and disconnect from topics."""
         self.stop_work()
         self._workers.clear()
-        super().end()
+        super().deactivate()
 
-    def unload(self) -> None:
-        """Free what was loaded; declared parameters stay."""
+    def cleanup(self) -> None:
+        """Free what was acquired; declared parameters stay."""
         self.parameters.forget()
-        super().unload()
+        super().cleanup()
 
     def ask_to_stop(self) -> None:
         """Let the items at work be the last, and do not wait for them."""
@@ -112,6 +121,10 @@ class KpfeatNode(ConnectedNode):
             what = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
         self.get_logger().error(f'{kind}: {what} (further ones are only counted: /diagnostics)')
 
+    def count_failure(self, kind: str, error: Exception) -> None:
+        """Count what failed outside of a worker, and log the first of its kind."""
+        self.note_error(kind, error, self.statistics.fail(kind))
+
     def note_age(self, header: Any) -> None:
         """Note the time from the stamp of an image until now, where its clock is this node's."""
         age_ns = self.get_clock().now().nanoseconds - stamp_ns(header)
@@ -145,7 +158,7 @@ class KpfeatNode(ConnectedNode):
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
 
-    def _values(self, report: Report) -> list[tuple[str, str]]:
+    def _values(self, report: StatisticsReport) -> list[tuple[str, str]]:
         settings = self.settings() if self.state in ('inactive', 'active') else {}
         return [('state', self.state), *settings.items(), *report.values(), *gpu_memory()]
 
@@ -219,14 +232,3 @@ def _interrupts_end_ros() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def offer_reset(node: 'KpfeatNode') -> None:
-    """Offer `~/reset_statistics`, which sets all counts and times of diagnostics back."""
-    node.offer(Trigger, '~/reset_statistics', partial(_reset, node))
-
-
-def _reset(node: 'KpfeatNode', _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-    node.statistics.reset()
-    response.success, response.message = True, 'all counts and times start again'
-    return response

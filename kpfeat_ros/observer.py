@@ -15,9 +15,9 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
 from .diagnostics import Statistics
+from .endpoints import RELIABLE
 from .frames import stamp_ns
 from .images import image_to_array
-from .qos import RELIABLE
 from .worker import Worker
 
 OUTPUTS = ('features', 'matches', 'image_keypoints', 'image_matches')

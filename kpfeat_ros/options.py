@@ -1,7 +1,7 @@
 """
-Options of the nodes themselves, beside those of the extractor and the matcher.
+Options of the launch file, and of the nodes beside those of the extractor and the matcher.
 
-Read by the nodes, the launch file and the parameter file; imports neither ROS nor torch.
+Imports neither ROS nor torch.
 """
 
 from dataclasses import dataclass
@@ -40,6 +40,30 @@ class LifecycleOptions:
 
     autostart: bool = option(
         True, 'configure and activate at the start; false waits for `ros2 lifecycle set`'
+    )
+
+
+@dataclass(frozen=True)
+class DiagnosticsOptions:
+    """Limits beyond which a node's diagnostics are a warning or an error."""
+
+    min_rate_warn_hz: float = option(
+        0.0, 'fewer results a second are a warning; 0 never is', low=0.0, high=1000.0, live=True
+    )
+    min_rate_error_hz: float = option(
+        0.0, 'fewer results a second are an error; 0 never is', low=0.0, high=1000.0, live=True
+    )
+    max_age_warn_s: float = option(
+        2.0, 'a newest input older than this is a warning', low=0.0, high=1e6, live=True
+    )
+    max_age_error_s: float = option(
+        10.0, 'a newest input older than this is an error', low=0.0, high=1e6, live=True
+    )
+    max_drop_share_warn: float = option(
+        1.0, 'dropping a larger share of the input is a warning', low=0.0, high=1.0, live=True
+    )
+    max_drop_share_error: float = option(
+        1.0, 'dropping a larger share of the input is an error', low=0.0, high=1.0, live=True
     )
 
 
@@ -179,3 +203,44 @@ class OverlayNodeOptions:
         high=1000.0,
         live=True,
     )
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """What can be chosen at start; an empty text leaves it to the parameter file."""
+
+    model: str = option('', 'name of the extractor, such as alike-t')
+    weights: str = option('', 'weight file of the model')
+    image: str = option('image', 'topic with the images of the camera')
+    image_transport: str = option('', 'raw, or compressed for what is on image/compressed')
+    depth: str = option(
+        'depth', 'topic with depth images, pixel by pixel those of image, for keypoint_cloud'
+    )
+    cameras: str = option(
+        '',
+        'names of several cameras, such as left,right: each gets its nodes and topics in a '
+        'namespace of its name, where image is looked for too',
+    )
+    pairs: str = option(
+        '',
+        'cameras that are matched with each other, such as left-right or left-right,left-rear; '
+        'the matches of the first are on left_right/matches',
+    )
+    one_extractor: bool = option(
+        False, 'one extractor for all cameras, which can work on several images together'
+    )
+    params_file: str = option(
+        '', 'parameter file with what is to differ from the one that kpfeat installs'
+    )
+    composed: bool = option(False, 'all nodes in one process')
+    device: str = option('', 'where the network runs: cpu, cuda, cuda:1 or auto')
+    namespace: str = option('', 'namespace of nodes and topics')
+    use_sim_time: bool = option(False, "take the time from /clock, such as a bag player's")
+
+
+# what of it are parameters of each node
+CHOSEN = {
+    'extractor': ('model', 'weights', 'device', 'image_transport', 'use_sim_time'),
+    'matcher': ('use_sim_time',),
+    'overlay': ('image_transport', 'use_sim_time'),
+}

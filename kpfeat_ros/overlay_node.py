@@ -8,23 +8,22 @@ from typing import Any
 
 from kpfeat.msg import Matches
 from kpfeat_core.errors import KpfeatError
-from kpfeat_core.messages.conversions import fill_image
+from kpfeat_core.messages.conversions import fill_image, fill_jpeg
 from kpfeat_core.tracks import Tracks
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from .frames import Frame, Partners
-from .node import KpfeatNode, offer_reset, run
+from .frames import OverlayInputs, StampedFeatures
+from .node import KpfeatNode, run
 from .options import OverlayNodeOptions
 from .pictures import (
     cloud_of_keypoints,
+    distortion_for,
     fill_annotations,
-    fill_compressed,
     fill_markers,
     find_messages,
     follow_matches,
     frame_in_image,
-    lens_for,
     picture_of_keypoints,
     picture_of_matches,
     picture_of_tracks,
@@ -45,7 +44,7 @@ class Output:
     worker: Worker
 
     def wanted(self) -> bool:
-        """Say whether somebody listens."""
+        """Return whether somebody listens."""
         return any(publisher.get_subscription_count() for publisher in self.publishers)
 
 
@@ -66,7 +65,7 @@ class OverlayNode(KpfeatNode):
         self.inputs: set[str] = set()  # that somebody needs at the moment
         self.outputs: dict[str, Output] = {}
         self.wanted: set[str] = set()
-        self.partners = Partners(0)
+        self.kept = OverlayInputs(0)
         self.camera_infos: dict[str, CameraInfo] = {}
         self._infos: Sequence[str] = ()  # of the first and the second image of a pair
         self._missing: set[str] = set()  # packages of messages, each said once
@@ -77,9 +76,9 @@ class OverlayNode(KpfeatNode):
         super().declare()
         self.parameters.declare(OverlayNodeOptions)
 
-    def load(self) -> None:
+    def configure(self) -> None:
         """Read parameters, and find out which messages are installed."""
-        super().load()
+        super().configure()
         self.options = self.parameters.read(OverlayNodeOptions, self._use_options)
         self.messages = {topic: find_messages(package) for topic, package in OPTIONAL.items()}
         for topic, package in OPTIONAL.items():
@@ -90,36 +89,35 @@ class OverlayNode(KpfeatNode):
                     f'installed: install ros-$ROS_DISTRO-{package.replace("_", "-")} for it'
                 )
 
-    def begin(self) -> None:
+    def activate(self) -> None:
         """Start the workers; topics are connected when somebody listens."""
-        super().begin()
+        super().activate()
         second = 'image1' if self.options.stereo else 'image'
-        self.partners = Partners(self.options.buffer_size, second)
+        self.kept = OverlayInputs(self.options.buffer_size, second)
         self._infos = ('camera_info', second.replace('image', 'camera_info'))
         self.tracks = Tracks(self.options.track_length)
-        self._offer_picture('matches', {'image', second, 'matches'}, self._draw_matches)
+        self._add_picture('matches', {'image', second, 'matches'}, self._draw_matches)
         if not self.options.stereo:
-            self._offer_views_of_one_camera()
-        offer_reset(self)
+            self._add_views_of_one_camera()
         for name in INPUTS:
             self.connect_while(partial(self._needs, name), partial(self._subscribe, name))
 
-    def _offer_views_of_one_camera(self) -> None:
-        self._offer_picture('keypoints', {'image', 'features'}, self._draw_keypoints)
-        self._offer_picture('tracks', {'image', 'matches'}, self._draw_tracks)
-        self._offer_optional('image_annotations', 'ImageAnnotations', set(), self._annotate)
-        self._offer_optional('keypoint_markers', 'MarkerArray', {'camera_info'}, self._mark)
-        self._offer(
+    def _add_views_of_one_camera(self) -> None:
+        self._add_picture('keypoints', {'image', 'features'}, self._draw_keypoints)
+        self._add_picture('tracks', {'image', 'matches'}, self._draw_tracks)
+        self._add_optional('image_annotations', 'ImageAnnotations', set(), self._annotate)
+        self._add_optional('keypoint_markers', 'MarkerArray', {'camera_info'}, self._mark)
+        self._add_output(
             'keypoint_cloud', PointCloud2, {'features', 'depth', 'camera_info'}, self._place
         )
 
-    def end(self) -> None:
+    def deactivate(self) -> None:
         """Stop drawing and forget what was kept for it."""
-        super().end()
+        super().deactivate()
         self.inputs.clear()
         self.outputs.clear()
         self.wanted.clear()
-        self.partners.keep_only((), ())
+        self.kept.keep_only((), ())
         self.camera_infos.clear()
 
     def _use_options(self, options: OverlayNodeOptions) -> None:
@@ -127,22 +125,24 @@ class OverlayNode(KpfeatNode):
         if self.outputs:
             self.tracks.length = options.track_length
 
-    def _offer_picture(self, name: str, inputs: set[str], draw: Callable[[Any], Any]) -> None:
-        raw = self.publish_on(Image, f'image_{name}')
-        compressed = self.publish_on(CompressedImage, f'{raw.topic_name}/compressed')
+    def _add_picture(self, name: str, inputs: set[str], draw: Callable[[Any], Any]) -> None:
+        raw = self.advertise(Image, f'image_{name}')
+        compressed = self.advertise(CompressedImage, f'{raw.topic_name}/compressed')
         publish = partial(self._publish_picture, raw, compressed)
         worker = self.work_through([Stage(f'draw_{name}', draw), Stage('publish', publish)])
         self.outputs[name] = Output(frozenset(inputs), (raw, compressed), worker)
 
-    def _offer_optional(
+    def _add_optional(
         self, topic: str, kind: str, inputs: set[str], make: Callable[[Any], Any]
     ) -> None:
         messages = self.messages[topic]
         if messages is not None:
-            self._offer(topic, getattr(messages, kind), {'features', *inputs}, make)
+            self._add_output(topic, getattr(messages, kind), {'features', *inputs}, make)
 
-    def _offer(self, topic: str, kind: type, inputs: set[str], make: Callable[[Any], Any]) -> None:
-        publisher = self.publish_on(kind, topic)
+    def _add_output(
+        self, topic: str, kind: type, inputs: set[str], make: Callable[[Any], Any]
+    ) -> None:
+        publisher = self.advertise(kind, topic)
         publish = publisher.publish
         worker = self.work_through([Stage(f'make_{topic}', make), Stage('publish', publish)])
         self.outputs[topic] = Output(frozenset(inputs), (publisher,), worker)
@@ -157,22 +157,22 @@ class OverlayNode(KpfeatNode):
         if self.wanted and self.options.keypoint_pixels == 'undistorted':
             self.inputs.update(self._infos)
         super().review()
-        self.partners.keep_only(self.inputs, self.wanted)
+        self.kept.keep_only(self.inputs, self.wanted)
         if self.outputs and 'tracks' not in self.wanted:
             self.tracks.clear()
 
     def _subscribe(self, name: str) -> Any:
         if name in ('image', 'image1'):
             listener = partial(self.on_image, name)
-            return self.listen_to_images(self.options.image_transport, listener, 5, name, name)
+            return self.subscribe_images(self.options.image_transport, listener, 5, name, name)
         if name == 'features':
-            return self.listen_to_features(name, self.on_features, True, name)
+            return self.subscribe_features(name, self.on_features, True, name)
         if name == 'matches':
-            return self.listen_to(Matches, name, self.on_matches)
+            return self.subscribe(Matches, name, self.on_matches)
         if name == 'depth':
-            return self.listen_to(Image, name, self.on_depth, qos_profile_sensor_data)
+            return self.subscribe(Image, name, self.on_depth, qos_profile_sensor_data)
         topic, listener = self._info_topic(name), partial(self.on_camera_info, name)
-        return self.listen_to(CameraInfo, topic, listener, qos_profile_sensor_data)
+        return self.subscribe(CameraInfo, topic, listener, qos_profile_sensor_data)
 
     def _submit(self, output: str, *item: Any) -> None:
         if output in self.wanted:
@@ -181,23 +181,23 @@ class OverlayNode(KpfeatNode):
     def on_image(self, name: str, image: Any) -> None:
         """Keep the image until its features come; they may have come already."""
         self.statistics.count('received', source=name)
-        features = self.partners.add_image(name, image)
+        features = self.kept.add_image(name, image)
         if features is not None:
             self._submit('keypoints', image, features)
 
-    def on_features(self, features: Frame) -> None:
+    def on_features(self, features: StampedFeatures) -> None:
         """Pass the features on; to what needs an image only if that is here."""
         self.statistics.count('received', source='features')
         self._submit('image_annotations', features)
         if 'keypoints' in self.wanted:
-            self._submit_pair('keypoints', self.partners.image_of(features), features)
+            self._submit_complete('keypoints', self.kept.image_of(features), features)
         if 'camera_info' in self.camera_infos:
             self._submit('keypoint_markers', features, self.camera_infos['camera_info'])
             if 'keypoint_cloud' in self.wanted:
                 self._place_at_once(features)
 
-    def _place_at_once(self, features: Frame) -> None:
-        depth = self.partners.depth_of(features, self._tolerance_ns())
+    def _place_at_once(self, features: StampedFeatures) -> None:
+        depth = self.kept.depth_of(features, self._tolerance_ns())
         if depth is not None:
             self._submit('keypoint_cloud', features, depth, self.camera_infos['camera_info'])
         else:
@@ -205,7 +205,7 @@ class OverlayNode(KpfeatNode):
 
     def on_depth(self, depth: Image) -> None:
         """Keep the depth image until its features come; they may have come already."""
-        features = self.partners.add_depth(depth, self._tolerance_ns())
+        features = self.kept.add_depth(depth, self._tolerance_ns())
         if features is not None:
             self._submit('keypoint_cloud', features, depth, self.camera_infos['camera_info'])
 
@@ -217,27 +217,26 @@ class OverlayNode(KpfeatNode):
         """Return the topic of the camera_info beside 'image' or 'image1'."""
         return self.camera_info_topic(name.replace('camera_info', 'image'), name)
 
-    def _lens(self, name: str = 'camera_info') -> Any:
-        """Return what keypoints are to be seen through again, if they are undistorted."""
-        return lens_for(self.camera_infos.get(name), self.options.keypoint_pixels)
+    def _distortion(self, name: str = 'camera_info') -> Any:
+        """Return the distortion to draw undistorted keypoints with."""
+        return distortion_for(self.camera_infos.get(name), self.options.keypoint_pixels)
 
     def on_matches(self, matches: Matches) -> None:
         """Draw the matches, and the tracks that they prolong, if their images are here."""
         if 'tracks' in self.wanted:
-            self._follow_tracks(self.partners.image1_of(matches), matches)
+            self._follow_tracks(self.kept.image1_of(matches), matches)
         if 'matches' in self.wanted:
-            self._submit_pair('matches', *self.partners.images_of(matches), matches)
+            self._submit_complete('matches', *self.kept.images_of(matches), matches)
 
     def _follow_tracks(self, image: Any, matches: Matches) -> None:
         try:  # here and not in the worker, which may drop matches: that would end all tracks
             trails = follow_matches(self.tracks, matches)
         except KpfeatError as error:
-            kind = type(error).__name__
-            self.note_error(kind, error, self.statistics.fail(kind))
+            self.count_failure(type(error).__name__, error)
         else:
-            self._submit_pair('tracks', image, trails)
+            self._submit_complete('tracks', image, trails)
 
-    def _submit_pair(self, output: str, *item: Any) -> None:
+    def _submit_complete(self, output: str, *item: Any) -> None:
         if any(part is None for part in item):
             self.statistics.count('unpaired')
         else:
@@ -248,17 +247,17 @@ class OverlayNode(KpfeatNode):
 
     def _draw_keypoints(self, item: Any) -> Any:
         image, features = item
-        return image.header, picture_of_keypoints(image, features, self._lens())
+        return image.header, picture_of_keypoints(image, features, self._distortion())
 
     def _draw_tracks(self, item: Any) -> Any:
         image, trails = item
-        return image.header, picture_of_tracks(image, trails, self._lens())
+        return image.header, picture_of_tracks(image, trails, self._distortion())
 
     def _draw_matches(self, item: Any) -> Any:
         image0, image1, matches = item
-        lenses = (self._lens(name) for name in self._infos)
+        distortions = (self._distortion(name) for name in self._infos)
         limit = self.options.max_drawn_matches
-        return image1.header, picture_of_matches(image0, image1, matches, limit, *lenses)
+        return image1.header, picture_of_matches(image0, image1, matches, limit, *distortions)
 
     def _publish_picture(self, raw: Any, compressed: Any, item: Any) -> None:
         header, picture = item
@@ -266,12 +265,12 @@ class OverlayNode(KpfeatNode):
             raw.publish(fill_image(Image(), picture, header))
         if compressed.get_subscription_count():
             quality = self.options.jpeg_quality
-            compressed.publish(fill_compressed(CompressedImage(), picture, header, quality))
+            compressed.publish(fill_jpeg(CompressedImage(), picture, header, quality))
         self.note_age(header)
 
     def _annotate(self, item: Any) -> Any:
         (features,) = item
-        shown = frame_in_image(features, self._lens())
+        shown = frame_in_image(features, self._distortion())
         return fill_annotations(self.messages['image_annotations'], shown)
 
     def _mark(self, item: Any) -> Any:
@@ -286,7 +285,7 @@ class OverlayNode(KpfeatNode):
         """Add what is listened to at the moment, and which of it has never come."""
         topics = {name: self._info_topic(name) for name in ('camera_info', 'camera_info1')}
         topics['depth'] = self.resolve_topic_name('depth')
-        came = {*self.camera_infos, *(['depth'] if self.partners.has_depth else [])}
+        came = {*self.camera_infos, *(['depth'] if self.kept.has_depth else [])}
         missing = [topics[name] for name in sorted((self.inputs & set(topics)) - came)]
         return {
             'listening_to': ' '.join(sorted(self.inputs)) or 'nothing',

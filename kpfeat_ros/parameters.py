@@ -1,7 +1,7 @@
 """Configuration dataclasses as ROS parameters: declared, described, bounded, live where safe."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, Field, fields, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from functools import partial
 import sys
@@ -9,7 +9,7 @@ from threading import RLock
 import traceback
 from typing import Any, TypeVar
 
-from kpfeat_core.config import check_config, OLD_NAMES
+from kpfeat_core.config import check_config, describe, OLD_NAMES, OptionDescription
 from kpfeat_core.errors import ConfigError, KpfeatError
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -21,36 +21,34 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from .lifecycle import private
+
 Config = TypeVar('Config')
 LARGEST_INT = 2**31 - 1  # shown by `ros2 param describe` where an option has no upper bound
 
 
-def describe(
-    field: Field, choices: Sequence[str] | None = None, fixed: bool = False
-) -> ParameterDescriptor:
+def descriptor_of(option: OptionDescription, fixed: bool = False) -> ParameterDescriptor:
     """
     Return the descriptor of an option: its sentence, range or choices, and when it may change.
 
     fixed: never after the start; else an option that is not live may change before configure.
     """
-    record = field.metadata
-    choices = choices or record['choices']
-    descriptor = ParameterDescriptor(name=field.name, description=record['help'], read_only=fixed)
-    if choices:
-        descriptor.additional_constraints = f'one of: {", ".join(choices)}'
-        descriptor.description += f' ({", ".join(choices)})'
-    if not (fixed or record['live']):
-        descriptor.description += '; read-only while the node is configured'
-    low, high = record['low'], record['high']
-    if low is None and high is None:
+    words = option.help
+    descriptor = ParameterDescriptor(name=option.name, read_only=fixed)
+    if option.choices:
+        descriptor.additional_constraints = f'one of: {", ".join(option.choices)}'
+        words += f' ({", ".join(option.choices)})'
+    if not (fixed or option.live):
+        words += '; read-only while the node is configured'
+    descriptor.description = words
+    if option.low is None and option.high is None:
         return descriptor
-    if isinstance(field.default, float):
-        low = -sys.float_info.max if low is None else float(low)
-        high = sys.float_info.max if high is None else float(high)
+    kind, largest = option.kind, sys.float_info.max if option.kind is float else LARGEST_INT
+    low = -largest if option.low is None else kind(option.low)
+    high = largest if option.high is None else kind(option.high)
+    if kind is float:
         descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
     else:
-        low = -LARGEST_INT if low is None else int(low)
-        high = LARGEST_INT if high is None else int(high)
         descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
     return descriptor
 
@@ -77,10 +75,10 @@ class NodeParameters:
         self.lock = RLock()  # held while a change is applied: who holds it sees all of it or none
         self._refused: dict[str, ConfigError] = {}  # given at start and not allowed
         node.add_on_set_parameters_callback(self._on_set)
-        given = node._parameter_overrides
+        self._given = private(node, '_parameter_overrides')  # by name, what was given at start
         for old, now in OLD_NAMES.items():
-            if old in given and now not in given:
-                given[now] = Parameter(now, value=given.pop(old).value)
+            if old in self._given and now not in self._given:
+                self._given[now] = Parameter(now, value=self._given.pop(old).value)
                 node.get_logger().warning(
                     f"parameter '{old}' is called '{now}' now; the old name will go with a release"
                 )
@@ -96,9 +94,10 @@ class NodeParameters:
 
         choices: of options whose choices are known at run time only; fixed: none may change.
         """
-        for field in fields(cls):
-            if not self._node.has_parameter(field.name):
-                self._declare(field, describe(field, (choices or {}).get(field.name), fixed))
+        for option in map(describe, fields(cls)):
+            if not self._node.has_parameter(option.name):
+                known = (choices or {}).get(option.name)
+                self._declare(option._replace(choices=known) if known else option, fixed)
 
     def exchange(self, before: type | None, after: type) -> None:
         """
@@ -124,7 +123,7 @@ class NodeParameters:
 
         Those of the present one that stay, and for what it lacks those given at start.
         """
-        values = self._node._parameter_overrides | self._said(before)
+        values = self._given | self._said(before)
         names = values.keys() & {field.name for field in fields(after)}
         config = after(**{name: values[name].value for name in names})
         check_config(config)
@@ -132,7 +131,7 @@ class NodeParameters:
 
     def _said(self, cls: type) -> dict[str, Parameter]:
         """Return the options of a model that were given at start or are not at their default."""
-        given, said = self._node._parameter_overrides.keys() - self._refused.keys(), {}
+        given, said = self._given.keys() - self._refused.keys(), {}
         for field in fields(cls):
             if self._node.has_parameter(field.name):
                 parameter = self._node.get_parameter(field.name)
@@ -173,27 +172,30 @@ class NodeParameters:
 
     def unknown(self) -> list[str]:
         """Return the names given at start that no parameter has, each with the nearest name."""
-        names = []
-        for name in self._node._parameter_overrides:  # rclpy shows them nowhere else
-            if self._node.has_parameter(name) or name.startswith('qos_overrides.'):
+        names, known = [], self._node.get_parameters_by_prefix('')
+        for name in self._given:
+            if name in known or name.startswith('qos_overrides.'):
                 continue
-            near = get_close_matches(name, self._node._parameters, n=1)
+            near = get_close_matches(name, known, n=1)
             names.append(f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else ''))
         return sorted(names)
 
-    def _declare(self, field: Field, descriptor: ParameterDescriptor) -> None:
-        declare = partial(self._node.declare_parameter, field.name, field.default, descriptor)
+    def _declare(self, option: OptionDescription, fixed: bool) -> None:
+        descriptor = descriptor_of(option, fixed)
+        declare = partial(self._node.declare_parameter, option.name, option.default, descriptor)
         try:
             declare()
             return
         except InvalidParameterTypeException:
-            kind = type(field.default).__name__
+            kind = option.kind.__name__
             hint = ' (write 1.0, not 1)' if kind == 'float' else ''
-            reason = f"parameter '{field.name}' got a value of another type, expected {kind}{hint}"
+            reason = (
+                f"parameter '{option.name}' got a value of another type, expected {kind}{hint}"
+            )
         except InvalidParameterValueException as error:
-            reason = f"parameter '{field.name}': {error}"
+            reason = f"parameter '{option.name}': {error}"
         declare(ignore_override=True)  # so that it can be set to another value
-        self._refused[field.name] = ConfigError(reason)
+        self._refused[option.name] = ConfigError(reason)
 
     def forget(self) -> None:
         """Stop following changes of what was declared, before it is declared again."""

@@ -46,7 +46,7 @@ OnError = Callable[[str, Exception, bool], None]
 
 
 def abandoned_work() -> bool:
-    """Say whether a worker that was stopped is still in mid-stage."""
+    """Return whether a worker that was stopped is still in mid-stage."""
     return any(thread.name == THREAD_NAME for thread in threading.enumerate())
 
 
@@ -196,7 +196,6 @@ class Worker:
             self._statistics.count('dropped', source=source)
 
 
-MOST_WAITING = 8  # requests of a service, each with its image
 Deliver = Callable[[Any, Any, Exception | None], None]
 
 
@@ -244,7 +243,6 @@ class Background:
     Calls `do(request)` in a thread, then `deliver(request, result, error)` in the executor's.
 
     The newest request wins: one that waits is replaced, one at work is finished and delivered.
-    After `close` nothing is delivered, and what is at work is not waited for.
     """
 
     def __init__(self, node: Node, do: Callable[[Any], Any], deliver: Deliver) -> None:
@@ -258,10 +256,10 @@ class Background:
         """Ask for a request to be done; returns at once."""
         self._worker.submit(request)
 
-    def close(self) -> None:
-        """Deliver nothing any more; the second time does nothing."""
+    def close(self, timeout_s: float = 0.0) -> None:
+        """Deliver nothing any more; what is at work is waited for no longer than timeout_s."""
         if self._handover.close():
-            self._worker.stop(timeout_s=0.0)
+            self._worker.stop(timeout_s)
 
     def _run(self, request: Any) -> None:
         result = trouble = None
@@ -276,11 +274,12 @@ class Requests:
     """
     Calls `do(item)` in a thread for each of several items, in the order in which they came.
 
-    To be awaited in the callback of a service, so that the executor goes on meanwhile.
+    To be awaited in the callback of a service, so that the executor goes on meanwhile. most: how
+    many may wait, None for any number.
     """
 
-    def __init__(self, node: Node, do: Callable[[Any], Any]) -> None:
-        self._node = node
+    def __init__(self, node: Node, do: Callable[[Any], Any], most: int | None = None) -> None:
+        self._node, self._most = node, most
         self._background = Background(node, do, self._deliver)
         self._waiting: deque[tuple[Any, Future]] = deque()  # the first one is at work
 
@@ -290,10 +289,8 @@ class Requests:
 
         Raises ConfigError where too many wait already.
         """
-        if len(self._waiting) >= MOST_WAITING:
-            raise ConfigError(
-                f'{MOST_WAITING} requests wait already; wait for their answers first'
-            )
+        if self._most is not None and len(self._waiting) >= self._most:
+            raise ConfigError(f'{self._most} requests wait already; wait for their answers first')
         future = Future(executor=self._node.executor)
         self._waiting.append((item, future))
         if len(self._waiting) == 1:
@@ -303,9 +300,9 @@ class Requests:
             raise error
         return result
 
-    def close(self, reason: str = '') -> None:
+    def close(self, reason: str = '', timeout_s: float = 0.0) -> None:
         """Answer all that wait with a ConfigError of this reason; without one, never."""
-        self._background.close()
+        self._background.close(timeout_s)
         waiting, self._waiting = self._waiting, deque()
         for _, future in waiting if reason else ():
             future.set_result((None, ConfigError(reason)))

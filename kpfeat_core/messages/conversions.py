@@ -9,12 +9,14 @@ import array
 from enum import IntEnum
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 
-from .encodings import decode_file, decode_pixels
+from .encodings import decode_file, decode_pixels, stored_pixels
+from ..axes import Float
 from ..camera import Calibration, part_of
 from ..config import ViewConfig
-from ..errors import ShapeError
+from ..errors import BadImageError, ImageError, ShapeError
 from ..features import Features
 from ..matching import PairMatches
 
@@ -75,7 +77,13 @@ def _bytes(values: np.ndarray) -> np.ndarray:
 
 Message = TypeVar('Message')
 GEOMETRIES = ('none', 'homography', 'fundamental')  # position = constant in Matches.msg
+METRES = {'16UC1': 0.001, 'mono16': 0.001, '32FC1': 1.0}  # in one unit of each encoding
 TYPECODES = {'u1': 'B', 'u4': 'I', 'f4': 'f', 'f8': 'd'}  # NumPy's names to those of array.array
+
+
+def stamp_ns(header: Any) -> int:
+    """Return the stamp of a header as whole nanoseconds: exact, and usable as a key."""
+    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
 def image_to_array(message: Any, pixel_bits: int = ViewConfig.pixel_bits) -> np.ndarray:
@@ -99,17 +107,38 @@ def image_to_array(message: Any, pixel_bits: int = ViewConfig.pixel_bits) -> np.
     )
 
 
-def camera_info_to_calibration(message: Any) -> Calibration:
+def depth_to_metres(message: Any) -> Float[np.ndarray, 'h w']:
+    """Return the depths of an Image message; raises BadImageError for what is no depth image."""
+    if message.encoding not in METRES:
+        raise BadImageError(
+            'depth',
+            f"depth image has encoding '{message.encoding}', expected 16UC1 in millimetres or "
+            '32FC1 in metres',
+        )
+    stored = stored_pixels(
+        message.data,
+        message.encoding,
+        message.width,
+        message.height,
+        message.step,
+        bool(message.is_bigendian),
+    )
+    return stored.astype(np.float32) * np.float32(METRES[message.encoding])
+
+
+def camera_info_to_calibration(message: Any, rectified: bool = False) -> Calibration:
     """
     Return the calibration of the images that a CameraInfo message comes with; raises ConfigError.
 
     Its region of interest and binning are taken into account: pixels are those of the image.
+    rectified: of rectified images, which P describes; of all others K and D do.
     """
+    matrix = np.reshape(message.p, (3, 4))[:, :3] if rectified else np.reshape(message.k, (3, 3))
     calibration = Calibration(
-        matrix=np.array(message.k, np.float64).reshape(3, 3),
+        matrix=np.array(matrix, np.float64),
         size=(message.width, message.height),
-        model=message.distortion_model,
-        coefficients=tuple(message.d),
+        model='' if rectified else message.distortion_model,
+        coefficients=() if rectified else tuple(message.d),
     )
     roi = message.roi
     size = (roi.width or message.width, roi.height or message.height)  # 0 means all of it
@@ -154,6 +183,30 @@ def fill_image(message: Message, pixels: np.ndarray, header: Any) -> Message:
     message.is_bigendian = 0
     message.step = pixels.shape[1] * (1 if gray else 3)
     message.data = to_sequence(pixels)
+    return message
+
+
+def fill_jpeg(message: Message, picture: np.ndarray, header: Any, quality: int) -> Message:
+    """
+    Fill a CompressedImage message with a picture (H, W, 3) uint8 RGB as JPEG.
+
+    quality: 1 to 100. Raises ImageError for what JPEG cannot hold.
+    """
+    height, width = picture.shape[:2]
+    try:
+        done, data = cv2.imencode(
+            '.jpg', picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
+        )
+    except cv2.error:
+        done = False
+    if not done:
+        raise ImageError(
+            f'a picture of {width}x{height} pixels cannot become a JPEG, whose sides are 65500 '
+            'pixels at most: subscribe to the raw picture'
+        )
+    message.header = header
+    message.format = 'rgb8; jpeg compressed bgr8'  # as image_transport has it
+    message.data = to_sequence(data)
     return message
 
 

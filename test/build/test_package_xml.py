@@ -53,6 +53,9 @@ KEYS = {
 TOO_OLD = {('python3-typer', 'humble'): '0.4, where 0.9 is needed'}
 # No key that works: one pip line instead.
 WITH_PIP = {
+    'av': 'there is no key; only for videos',
+    'pycolmap': 'there is no key; only for COLMAP',
+    'ray': 'there is no key; only for clusters',
     'torch': 'python3-torch is a key, yet Ubuntu 24.04 has no such package',
     'safetensors': 'there is no key',
     'jaxtyping': 'there is no key; only checks annotations in tests',
@@ -117,7 +120,8 @@ def test_everything_imported_is_asked_for_or_in_the_guide() -> None:
         module = COMES_WITH.get(name, name)
         if module in WITH_PIP:
             package = module.replace('_', '-')
-            assert re.search(rf'pip install [^\n]*\b{package}\b', GUIDE), (
+            # in one paragraph
+            assert re.search(rf'(?s)pip install (?:(?!\n\n).)*?\b{package}\b', GUIDE), (
                 f'{place}: {WITH_PIP[module]}'
             )
         else:

@@ -5,6 +5,7 @@ import importlib.util
 import os
 from pathlib import Path
 import shutil
+import signal
 import sys
 from typing import Any
 
@@ -16,6 +17,11 @@ from steered import Steered
 
 SUPPORT = Path(__file__).resolve().parents[1] / 'support'
 
+# In the background of a shell and under nohup SIGINT is ignored, and children inherit that: the
+# processes that tests start must hear it as those of a user in a terminal do.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Before rclpy starts: other robots, and other test runs on this machine, must not hear us.
 CLAIM, DOMAIN = claim_domain()
 os.environ['ROS_DOMAIN_ID'] = str(DOMAIN)
@@ -25,7 +31,7 @@ if os.environ.get('ROS_DISTRO') == 'humble':
 
 
 def why_no_ros() -> str:
-    """Say what is missing for tests with nodes; '' if nothing."""
+    """Return what is missing for tests with nodes; '' if nothing."""
     if importlib.util.find_spec('rclpy') is None:
         return 'rclpy is not installed: `make test` installs it'
     if importlib.util.find_spec('kpfeat') is None:

@@ -311,13 +311,13 @@ def interrupt():
     time.sleep(0.5)  # until the signal has ended ROS
 
 class Node(MatcherNode):
-    def load(self):
+    def configure(self):
         if '{when}' == 'configure':
             interrupt()
-        super().load()
+        super().configure()
 
-    def begin(self):
-        super().begin()
+    def activate(self):
+        super().activate()
         if '{when}' == 'activate':
             interrupt()
 

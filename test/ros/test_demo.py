@@ -114,11 +114,11 @@ def test_node_that_refuses_says_why_through_the_demo(demo) -> None:
 def test_node_that_dies_fails_the_demo_and_names_its_log(demo, tmp_path) -> None:
     kill = (
         'import threading, subprocess\n'
-        'starts = demo.Children.start\n'
+        'starts = demo.ProcessGroup.start\n'
         'def start(self, plan):\n'
         '    starts(self, plan)\n'
         "    if plan.name == 'matcher': self._running['matcher'].kill()\n"
-        'demo.Children.start = start'
+        'demo.ProcessGroup.start = start'
     )
     done = demo(prepare=kill)
     assert done.returncode == 1

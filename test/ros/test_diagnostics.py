@@ -1,9 +1,13 @@
-"""What diagnostics conclude from what was counted."""
+"""What is counted and timed, and what diagnostics conclude from it."""
 
 from types import SimpleNamespace
 
-from kpfeat_ros.diagnostics import DiagnosticsOptions, Statistics, USUAL_LIMITS
 import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is not installed')
+
+from kpfeat_ros.diagnostics import gpu_memory, judge, Statistics, USUAL_LIMITS
+from kpfeat_ros.options import DiagnosticsOptions
 
 
 class Clock:
@@ -13,11 +17,55 @@ class Clock:
         return self.now
 
 
+def test_rates_are_events_a_second_since_the_last_report() -> None:
+    clock = Clock()
+    statistics = Statistics(clock)
+    for _ in range(30):
+        statistics.count('received')
+    clock.now = 2.0
+    assert statistics.report().rates['received'] == 15
+    clock.now = 3.0
+    report = statistics.report()
+    assert report.rates['received'] == 0
+    assert report.totals['received'] == 30
+
+
+def test_only_the_first_failure_of_a_kind_is_the_first() -> None:
+    statistics = Statistics()
+    assert [statistics.fail(kind) for kind in ('a', 'a', 'b', 'a')] == [True, False, True, False]
+    assert statistics.total('failed') == 4
+    assert statistics.report().failures == {'a': 3, 'b': 1}
+    assert statistics.report().failures == {}
+
+
+def test_durations_are_shown_as_median_and_largest_in_milliseconds() -> None:
+    statistics = Statistics()
+    for seconds in (0.001, 0.002, 0.009):
+        statistics.add_duration('decode', seconds)
+    report = statistics.report()
+    assert report.durations_ms == {'decode': (2.0, 9.0)}
+    assert ('decode_ms', '2.00') in report.values()
+
+
+def test_names_never_counted_are_zero_and_the_main_ones_always_shown() -> None:
+    statistics = Statistics()
+    assert statistics.total('anything') == 0
+    shown = dict(statistics.report().values())
+    assert {'received', 'processed', 'dropped', 'failed'} <= shown.keys()
+
+
+def test_input_that_comes_when_none_is_waited_for_has_no_age() -> None:
+    statistics = Statistics()
+    statistics.wait_for_input(source='left')
+    statistics.count('received', source='left')
+    assert list(statistics.report().ages_s) == ['left']
+    statistics.wait_for_input(False, source='left')
+    statistics.count('received', source='left')  # the last one, from another thread
+    assert statistics.report().ages_s == {}
+
+
 def judged(limits: DiagnosticsOptions = USUAL_LIMITS, **counts: int) -> tuple[bytes, str]:
     """Return level and sentence after these counts within one second."""
-    pytest.importorskip('rclpy', reason='rclpy is not installed')
-    from kpfeat_ros.diagnostics import judge
-
     clock = Clock()
     statistics = Statistics(clock)
     statistics.wait_for_input()
@@ -59,9 +107,6 @@ def test_resting_because_nobody_listens_is_no_trouble() -> None:
 
 @pytest.mark.parametrize(('seconds', 'level'), [(1.0, OK), (3.0, WARN), (20.0, ERROR)])
 def test_end_of_the_images_is_a_warning_and_then_an_error(seconds, level) -> None:
-    pytest.importorskip('rclpy', reason='rclpy is not installed')
-    from kpfeat_ros.diagnostics import judge
-
     clock = Clock()
     statistics = Statistics(clock)
     statistics.wait_for_input()
@@ -168,9 +213,6 @@ def test_limits_can_be_changed_while_the_node_runs(ros, weights_file, photo) -> 
 
 def test_gpu_memory_is_told_for_each_gpu_in_use(monkeypatch) -> None:
     torch = pytest.importorskip('torch')
-    pytest.importorskip('rclpy', reason='rclpy is not installed')
-    from kpfeat_ros.diagnostics import gpu_memory
-
     if not torch.cuda.is_available():
         assert gpu_memory() == []
     held = {0: 0, 1: 3 * 2**20}

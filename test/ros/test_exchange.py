@@ -2,7 +2,6 @@
 
 import gc
 import threading
-import time
 from types import SimpleNamespace
 from typing import Any
 import weakref
@@ -11,7 +10,7 @@ from kpfeat_core.errors import ConfigError, ShapeError
 from kpfeat_core.features import Features
 from kpfeat_core.messages.conversions import fill_features, message_to_features
 from kpfeat_ros.exchange import current_exchange, Exchange, using
-from kpfeat_ros.frames import message_to_frame
+from kpfeat_ros.frames import message_to_frame, StampedFeatures
 import pytest
 import torch
 
@@ -33,6 +32,10 @@ def features(seed: int = 0, count: int = 20) -> Features:
     )
 
 
+def frame(sec: int, given: Features, model: str = 'alike-t') -> StampedFeatures:
+    return StampedFeatures(header(sec), model, given)
+
+
 def message(sec: int, given: Features, model: str = 'alike-t', **more: Any) -> Any:
     return fill_features(SimpleNamespace(), given, header(sec, **more), model)
 
@@ -41,40 +44,50 @@ def tensors(given: Features) -> dict[str, torch.Tensor]:
     return {name: value for name, value in vars(given).items() if value is not None}
 
 
-def test_taken_features_equal_those_of_the_message_and_share_their_memory() -> None:
-    exchange = Exchange()
-    inbox = exchange.listen(TOPIC)
+@pytest.fixture
+def exchange() -> Exchange:
+    return Exchange()
+
+
+@pytest.fixture
+def told() -> list[StampedFeatures]:
+    """Return the frames that an inbox was called back with."""
+    return []
+
+
+def test_features_that_arrive_equal_those_of_the_message_and_share_their_memory(
+    exchange, told
+) -> None:
+    inbox = exchange.inbox(TOPIC, told.append)
     given = features()
-    assert exchange.offer(TOPIC, header(1), given, 'alike-t') == 1
-    frame = inbox.take(message(1, given))
+    assert exchange.outlet(TOPIC).offer(frame(1, given)) == 1
     unpacked = message_to_frame(message(1, given))
-    assert (frame.model, frame.header) == (unpacked.model, unpacked.header)
+    assert (told[0].model, told[0].header) == (unpacked.model, unpacked.header)
     theirs = tensors(unpacked.features)
-    assert tensors(frame.features).keys() == theirs.keys()
-    for name, value in tensors(frame.features).items():
+    assert tensors(told[0].features).keys() == theirs.keys()
+    for name, value in tensors(told[0].features).items():
         assert torch.equal(value, theirs[name]), name
-    assert frame.features.descriptors.data_ptr() == given.descriptors.data_ptr()
+    assert told[0].features.descriptors.data_ptr() == given.descriptors.data_ptr()
+    assert inbox.knows(message(1, given))
 
 
-def test_padding_is_not_handed_over() -> None:
-    exchange = Exchange()
-    inbox = exchange.listen(TOPIC)
+def test_padding_is_not_handed_over(exchange, told) -> None:
+    inbox = exchange.inbox(TOPIC, told.append)
     padded = Features.cat([features(1, count=7), features(2, count=12)])
     first = Features(**{name: value[:1] for name, value in tensors(padded).items()})
-    exchange.offer(TOPIC, header(1), first, 'alike-t')
-    frame = inbox.take(message(1, first))
-    assert frame.features.mask.shape == (1, 7)
+    exchange.outlet(TOPIC).offer(frame(1, first))
+    assert told[0].features.mask.shape == (1, 7)
+    assert inbox.knows(message(1, first))
 
 
-def test_every_inbox_of_the_topic_gets_the_frame_once_and_no_other_does() -> None:
-    exchange = Exchange()
-    inboxes = [exchange.listen(TOPIC), exchange.listen(TOPIC)]
-    elsewhere = exchange.listen('/features')
+def test_every_inbox_of_the_topic_gets_the_frame_once_and_no_other_does(exchange, told) -> None:
+    inboxes = [exchange.inbox(TOPIC, told.append), exchange.inbox(TOPIC, told.append)]
+    elsewhere = exchange.inbox('/features', told.append)
     given = features()
-    assert exchange.offer(TOPIC, header(1), given, 'alike-t') == 2
+    assert exchange.outlet(TOPIC).offer(frame(1, given)) == 2
+    assert [each.header.stamp.sec for each in told] == [1, 1]
     for inbox in inboxes:
-        assert inbox.take(message(1, given)) is not None
-        assert inbox.take(message(1, given)) is None
+        assert [inbox.knows(message(1, given)) for _ in range(2)] == [True, False]
     assert len(elsewhere) == 0
 
 
@@ -89,85 +102,62 @@ def test_every_inbox_of_the_topic_gets_the_frame_once_and_no_other_does() -> Non
     ],
     ids=['stamp', 'frame', 'model', 'keypoints', 'count'],
 )
-def test_message_of_somebody_else_takes_nothing(other) -> None:
-    exchange = Exchange()
-    inbox = exchange.listen(TOPIC)
-    exchange.offer(TOPIC, header(1), features(), 'alike-t')
-    assert inbox.take(other) is None
+def test_message_of_another_publisher_is_not_known(exchange, told, other) -> None:
+    inbox = exchange.inbox(TOPIC, told.append)
+    exchange.outlet(TOPIC).offer(frame(1, features()))
+    assert not inbox.knows(other)
     assert len(inbox) == 1
 
 
-def test_messages_with_one_stamp_for_all_take_their_own_features() -> None:
-    exchange = Exchange()
-    inbox = exchange.listen(TOPIC)
+def test_messages_with_one_stamp_for_all_are_known_by_their_features(exchange, told) -> None:
+    inbox, outlet = exchange.inbox(TOPIC, told.append), exchange.outlet(TOPIC)
     given = [features(seed) for seed in range(3)]
     for each in given:
-        exchange.offer(TOPIC, header(0), each, 'alike-t')
-    for each in reversed(given):
-        taken = inbox.take(message(0, each))
-        assert torch.equal(taken.features.keypoints, each.keypoints)
+        outlet.offer(frame(0, each))
+    for left, each in enumerate(reversed(given)):
+        assert inbox.knows(message(0, each))
+        assert len(inbox) == 2 - left
 
 
-def test_only_the_newest_frames_are_kept() -> None:
-    exchange = Exchange()
-    inbox = exchange.listen(TOPIC, kept=3)
+def test_only_the_newest_frames_are_remembered(exchange) -> None:
+    inbox, outlet = exchange.inbox(TOPIC, lambda _: None, kept=3), exchange.outlet(TOPIC)
     given = [features(seed) for seed in range(5)]
     gone = weakref.ref(given[0].descriptors)
     for sec, each in enumerate(given):
-        exchange.offer(TOPIC, header(sec), each, 'alike-t')
-    assert len(inbox) == 3
-    assert [inbox.take(message(s, f)) is not None for s, f in enumerate(given)] == [False] * 2 + [
-        True
-    ] * 3
+        outlet.offer(frame(sec, each))
+    known = [inbox.knows(message(sec, each)) for sec, each in enumerate(given)]
+    assert known == [False] * 2 + [True] * 3
     del given[:], each
     gc.collect()
     assert gone() is None
 
 
-def test_with_a_callback_a_frame_comes_at_once_and_its_message_is_known() -> None:
-    exchange = Exchange()
-    told: list[Any] = []
-    inbox = exchange.listen(TOPIC, told.append)
-    given = features()
-    exchange.offer(TOPIC, header(1), given, 'alike-t')
-    assert [frame.header.stamp.sec for frame in told] == [1]
-    assert inbox.take(message(1, given)) is told[0]
-    assert inbox.take(message(2, given)) is None
+def test_nothing_is_kept_where_nobody_listens(exchange, told) -> None:
+    outlet = exchange.outlet(TOPIC)
+    assert outlet.offer(frame(1, features())) == 0
+    assert not exchange.inbox(TOPIC, told.append).knows(message(1, features()))
 
 
-def test_nothing_is_kept_where_nobody_listens() -> None:
-    exchange = Exchange()
-    given = features()
-    assert exchange.offer(TOPIC, header(1), given) == 0
-    inbox = exchange.listen(TOPIC)
-    assert inbox.take(message(1, given, model='')) is None
-
-
-def test_closed_inbox_frees_its_frames_and_receives_no_more() -> None:
-    exchange = Exchange()
-    told: list[Any] = []
-    inbox = exchange.listen(TOPIC, told.append)
-    given = features()
-    exchange.offer(TOPIC, header(1), given)
+def test_closed_inbox_frees_its_frames_and_receives_no_more(exchange, told) -> None:
+    inbox, outlet = exchange.inbox(TOPIC, told.append), exchange.outlet(TOPIC)
+    outlet.offer(frame(1, features()))
     inbox.close()
     inbox.close()
-    assert exchange.offer(TOPIC, header(2), given) == 0
+    assert outlet.offer(frame(2, features())) == 0
     assert len(inbox) == 0
     assert len(told) == 1
 
 
-def test_a_node_that_goes_without_closing_leaves_nothing() -> None:
+def test_a_node_that_goes_without_closing_leaves_nothing(exchange) -> None:
     class Node:
-        def __init__(self, exchange: Exchange) -> None:
-            self.inbox = exchange.listen(TOPIC, self.on_frame)
+        def __init__(self) -> None:
+            self.inbox = exchange.inbox(TOPIC, self.on_frame)
 
-        def on_frame(self, frame: Any) -> None:
-            self.frame = frame
+        def on_frame(self, given: Any) -> None:
+            self.frame = given
 
-    exchange = Exchange()
-    node = Node(exchange)
-    given = features()
-    exchange.offer(TOPIC, header(1), given)
+    node, given = Node(), features()
+    exchange.outlet(TOPIC).offer(frame(1, given))
     assert node.frame.features.descriptors.data_ptr() == given.descriptors.data_ptr()
     gone, tensor = weakref.ref(node), weakref.ref(given.descriptors)
     del node, given
@@ -177,15 +167,16 @@ def test_a_node_that_goes_without_closing_leaves_nothing() -> None:
     assert exchange.inboxes(TOPIC) == []
 
 
-def test_others_listen_if_there_are_more_subscriptions_than_inboxes_that_messages_reach() -> None:
-    exchange = Exchange()
+def test_others_listen_if_there_are_more_subscriptions_than_inboxes_that_messages_reach(
+    exchange, told
+) -> None:
     outlet, elsewhere = exchange.outlet(TOPIC), exchange.outlet(TOPIC)
     assert outlet.others_listen(1)
-    inbox = exchange.listen(TOPIC, lambda frame: None)
+    inbox = exchange.inbox(TOPIC, told.append)
     given = features()
-    assert outlet.offer(header(1), given) == 1
+    assert outlet.offer(frame(1, given)) == 1
     assert outlet.others_listen(1)  # perhaps it is not the inbox's
-    assert inbox.take(message(1, given, model='')) is not None
+    assert inbox.knows(message(1, given))
     assert not outlet.others_listen(1)
     assert outlet.others_listen(2)
     assert elsewhere.others_listen(1)
@@ -193,34 +184,35 @@ def test_others_listen_if_there_are_more_subscriptions_than_inboxes_that_message
     assert outlet.others_listen(1)
 
 
-def test_closing_waits_for_the_callback_at_work() -> None:
-    exchange, events, entered = Exchange(), [], threading.Event()
+def test_closing_waits_for_the_callback_at_work(exchange) -> None:
+    events, entered, may_end = [], threading.Event(), threading.Event()
 
-    def on_frame(frame: Any) -> None:
+    def on_frame(_: Any) -> None:
         entered.set()
-        time.sleep(0.2)
+        may_end.wait(30)
         events.append('called')
 
-    inbox = exchange.listen(TOPIC, on_frame)
-    thread = threading.Thread(target=exchange.offer, args=(TOPIC, header(1), features()))
-    thread.start()
+    inbox, outlet = exchange.inbox(TOPIC, on_frame), exchange.outlet(TOPIC)
+    offering = threading.Thread(target=outlet.offer, args=(frame(1, features()),))
+    offering.start()
     entered.wait()
-    inbox.close()
-    events.append('closed')
-    thread.join()
+    closing = threading.Thread(target=lambda: (inbox.close(), events.append('closed')))
+    closing.start()
+    closing.join(0.05)
+    assert closing.is_alive()
+    may_end.set()
+    offering.join()
+    closing.join()
     assert events == ['called', 'closed']
 
 
-def test_unresolved_topics_and_batches_are_refused() -> None:
-    exchange = Exchange()
+def test_unresolved_topics_and_batches_are_refused(exchange, told) -> None:
     with pytest.raises(ConfigError, match='resolve_topic_name'):
-        exchange.listen('features')
+        exchange.inbox('features', told.append)
     with pytest.raises(ConfigError, match='resolve_topic_name'):
         exchange.outlet('features')
-    with pytest.raises(ConfigError, match='resolve_topic_name'):
-        exchange.offer('features', header(1), features())
     with pytest.raises(ShapeError, match='2 images, expected 1'):
-        exchange.offer(TOPIC, header(1), Features.cat([features(), features()]))
+        exchange.outlet(TOPIC).offer(frame(1, Features.cat([features(), features()])))
 
 
 def test_nodes_meet_in_the_exchange_of_the_process_unless_they_are_set_apart() -> None:
@@ -236,50 +228,48 @@ def test_nodes_meet_in_the_exchange_of_the_process_unless_they_are_set_apart() -
     assert seen == [shared]
 
 
-def test_offers_takes_and_closing_from_several_threads_lose_nothing_that_is_kept() -> None:
-    exchange = Exchange()
+def test_offers_and_closing_from_several_threads_lose_nothing_that_is_remembered(
+    exchange, told
+) -> None:
     count, given = 50, features()
     messages = [message(sec, given) for sec in range(count)]
-    taken: list[int] = []
-    inbox = exchange.listen(TOPIC, kept=count)
-    stop = threading.Event()
+    known: list[int] = []
+    inbox = exchange.inbox(TOPIC, told.append, kept=count)
+    outlet, stop = exchange.outlet(TOPIC), threading.Event()
 
     def come_and_go() -> None:
         while not stop.is_set():
-            exchange.listen(TOPIC).close()
+            exchange.inbox(TOPIC, lambda _: None).close()
 
-    def take() -> None:
+    def ask() -> None:
         for each in messages:
-            while not stop.is_set() and inbox.take(each) is None:
+            while not stop.is_set() and not inbox.knows(each):
                 pass
-            taken.append(each.header.stamp.sec)
+            known.append(each.header.stamp.sec)
 
-    threads = [threading.Thread(target=take), threading.Thread(target=come_and_go)]
+    threads = [threading.Thread(target=ask), threading.Thread(target=come_and_go)]
     for thread in threads:
         thread.start()
     for sec in range(count):
-        exchange.offer(TOPIC, header(sec), given, 'alike-t')
+        outlet.offer(frame(sec, given))
     threads[0].join(30.0)
     stop.set()
     threads[1].join()
-    assert taken == list(range(count))
+    assert known == [each.header.stamp.sec for each in told] == list(range(count))
     assert len(inbox) == 0
 
 
-def test_features_in_memory_match_as_those_unpacked_from_messages() -> None:
+def test_features_in_memory_match_as_those_unpacked_from_messages(exchange, told) -> None:
     from kpfeat_core.factory import create_matcher
     from kpfeat_core.matching import match_pair
 
-    exchange = Exchange()
-    inbox = exchange.listen(TOPIC)
-    sent = [features(3, count=60), features(3, count=50)]
-    frames = []
+    inbox = exchange.inbox(TOPIC, told.append)
+    outlet, sent = exchange.outlet(TOPIC), [features(3, count=60), features(3, count=50)]
     for sec, each in enumerate(sent):
-        exchange.offer(TOPIC, header(sec), each, 'alike-t')
-        frames.append(inbox.take(message(sec, each)).features)
+        outlet.offer(frame(sec, each))
+        assert inbox.knows(message(sec, each))
     matcher = create_matcher()
-    ours = match_pair(matcher, *frames)
+    ours = match_pair(matcher, *(each.features for each in told))
     theirs = match_pair(matcher, *(message_to_features(message(0, each)) for each in sent))
-    assert ours.indices0.tolist() == theirs.indices0.tolist()
-    assert ours.indices1.tolist() == theirs.indices1.tolist()
-    assert ours.scores.tolist() == theirs.scores.tolist()
+    for name in ('indices0', 'indices1', 'scores'):
+        assert getattr(ours, name).tolist() == getattr(theirs, name).tolist()

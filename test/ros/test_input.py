@@ -79,7 +79,7 @@ def test_region_and_binning_change_together_and_live(ros, start, photo, large) -
     assert np.allclose(found['keypoints'], (expected + 0.5) * 2 - 0.5 + [128, 96], atol=1e-4)
     refused = set_values(ros, roi_x_offset=0, binning=17)
     assert not refused.successful and 'binning' in refused.reason
-    assert node.view.config.roi_x_offset == 128
+    assert node.preprocessor.config.roi_x_offset == 128
 
 
 def test_region_that_does_not_fit_is_counted_and_the_node_goes_on(ros, start, photo) -> None:

@@ -15,6 +15,17 @@ def test_node_starts_by_itself_unless_told_otherwise(ros, steered, weights_file)
     assert node.state == 'active'
 
 
+def test_rclpy_has_every_private_member_that_we_use(ros) -> None:
+    from kpfeat_ros.lifecycle import PRIVATE, private
+    from kpfeat_ros.matcher_node import MatcherNode
+
+    node = ros.start(MatcherNode, autostart='false')
+    for name in PRIVATE:
+        private(node, name)
+    with pytest.raises(ConfigError, match='has no MatcherNode._no_such_member, which kpfeat uses'):
+        private(node, '_no_such_member')
+
+
 def test_every_node_is_managed(ros) -> None:
     from kpfeat_ros.camera_node import CameraNode
     from kpfeat_ros.matcher_node import MatcherNode

@@ -65,13 +65,13 @@ def test_transition_that_is_not_possible_is_refused_and_survived(ros, steered) -
 def test_failure_of_our_own_frees_everything_and_the_node_can_go_on(ros, steered) -> None:
     subject, errors = steered(), ros.logged()
     ros.until(lambda: ros.probe.count_publishers('/rosout') > 1, 'the log')
-    begin = subject.node.begin
+    activate = subject.node.activate
 
     def broken() -> None:
-        begin()
+        activate()
         raise ZeroDivisionError('our own')
 
-    subject.node.begin = broken
+    subject.node.activate = broken
     subject.change('configure')
     assert not subject.change('activate')
     assert subject.state == 'unconfigured'
@@ -79,22 +79,22 @@ def test_failure_of_our_own_frees_everything_and_the_node_can_go_on(ros, steered
     assert 'Traceback' in errors[0] and 'our own' in errors[0]
     assert subject.node.extractor is None
     assert topics_of(ros) == set()
-    subject.node.begin = begin
+    subject.node.activate = activate
     assert subject.change('configure', 'activate')
 
 
 def test_activation_that_fails_leaves_the_node_inactive_and_disconnected(ros, steered) -> None:
     subject = steered()
-    begin = subject.node.begin
+    activate = subject.node.activate
 
     def refused() -> None:
-        begin()
+        activate()
         raise ConfigError('no such port')
 
-    subject.node.begin = refused
+    subject.node.activate = refused
     subject.change('configure')
     assert not subject.change('activate')
     assert subject.state == 'inactive'
     assert not subject.node._endpoints
-    subject.node.begin = begin
+    subject.node.activate = activate
     assert subject.change('activate')

@@ -31,14 +31,14 @@ def test_cleanup_frees_the_network(ros, steered, photo) -> None:
 def test_memory_of_a_large_network_falls_back_after_cleanup(ros, steered) -> None:
     subject = steered()
     subject.change('configure', 'cleanup')  # what is loaded once and stays, such as libraries
-    load = subject.node.load
+    configure = subject.node.configure
 
-    def load_more() -> None:
-        load()
+    def configure_more() -> None:
+        configure()
         layers = [torch.nn.Linear(128, 128) for _ in range(4096)]  # 256 MiB in small pieces
         subject.node.extractor.ballast = torch.nn.ModuleList(layers)
 
-    subject.node.load = load_more
+    subject.node.configure = configure_more
     before = resident_mib()
     subject.change('configure')
     assert resident_mib() > before + 200
@@ -72,7 +72,7 @@ def test_twenty_lives_leak_nothing(ros, steered, photo) -> None:
             'publishers': len(list(node.publishers)),
             'timers': len(list(node.timers)),
             'services': len(list(node.services)),
-            'parameters': len(node._parameters),
+            'parameters': len(node.get_parameters_by_prefix('')),
             'tensors': sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()),
         }
 

@@ -23,7 +23,6 @@ class Gpu:
 @pytest.fixture
 def loaded(monkeypatch) -> list[str]:
     """Return the devices for which networks are loaded."""
-    from kpfeat_ros import model as live_model
     from kpfeat_ros import model as loading
 
     load, devices = loading.load_extractor, []
@@ -32,7 +31,7 @@ def loaded(monkeypatch) -> list[str]:
         devices.append(options.device)
         return load(options, config)
 
-    monkeypatch.setattr(live_model, 'load_extractor', noting)
+    monkeypatch.setattr(loading, 'load_extractor', noting)
     return devices
 
 

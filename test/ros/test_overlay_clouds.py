@@ -17,7 +17,7 @@ def test_keypoints_with_depth_are_a_cloud_in_metres(ros) -> None:
     depth[30, 60], depth[55, 40] = 4.0, 0.5
     image = ros.image(GRAY)
     rig.send_depth(image, depth, later_ns=5_000_000)
-    ros.until(lambda: rig.node.partners.has_depth, 'the depth image')
+    ros.until(lambda: rig.node.kept.has_depth, 'the depth image')
     rig.send_features(image, (60, 30), (5, 5), (40, 55))
     cloud = rig.picture('keypoint_cloud')
     assert cloud.header == image.header
@@ -42,7 +42,7 @@ def test_depth_beyond_the_tolerance_belongs_to_other_features(ros) -> None:
     rig.send_camera_info()
     image = ros.image(GRAY)
     rig.send_depth(image, np.full((60, 80), 2.0), later_ns=5_000_000)
-    ros.until(lambda: rig.node.partners.has_depth, 'the depth image')
+    ros.until(lambda: rig.node.kept.has_depth, 'the depth image')
     rig.send_features(image, (60, 30))
     ros.until(lambda: rig.node.statistics.total('without_depth'), 'the features')
     assert rig.pictures['keypoint_cloud'] == []

@@ -227,7 +227,7 @@ def test_without_the_messages_of_foxglove_the_node_says_so_once(ros, monkeypatch
 def test_nothing_is_kept_after_deactivate_and_all_works_again_after_activate(ros) -> None:
     rig = Rig(ros, 'image_keypoints')
     image = rig.send_image()
-    partners = rig.node.partners
+    partners = rig.node.kept
     assert partners.image_of(image) is not None
     rig.node.trigger_deactivate()
     assert partners.image_of(image) is None

@@ -181,19 +181,3 @@ def test_value_that_is_not_allowed_at_start_is_one_sentence(
 
     with pytest.raises(ConfigError, match=reason):
         ros.start(ExtractorNode, weights=weights_file, **{name: value})
-
-
-def test_options_of_one_node_have_different_names() -> None:
-    from kpfeat_ros.parameter_file import node_classes
-
-    for classes in node_classes().values():
-        names = [field.name for cls in classes for field in fields(cls)]
-        assert len(names) == len(set(names))
-
-
-def test_an_old_name_of_a_parameter_is_read(ros, weights_file) -> None:
-    from kpfeat_ros.extractor_node import ExtractorNode
-
-    node = ros.start(ExtractorNode, weights=weights_file, device='cpu', enlarge_to=320)
-    assert node.get_parameter('upsample_to').value == 320
-    assert node.extractor.config.upsample_to == 320

@@ -6,7 +6,7 @@ import cv2
 from kpfeat_core.camera import Calibration, undistort
 from kpfeat_core.errors import BadImageError, ConfigError, ImageError, ShapeError
 from kpfeat_core.features import Features
-from kpfeat_ros.pictures import fill_compressed
+from kpfeat_core.messages.conversions import fill_jpeg
 from made_frames import pair_of
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ pytest.importorskip('sensor_msgs', reason='sensor_msgs is not installed: `make t
 
 
 def made_frame(*points, scores=None, size=(80, 60)):
-    from kpfeat_ros.frames import Frame
+    from kpfeat_ros.frames import StampedFeatures
     from std_msgs.msg import Header
 
     count = len(points)
@@ -28,7 +28,7 @@ def made_frame(*points, scores=None, size=(80, 60)):
     }
     header = Header(frame_id='camera_optical')
     header.stamp.sec = 7
-    return Frame(header, 'alike-t', Features.from_numpy(arrays))
+    return StampedFeatures(header, 'alike-t', Features.from_numpy(arrays))
 
 
 def depth_message(array: np.ndarray, encoding: str, is_bigendian: int = 0, padding: int = 0):
@@ -69,7 +69,7 @@ def rows_of(cloud) -> np.ndarray:
     ('dtype', 'encoding'), [('<u2', '16UC1'), ('<u2', 'mono16'), ('>u2', '16UC1')]
 )
 def test_depths_of_16_bits_are_millimetres(dtype, encoding):
-    from kpfeat_ros.pictures import depth_to_metres
+    from kpfeat_core.messages.conversions import depth_to_metres
 
     stored = np.array([[0, 1500, 65535], [1, 2, 3]], dtype)
     found = depth_to_metres(depth_message(stored, encoding, int(dtype[0] == '>'), padding=5))
@@ -77,14 +77,14 @@ def test_depths_of_16_bits_are_millimetres(dtype, encoding):
 
 
 def test_depths_of_32_bits_are_metres_with_nan_for_unknown():
-    from kpfeat_ros.pictures import depth_to_metres
+    from kpfeat_core.messages.conversions import depth_to_metres
 
     stored = np.array([[np.nan, 0.5], [12, np.inf]], '<f4')
     np.testing.assert_array_equal(depth_to_metres(depth_message(stored, '32FC1')), stored)
 
 
 def test_what_is_no_depth_image_is_refused():
-    from kpfeat_ros.pictures import depth_to_metres
+    from kpfeat_core.messages.conversions import depth_to_metres
 
     with pytest.raises(BadImageError, match="encoding 'rgb8', expected 16UC1 in millimetres"):
         depth_to_metres(depth_message(np.zeros((2, 2), '<u2'), 'rgb8'))
@@ -143,11 +143,11 @@ def test_a_cloud_of_undistorted_keypoints_has_the_depths_that_the_lens_shows_the
 
 
 def test_undistorted_keypoints_are_drawn_where_the_image_shows_them(bent):
-    from kpfeat_ros.pictures import lens_for, picture_of_keypoints
+    from kpfeat_ros.pictures import distortion_for, picture_of_keypoints
 
     frame, info = bent
-    lens = lens_for(info, 'undistorted')
-    drawn = picture_of_keypoints(black_image(), frame, lens).any(2)
+    distortion = distortion_for(info, 'undistorted')
+    drawn = picture_of_keypoints(black_image(), frame, distortion).any(2)
     expected = picture_of_keypoints(black_image(), made_frame(*CORNERS, size=(640, 480))).any(2)
     assert expected.any() and np.array_equal(drawn, expected)
 
@@ -156,22 +156,22 @@ def test_undistorted_matches_and_tracks_are_drawn_where_the_images_show_them(ben
     from kpfeat.msg import Matches
     from kpfeat_core.messages.conversions import fill_matches
     from kpfeat_core.tracks import Trail
-    from kpfeat_ros.pictures import lens_for, picture_of_matches, picture_of_tracks
+    from kpfeat_ros.pictures import distortion_for, picture_of_matches, picture_of_tracks
     from std_msgs.msg import Header
 
     frame, info = bent
-    lens = lens_for(info, 'undistorted')
+    distortion = distortion_for(info, 'undistorted')
     ideal = frame.features.numpy()['keypoints']
 
     def matches(point0, point1):
         return fill_matches(Matches(), pair_of(point0, point1), Header(), Header())
 
     images = black_image(), black_image()
-    found = picture_of_matches(*images, matches(ideal[0], CORNERS[3]), -1, lens, None)
+    found = picture_of_matches(*images, matches(ideal[0], CORNERS[3]), -1, distortion, None)
     assert np.array_equal(found, picture_of_matches(*images, matches(CORNERS[0], CORNERS[3]), -1))
-    found = picture_of_matches(*images, matches(CORNERS[0], ideal[3]), -1, None, lens)
+    found = picture_of_matches(*images, matches(CORNERS[0], ideal[3]), -1, None, distortion)
     assert np.array_equal(found, picture_of_matches(*images, matches(CORNERS[0], CORNERS[3]), -1))
-    found = picture_of_tracks(images[0], [Trail(ideal, 2)], lens)
+    found = picture_of_tracks(images[0], [Trail(ideal, 2)], distortion)
     assert np.array_equal(found, picture_of_tracks(images[0], [Trail(CORNERS, 2)]))
 
 
@@ -185,16 +185,16 @@ def test_pictures_of_few_of_16_bits_are_bright():
 
 
 def test_undistorted_keypoints_need_the_calibration_of_their_images(bent):
-    from kpfeat_ros.pictures import frame_in_image, lens_for
+    from kpfeat_ros.pictures import distortion_for, frame_in_image
 
     frame, info = bent
     with pytest.raises(BadImageError, match='no camera_info came so far') as error:
-        lens_for(None, 'undistorted')
+        distortion_for(None, 'undistorted')
     assert error.value.kind == 'camera_info'
-    assert lens_for(None, 'distorted') is lens_for(None, 'rectified') is None
+    assert distortion_for(None, 'distorted') is distortion_for(None, 'rectified') is None
     info.width = 320
     with pytest.raises(ShapeError, match='is of 640x480 pixels, the calibration of 320x480'):
-        frame_in_image(frame, lens_for(info, 'undistorted'))
+        frame_in_image(frame, distortion_for(info, 'undistorted'))
 
 
 def test_rectified_pixels_are_seen_by_p_and_undistorted_ones_by_k_alone():
@@ -334,18 +334,18 @@ def test_packages_that_are_not_installed_give_no_messages():
 
 def test_a_lower_quality_makes_a_smaller_jpeg():
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    fine, coarse = (fill_compressed(SimpleNamespace(), picture, None, q) for q in (95, 10))
+    fine, coarse = (fill_jpeg(SimpleNamespace(), picture, None, q) for q in (95, 10))
     assert len(coarse.data) < len(fine.data) / 2
 
 
 def test_red_stays_red_in_a_jpeg():
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 0] = 255
-    message = fill_compressed(SimpleNamespace(), red, None, 95)
+    message = fill_jpeg(SimpleNamespace(), red, None, 95)
     decoded = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)  # BGR
     assert (decoded[..., 2] > 240).all() and (decoded[..., 0] < 15).all()
 
 
 def test_a_picture_beyond_what_jpeg_holds_is_refused():
     with pytest.raises(ImageError, match='65500 pixels at most'):
-        fill_compressed(SimpleNamespace(), np.zeros((1, 65600, 3), np.uint8), None, 80)
+        fill_jpeg(SimpleNamespace(), np.zeros((1, 65600, 3), np.uint8), None, 80)

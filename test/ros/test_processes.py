@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from kpfeat_ros import bringup as processes
-from kpfeat_ros.demo import interrupted_later
+from kpfeat_ros.bringup import interrupted_later
 import pytest
 
 POLITE = [
@@ -19,9 +19,7 @@ def test_end_of_one_process_stops_the_others_and_its_code_is_returned() -> None:
     assert processes.run_processes([[sys.executable, '-c', 'exit(3)'], POLITE]) == 3
 
 
-RUNS_ONE = (
-    'import sys; from kpfeat_ros.processes import run_processes as r; exit(r([sys.argv[1:]]))'
-)
+RUNS_ONE = 'import sys; from kpfeat_ros.bringup import run_processes as r; exit(r([sys.argv[1:]]))'
 SIGNALS_ITS_PARENT = """
 import os, sys, time
 try:
@@ -34,11 +32,12 @@ except KeyboardInterrupt:
 """
 
 
-def run_one_that_signals(number: int, *before: str) -> int:
+def run_one_that_signals(number: int, *before: str, ignores: tuple[int, ...] = ()) -> int:
     """Return the code of a program that runs a process which interrupts it, or 3 at last."""
 
     def heed() -> None:  # these tests may themselves have been started with nohup
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for each in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN if each in ignores else signal.SIG_DFL)
 
     child = [sys.executable, '-c', SIGNALS_ITS_PARENT, str(int(number))]
     command = [*before, sys.executable, '-c', RUNS_ONE, *child]
@@ -48,6 +47,10 @@ def run_one_that_signals(number: int, *before: str) -> int:
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_process_is_interrupted_when_its_parent_is_told_to_end(number) -> None:
     assert run_one_that_signals(number) == 0
+
+
+def test_process_is_interrupted_also_where_its_parent_ignores_that() -> None:
+    assert run_one_that_signals(signal.SIGTERM, ignores=(signal.SIGINT,)) == 0
 
 
 def test_processes_started_with_nohup_outlive_the_terminal() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 
-from kpfeat_ros.qos import broken_promises, RELIABLE
+from kpfeat_ros.endpoints import broken_promises, RELIABLE
 from rclpy.duration import Duration
 from rclpy.qos import QoSDurabilityPolicy as Durability
 from rclpy.qos import QoSProfile

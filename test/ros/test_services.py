@@ -127,11 +127,11 @@ def test_executor_goes_on_while_a_request_is_at_work(ros, start, photo, gate) ->
 def test_every_request_is_answered_in_order_and_too_many_are_refused(
     ros, start, photo, gate
 ) -> None:
-    from kpfeat_ros.worker import MOST_WAITING
+    from kpfeat_ros.extractor_node import MOST_REQUESTS
 
     node = start()
     asked = gate(node)
-    images = [ros.image(photo) for _ in range(MOST_WAITING + 2)]
+    images = [ros.image(photo) for _ in range(MOST_REQUESTS + 2)]
     futures = ask(ros, *images)
     ros.until(lambda: sum(f.done() for f in futures) == 2 and asked, 'the last to be refused')
     refused = [f.result() for f in futures if f.done()]
@@ -139,7 +139,7 @@ def test_every_request_is_answered_in_order_and_too_many_are_refused(
     gate.opened.set()
     ros.until(lambda: all(f.done() for f in futures), 'all answers')
     answered = [i for i, f in enumerate(futures) if f.result().success]
-    assert len(answered) == MOST_WAITING
+    assert len(answered) == MOST_REQUESTS
     for i in answered:
         assert futures[i].result().features.header == images[i].header
 

@@ -5,10 +5,10 @@ import gc
 import os
 import subprocess
 import sys
+import weakref
 
 from kpfeat_core.registry import extractor_config_class
 from kpfeat_core.weights.files import save_weights
-from kpfeat_ros import model as sharing
 from kpfeat_ros.model import load_extractor
 from kpfeat_ros.options import ModelOptions
 import pytest
@@ -39,17 +39,15 @@ def test_nodes_with_the_same_model_share_its_network_and_keep_their_own_options(
 
 
 def test_network_goes_with_the_last_that_uses_it(load) -> None:
-    before = sharing.networks_in_use()
     first, second = load(), load()
-    assert sharing.networks_in_use() == before + 1
-    derived = second.with_options(nms_radius=4)  # what a changed parameter makes
+    derived = second.with_options(nms_radius=4)  # as a changed parameter does
+    network = weakref.ref(parameter(first))
     del first, second
     gc.collect()
-    assert sharing.networks_in_use() == before + 1
-    assert parameter(load()) is parameter(derived)
+    assert parameter(load()) is parameter(derived) is network()
     del derived
     gc.collect()
-    assert sharing.networks_in_use() == before
+    assert network() is None
 
 
 def test_weights_that_were_written_again_are_loaded_again(load, tmp_path) -> None:
@@ -73,7 +71,7 @@ def test_loading_leaves_no_threads_behind_that_wait_for_work(weights_file) -> No
 import os
 import time
 from kpfeat_core.registry import extractor_config_class
-from kpfeat_ros.loading import load_extractor
+from kpfeat_ros.model import load_extractor
 from kpfeat_ros.options import ModelOptions
 
 options = ModelOptions(weights={weights_file!r}, device='cpu', warm_up_size='640x480')

@@ -67,9 +67,9 @@ def rig(ros, weights, photo):
 @pytest.fixture
 def gate(monkeypatch):
     """Let loading beside the work wait; gives the event that opens, and the requests that came."""
-    from kpfeat_ros import model as live_model
+    from kpfeat_ros import model as loading
 
-    opened, requests, load = threading.Event(), [], live_model.load_extractor
+    opened, requests, load = threading.Event(), [], loading.load_extractor
 
     def waiting(options, config):
         if threading.current_thread() is not threading.main_thread():
@@ -77,7 +77,7 @@ def gate(monkeypatch):
             opened.wait(30)
         return load(options, config)
 
-    monkeypatch.setattr(live_model, 'load_extractor', waiting)
+    monkeypatch.setattr(loading, 'load_extractor', waiting)
     yield opened, requests
     opened.set()
 
@@ -191,11 +191,11 @@ def test_what_fails_while_loading_is_told_and_put_back(ros, rig, weights) -> Non
 
 
 def test_failure_of_our_own_while_loading_is_survived(ros, rig, weights, monkeypatch) -> None:
-    from kpfeat_ros import model as live_model
+    from kpfeat_ros import model as loading
 
     subject, errors = rig(), ros.logged()
     ros.until(lambda: ros.probe.count_publishers('/rosout') > 1, 'the log')
-    monkeypatch.setattr(live_model, 'load_extractor', lambda *_: 1 / 0)
+    monkeypatch.setattr(loading, 'load_extractor', lambda *_: 1 / 0)
     assert subject.set(weights=weights['other']).successful
     ros.until(lambda: any('ZeroDivisionError' in text for text in errors), 'the log')
     assert subject.get('weights') == [weights['alike-t']]
