@@ -13,6 +13,13 @@ T = TypeVar('T')
 
 DEFAULT_MODEL = 'alike-t'
 PRECISIONS = ('float32', 'float16', 'bfloat16')  # names of torch
+DESCRIPTOR_TYPES = (  # as messages store them
+    'float32',  # 4 bytes a number, exact
+    'float16',  # 2 bytes a number
+    'int8',  # 1 byte a number, times the scale of the message
+    'binary',  # 1 bit a number: its sign; low bit first, rows filled up to whole bytes
+)
+GEOMETRIES = ('none', 'homography', 'fundamental')  # position = constant in Matches.msg
 AUTO = 'auto'  # of an option that shapes a network: as the weights need it
 # Options that have another name now, and stay readable for one release.
 OLD_NAMES = {'enlarge_to': 'upsample_to'}
@@ -196,7 +203,7 @@ class MatcherConfig:
     geometry: str = option(
         'homography',
         'model that the matches are verified with',
-        choices=('none', 'homography', 'fundamental'),
+        choices=GEOMETRIES,
         live=True,
     )
     ransac_threshold_px: float = option(

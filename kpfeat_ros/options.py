@@ -7,12 +7,11 @@ Imports neither ROS nor torch.
 from dataclasses import dataclass
 import re
 
-from kpfeat_core.config import DEFAULT_MODEL, option
+from kpfeat_core.config import DEFAULT_MODEL, DESCRIPTOR_TYPES, option
 from kpfeat_core.errors import ConfigError
 
 TRANSPORTS = ('raw', 'compressed')
 KEYPOINT_PIXELS = ('distorted', 'undistorted', 'rectified')
-DESCRIPTOR_TYPES = ('float32', 'float16', 'int8', 'binary')
 CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 
 

@@ -10,11 +10,12 @@ from kpfeat_core.axes import Float
 from kpfeat_core.camera import at_distance, Calibration, distort, width_at, with_depth
 from kpfeat_core.errors import BadImageError
 from kpfeat_core.features import Features
-from kpfeat_core.messages.annotations import image_annotations, POINT_PX
 from kpfeat_core.messages.conversions import (
     camera_info_to_calibration,
     depth_to_metres,
+    image_annotations,
     message_to_matches,
+    POINT_PX,
     stamp_ns,
     to_sequence,
 )

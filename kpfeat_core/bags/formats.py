@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from .recording import Channel, Damage, Record
 from .writers import BagSink, HlocSink, NpzSink, Sink
 from ..errors import DataError
-from ..messages.annotations import image_annotations
-from ..messages.conversions import message_to_features
+from ..messages.conversions import image_annotations, message_to_features
 from ..messages.definitions import constructors, FEATURES, from_cdr, IMAGE_ANNOTATIONS, to_cdr
 
 if TYPE_CHECKING:

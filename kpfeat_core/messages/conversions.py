@@ -15,19 +15,19 @@ import numpy as np
 from .encodings import decode_file, decode_pixels, stored_pixels
 from ..axes import Float
 from ..camera import Calibration, part_of
-from ..config import ViewConfig
+from ..config import DESCRIPTOR_TYPES, GEOMETRIES, ViewConfig
 from ..errors import BadImageError, ImageError, ShapeError
 from ..features import Features
 from ..matching import PairMatches
+from ..visualize import score_colors
 
-
-class DescriptorType(IntEnum):
-    """How one descriptor is stored; the values are those of the constants in Features.msg."""
-
-    FLOAT32 = 0  # 4 bytes a number, exact
-    FLOAT16 = 1  # 2 bytes a number
-    INT8 = 2  # 1 byte a number, times descriptor_scale
-    BINARY = 3  # 1 bit a number: its sign; low bit first, rows filled up to whole bytes
+Message = TypeVar('Message')
+TYPECODES = {'u1': 'B', 'u4': 'I', 'f4': 'f', 'f8': 'd'}  # NumPy's names to those of array.array
+METRES = {'16UC1': 0.001, 'mono16': 0.001, '32FC1': 1.0}  # in one unit of each encoding
+POINT_PX = 5.0  # size of a keypoint among Foxglove's annotations
+POINTS = 1  # the constant of PointsAnnotation: each point by itself
+# How descriptors are stored; the values are those of the constants in Features.msg.
+DescriptorType = IntEnum('DescriptorType', [name.upper() for name in DESCRIPTOR_TYPES], start=0)
 
 
 def pack_descriptors(descriptors: np.ndarray, kind: DescriptorType) -> tuple[np.ndarray, float]:
@@ -73,12 +73,6 @@ def unpack_descriptors(
 
 def _bytes(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-
-
-Message = TypeVar('Message')
-GEOMETRIES = ('none', 'homography', 'fundamental')  # position = constant in Matches.msg
-METRES = {'16UC1': 0.001, 'mono16': 0.001, '32FC1': 1.0}  # in one unit of each encoding
-TYPECODES = {'u1': 'B', 'u4': 'I', 'f4': 'f', 'f8': 'd'}  # NumPy's names to those of array.array
 
 
 def stamp_ns(header: Any) -> int:
@@ -306,3 +300,28 @@ def message_to_matches(message: Any) -> PairMatches:
         geometry=GEOMETRIES[message.geometry],
         matrix=matrix if matrix.any() else None,
     )
+
+
+def image_annotations(
+    messages: Any,
+    keypoints: Float[np.ndarray, 'n 2'],
+    scores: Float[np.ndarray, ' n'],
+    stamp: Any,
+) -> Any:
+    """
+    Return ImageAnnotations of keypoints: a coloured point for each, red the best, blue the worst.
+
+    messages: foxglove_msgs.msg, or what has the same classes. Its pixels begin at the image's
+    corner: (0.5, 0.5) is the centre of the first one.
+    """
+    points = messages.PointsAnnotation(timestamp=stamp, type=POINTS, thickness=POINT_PX)
+    points.points = [
+        messages.Point2(x=x, y=y) for x, y in (keypoints.astype(float) + 0.5).tolist()
+    ]
+    points.outline_colors = [
+        messages.Color(r=r, g=g, b=b, a=1.0) for r, g, b in (score_colors(scores) / 255).tolist()
+    ]
+    annotations = messages.ImageAnnotations(points=[points])
+    if hasattr(annotations, 'timestamp'):  # newer versions have one for all
+        annotations.timestamp = stamp
+    return annotations

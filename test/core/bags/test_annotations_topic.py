@@ -6,7 +6,7 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import sha256
 from kpfeat_core.bags.extract import extract_recording, Extraction
-from kpfeat_core.messages.annotations import image_annotations
+from kpfeat_core.messages.conversions import image_annotations
 from kpfeat_core.messages.definitions import constructors, IMAGE_ANNOTATIONS, to_cdr, typestore
 from made_bags import header, images, LOG_DELAY, PERIOD, pictures, START, write_bag
 from mcap.reader import make_reader
