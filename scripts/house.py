@@ -33,12 +33,12 @@ LIMITS = {
 # From the ground up. A module imports modules of its own storey or of lower ones; a folder counts
 # as one name. Doors (commands, nodes) are what users open, so nothing imports them.
 STOREYS = (
-    ('errors', 'axes', 'config', 'runtime', 'provenance'),
+    ('errors', 'axes', 'config', 'runtime'),
     (
         *('features', 'geometry', 'image', 'io', 'camera', 'keypoints', 'patches', 'matching'),
         *('tracks', 'visualize', 'video', 'html_report', 'sources', 'virtual_camera', 'colmap'),
     ),
-    ('models', 'losses', 'registry', 'weights', 'factory', 'preprocess'),
+    ('models', 'losses', 'registry', 'weights', 'factory', 'preprocess', 'provenance'),
     ('messages', 'data', 'adaptation'),
     ('training', 'evaluation', 'benchmarking', 'bags'),
     ('commands', 'cli', 'kpfeat_ros'),
