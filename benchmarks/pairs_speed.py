@@ -27,7 +27,7 @@ from kpfeat_core.data.photometric import PhotometricConfig
 from kpfeat_core.image import find_images
 from kpfeat_core.io import unpacked
 from kpfeat_core.provenance import device_name
-from kpfeat_core.training.catalogue import recipe_class
+from kpfeat_core.training import recipe_class
 from kpfeat_core.training.options import Options
 from rich.console import Console
 from rich.table import Table
@@ -81,9 +81,7 @@ def step_calls(
 ) -> dict[str, Callable[[], object]]:
     """Return the two parts of a training step: making a batch, and learning from it."""
     recipe_type = recipe_class(model)
-    options = Options.build(
-        {**recipe_type.defaults, 'view_size': side, 'batch_size': count}, recipe_type.loss_class
-    )
+    options = Options.build(recipe_type, {'view_size': side, 'batch_size': count})
     torch.manual_seed(0)
     recipe = recipe_type(recipe_type.build(model, options), options.loss).to(device).train()
     recipe = recipe.to(memory_format=torch.channels_last)
@@ -92,7 +90,7 @@ def step_calls(
     made = {}
 
     def draw() -> None:
-        made['batch'] = recipe_type.draw(bank, count, options, generator)
+        made['batch'] = recipe_type.sample(options, bank, count, generator)
         synchronize(device)
 
     def learn() -> None:

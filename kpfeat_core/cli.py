@@ -8,7 +8,7 @@ import warnings
 import typer
 from typer.core import TyperGroup
 
-from .commands import adapt, bag, bench, evaluate, extract, match, shapes, train, weights
+from .commands import adapt, bag, bench, evaluate, extract, match, train, weights
 from .commands.common import examples, prose
 from .errors import KpfeatError
 from .runtime import keep_memory, share_cores
@@ -78,7 +78,6 @@ for _name, _module in (
     ('match', match),
     ('train', train),
     ('adapt', adapt),
-    ('shapes', shapes),
     ('evaluate', evaluate),
     ('bench', bench),
 ):

@@ -22,7 +22,13 @@ DESCRIPTOR_TYPES = (  # as messages store them
 GEOMETRIES = ('none', 'homography', 'fundamental')  # position = constant in Matches.msg
 AUTO = 'auto'  # of an option that shapes a network: as the weights need it
 # Options that have another name now, and stay readable for one release.
-OLD_NAMES = {'enlarge_to': 'upsample_to'}
+OLD_NAMES = {
+    'enlarge_to': 'upsample_to',
+    'homographies': 'geometry',  # of training on labels, as light
+    'light': 'photometric',
+    'softmax': 'infonce',
+    'usefulness': 'score',
+}
 
 
 def option(

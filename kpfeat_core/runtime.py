@@ -12,6 +12,8 @@ import sys
 import time
 from typing import Any
 
+from .errors import ConfigError
+
 # Turns that a waiting thread of GNU's OpenMP makes before it sleeps; 300,000 if left alone.
 SPINS = '2000'
 # From this size on glibc asks the system for each block, and gives it back at once: maps of a
@@ -179,3 +181,13 @@ class StageTimer:
         now = time.perf_counter()
         self._totals[stage] = self._totals.get(stage, 0.0) + now - self._last
         self._last = now
+
+
+def count_workers(workers: int) -> int:
+    """Return how many workers are meant; -1 is one for each core that this process may use."""
+    if workers != -1 and workers < 1:
+        raise ConfigError(f'workers is {workers}, expected at least 1, or -1 for all cores')
+    if workers > 0:
+        return workers
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else None
+    return usable or os.cpu_count() or 1

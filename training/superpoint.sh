@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# SuperPoint from nothing to weights, six commands one after the other:
+# SuperPoint from nothing to weights, five commands one after the other:
 #   training/superpoint.sh PHOTOGRAPHS OUT [option of every training, such as --threads 1]
 # The same command goes on where it stopped. As published it needs a GPU and days; smaller runs:
-#   SHAPES=500 CORNER_STEPS=3000 LABEL_STEPS=500 JOINT_STEPS=1000 BATCH=8 VIEWS=20 training/superpoint.sh …
+#   CORNER_STEPS=3000 LABEL_STEPS=500 JOINT_STEPS=1000 BATCH=8 VIEWS=20 training/superpoint.sh …
 set -euo pipefail
 if [ $# -lt 2 ]; then
     sed -n '2,5s/^# \{0,1\}//p' "$0"
@@ -10,7 +10,6 @@ if [ $# -lt 2 ]; then
 fi
 photographs=$1 out=$2
 shift 2
-shapes=${SHAPES:-10000}             # drawings of each primitive
 corner_steps=${CORNER_STEPS:-50000} # MagicPoint on drawings
 label_steps=${LABEL_STEPS:-18000}   # MagicPoint on photographs
 joint_steps=${JOINT_STEPS:-60000}   # SuperPoint
@@ -23,9 +22,7 @@ train() {
     $kpfeat train "$1" --out "$out/$2" --batch-size "$batch" "${@:3}"
 }
 
-$kpfeat shapes --out "$out/shapes" --train-images "$shapes" --val-images $((shapes / 50 + 4)) \
-    --split train --split val --workers -1
-train magicpoint corners --data "$out/shapes" --steps "$corner_steps" "${@}"
+train magicpoint corners --set workers=-1 --steps "$corner_steps" "${@}"
 $kpfeat adapt "$photographs" --out "$out/labels1" --model magicpoint \
     --weights "$out/corners/magicpoint.safetensors" --device auto \
     --set num="$views" --set precision="$precision"

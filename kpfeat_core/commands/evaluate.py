@@ -105,11 +105,11 @@ def evaluate(
     """
     import torch
 
-    from ..data.synthetic_shapes import count_workers
     from ..evaluation.results import find_protocol, POSE
     from ..evaluation.sources import cache_bytes, default_cache, parse_source
     from ..html_report import require_libraries
     from ..provenance import provenance
+    from ..runtime import count_workers
 
     if out is not None:
         require_libraries()

@@ -14,6 +14,7 @@ EPILOG = examples(
     'kpfeat train alike-t --data photos/ --out runs/first',
     'kpfeat train alike-t --data photos/ --out runs/quick --steps 2000 --batch-size 4',
     'kpfeat train alike-t --data photos/ --out runs/turn --set any_rotation=0.5 --device cuda',
+    'kpfeat train magicpoint --out runs/corners --set workers=-1',
     'kpfeat train keynet --recipe training/recipes/keynet.yaml --data photos/ --out runs/keynet',
     'kpfeat extract photo.jpg --weights runs/first/alike-t.safetensors --out features/',
     'The same command goes on with a run that was stopped.',
@@ -26,13 +27,14 @@ def _list_options(wanted: bool) -> bool:
     from rich.console import Console
     from rich.table import Table
 
-    from ..training.catalogue import RECIPES
+    from ..training import recipe_class, RECIPES
     from ..training.options import COMMON_CLASSES
 
     parts = [(cls, 'every model', {}) for cls in COMMON_CLASSES]
-    for recipe in dict.fromkeys(RECIPES.values()):
-        models = ', '.join(name for name, own in RECIPES.items() if own is recipe)
-        parts.append((recipe.loss_class, models, recipe.defaults))
+    for place in dict.fromkeys(RECIPES.values()):
+        models = [name for name, own in RECIPES.items() if own == place]
+        recipe = recipe_class(models[0])
+        parts.append((recipe.loss_class, ', '.join(models), recipe.defaults))
     table = Table('KEY', 'default', 'what it is', box=None, pad_edge=False)
     for cls, models, changed in parts:
         table.add_section()
@@ -48,14 +50,20 @@ def _list_options(wanted: bool) -> bool:
 @configured(training=TrainConfig)
 def train(
     model: Annotated[str, typer.Argument(help='Model to train, such as alike-t.')],
-    data: Annotated[
-        Path, typer.Option('--data', '-d', help='Photographs: a folder, or a .zip of one.')
-    ],
     out: Annotated[
         Path, typer.Option('--out', '-o', help='Folder of the run: weights, logs, checkpoints.')
     ],
-    recipe: Annotated[
+    data: Annotated[
         Optional[Path],  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
+        typer.Option(
+            '--data',
+            '-d',
+            help='Photographs: a folder, or a .zip of one; magicpoint draws shapes without.',
+            show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[
+        Optional[Path],  # noqa: UP045
         typer.Option(
             '--recipe',
             '-r',
@@ -89,8 +97,8 @@ def train(
 
     The weights appear as <model>.safetensors in the folder of the run.
     """
+    from ..training import recipe_class
     from ..training import train as run_training
-    from ..training.catalogue import recipe_class
     from ..training.options import COMMON_CLASSES, read_recipe
 
     classes = (*COMMON_CLASSES, recipe_class(model).loss_class)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..config import check_config, make_config, option, PRECISIONS
-from ..errors import ConfigError, DataError
+from ..config import make_config, option, PRECISIONS
+from ..errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -147,52 +147,36 @@ class AdaptConfig:
     batch_size: int = option(-1, 'views at once; -1 takes what suits the device', low=-1)
 
 
-# The order is part of the data: a primitive's place is its number in caches and banks.
+# The order is part of the data: a primitive's place is its number.
 PRIMITIVES = (
     'lines', 'polygon', 'polygons', 'ellipses', 'star', 'checkerboard', 'stripes', 'cube', 'noise'
 )  # fmt: skip
-UNLABELLED = ('ellipses', 'noise')
-SPLITS = ('train', 'val', 'test')
+UNLABELED = ('ellipses', 'noise')
 
 
-@dataclass(frozen=True)
-class ShapesConfig:
-    """How many images are drawn, how large, and on what background."""
+class ShapesConfig(NamedTuple):
+    """
+    What Synthetic Shapes look like.
 
-    seed: int = option(0, 'every image follows from this, its split, primitive and number', low=0)
-    train_images: int = option(10000, 'training images of each primitive', low=1)
-    val_images: int = option(200, 'validation images of each primitive', low=1)
-    test_images: int = option(500, 'test images of each primitive', low=1)
-    height: int = option(120, 'height of the images in pixels', low=16)
-    width: int = option(160, 'width of the images in pixels', low=16)
-    draw_height: int = option(960, 'height at which shapes are drawn', 128, 4096)
-    draw_width: int = option(1280, 'width at which shapes are drawn', 128, 4096)
-    blur_px: int = option(21, 'side of the Gaussian kernel at that size, odd; 1: none', 1, 255)
-    blobs: int = option(100, 'discs in the background', low=0)
-    blob_radius_min: float = option(0.02, 'smallest disc, as a share of the long side', 0.0, 1.0)
-    blob_radius_max: float = option(0.031, 'largest disc, as a share of the long side', 0.0, 1.0)
-    smooth_min_px: int = option(150, 'smallest box that blurs the background', 1, 2048)
-    smooth_max_px: int = option(500, 'largest box that blurs the background', 1, 2048)
+    seed: every image follows from this, its split, primitive and number; train, val, test: images
+    of each primitive, published numbers; height, width: of the images in pixels; draw_height,
+    draw_width: at which shapes are drawn; blur_px: side of the Gaussian kernel at that size, odd,
+    1 is none; blobs: discs in the background, whose radius is a share of the long side between
+    blob_radius; smooth_px: smallest and largest box that blurs the background.
+    """
 
-    def count(self, split: str) -> int:
-        """Return how many images of each primitive a split has; DataError for another name."""
-        check_split(split)
-        return getattr(self, f'{split}_images')
-
-    def check(self) -> None:
-        """Raise ConfigError where options are out of range or contradict each other."""
-        check_config(self)
-        if self.blur_px % 2 == 0:
-            raise ConfigError(f'blur_px is {self.blur_px}, expected an odd number')
-        for low, high in (
-            ('blob_radius_min', 'blob_radius_max'),
-            ('smooth_min_px', 'smooth_max_px'),
-        ):
-            if getattr(self, low) > getattr(self, high):
-                raise ConfigError(
-                    f'{low} is {getattr(self, low)}, expected at most {high}, '
-                    f'{getattr(self, high)}'
-                )
+    seed: int = 0
+    train: int = 10000
+    val: int = 200
+    test: int = 500
+    height: int = 120
+    width: int = 160
+    draw_height: int = 960
+    draw_width: int = 1280
+    blur_px: int = 21
+    blobs: int = 100
+    blob_radius: tuple[float, float] = (0.02, 0.031)
+    smooth_px: tuple[int, int] = (150, 500)
 
 
 @dataclass(frozen=True)
@@ -206,9 +190,3 @@ class SharesConfig:
     def weights(self) -> list[float]:
         """Return the weight of each primitive, in their order."""
         return [getattr(self, f'{name}_share', 1.0) for name in PRIMITIVES]
-
-
-def check_split(split: str) -> None:
-    """Raise DataError for a split that does not exist."""
-    if split not in SPLITS:
-        raise DataError(f"there is no split '{split}'; expected one of {', '.join(SPLITS)}")

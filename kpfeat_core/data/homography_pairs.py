@@ -11,10 +11,10 @@ from .config import HOMOGRAPHIES, homography_config
 from .homographies import all_in_front, view_homographies
 from .image_folder import ImageBank
 from .photometric import augment, CAMERA, PhotometricConfig
-from .view_pairs import read_mask, Warped
+from .view_pairs import PairBatch
 from ..axes import Bool, Float, Int
-from ..config import option
-from ..geometry import inside, normalize_points, pixel_grid, unwarp_points, warp_points
+from ..config import AUTO, option
+from ..geometry import normalize_points, pixel_grid, warp_points
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class PairConfig:
 
     geometry: str = option(
         CAMERA,
-        'camera: as the options from max_zoom to shift say; or a published sampler in their '
-        'place: view 0 upright, view 1 moved',
-        choices=(CAMERA, *HOMOGRAPHIES),
+        'camera: as the options from max_zoom to shift say; a published sampler in their place: '
+        'view 0 upright, view 1 moved; or auto, the one of this training',
+        choices=(AUTO, CAMERA, *HOMOGRAPHIES),
     )
     view_size: int = option(224, 'side of a view in pixels', low=32)
     coverage_min: float = option(0.6, 'smallest view, as a share of the short side', 0.1, 1.0)
@@ -38,42 +38,7 @@ class PairConfig:
     shift: float = option(0.2, 'largest shift between views, as a share of a view', 0.0, 1.0)
 
 
-@dataclass(frozen=True)
-class PairBatch:
-    """
-    Two views of each of B photographs.
-
-    images (2, B, 3, V, V) RGB in [0, 1]; H_0to1 (B, 3, 3) maps pixels of view 0 to view 1; valid
-    (2, B, V, V) tells which pixels show the photograph (others mirror it to avoid edges).
-    """
-
-    images: Float[Tensor, '2 b 3 v v']
-    H_0to1: Float[Tensor, 'b 3 3']
-    valid: Bool[Tensor, '2 b v v']
-
-    def __len__(self) -> int:
-        return len(self.H_0to1)
-
-    def part(self, index: int, count: int) -> 'PairBatch':
-        """Return the index-th of `count` equal shares, for training in several processes."""
-        own = slice(index, None, count)
-        return PairBatch(self.images[:, own], self.H_0to1[own], self.valid[:, own])
-
-    def warp(self, points: Float[Tensor, 'b n 2'], view: int) -> Warped:
-        """
-        Tell where points (x, y) of one view lie in the other; differentiable in them.
-
-        Nothing is known of points that are not on the photograph, in either view.
-        """
-        move = warp_points if view == 0 else unwarp_points
-        there = move(points, self.H_0to1)
-        within = inside(there, *self.images.shape[-2:])
-        real = read_mask(self.valid[view], points)
-        shown = read_mask(self.valid[1 - view], there)
-        return Warped(there, real & within & shown, real & ~within)
-
-
-class DrawnViews(NamedTuple):
+class SampledViews(NamedTuple):
     """
     Which photographs (B,) of a bank are shown, and how.
 
@@ -109,9 +74,9 @@ def sample_view_homographies(
     perspective. Half of the zoom goes to each view. All of either view is in front of the other's
     horizon: draws of another kind, which strong perspective makes, are drawn again.
     """
-    homographies = _draw_views(sizes, config, generator)
+    homographies = _sample_views(sizes, config, generator)
     while len(hidden := (~_in_front_of_each_other(homographies, config)).nonzero()[:, 0]):
-        homographies[:, hidden] = _draw_views(sizes[hidden], config, generator)
+        homographies[:, hidden] = _sample_views(sizes[hidden], config, generator)
     return homographies
 
 
@@ -123,7 +88,7 @@ def _in_front_of_each_other(
     return all_in_front(there, config.view_size - 1).all(0)
 
 
-def _draw_views(
+def _sample_views(
     sizes: Float[Tensor, 'b 2'], config: PairConfig, generator: torch.Generator
 ) -> Float[Tensor, '2 b 3 3']:
     count, side = len(sizes), config.view_size
@@ -152,7 +117,7 @@ def _draw_views(
     return torch.stack(views)
 
 
-def draw_geometry(
+def sample_geometry(
     sizes: Float[Tensor, 'b 2'], config: PairConfig, generator: torch.Generator
 ) -> tuple[Float[Tensor, '2 b 3 3'], Float[Tensor, 'b 3 3']]:
     """
@@ -161,7 +126,7 @@ def draw_geometry(
     Returns the homographies from the views' pixels to those of the photograph, and H_0to1. Of
     KP2D, whose paper takes one view out of the other, view 1 is here a part of view 0.
     """
-    if config.geometry == CAMERA:
+    if config.geometry in (AUTO, CAMERA):
         homographies = sample_view_homographies(sizes, config, generator)
         return homographies, torch.linalg.inv(homographies[1]) @ homographies[0]
     coverage = (config.coverage_min, config.coverage_max)
@@ -237,21 +202,21 @@ def make_pairs(
     generator: torch.Generator,
 ) -> PairBatch:
     """Draw photographs and render two views of each; photometric changes are independent."""
-    drawn = draw_views(bank, count, config, generator)
+    drawn = sample_views(bank, count, config, generator)
     return render_pairs(bank, drawn, config.view_size, photometric, generator)
 
 
-def draw_views(
+def sample_views(
     bank: ImageBank, count: int, config: PairConfig, generator: torch.Generator
-) -> DrawnViews:
+) -> SampledViews:
     """Draw photographs, of which some may come twice, and two views of each."""
     index = bank.probabilities.multinomial(count, replacement=True, generator=generator)
-    return DrawnViews(index, *draw_geometry(bank.sizes[index], config, generator))
+    return SampledViews(index, *sample_geometry(bank.sizes[index], config, generator))
 
 
 def render_pairs(
     bank: ImageBank,
-    drawn: DrawnViews,
+    drawn: SampledViews,
     side: int,
     photometric: PhotometricConfig,
     generator: torch.Generator,

@@ -1,23 +1,29 @@
 """A folder of photographs, decoded once and kept as one tensor on the training device."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import hashlib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from rich.progress import track
 import torch
 from torch import Tensor
 
 from ..errors import DataError, ImageError
 from ..image import read_image, scaled_size
 
+THREADS, READ_AHEAD = 4, 16  # photographs decoded at a time, and waiting to be kept
 Row = TypeVar('Row')
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+def no_progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+    """Stand for what shows how far a reader of `total` items is."""
+    return items
 
 
 @dataclass(frozen=True)
@@ -27,21 +33,26 @@ class ImageBank:
 
     levels: (K, 3, S, S) and (K, 3, S/2, S/2) uint8 RGB, each image in the top left corner;
     sizes (K, 2): width and height in pixels of level 0; probabilities (K,): how often each is
-    drawn; names: file names, for reports.
+    drawn; names: file names, for reports; left_out: files that could not be used.
     """
 
     levels: tuple[Tensor, Tensor]
     sizes: Tensor
     probabilities: Tensor
     names: tuple[str, ...]
+    left_out: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def to(self, device: torch.device | str) -> 'ImageBank':
         """Move all photographs to a device."""
-        levels = tuple(level.to(device) for level in self.levels)
-        return ImageBank(levels, self.sizes.to(device), self.probabilities.to(device), self.names)
+        return replace(
+            self,
+            levels=tuple(level.to(device) for level in self.levels),
+            sizes=self.sizes.to(device),
+            probabilities=self.probabilities.to(device),
+        )
 
 
 def split_images(paths: Sequence[Path], share: float) -> tuple[list[Path], list[Path]]:
@@ -96,19 +107,53 @@ def load_bank(
     side: int = 480,
     kinds: Mapping[str, str] | None = None,
     kind_weights: Mapping[str, float] | None = None,
-    progress: bool = True,
+    progress: Progress = no_progress,
 ) -> ImageBank:
     """
     Decode photographs into memory, shrunk (never enlarged) to a long side of `side` pixels.
 
-    Images that cannot be read are counted and left out. Raises DataError if none is
-    left, or none that may be drawn.
+    Images that cannot be read, and tiny ones, are left out. Raises DataError if none is left, or
+    none that may be drawn.
     """
-    full = np.zeros((len(paths), side, side, 3), np.uint8)
-    half = np.zeros((len(paths), side // 2, side // 2, 3), np.uint8)
-    sizes, kept, broken = [], [], []
+    levels = tuple(
+        torch.zeros(len(paths), 3, length, length, dtype=torch.uint8)
+        for length in (side, side // 2)
+    )
+    sizes, kept, left_out = [], [], []
 
-    def load(path: Path) -> np.ndarray | None:
+    read = _read_shrunk(paths, side)
+    for path, image in progress(read, len(paths), 'reading photographs'):
+        if image is None or min(image.shape[:2]) < 32:
+            left_out.append(path)
+            continue
+        height, width = image.shape[:2]
+        # an odd last row or column is left out, so that the ratio is exactly two
+        even = image[: height // 2 * 2, : width // 2 * 2]
+        small = cv2.resize(even, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        for level, pixels in zip(levels, (image, small), strict=True):
+            view = level[len(kept), :, : pixels.shape[0], : pixels.shape[1]]
+            view.copy_(torch.from_numpy(pixels).permute(2, 0, 1))
+        sizes.append((width, height))
+        kept.append(path)
+    if not kept:
+        raise DataError(f'none of {len(paths)} images could be read')
+    weights = [(kind_weights or {}).get(find_row(p, kinds or {}) or '', 1.0) for p in kept]
+    probabilities = torch.tensor(weights, dtype=torch.float32)
+    if not probabilities.any():
+        raise DataError(f'all {len(kept)} images have weight 0; expected one kind that has more')
+    return ImageBank(
+        tuple(level[: len(kept)] for level in levels),
+        torch.tensor(sizes, dtype=torch.float32),
+        probabilities / probabilities.sum(),
+        tuple(path.name for path in kept),
+        tuple(left_out),
+    )
+
+
+def _read_shrunk(paths: Sequence[Path], side: int) -> Iterator[tuple[Path, np.ndarray | None]]:
+    """Decode photographs in threads, a few ahead, as large as they are kept; None if broken."""
+
+    def read(path: Path) -> np.ndarray | None:
         try:
             image = read_image(path)
         except ImageError:
@@ -117,41 +162,7 @@ def load_bank(
         size = scaled_size(height, width, min(side, max(height, width)))
         return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
-    with ThreadPoolExecutor(4) as pool:
-        images = pool.map(load, paths)
-        for path, image in track(
-            zip(paths, images, strict=True),
-            'reading photographs',
-            len(paths),
-            disable=not progress,
-        ):
-            if image is None or min(image.shape[:2]) < 32:
-                broken.append(path)
-                continue
-            height, width = image.shape[:2]
-            row = len(kept)
-            full[row, :height, :width] = image
-            # an odd last row or column is left out, so that the ratio is exactly two
-            even = image[: height // 2 * 2, : width // 2 * 2]
-            small = cv2.resize(even, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-            half[row, : height // 2, : width // 2] = small
-            sizes.append((width, height))
-            kept.append(path)
-    if broken:
-        print(f'left out {len(broken)} unreadable or tiny images, the first: {broken[0]}')
-    if not kept:
-        raise DataError(f'none of {len(paths)} images could be read')
-    weights = [(kind_weights or {}).get(find_row(p, kinds or {}) or '', 1.0) for p in kept]
-    probabilities = torch.tensor(weights, dtype=torch.float32)
-    if not probabilities.any():
-        raise DataError(f'all {len(kept)} images have weight 0; expected one kind that has more')
-    levels = tuple(
-        torch.from_numpy(level[: len(kept)]).permute(0, 3, 1, 2).contiguous()
-        for level in (full, half)
-    )
-    return ImageBank(
-        levels,
-        torch.tensor(sizes, dtype=torch.float32),
-        probabilities / probabilities.sum(),
-        tuple(path.name for path in kept),
-    )
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(paths), READ_AHEAD):
+            chosen = paths[start : start + READ_AHEAD]
+            yield from zip(chosen, pool.map(read, chosen), strict=True)

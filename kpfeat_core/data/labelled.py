@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .config import HomographyConfig
 from .homographies import sample_homographies
-from .homography_pairs import PairBatch, render_views
-from .image_folder import ImageBank, load_bank
+from .homography_pairs import render_views
+from .image_folder import ImageBank, load_bank, no_progress, Progress
+from .view_pairs import PairBatch
 from ..axes import Bool, Float, Int
 from ..errors import DataError
 from ..geometry import inside, unwarp_points, warp_image, warp_points
@@ -94,6 +95,11 @@ class LabelledBank:
     def __len__(self) -> int:
         return len(self.counts)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the photographs."""
+        return self.photographs.names
+
     def to(self, device: torch.device | str) -> 'LabelledBank':
         """Move all photographs and keypoints to a device."""
         return LabelledBank(*(value.to(device) for value in vars(self).values()))
@@ -124,6 +130,7 @@ def load_labelled(
     side: int = 320,
     kinds: Mapping[str, str] | None = None,
     kind_weights: Mapping[str, float] | None = None,
+    progress: Progress = no_progress,
 ) -> LabelledBank:
     """
     Read those of the photographs `paths` below a folder that `kpfeat adapt` has labelled.
@@ -140,7 +147,7 @@ def load_labelled(
             f"none of the photographs in '{folder}' has labels in '{labels}'; make them with "
             f'`kpfeat adapt {folder} --out {labels}`, from the same folder'
         )
-    bank = load_bank(paths, side, kinds, kind_weights)
+    bank = load_bank(paths, side, kinds, kind_weights, progress)
     if len(bank) != len(paths):
         raise DataError(
             f"{len(paths) - len(bank)} photographs in '{folder}' have labels and cannot be used; "

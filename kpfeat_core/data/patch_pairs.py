@@ -15,7 +15,8 @@ import torch
 from torch import Generator, Tensor
 import torch.nn.functional as F
 
-from .homography_pairs import DrawnViews, PairBatch
+from .homography_pairs import SampledViews
+from .view_pairs import PairBatch
 from ..axes import Bool, Float, Int
 from ..config import option
 from ..geometry import sample, warp_points
@@ -151,7 +152,7 @@ class PatchReader:
 
 def make_patch_pairs(
     pairs: PairBatch,
-    drawn: DrawnViews,
+    sampled: SampledViews,
     sizes: Sequence[tuple[int, int]],
     config: PatchPairConfig,
     generator: Generator,
@@ -160,7 +161,7 @@ def make_patch_pairs(
     """
     Choose places in view 0, find them in view 1, and read size x size patches around both.
 
-    drawn: what the pairs show; sizes: (height, width) of the levels of a view. There are
+    sampled: what the pairs show; sizes: (height, width) of the levels of a view. There are
     config.patches for each pair of views on average, fewer where they have little in common.
     """
     views = match_channels(pairs.images.flatten(0, 1), 1).unflatten(0, (2, -1))
@@ -175,11 +176,11 @@ def make_patch_pairs(
         reader.read(places, size).flatten(0, 1)[chosen]
         for reader, places in zip(readers, (first, second), strict=True)
     ]
-    shown = warp_points(first.keypoints, drawn.homographies[0])
-    scale = local_affinities(first.keypoints, drawn.homographies[0]).det().abs().sqrt()
+    shown = warp_points(first.keypoints, sampled.homographies[0])
+    scale = local_affinities(first.keypoints, sampled.homographies[0]).det().abs().sqrt()
     return PatchBatch(
         torch.stack(patches),
-        drawn.photograph[chosen.div(real.shape[1], rounding_mode='floor')],
+        sampled.photograph[chosen.div(real.shape[1], rounding_mode='floor')],
         shown.flatten(0, 1)[chosen],
         (scale / readers[0].factors[first.level]).flatten()[chosen],
     )

@@ -1,15 +1,17 @@
-"""Pairs of views, and how depth and poses map pixels of one view to the other."""
+"""Pairs of views, and where the points of one lie in the other: by a homography, or by depth."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 import math
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 import torch.nn.functional as F
 
 from ..axes import Bool, Float
-from ..geometry import bilinear_neighbors, flat_index, inside
+from ..geometry import bilinear_neighbors, flat_index, inside, unwarp_points, warp_points
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,74 @@ class ViewPairs(Protocol):
         """Tell where points (x, y) of view 0 or 1 lie in the other; differentiable in them."""
 
 
-def read_mask(mask: Bool[Tensor, 'b h w'], points: Float[Tensor, 'b n 2']) -> Bool[Tensor, 'b n']:
-    """Read a mask at the pixels nearest to points (x, y); false outside."""
-    height, width = mask.shape[-2:]
-    x, y = points.nan_to_num(nan=-1.0).round().long().unbind(-1)
-    within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    return mask.flatten(1).gather(1, index) & within
+@dataclass(frozen=True)
+class BatchSource:
+    """
+    What a run learns from: material, and how a batch is made of it.
+
+    material: photographs with their `names`, which `to` moves to a device; make(material, count,
+    generator): gives a batch of which `part` gives shares, such as ViewPairs. All that is random
+    comes from the generator, which is on that device.
+    """
+
+    material: Any
+    make: Callable[[Any, int, torch.Generator], Any]
+
+    def __len__(self) -> int:
+        return len(self.material)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Return the names of the photographs, by which the material of a run is known again."""
+        return self.material.names
+
+    @property
+    def left_out(self) -> Sequence[Path]:
+        """Return the files that could not be used."""
+        return getattr(self.material, 'left_out', ())
+
+    def to(self, device: torch.device | str) -> 'BatchSource':
+        """Move the material to a device."""
+        return replace(self, material=self.material.to(device))
+
+    def sample(self, count: int, generator: torch.Generator) -> Any:
+        """Make a batch of `count`."""
+        return self.make(self.material, count, generator)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """
+    Two views of each of B photographs.
+
+    images (2, B, 3, V, V) RGB in [0, 1]; H_0to1 (B, 3, 3) maps pixels of view 0 to view 1; valid
+    (2, B, V, V) tells which pixels show the photograph (others mirror it to avoid edges).
+    """
+
+    images: Float[Tensor, '2 b 3 v v']
+    H_0to1: Float[Tensor, 'b 3 3']
+    valid: Bool[Tensor, '2 b v v']
+
+    def __len__(self) -> int:
+        return len(self.H_0to1)
+
+    def part(self, index: int, count: int) -> 'PairBatch':
+        """Return the index-th of `count` equal shares, for training in several processes."""
+        own = slice(index, None, count)
+        return PairBatch(self.images[:, own], self.H_0to1[own], self.valid[:, own])
+
+    def warp(self, points: Float[Tensor, 'b n 2'], view: int) -> Warped:
+        """
+        Tell where points (x, y) of one view lie in the other; differentiable in them.
+
+        Nothing is known of points that are not on the photograph, in either view.
+        """
+        move = warp_points if view == 0 else unwarp_points
+        there = move(points, self.H_0to1)
+        within = inside(there, *self.images.shape[-2:])
+        real = read_mask(self.valid[view], points)
+        shown = read_mask(self.valid[1 - view], there)
+        return Warped(there, real & within & shown, real & ~within)
 
 
 @dataclass(frozen=True)
@@ -75,6 +138,64 @@ class DepthRules:
     tolerance: float
     relative: bool
     edge: float
+
+
+@dataclass(frozen=True)
+class DepthPairBatch:
+    """
+    Two views of each of B scenes, with their geometry.
+
+    images (2, B, 3, V, V) RGB in [0, 1]; inverse_depth (2, B, V, V): 1/z, 0 where unknown;
+    intrinsics (2, B, 3, 3): camera coordinates to view pixels; T_0to1 (B, 4, 4) takes coordinates
+    of camera 0 to camera 1; valid (2, B, V, V): pixels that show the photograph.
+    """
+
+    images: Float[Tensor, '2 b 3 v v']
+    inverse_depth: Float[Tensor, '2 b v v']
+    intrinsics: Float[Tensor, '2 b 3 3']
+    T_0to1: Float[Tensor, 'b 4 4']
+    valid: Bool[Tensor, '2 b v v']
+    rules: DepthRules
+
+    def __len__(self) -> int:
+        return len(self.T_0to1)
+
+    def part(self, index: int, count: int) -> 'DepthPairBatch':
+        """Return the index-th of `count` equal shares, for training in several processes."""
+        own = slice(index, None, count)
+        return DepthPairBatch(
+            self.images[:, own],
+            self.inverse_depth[:, own],
+            self.intrinsics[:, own],
+            self.T_0to1[own],
+            self.valid[:, own],
+            self.rules,
+        )
+
+    def warp(self, points: Float[Tensor, 'b n 2'], view: int) -> Warped:
+        """
+        Tell where points (x, y) of one view lie in the other; differentiable in them.
+
+        What lies behind something else is outside; where the depth is not known, neither.
+        """
+        transform = self.T_0to1 if view == 0 else torch.linalg.inv(self.T_0to1)
+        here, there = view, 1 - view
+        return warp_by_depth(
+            points,
+            (self.inverse_depth[here], self.inverse_depth[there]),
+            (self.intrinsics[here], self.intrinsics[there]),
+            transform,
+            self.rules,
+        )
+
+
+def read_mask(mask: Bool[Tensor, 'b h w'], points: Float[Tensor, 'b n 2']) -> Bool[Tensor, 'b n']:
+    """Read a mask at the pixels nearest to points (x, y); false outside."""
+    height, width = mask.shape[-2:]
+    x, y = points.nan_to_num(nan=-1.0).round().long().unbind(-1)
+    within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    return mask.flatten(1).gather(1, index) & within
 
 
 def read_inverse_depth(

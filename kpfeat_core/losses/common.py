@@ -64,7 +64,7 @@ def only_real(
     return torch.where(mask[..., None], descriptors, 0)
 
 
-def softmax_terms(
+def infonce_terms(
     descriptors0: Float[Tensor, 'b n d'],
     descriptors1: Float[Tensor, 'b n d'],
     warped0: Float[Tensor, 'b n 2'],

@@ -1,7 +1,7 @@
 """
 The losses of KP2D: five, of which the last comes from a second network, IO-Net; and a sixth.
 
-The sixth, `softmax_terms`, is none of the paper's. With random weights, the nearest of a hundred
+The sixth, `infonce_terms`, is none of the paper's. With random weights, the nearest of a hundred
 wrong descriptors is nearer than the right one, and then the quickest way down for `triplet_terms`
 is to make all descriptors equal, where it stays at the margin, with hardly a gradient.
 
@@ -73,7 +73,7 @@ def localization_loss(nearest: Nearest) -> Float[Tensor, ' b']:
     return masked_mean(nearest.distance, nearest.close)
 
 
-def usefulness_loss(
+def score_loss(
     nearest: Nearest, scores0: Float[Tensor, 'b n'], scores1: Float[Tensor, 'b n']
 ) -> Float[Tensor, ' b']:
     """
@@ -102,11 +102,11 @@ class TripletTerms(NamedTuple):
     """
     Both (B, N): the loss of each keypoint, and whether it is told from all others.
 
-    right: among all descriptors of view 1 that count, the own one is the nearest.
+    correct: among all descriptors of view 1 that count, the own one is the nearest.
     """
 
     loss: Float[Tensor, 'b n']
-    right: Bool[Tensor, 'b n']
+    correct: Bool[Tensor, 'b n']
 
 
 def triplet_terms(
@@ -123,7 +123,7 @@ def triplet_terms(
     descriptors0: a, at the keypoints of view 0; descriptors1: p, of view 1 read at warped0, not
     at its keypoints. Negatives k count and lie more than the radius away from warped0_i, in x or
     in y. A keypoint without negatives costs nothing. What is not counted has loss 0, and is not
-    right.
+    correct.
     """
     if counted.shape[1] == 0:
         return TripletTerms(descriptors0.new_zeros(counted.shape), counted)
@@ -144,7 +144,7 @@ def triplet_loss(
     terms: Float[Tensor, 'b n'], counted: Bool[Tensor, 'b n'], at_least: int = 20
 ) -> Float[Tensor, ' b']:
     """
-    Mean of `triplet_terms` or `softmax_terms` over the keypoints that count.
+    Mean of `triplet_terms` or `infonce_terms` over the keypoints that count.
 
     Images with too few of them have 0. The published weight of the triplets is 2 times that of
     the configuration, which is 1.

@@ -15,7 +15,7 @@ from torch import Tensor
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .common import CHUNK_FLOATS, masked_mean, softmax_terms
+from .common import CHUNK_FLOATS, infonce_terms, masked_mean
 from ..axes import Bool, Float, Int
 from ..errors import ShapeError
 from ..geometry import flat_index, inside, pixel_grid, sample, warp_points
@@ -131,23 +131,6 @@ def cell_cross_entropy(
     return masked_mean(terms.flatten(1), valid.flatten(1))
 
 
-def cell_binary_cross_entropy(
-    logits: Float[Tensor, 'b k r c'],
-    classes: Float[Tensor, 'b k r c'],
-    valid: Bool[Tensor, 'b r c'],
-) -> Float[Tensor, ' b']:
-    """
-    Binary cross entropy of softmax(logits) with soft classes, summed over them, mean over cells.
-
-    The detector loss of the PyTorch training code by Jau et al. (2020), which adds the log of
-    1 - p for wrong classes. A p above 1 - 1e-6 has no gradient from that part.
-    """
-    log_p = torch.where(valid[:, None], logits, 0).log_softmax(1)
-    log_not_p = (-torch.expm1(log_p.clamp(max=-1e-6))).log()
-    terms = -(classes * log_p + (1 - classes) * log_not_p).sum(1)
-    return masked_mean(terms.flatten(1), valid.flatten(1))
-
-
 def cell_centres(
     rows: int, columns: int, device: torch.device | str = 'cpu', centre: float = CELL_CENTRE
 ) -> Float[Tensor, 'n 2']:
@@ -224,7 +207,7 @@ class SparsePairs(NamedTuple):
     counted: Bool[Tensor, 'b n m']
 
 
-def draw_sparse_pairs(
+def sample_sparse_pairs(
     H_0to1: Float[Tensor, 'b 3 3'],
     valid1: Bool[Tensor, 'b r c'],
     generator: torch.Generator | None = None,
@@ -274,7 +257,7 @@ def sparse_descriptor_hinge(
     negative_margin: float = 0.2,
 ) -> Float[Tensor, ' b']:
     """
-    Descriptor loss of each pair of images on `draw_sparse_pairs`.
+    Descriptor loss of each pair of images on `sample_sparse_pairs`.
 
     positive_weight times the mean of max(0, 1 - cosine) with the descriptor read bilinearly where
     a cell falls, plus the mean of max(0, cosine - 0.2) with those that do not match. After the
@@ -305,7 +288,7 @@ class PointPairs(NamedTuple):
     mask: Bool[Tensor, 'b n']
 
 
-def draw_point_pairs(
+def sample_point_pairs(
     H_0to1: Float[Tensor, 'b 3 3'],
     valid0: Bool[Tensor, 'b r c'],
     valid1: Bool[Tensor, 'b r c'],
@@ -335,7 +318,7 @@ def point_softmax(
     Descriptor loss of each pair of images, none of the published ones.
 
     Descriptors are read bilinearly at points, as extraction reads them; each is to be told from
-    all others farther than the radius, in both directions (`kp2d.softmax_terms`).
+    all others farther than the radius, in both directions (`kp2d.infonce_terms`).
     """
     first, second = (
         F.normalize(sample(maps, (points - CELL_CENTRE) / CELL, 'border'), dim=-1, eps=1e-6)
@@ -344,5 +327,5 @@ def point_softmax(
             (descriptors1, pairs.points1.to(descriptors1.dtype)),
         )
     )
-    terms = softmax_terms(first, second, pairs.points1, pairs.mask, temperature, radius_px)
+    terms = infonce_terms(first, second, pairs.points1, pairs.mask, temperature, radius_px)
     return masked_mean(terms, pairs.mask)

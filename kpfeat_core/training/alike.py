@@ -1,6 +1,7 @@
 """ALIKE's training objective on pairs of views: homographic, or with depth and poses."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -70,9 +71,9 @@ class AlikeRecipe(Recipe):
         super().__init__(extractor.with_options(**options), config)
 
     @classmethod
-    def check(cls, options: Options, extractor: Extractor) -> None:
+    def check(cls, options: Options, extractor: Extractor, data: Path | str) -> None:
         """Raise ConfigError if views do not suit the network, or the NRE's grid."""
-        super().check(options, extractor)
+        super().check(options, extractor, data)
         stride, side = options.loss.stride, options.pairs.view_size
         if stride > side:
             raise ConfigError(f'stride is {stride}, expected at most view_size, {side}')

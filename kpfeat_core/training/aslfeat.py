@@ -94,7 +94,7 @@ class AslFeatRecipe(Recipe):
         """
         if read_architecture(path).get('deform') != 'none' or extractor.config.deform == 'none':
             return super().begin(extractor, path)
-        plain = AslFeat(deform='none')
+        plain = build_extractor(extractor.name, deform='none')
         note = super().begin(plain, path)
         straight = plain.state_dict()
         for name in LAST_LAYERS:  # the amplitudes of all kernel points begin with a half
@@ -111,11 +111,11 @@ class AslFeatRecipe(Recipe):
         return self
 
     def forward(self, pairs: ViewPairs, generator: Generator) -> dict[str, Tensor]:
-        """Return the loss `total`, the share of right nearest neighbours, and the mean weight."""
+        """Return the loss `total`, the share of correct nearest neighbors, and the mean weight."""
         config, count = self.config, len(pairs)
         maps = self.see(pairs.images.flatten(0, 1))
         with torch.autocast(pairs.images.device.type, enabled=False):
-            points = draw_correspondences(pairs, config.correspondences, generator)
+            points = sample_correspondences(pairs, config.correspondences, generator)
             descriptor_map = maps.descriptor_maps[0].float()
             found = []
             for index, keypoints in enumerate(points[:2]):
@@ -147,8 +147,8 @@ class Points(NamedTuple):
     mask: Bool[Tensor, 'b n']
 
 
-def draw_correspondences(pairs: ViewPairs, count: int, generator: Generator) -> Points:
-    """Draw up to `count` of the pixels of each view 0 that the other view shows."""
+def sample_correspondences(pairs: ViewPairs, count: int, generator: Generator) -> Points:
+    """Sample up to `count` of the pixels of each view 0 that the other view shows."""
     height, width = pairs.images.shape[-2:]
     grid = pixel_grid(height, width, pairs.images.device).expand(len(pairs), -1, -1)
     there = pairs.warp(grid, 0)

@@ -1,36 +1,35 @@
 """The training loop, from a folder of photographs to a weight file, for every system."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 import json
 from pathlib import Path
 import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, track
 import torch
 from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from .catalogue import recipe_class
+from . import recipe_class
 from .options import Options
-from .pictures import (
-    append_row,
-    forget_after,
-    LOG,
-    plot_curves,
-    SPEED,
-    VALIDATION,
-    validation_picture,
-)
 from .run_folder import (
+    append_row,
     BEFORE_DECAY,
     check_options,
     describe_images,
+    forget_after,
     kept_validation,
     LAST,
+    LOG,
+    plot_curves,
     read_last,
+    SPEED,
     to_go_on_from,
+    VALIDATION,
+    validation_picture,
     write_checkpoint,
     write_config,
     write_summary,
@@ -44,6 +43,7 @@ from .runtime import (
     moving_average,
     StepWatch,
 )
+from ..data.view_pairs import BatchSource
 from ..errors import ConfigError, KpfeatError
 from ..image import write_image
 from ..io import unpacked
@@ -52,33 +52,33 @@ from ..weights.files import save_weights
 SHOWN = 8  # pairs or images of a batch in pairs.jpg
 
 
-def train(model: str, data: Path | str, out: Path | str, **options: Any) -> Path:
+def train(model: str, data: Path | str | None, out: Path | str, **options: Any) -> Path:
     """
     Train a model on the photographs in a folder or a .zip file; returns the weight file.
 
-    out receives `pairs.jpg` (look at it before training for hours), `config.json`, `log.csv`,
-    `speed.csv`, `validation.csv` and `validation/` (what it makes of photographs held out),
-    `curves.png`, `summary.md`, `last.pt` (resumes by itself when the same command runs again),
-    `before_decay.pt` (to go on with more steps) and the weights, `<model>.safetensors`, of the
-    average with the best validation.
+    data: None where magicpoint learns from drawings. out receives `pairs.jpg` (look at it before
+    training for hours), `config.json`, `log.csv`, `speed.csv`, `validation.csv` and `validation/`
+    (what it makes of photographs held out), `curves.png`, `summary.md`, `last.pt` (resumes by
+    itself when the same command runs again), `before_decay.pt` (to go on with more steps) and the
+    weights, `<model>.safetensors`, of the average with the best validation.
 
     Raises ConfigError, DataError, and KpfeatError where Lightning Fabric is missing.
     """
     recipe = recipe_class(model)
-    built = Options.build({**recipe.defaults, **options}, recipe.loss_class)
+    built = Options.build(recipe, options)
     if built.train.steps == 0 and not built.train.start:
         raise ConfigError('steps is 0, expected at least 1, or weights to validate in start')
-    recipe.check(built, recipe.build(model, built))
-    if Path(out).resolve().is_relative_to(Path(data).resolve()):
+    recipe.check(built, recipe.build(model, built), data or '')
+    if data and Path(out).resolve().is_relative_to(Path(data).resolve()):
         raise ConfigError(
             f"'{out}' is in '{data}', so that the run would learn from the pictures it writes: "
             'expected a folder outside'
         )
     run = _Run(model, Path(out), built)
-    with unpacked(data) as folder:
-        material = recipe.load(folder, built)
+    with unpacked(data) if data else nullcontext() as folder:
+        sources = recipe.load(folder, built, run.progress)
     with calling_when_told_to_stop(run.stop):
-        run.start(*material)
+        run.start(*sources)
     weights = run.finish()
     leave(run.fabric)
     return weights
@@ -126,7 +126,7 @@ class _Run:
             self._resume(last)
 
     def _defaults(self) -> dict[str, Any]:
-        return Options.build(self.recipe_class.defaults, self.recipe_class.loss_class).flat()
+        return Options.build(self.recipe_class, {}).flat()
 
     def _resume(self, state: Mapping[str, Any]) -> None:
         self.recipe.load_state_dict(state['recipe'])
@@ -154,16 +154,25 @@ class _Run:
         }
         write_checkpoint(self.out / name, state)
 
-    def start(self, training: Any, validation: Any) -> None:
-        """Train until the last step on the material that the recipe loaded."""
+    def progress(self, items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+        """Show a bar while items are read."""
+        return track(items, what, total, console=self.console)
+
+    def start(self, training: BatchSource, validation: BatchSource) -> None:
+        """Train until the last step on what the recipe loaded."""
         config = self.config
+        left_out = [path for source in (training, validation) for path in source.left_out]
+        if left_out:
+            self.console.print(
+                f'left out {len(left_out)} unreadable or tiny images, the first: {left_out[0]}'
+            )
         self._claim_folder(training, validation)
         training = training.to(self.fabric.device)
         generator = torch.Generator().manual_seed(1)  # the same batch in every run
-        fixed = self._draw(validation, config.validation_pairs, generator)
+        fixed = validation.sample(config.validation_pairs, generator)
         if self.fabric.is_global_zero:
             seen = torch.Generator(self.fabric.device).manual_seed(1)
-            shown = self._draw(training, min(config.batch_size, SHOWN), seen)
+            shown = training.sample(min(config.batch_size, SHOWN), seen)
             write_image(self.out / 'pairs.jpg', self.recipe_class.picture(shown))
         self.console.print(
             f'{self.model}: {len(training)} images, {len(validation)} for validation, '
@@ -202,18 +211,15 @@ class _Run:
                     f'stopped by a signal at step {self.step}; the same command goes on from there'
                 )
 
-    def _claim_folder(self, *materials: Any) -> None:
+    def _claim_folder(self, *sources: BatchSource) -> None:
         """Check that the images are those of before, and clear away what will be written again."""
-        names = [name for part in materials for name in self.recipe_class.image_names(part)]
-        self.record['images'] = describe_images(sum(map(len, materials)), names)
+        names = [name for source in sources for name in source.names]
+        self.record['images'] = describe_images(sum(map(len, sources)), names)
         if self.before:  # older runs did not note their images
             check_options(self.out, {'images': self.record['images']} | self.before, self.record)
         if self.fabric.is_global_zero:
             forget_after(self.out, self.step if self.before else -1)
             write_config(self.out, self.record)
-
-    def _draw(self, material: Any, count: int, generator: torch.Generator) -> Any:
-        return self.recipe_class.draw(material, count, self.options, generator)
 
     def stop(self) -> None:
         """Save and leave after the step at work."""
@@ -233,14 +239,14 @@ class _Run:
                 yield self.step
                 progress.update(task, completed=self.step)
 
-    def _train_step(self, training: Any) -> dict[str, Tensor]:
+    def _train_step(self, training: BatchSource) -> dict[str, Tensor]:
         config = self.config
         with self.watch.step(exact=(self.step + 1) % config.log_every == 0):
             # every draw follows from seed and step: a resumed run sees what an unbroken one would
             seed = config.seed * 10**9 + self.step
             generator = torch.Generator(self.fabric.device).manual_seed(seed)
             torch.manual_seed(seed)  # for layers that drop at random
-            batch = self._draw(training, config.batch_size, generator)
+            batch = training.sample(config.batch_size, generator)
             if self.fabric.world_size > 1:
                 batch = batch.part(self.fabric.global_rank, self.fabric.world_size)
             self.watch.data_is_ready()

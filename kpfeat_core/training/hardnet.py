@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +10,10 @@ import torch
 from torch import Generator, nn, Tensor
 
 from .options import Options
-from .recipe import Recipe
+from .recipe import Recipe, require_data
 from .validation import evaluating
 from ..config import option
-from ..data.homography_pairs import draw_views, render_pairs
+from ..data.homography_pairs import render_pairs, sample_views
 from ..data.image_folder import ImageBank
 from ..data.patch_pairs import BORDER, make_patch_pairs, PatchBatch, PatchPairConfig
 from ..errors import ConfigError
@@ -57,21 +58,22 @@ class HardNetRecipe(Recipe):
         return build_network(model)
 
     @classmethod
-    def check(cls, options: Options, extractor: nn.Module) -> None:
-        """Raise ConfigError if a view has no room for a patch."""
+    def check(cls, options: Options, extractor: nn.Module, data: Path | str) -> None:
+        """Raise ConfigError if a view has no room for a patch, or without data."""
+        require_data(data)
         side = options.pairs.view_size
         if side < SMALLEST:
             raise ConfigError(f'view_size is {side}, expected at least {SMALLEST}')
 
     @classmethod
-    def draw(
-        cls, material: ImageBank, count: int, options: Options, generator: Generator
+    def sample(
+        cls, options: Options, bank: ImageBank, count: int, generator: Generator
     ) -> PatchBatch:
         """Read patches of two views of `count` photographs."""
         side, sizes = options.pairs.view_size, level_sizes(options)
-        drawn = draw_views(material, count, options.pairs, generator)
-        pairs = render_pairs(material, drawn, side, options.photometric, generator)
-        return make_patch_pairs(pairs, drawn, sizes, options.loss, generator, PATCH_SIZE)
+        sampled = sample_views(bank, count, options.pairs, generator)
+        pairs = render_pairs(bank, sampled, side, options.photometric, generator)
+        return make_patch_pairs(pairs, sampled, sizes, options.loss, generator, PATCH_SIZE)
 
     @classmethod
     def picture(cls, batch: PatchBatch, rows: int = 8, columns: int = 20) -> np.ndarray:
@@ -88,7 +90,7 @@ class HardNetRecipe(Recipe):
         """Return the loss `total`, and the mean distance of true pairs."""
         if len(batch.photograph) < 2:  # there is no negative, and nothing to normalise over
             nothing = sum(0 * parameter.sum() for parameter in self.parameters())
-            return {'total': nothing, 'triplet': nothing, 'right': nothing}
+            return {'total': nothing, 'triplet': nothing, 'correct_distance': nothing}
         descriptors = self.extractor(batch.patches.flatten(0, 1)).unflatten(0, (2, -1))
         config = self.config
         with torch.autocast(batch.patches.device.type, enabled=False):
@@ -101,12 +103,12 @@ class HardNetRecipe(Recipe):
                 config.margin,
                 config.anchor_swap,
             ).mean()
-            right = (first - second).detach().norm(dim=-1).mean()
-        return {'total': loss, 'triplet': loss, 'right': right}
+            distance = (first - second).detach().norm(dim=-1).mean()
+        return {'total': loss, 'triplet': loss, 'correct_distance': distance}
 
     @classmethod
     def validate(cls, extractor: HardNet, batch: PatchBatch) -> dict[str, float]:
-        """Match the patches of each photograph; the share of right matches is what counts."""
+        """Match the patches of each photograph; the share of correct matches is what counts."""
         return validate_patches(extractor, batch)
 
     @classmethod
@@ -118,11 +120,11 @@ class HardNetRecipe(Recipe):
         sources = ((0, own), (1, own), (1, matched.index[matched.nearest[:count]]))
         for row, (view, index) in enumerate(sources):
             tiles[:, row, :, 2:-2, 2:-2] = batch.patches[view, index]
-        wrong = ~matched.right[:count]
-        colours = tiles.new_tensor([CORRECT, WRONG])[wrong.long()] / 255
+        wrong = ~matched.correct[:count]
+        colors = tiles.new_tensor([CORRECT, WRONG])[wrong.long()] / 255
         frame = torch.ones(size, size, dtype=torch.bool, device=tiles.device)
         frame[2:-2, 2:-2] = False
-        tiles[:, 2] = torch.where(frame, colours[..., None, None], tiles[:, 2])
+        tiles[:, 2] = torch.where(frame, colors[..., None, None], tiles[:, 2])
         columns = 24
         full = len(tiles) // columns * columns or len(tiles)
         sheet = tiles[:full].unflatten(0, (-1, min(columns, full)))
@@ -136,13 +138,13 @@ class MatchedPatches(NamedTuple):
 
     index (K,): which of the batch; distance (K, K) of descriptors, infinite between places too
     near each other to tell, true pairs on the diagonal; nearest (K,) of the second view for each
-    of the first; right (K,): whether that is the true one.
+    of the first; correct (K,): whether that is the true one.
     """
 
     index: Tensor
     distance: Tensor
     nearest: Tensor
-    right: Tensor
+    correct: Tensor
 
 
 def level_sizes(options: Options) -> list[tuple[int, int]]:
@@ -160,16 +162,16 @@ def validate_patches(
     nearest: among the patches of the same photograph, as in matching. fpr95: the share of wrong
     pairs of one photograph that are nearer than 95 % of the true ones (Brown et al. 2010).
     """
-    right, wrong, hits = [], [], []
+    positives, negatives, hits = [], [], []
     for matched in match_patches(network, batch, safe_px):
         true = matched.distance.diagonal()
         others = matched.distance.clone().fill_diagonal_(torch.inf)
-        hits += [matched.right, true < others.amin(0)]
-        right.append(true)
-        wrong.append(others[others.isfinite()])
+        hits += [matched.correct, true < others.amin(0)]
+        positives.append(true)
+        negatives.append(others[others.isfinite()])
     nearest = float(torch.cat(hits).float().mean())
-    limit = torch.cat(right).quantile(0.95)
-    fpr95 = float((torch.cat(wrong) < limit).float().mean())
+    limit = torch.cat(positives).quantile(0.95)
+    fpr95 = float((torch.cat(negatives) < limit).float().mean())
     return {'nearest': nearest, 'fpr95': fpr95, 'score': nearest}
 
 
@@ -187,5 +189,5 @@ def match_patches(
         near = same_place[own][:, own].fill_diagonal_(False)
         distance = distance.masked_fill(near, torch.inf)
         nearest = distance.argmin(1)
-        right = nearest == torch.arange(len(own), device=own.device)
-        yield MatchedPatches(own, distance, nearest, right)
+        correct = nearest == torch.arange(len(own), device=own.device)
+        yield MatchedPatches(own, distance, nearest, correct)

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from .recipe import Recipe
 from ..config import option
-from ..data.homography_pairs import PairBatch
+from ..data.view_pairs import PairBatch
 from ..losses.keynet import multi_scale_index_proposal_loss, WINDOWS
 from ..models.base import Extractor
 

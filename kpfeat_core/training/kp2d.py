@@ -13,12 +13,14 @@ from ..axes import Bool, Float
 from ..config import option
 from ..data.config import homography_config
 from ..data.homographies import sample_homographies
-from ..data.homography_pairs import make_pairs, PairBatch, render_views, sample_view_homographies
+from ..data.homography_pairs import render_views, sample_view_homographies
 from ..data.image_folder import ImageBank
 from ..data.photometric import augment
+from ..data.view_pairs import PairBatch
 from ..geometry import inside, normalize_points, sample, warp_points
 from ..keypoints import clear_borders, Keypoints
 from ..losses import kp2d as losses
+from ..losses.common import infonce_terms
 from ..models.base import DenseMaps
 from ..models.kp2d import CELL, Kp2d
 
@@ -28,17 +30,19 @@ class Kp2dLossConfig:
     """Weights and thresholds of the losses; the published values unless the text says so."""
 
     localization: float = option(1.0, 'weight of the localization loss', low=0.0)
-    usefulness: float = option(1.0, 'weight of the usefulness of scores', low=0.0)
+    score: float = option(
+        1.0, 'weight of the loss of scores by how well keypoints repeat', low=0.0
+    )
     consistency: float = option(
         0.3,
         'weight of the consistency of scores (published: 1, with which all scores came near 1 '
         'within 100 steps, before keypoints repeat: equal scores are consistent)',
         low=0.0,
     )
-    softmax: float = option(
+    infonce: float = option(
         1.0,
-        'weight of the softmax over all wrong partners, for descriptors (published: 0, with '
-        'triplet 2)',
+        'weight of InfoNCE, a softmax over all wrong partners, for descriptors (published: 0, '
+        'with triplet 2)',
         low=0.0,
     )
     temperature: float = option(0.1, 'temperature of that softmax', low=0.001)
@@ -56,8 +60,8 @@ class Kp2dLossConfig:
     )
     rejection_from: float = option(
         0.2,
-        'share of right ones among those matches, and at least 10, from which its loss counts in '
-        'a batch (published: 0)',
+        'share of correct matches among those, and at least 10, from which its loss counts in a '
+        'batch (published: 0)',
         0.0,
         1.0,
     )
@@ -117,13 +121,13 @@ class Kp2dRecipe(Recipe):
         self.io_net = IoNet()
 
     @classmethod
-    def draw(
-        cls, material: ImageBank, count: int, options: Options, generator: Generator
+    def sample(
+        cls, options: Options, bank: ImageBank, count: int, generator: Generator
     ) -> PairBatch:
         """Make pairs as all systems do, or as the paper does."""
         if options.loss.sampler == 'views':
-            return make_pairs(material, count, options.pairs, options.photometric, generator)
-        return published_pairs(material, count, options, generator)
+            return super().sample(options, bank, count, generator)
+        return published_pairs(bank, count, options, generator)
 
     def forward(self, batch: PairBatch, generator: Generator) -> dict[str, Tensor]:
         """Return the loss `total`, its parts, and what tells how well the network does."""
@@ -161,15 +165,15 @@ class Kp2dRecipe(Recipe):
             there,
             counted,
         )
-        softmax = losses.softmax_terms(*pairs, config.temperature)
-        parts['softmax'] = losses.triplet_loss(softmax, counted).mean()
+        infonce = infonce_terms(*pairs, config.temperature)
+        parts['infonce'] = losses.triplet_loss(infonce, counted).mean()
         triplets = losses.triplet_terms(*pairs, config.margin)
         parts['triplet'] = losses.triplet_loss(triplets.loss, counted).mean()
         # what falls outside has no partner; of what falls on no photograph, nothing is known
         known = shown & (~within | shown_there)
         parts['rejection'] = self._rejection_loss(view0, view1, warped0, known, size)
         parts['total'] = sum(getattr(config, name) * value for name, value in parts.items())
-        return parts | {'recall': triplets.right.sum() / counted.sum().clamp(min=1)}
+        return parts | {'recall': triplets.correct.sum() / counted.sum().clamp(min=1)}
 
     def _detection_losses(
         self, view0: _View, view1: _View, there: Tensor, counted: Tensor, size: tuple[int, int]
@@ -190,7 +194,7 @@ class Kp2dRecipe(Recipe):
         scores0 = _row(view0.scores)
         return {
             'localization': losses.localization_loss(nearest).mean(),
-            'usefulness': losses.usefulness_loss(nearest, scores0, _row(partners)).mean(),
+            'score': losses.score_loss(nearest, scores0, _row(partners)).mean(),
             'consistency': losses.score_consistency_loss(
                 scores0, _row(scores_there), _row(compared)
             ).mean(),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,18 @@ import torch
 from torch import Generator, nn, Tensor
 
 from .options import Options
-from .recipe import Recipe
-from .validation import evaluating
+from .recipe import load_labelled_photographs, Recipe
+from .validation import draw_labelled, evaluating
 from ..axes import Float
 from ..config import AUTO, option
-from ..data.config import HOMOGRAPHIES, homography_config, SharesConfig
-from ..data.homographies import view_homographies
-from ..data.homography_pairs import sample_view_homographies
+from ..data.config import homography_config, ShapesConfig, SharesConfig
+from ..data.homography_pairs import PairConfig, sample_views
+from ..data.image_folder import no_progress, Progress
 from ..data.labelled import LabelledBank, LabelledImages, warp_labelled
-from ..data.light import change_light, LIGHTS
-from ..data.photometric import augment
-from ..data.synthetic_shapes import load_shapes, ShapesBank
-from ..errors import ConfigError, DataError
+from ..data.photometric import augment, CAMERA, PhotometricConfig
+from ..data.synthetic_shapes import ShapesBank
+from ..data.view_pairs import BatchSource
+from ..errors import ConfigError
 from ..evaluation.metrics import detection_quality
 from ..geometry import inside
 from ..image import channels_last, match_channels
@@ -33,34 +34,23 @@ from ..losses.superpoint import (
     valid_cells,
 )
 from ..models.base import Extractor
-from ..models.superpoint import CELL, SuperPoint
+from ..models.superpoint import SuperPoint
+from ..runtime import count_workers
 
-CAMERA = 'camera'
 BORDER_PX = 4  # labels of photographs are not nearer to their borders
 EXTRACTED_AT_ONCE = 16
 SHOWN, SHOWN_SCORE = 8, 0.1  # images with what is found, in pictures of a run
 # Where the logit of the dustbin begins. The last layer is normalized, all others are around 0:
 # few cells have a keypoint, and at the published rate it takes thousands of steps to say so.
 DUSTBIN_START = 6.0
+SHAPES = ShapesConfig()
 
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """Where labels come from, and how images and labels change from draw to draw."""
+    """Where labels come from, and what of them counts."""
 
     labels: str = option('', 'folder of labels that `kpfeat adapt` wrote for the photographs')
-    homographies: str = option(
-        AUTO,
-        'how views are drawn: a published sampler, auto for the one of this training, or camera '
-        'for the options of image pairs (photographs only)',
-        choices=(AUTO, CAMERA, *HOMOGRAPHIES),
-    )
-    light: str = option(
-        AUTO,
-        'how light, blur and noise change: as published, auto for the list of this training, or '
-        'camera for the options brightness to noisy_share (photographs only)',
-        choices=(AUTO, CAMERA, *LIGHTS),
-    )
     margin: int = option(
         3, 'pixels that do not count where an image ends inside a view (published: 2 and 3)', low=0
     )
@@ -77,23 +67,7 @@ class LabelConfig:
 class MagicPointLossConfig(LabelConfig, SharesConfig):
     """What is learnt from: shapes by their shares where there are no labels of photographs."""
 
-
-@dataclass(frozen=True)
-class _Material:
-    """What images are drawn from, and whether they change; those for validation do not."""
-
-    bank: ShapesBank | LabelledBank
-    augmented: bool
-
-    def __len__(self) -> int:
-        return len(self.bank)
-
-    def to(self, device: torch.device | str) -> '_Material':
-        return _Material(self.bank.to(device), self.augmented)
-
-    @property
-    def names(self) -> tuple[str, ...]:  # shapes have none
-        return self.bank.photographs.names if isinstance(self.bank, LabelledBank) else ()
+    workers: int = option(1, 'threads that draw shapes; -1 takes all cores', low=-1)
 
 
 class MagicPointRecipe(Recipe):
@@ -115,6 +89,8 @@ class MagicPointRecipe(Recipe):
         'bank_side': 320,
         'view_size': 240,
         'coverage_min': 1.0,
+        'geometry': AUTO,
+        'photometric': AUTO,
     }
 
     @classmethod
@@ -123,53 +99,53 @@ class MagicPointRecipe(Recipe):
         return expect_empty_cells(super().build(model, options))
 
     @classmethod
-    def check(cls, options: Options, extractor: Extractor) -> None:
-        """Raise ConfigError for views that the network, or changes that shapes do not take."""
-        super().check(options, extractor)
-        if not options.loss.labels:
-            for name in ('homographies', 'light'):
-                if getattr(options.loss, name) == CAMERA:
-                    raise ConfigError(
-                        f'{name}={CAMERA} is for photographs; choose another, or give labels'
-                    )
-
-    @classmethod
-    def load(cls, folder: Path, options: Options) -> tuple[_Material, _Material]:
-        """Return shapes, or photographs where there are labels; raises DataError."""
+    def check(cls, options: Options, extractor: Extractor, data: Path | str) -> None:
+        """Raise ConfigError for options that the network, the shapes or the data do not take."""
         if options.loss.labels:
-            from .datasets import load_labelled_photographs
-
-            banks = load_labelled_photographs(folder, options.loss.labels, options.train)
-        else:
-            banks = tuple(_load_shapes(folder, split, options) for split in ('train', 'val'))
-        return _Material(banks[0], True), _Material(banks[1], False)
+            super().check(options, extractor, data)
+            return
+        options.check_view_size(extractor.stride)
+        if data:
+            raise ConfigError(
+                f"'{data}' comes without labels: give them with --set labels=FOLDER, or no data "
+                'to learn from shapes, which are drawn as they are needed'
+            )
+        chosen = {
+            'geometry': options.pairs.geometry,
+            'photometric': options.photometric.photometric,
+        }
+        for name, value in chosen.items():
+            if value == CAMERA:
+                raise ConfigError(
+                    f'{name}={CAMERA} is for photographs; choose another, or give labels'
+                )
 
     @classmethod
-    def draw(
-        cls, material: _Material, count: int, options: Options, generator: Generator
-    ) -> LabelledImages:
-        """Draw images, changed where they are to train with."""
-        if isinstance(material.bank, ShapesBank):
-            return _draw_shapes(material, count, options, generator)
-        bank, view = material.bank, int(material.augmented)
-        index, homographies, _ = draw_view_homographies(
-            bank, count, options, 'superpoint-augment', generator
+    def load(
+        cls, folder: Path | None, options: Options, progress: Progress = no_progress
+    ) -> tuple[BatchSource, BatchSource]:
+        """Return shapes, or photographs where there are labels; raises DataError."""
+        loss = options.loss
+        if loss.labels:
+            banks = load_labelled_photographs(folder, loss.labels, options.train, progress)
+            make = _sample_labelled
+        else:
+            workers = count_workers(loss.workers)
+            banks = (ShapesBank(split, loss, SHAPES, workers) for split in ('train', 'val'))
+            make = _sample_shapes
+        training, validation = banks
+        return (
+            BatchSource(training, partial(make, options, True)),
+            BatchSource(validation, partial(make, options, False)),
         )
-        batch = bank.views(index, homographies[view], options.pairs.view_size, options.loss.margin)
-        if not material.augmented:
-            return batch
-        images = relight(batch.images, options, 'superpoint-augment', generator)
-        return replace(batch, images=images)
 
     @classmethod
     def picture(cls, batch: LabelledImages) -> np.ndarray:
         """Draw images with their labels."""
-        from .pictures import draw_labelled
-
         return draw_labelled(batch)
 
     def forward(self, batch: LabelledImages, generator: Generator) -> dict[str, Tensor]:
-        """Return the loss `total`, and which shares of the cells are right."""
+        """Return the loss `total`, and which shares of the cells are correct."""
         logits, _ = read_heads(self.extractor, batch.images)
         with torch.autocast(logits.device.type, enabled=False):
             parts = detector_terms(logits.float(), batch, self.config, generator)
@@ -185,8 +161,6 @@ class MagicPointRecipe(Recipe):
     @classmethod
     def examples(cls, extractor: Extractor, batch: LabelledImages) -> np.ndarray:
         """Draw the labels of images held out, and what is found with some confidence."""
-        from .pictures import draw_labelled
-
         few = batch.part(0, max(1, len(batch) // SHOWN))
         found = [points[scores > SHOWN_SCORE] for points, scores, _ in _detections(extractor, few)]
         return draw_labelled(few, found, SHOWN)
@@ -214,10 +188,10 @@ def detector_terms(
     generator: Generator,
 ) -> dict[str, Tensor]:
     """
-    Return the loss `detector`, averaged over the images, and shares of cells that are right.
+    Return the loss `detector`, averaged over the images, and shares of cells that are correct.
 
-    found: of the valid cells with a keypoint, those whose pixel comes first; empty: of those
-    without, those where the dustbin does.
+    keypoint_accuracy: of the valid cells with a keypoint, those whose pixel comes first;
+    dustbin_accuracy: of those without, those where the dustbin does.
     """
     valid = valid_cells(batch.valid)
     classes = cell_classes(batch.keypoint_map(), generator)
@@ -226,73 +200,46 @@ def detector_terms(
         size = batch.valid.shape[1:]
         label_map = gaussian_label_map(batch.keypoints, batch.mask, *size, config.label_sigma_px)
         target = soft_cell_classes(label_map)
-    right = logits.detach().argmax(1) == classes
+    correct = logits.detach().argmax(1) == classes
     labelled, empty = valid & (classes != DUSTBIN), valid & (classes == DUSTBIN)
     return {
         'detector': cell_cross_entropy(logits, target, valid).mean(),
-        'found': (right & labelled).sum() / labelled.sum().clamp(min=1),
-        'empty': (right & empty).sum() / empty.sum().clamp(min=1),
+        'keypoint_accuracy': (correct & labelled).sum() / labelled.sum().clamp(min=1),
+        'dustbin_accuracy': (correct & empty).sum() / empty.sum().clamp(min=1),
     }
 
 
-def draw_view_homographies(
-    bank: LabelledBank, count: int, options: Options, published: str, generator: Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """
-    Draw photographs and two views of each.
-
-    Returns their rows (B,), the homographies (2, B, 3, 3) from view to photograph, and H_0to1.
-    """
-    photographs, pairs = bank.photographs, options.pairs
-    index = photographs.probabilities.multinomial(count, replacement=True, generator=generator)
-    sizes, name = photographs.sizes[index], options.loss.homographies
-    if name == CAMERA:
-        homographies = sample_view_homographies(sizes, pairs, generator)
-        return index, homographies, torch.linalg.inv(homographies[1]) @ homographies[0]
-    coverage = (pairs.coverage_min, pairs.coverage_max)
-    config = homography_config(published if name == AUTO else name)
-    return index, *view_homographies(sizes, pairs.view_size, coverage, config, generator)
+def published_changes(options: Options, name: str) -> tuple[PairConfig, PhotometricConfig]:
+    """Return how views and light change, where auto is the published way of this name."""
+    pairs, photometric = options.pairs, options.photometric
+    if pairs.geometry == AUTO:
+        pairs = replace(pairs, geometry=name)
+    if photometric.photometric == AUTO:
+        photometric = replace(photometric, photometric=name)
+    return pairs, photometric
 
 
-def relight(
-    images: Float[Tensor, 'b c h w'], options: Options, published: str, generator: Generator
-) -> Float[Tensor, 'b c2 h w']:
-    """Change the light of images, gray ones where the list of changes is a published one."""
-    name = options.loss.light
-    if name == CAMERA:
-        return augment(images, options.photometric, generator)
-    config = LIGHTS[published if name == AUTO else name]
-    return change_light(match_channels(images, 1), config, generator)
-
-
-def _load_shapes(folder: Path, split: str, options: Options) -> ShapesBank:
-    try:
-        bank = load_shapes(folder, split, shares=options.loss)
-    except DataError as error:
-        raise DataError(
-            f'{error}; or, for photographs, give their labels with --set labels=FOLDER'
-        ) from error
-    height, width = bank.images.shape[1:]
-    if height % CELL or width % CELL:
-        raise DataError(
-            f"the shapes in '{folder}' are {width}x{height} pixels, expected multiples of {CELL}: "
-            'draw others'
-        )
-    return bank
-
-
-def _draw_shapes(
-    material: _Material, count: int, options: Options, generator: Generator
+def _sample_labelled(
+    options: Options, augmented: bool, bank: LabelledBank, count: int, generator: Generator
 ) -> LabelledImages:
-    shapes = material.bank.draw(count, generator)
-    valid = torch.ones_like(shapes.images[:, 0], dtype=torch.bool)
-    batch = LabelledImages(shapes.images, shapes.keypoints, shapes.mask, valid)
-    if not material.augmented:
+    pairs, photometric = published_changes(options, 'superpoint-augment')
+    sampled = sample_views(bank.photographs, count, pairs, generator)
+    homographies = sampled.homographies[int(augmented)]
+    batch = bank.views(sampled.photograph, homographies, pairs.view_size, options.loss.margin)
+    if not augmented:
         return batch
-    published, name = 'superpoint-synthetic', options.loss.homographies
-    config = homography_config(published if name == AUTO else name)
-    batch = warp_labelled(batch, config, options.loss.margin, generator)
-    return replace(batch, images=relight(batch.images, options, published, generator))
+    return replace(batch, images=augment(batch.images, photometric, generator))
+
+
+def _sample_shapes(
+    options: Options, augmented: bool, bank: ShapesBank, count: int, generator: Generator
+) -> LabelledImages:
+    batch = bank.sample(count, generator)
+    if not augmented:
+        return batch
+    pairs, photometric = published_changes(options, 'superpoint-synthetic')
+    batch = warp_labelled(batch, homography_config(pairs.geometry), options.loss.margin, generator)
+    return replace(batch, images=augment(batch.images, photometric, generator))
 
 
 @torch.no_grad()

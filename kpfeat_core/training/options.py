@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..config import make_config, option
+from ..config import current_names, make_config, option
+from ..data.depth_pairs import DepthConfig
 from ..data.homography_pairs import PairConfig
 from ..data.photometric import PhotometricConfig
-from ..data.scene_bank import DepthConfig
 from ..errors import ConfigError
 
 
@@ -58,15 +58,22 @@ class Options:
     loss: Any
 
     @staticmethod
-    def build(values: Mapping[str, Any], loss_class: type) -> 'Options':
-        """Distribute flat options to their parts; raises ConfigError for unknown ones."""
-        classes = (*COMMON_CLASSES, loss_class)
+    def build(recipe: Any, values: Mapping[str, Any]) -> 'Options':
+        """
+        Distribute flat options, beside the defaults of a recipe class, to their parts.
+
+        Old names are taken with a warning. Raises ConfigError for unknown ones.
+        """
+        classes = (*COMMON_CLASSES, recipe.loss_class)
         known = {f.name for cls in classes for f in fields(cls)}
+        for cls in classes:
+            values = current_names(cls, values)
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(
                 f"unknown training option '{unknown[0]}'; there are: {', '.join(sorted(known))}"
             )
+        values = {**recipe.defaults, **values}
         parts = []
         for cls in classes:
             names = {f.name for f in fields(cls)}

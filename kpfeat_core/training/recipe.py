@@ -1,28 +1,38 @@
-"""What differs between the systems in a training run; the engine does the rest."""
+"""What differs between the systems in a training run, and what they learn from."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+import hashlib
 from pathlib import Path
-from typing import Any, ClassVar, TYPE_CHECKING
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Generator, nn, Tensor
 
-from .validation import MAX_NUM_KEYPOINTS, validate
+from .options import Options, parse_kind_weights, TrainConfig
+from .validation import draw_matched_pairs, draw_pairs, MAX_NUM_KEYPOINTS, validate
 from ..axes import Float
-from ..data.depth_pairs import make_depth_pairs
+from ..data.depth_pairs import load_scenes, make_depth_pairs, SceneBank
 from ..data.homography_pairs import make_pairs
-from ..data.image_folder import ImageBank
-from ..data.posed_scenes import find_scenes
-from ..data.scene_bank import SceneBank
-from ..data.view_pairs import ViewPairs
-from ..errors import DataError
-from ..image import channels_last, match_channels
+from ..data.image_folder import (
+    find_row,
+    ImageBank,
+    load_bank,
+    no_progress,
+    Progress,
+    read_kinds,
+    split_images,
+)
+from ..data.labelled import LabelledBank, load_labelled
+from ..data.posed_scenes import find_scenes, PosedScene, read_scene
+from ..data.view_pairs import BatchSource, DepthPairBatch, ViewPairs
+from ..errors import ConfigError, DataError
+from ..image import channels_last, find_images, match_channels
+from ..io import unpacked
 from ..models.base import DenseMaps, Extractor
 from ..registry import build_extractor
 from ..weights.files import load_weights, sha256
-
-if TYPE_CHECKING:
-    from .options import Options
 
 
 class Recipe(nn.Module):
@@ -46,7 +56,7 @@ class Recipe(nn.Module):
         self.config = config
 
     @classmethod
-    def build(cls, model: str, options: 'Options') -> nn.Module:
+    def build(cls, model: str, options: Options) -> nn.Module:
         """Build what is trained, with random weights: an extractor, or what belongs to one."""
         return build_extractor(model, **cls.build_options)
 
@@ -58,15 +68,16 @@ class Recipe(nn.Module):
         return f"begins with the weights in '{path}' (SHA-256 {sha256(path)[:16]}){steps}"
 
     @classmethod
-    def check(cls, options: 'Options', extractor: nn.Module) -> None:
-        """Raise ConfigError where options do not suit each other or the network."""
+    def check(cls, options: Options, extractor: nn.Module, data: Path | str) -> None:
+        """Raise ConfigError where options or data ('' for none) do not suit the network."""
+        require_data(data)
         options.check_view_size(extractor.stride)
 
     @classmethod
-    def load(cls, folder: Path, options: 'Options') -> tuple[Any, Any]:
-        """Return the material for training and for validation; raises DataError."""
-        from .datasets import load_photographs, load_posed_photographs
-
+    def load(
+        cls, folder: Path | None, options: Options, progress: Progress = no_progress
+    ) -> tuple[BatchSource, BatchSource]:
+        """Return what to learn from, and what to validate with; raises DataError."""
         scenes = find_scenes(folder)
         if scenes and not cls.takes_scenes:
             raise DataError(
@@ -74,35 +85,21 @@ class Recipe(nn.Module):
                 'on; expected photographs alone, such as the images folder of a scene'
             )
         if scenes:
-            return load_posed_photographs(folder, scenes, options)
-        return load_photographs(folder, options.train)
+            banks = load_posed_photographs(folder, scenes, options, progress)
+            make = partial(_sample_depth_pairs, options)
+        else:
+            banks = load_photographs(folder, options.train, progress)
+            make = partial(cls.sample, options)
+        return tuple(BatchSource(bank, make) for bank in banks)
 
     @classmethod
-    def image_names(cls, material: Any) -> Sequence[str]:
-        """Return the names of the images, by which the material of a run is told from another."""
-        return (material.images if isinstance(material, SceneBank) else material).names
-
-    @classmethod
-    def draw(
-        cls, material: ImageBank | SceneBank, count: int, options: 'Options', generator: Generator
-    ) -> Any:
-        """Make a batch of `count` from the material; all that is random comes from generator."""
-        if isinstance(material, SceneBank):
-            return make_depth_pairs(
-                material,
-                count,
-                options.pairs,
-                options.depth.rules,
-                options.photometric,
-                generator,
-            )
-        return make_pairs(material, count, options.pairs, options.photometric, generator)
+    def sample(cls, options: Options, bank: ImageBank, count: int, generator: Generator) -> Any:
+        """Make a batch of `count` from photographs; all that is random comes from generator."""
+        return make_pairs(bank, count, options.pairs, options.photometric, generator)
 
     @classmethod
     def picture(cls, batch: Any) -> np.ndarray:
         """Draw some of a batch, to be looked at before anything is trained; (H, W, 3) RGB."""
-        from .pictures import draw_pairs
-
         return draw_pairs(batch)
 
     def see(self, images: Float[Tensor, 'b 3 h w']) -> DenseMaps:
@@ -128,6 +125,123 @@ class Recipe(nn.Module):
     @classmethod
     def examples(cls, extractor: Extractor, batch: Any) -> np.ndarray:
         """Draw what the extractor makes of some of what is held out; (H, W, 3) RGB."""
-        from .pictures import draw_matched_pairs
-
         return draw_matched_pairs(extractor, batch, cls.validation_keypoints(batch))
+
+
+def require_data(data: Path | str) -> None:
+    """Raise ConfigError where no folder of photographs is given."""
+    if not data:
+        raise ConfigError('there is nothing to learn from: give photographs with --data FOLDER')
+
+
+def _sample_depth_pairs(
+    options: Options, bank: SceneBank, count: int, generator: Generator
+) -> DepthPairBatch:
+    return make_depth_pairs(
+        bank, count, options.pairs, options.depth.rules, options.photometric, generator
+    )
+
+
+def load_photographs(
+    folder: Path, config: TrainConfig, progress: Progress = no_progress
+) -> tuple[ImageBank, ImageBank]:
+    """Return the banks of training and validation photographs; raises Data- and ConfigError."""
+    found = find_images(folder)
+    kinds = _read_kinds_and_weights(folder, found, config)
+    return tuple(
+        load_bank(paths, config.bank_side, *kinds, progress)
+        for paths in _split_photographs(folder, found, config)
+    )
+
+
+def load_labelled_photographs(
+    folder: Path,
+    labels: Path | str,
+    config: TrainConfig,
+    progress: Progress = no_progress,
+) -> tuple[LabelledBank, LabelledBank]:
+    """Return the same with the labels that `kpfeat adapt` wrote."""
+    found = find_images(folder)
+    kinds = _read_kinds_and_weights(folder, found, config)
+    with unpacked(labels) as labels_folder:
+        return tuple(
+            load_labelled(folder, labels_folder, paths, config.bank_side, *kinds, progress)
+            for paths in _split_photographs(folder, found, config)
+        )
+
+
+def _read_kinds_and_weights(
+    folder: Path, found: list[Path], config: TrainConfig
+) -> tuple[dict[str, str], dict[str, float]]:
+    """Return the kinds of the manifest, and how often each is drawn; raises ConfigError."""
+    kinds, weights = read_kinds(folder), parse_kind_weights(config.kind_weights)
+    present = {find_row(path, kinds) or '' for path in found}
+    unknown = sorted(weights.keys() - present)
+    if unknown:
+        known = ', '.join(sorted(present - {''}))
+        has = f'its manifest.csv has {known}' if known else 'there is no manifest.csv about them'
+        raise ConfigError(
+            f"kind_weights is '{config.kind_weights}', and no image in '{folder}' is of kind "
+            f"'{unknown[0]}': {has}; correct it, or leave it empty with --set kind_weights="
+        )
+    return kinds, weights
+
+
+def _split_photographs(
+    folder: Path, found: list[Path], config: TrainConfig
+) -> tuple[list[Path], list[Path]]:
+    training, validation = split_images(found, config.validation_share)
+    if config.max_images >= 0:
+        training = training[: config.max_images]
+    if not training or not validation:
+        raise DataError(
+            f"'{folder}' gives {len(training)} images for training and {len(validation)} for "
+            'validation, and both need one at least: give more photographs, or another share with '
+            f'--set validation_share=… (now {config.validation_share})'
+        )
+    return training, validation
+
+
+def load_posed_photographs(
+    folder: Path,
+    scenes: Sequence[Path],
+    options: Options,
+    progress: Progress = no_progress,
+) -> tuple[SceneBank, SceneBank]:
+    """
+    Return the banks of training and validation scenes; raises DataError.
+
+    Whole scenes are held out, at least one, by a hash of their folders: the same on every run.
+    Of max_images, each scene may use an equal share, its first ones.
+    """
+    config = options.train
+    if len(scenes) < 2:
+        raise DataError(
+            f"'{folder}' holds one scene with depth and poses, expected two at least: one is held "
+            'out for validation'
+        )
+
+    def order(path: Path) -> bytes:
+        return hashlib.sha256(path.relative_to(folder).as_posix().encode()).digest()
+
+    shuffled = sorted(scenes, key=order)
+    held_out = max(1, round(config.validation_share * len(scenes)))
+    parts = []
+    for own in (shuffled[held_out:], shuffled[:held_out]):
+        read = [read_scene(path) for path in own]
+        if config.max_images >= 0:
+            read = [_first(scene, max(2, config.max_images // len(own))) for scene in read]
+        parts.append(load_scenes(read, config.bank_side, options.depth, progress))
+    return tuple(parts)
+
+
+def _first(scene: PosedScene, count: int) -> PosedScene:
+    """Keep the first images of a scene."""
+    pairs = scene.pairs and {pair: v for pair, v in scene.pairs.items() if max(pair) < count}
+    return replace(
+        scene,
+        names=scene.names[:count],
+        intrinsics=scene.intrinsics[:count],
+        poses=scene.poses[:count],
+        pairs=pairs,
+    )

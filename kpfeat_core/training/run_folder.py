@@ -1,6 +1,7 @@
-"""The folder of a run: which run it holds, and what that goes on from."""
+"""The folder of a run: which run it holds, what that goes on from, its tables and curves."""
 
 from collections.abc import Mapping, Sequence
+import csv
 import hashlib
 import io
 import json
@@ -12,16 +13,33 @@ from typing import Any
 import torch
 
 from .options import TrainConfig
-from .pictures import LOG, read_rows, SPEED, VALIDATION
 from .runtime import decay_start
 from .. import __version__
+from ..config import OLD_NAMES
 from ..errors import ConfigError
 from ..io import replacing
 from ..weights.checkpoints import load_checkpoint
 from ..weights.files import read_metadata, sha256
 
-FREE_TO_CHANGE = {'steps', 'decay_share', 'device', 'threads', 'precision'}
+FREE_TO_CHANGE = {'steps', 'decay_share', 'device', 'threads', 'precision', 'workers'}
 CONFIG, LAST, BEFORE_DECAY = 'config.json', 'last.pt', 'before_decay.pt'
+LOG, VALIDATION, SPEED = 'log.csv', 'validation.csv', 'speed.csv'
+# Columns that version 0.1 called otherwise, in the tables of runs that go on.
+OLD_COLUMNS = {
+    LOG: {
+        'found': 'keypoint_accuracy',
+        'empty': 'dustbin_accuracy',
+        'right': 'correct_distance',
+        'usefulness': 'score',
+        'softmax': 'infonce',
+    },
+    VALIDATION: {'right': 'correct'},
+}
+# Columns that are no curve, or of another size than the others.
+NOT_PLOTTED = {
+    LOG: ('step', 'seconds', 'gradient', 'skipped', 'total'),
+    VALIDATION: ('step', 'seconds', 'matches', 'correct', 'score'),
+}
 
 
 def read_last(folder: Path, device: torch.device) -> dict[str, Any] | None:
@@ -30,7 +48,10 @@ def read_last(folder: Path, device: torch.device) -> dict[str, Any] | None:
         if path.exists():
             state = load_checkpoint(path, device)
             # older ones do not hold their options
-            return state if 'options' in state else state | {'options': _read_config(folder)}
+            options = dict(state.get('options') or _read_config(folder))
+            for old in OLD_NAMES.keys() & options.keys():
+                options[OLD_NAMES[old]] = options.pop(old)
+            return state | {'options': options}
     return None
 
 
@@ -111,6 +132,48 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
+def append_row(path: Path, numbers: Mapping[str, float]) -> None:
+    """Add a row, and the header to a new file."""
+    is_new = not path.exists()
+    with open(path, 'a', newline='') as file:
+        writer = csv.DictWriter(file, numbers)
+        if is_new:
+            writer.writeheader()
+        writer.writerow({key: round(value, 5) for key, value in numbers.items()})
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """Read all rows as numbers, under their names of today, without a last one that is cut off."""
+    names = OLD_COLUMNS.get(path.name, {})
+    with open(path, newline='') as file:
+        rows = [row for row in csv.DictReader(file) if all(row.values())]
+    return [{names.get(name, name): float(v) for name, v in row.items()} for row in rows]
+
+
+def validation_picture(folder: Path, step: int) -> Path:
+    """Return where a run puts what it makes of photographs held out."""
+    return folder / 'validation' / f'{step:07d}.jpg'
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Remove what a run wrote after the checkpoint that it goes on from; -1: all of it."""
+    if (folder / VALIDATION).exists():
+        for row in read_rows(folder / VALIDATION):
+            if row['step'] > step:
+                validation_picture(folder, int(row['step'])).unlink(missing_ok=True)
+    for name in (LOG, VALIDATION, SPEED):
+        _drop_rows_after(folder / name, step)
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = [row for row in read_rows(path) if row['step'] <= step]
+    path.unlink()
+    for row in kept:
+        append_row(path, row | {'step': int(row['step'])})
+
+
 def kept_validation(weights: Path) -> dict[str, float]:
     """Return step and validation of the weights that a run keeps; {} where it has none yet."""
     metadata = read_metadata(weights) if weights.exists() else {}
@@ -187,3 +250,24 @@ def _machine(device: torch.device) -> str:
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     return f'{torch.get_num_threads()} CPU threads'
+
+
+def plot_curves(folder: Path, path: Path) -> None:
+    """Plot losses and validation of a run's CSV files side by side."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
+    for axis, (name, left_out) in zip(axes, NOT_PLOTTED.items(), strict=True):
+        rows = read_rows(folder / name)
+        steps = [row['step'] for row in rows]
+        for column in [key for key in rows[0] if key not in left_out]:
+            axis.plot(steps, [row[column] for row in rows], label=column)
+        axis.set(xlabel='step', title=name.removesuffix('.csv'), ylim=(0, None))
+        axis.legend()
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -1,6 +1,7 @@
 """SuperPoint's joint training: the labels of photographs, and descriptors that find each other."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,27 +10,29 @@ import torch.nn.functional as F
 
 from .magicpoint import (
     detector_terms,
-    draw_view_homographies,
     expect_empty_cells,
     LabelConfig,
     MagicPointRecipe,
+    published_changes,
     read_heads,
-    relight,
 )
 from .options import Options
-from .recipe import Recipe
+from .recipe import load_labelled_photographs, Recipe
 from ..config import option
+from ..data.homography_pairs import sample_views
+from ..data.image_folder import no_progress, Progress
 from ..data.labelled import LabelledBank, LabelledPairs
+from ..data.photometric import augment
+from ..data.view_pairs import BatchSource
 from ..errors import ConfigError, WeightsError
-from ..image import match_channels
 from ..losses.superpoint import (
     descriptor_hinge,
-    draw_point_pairs,
-    draw_sparse_pairs,
     HingeScaling,
     NORMALIZED,
     PAPER,
     point_softmax,
+    sample_point_pairs,
+    sample_sparse_pairs,
     sparse_descriptor_hinge,
     valid_cells,
 )
@@ -99,44 +102,38 @@ class SuperPointRecipe(Recipe):
         )
 
     @classmethod
-    def check(cls, options: Options, extractor: Extractor) -> None:
+    def check(cls, options: Options, extractor: Extractor, data: Path | str) -> None:
         """Raise ConfigError without labels, or for views that the network does not take."""
-        super().check(options, extractor)
         if not options.loss.labels:
             raise ConfigError(
                 'superpoint learns from labelled photographs: make labels with `kpfeat adapt '
                 'PHOTOGRAPHS --out LABELS`, and give them with --set labels=LABELS'
             )
+        super().check(options, extractor, data)
 
     @classmethod
-    def load(cls, folder: Path, options: Options) -> tuple[LabelledBank, LabelledBank]:
+    def load(
+        cls, folder: Path | None, options: Options, progress: Progress = no_progress
+    ) -> tuple[BatchSource, BatchSource]:
         """Return the labelled photographs; raises DataError."""
-        from .datasets import load_labelled_photographs
-
-        return load_labelled_photographs(folder, options.loss.labels, options.train)
-
-    @classmethod
-    def image_names(cls, material: LabelledBank) -> tuple[str, ...]:
-        """Return the names of the photographs."""
-        return material.photographs.names
+        banks = load_labelled_photographs(folder, options.loss.labels, options.train, progress)
+        return tuple(BatchSource(bank, partial(cls.sample, options)) for bank in banks)
 
     @classmethod
-    def draw(
-        cls, material: LabelledBank, count: int, options: Options, generator: Generator
+    def sample(
+        cls, options: Options, bank: LabelledBank, count: int, generator: Generator
     ) -> LabelledPairs:
-        """Draw a photograph's view and the same moved, under different light."""
-        published, side = 'superpoint-pair', options.pairs.view_size
-        index, homographies, H_0to1 = draw_view_homographies(
-            material, count, options, published, generator
-        )
-        views = [material.views(index, h, side, options.loss.margin) for h in homographies]
+        """Sample a photograph's view and the same moved, under different light."""
+        pairs, photometric = published_changes(options, 'superpoint-pair')
+        index, homographies, H_0to1 = sample_views(bank.photographs, count, pairs, generator)
+        views = [bank.views(index, h, pairs.view_size, options.loss.margin) for h in homographies]
         images = torch.cat([view.images for view in views])
-        images = match_channels(relight(images, options, published, generator), 3)
+        images = augment(images, photometric, generator).unflatten(0, (2, count))
         valid, keypoints, mask = (
             torch.stack([getattr(view, name) for view in views])
             for name in ('valid', 'keypoints', 'mask')
         )
-        return LabelledPairs(images.unflatten(0, (2, count)), H_0to1, valid, keypoints, mask)
+        return LabelledPairs(images, H_0to1, valid, keypoints, mask)
 
     def forward(self, batch: LabelledPairs, generator: Generator) -> dict[str, Tensor]:
         """Return the loss `total` and its parts, each averaged over the batch."""
@@ -159,14 +156,14 @@ class SuperPointRecipe(Recipe):
         config, valid = self.config, valid_cells(batch.valid[1])
         if config.descriptor_loss == SPARSE:
             weight = SPARSE_WEIGHT
-            pairs = draw_sparse_pairs(
+            pairs = sample_sparse_pairs(
                 batch.H_0to1, valid, generator, config.positives, config.negatives
             )
             loss = sparse_descriptor_hinge(*descriptors, pairs)
         elif config.descriptor_loss == SOFTMAX:
             weight = SOFTMAX_WEIGHT
             valid0 = valid_cells(batch.valid[0])
-            points = draw_point_pairs(batch.H_0to1, valid0, valid, generator)
+            points = sample_point_pairs(batch.H_0to1, valid0, valid, generator)
             loss = point_softmax(*descriptors, points, config.temperature)
         else:
             scaling = SCALINGS[config.descriptor_loss]

@@ -28,11 +28,11 @@ def room_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def room_bank(room_folder):
     """Return the photographs of the room, shrunk by a ratio that is not whole."""
+    from kpfeat_core.data.depth_pairs import load_scenes
     from kpfeat_core.data.posed_scenes import read_scene
-    from kpfeat_core.data.scene_bank import load_scenes
     from made_room import EXACT
 
-    return load_scenes([read_scene(room_folder)], 280, EXACT, progress=False)
+    return load_scenes([read_scene(room_folder)], 280, EXACT)
 
 
 @pytest.fixture(scope='session')

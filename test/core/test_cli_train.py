@@ -31,7 +31,7 @@ def test_a_recipe_that_cannot_be_is_one_sentence(photos, tmp_path, text, complai
 
 
 def test_recipes_of_this_repository_have_known_options_and_their_command():
-    from kpfeat_core.training.catalogue import recipe_class
+    from kpfeat_core.training import recipe_class
     from kpfeat_core.training.options import Options, read_recipe
 
     paths = sorted((Path(__file__).parents[2] / 'training/recipes').glob('*.yaml'))
@@ -40,7 +40,7 @@ def test_recipes_of_this_repository_have_known_options_and_their_command():
         words = path.read_text().splitlines()[0].split()
         assert words[:3] == ['#', 'kpfeat', 'train'] and f'training/recipes/{path.name}' in words
         recipe = recipe_class(words[3])
-        Options.build({**recipe.defaults, **read_recipe(path)}, recipe.loss_class)
+        Options.build(recipe, read_recipe(path))
 
 
 def test_train_writes_weights_that_extract_takes(photos, tmp_path):

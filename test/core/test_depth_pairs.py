@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from kpfeat_core.data.depth_pairs import DepthPairBatch, make_depth_pairs
-from kpfeat_core.data.homography_pairs import PairBatch, PairConfig
+from kpfeat_core.data.depth_pairs import make_depth_pairs
+from kpfeat_core.data.homography_pairs import PairConfig
 from kpfeat_core.data.photometric import PhotometricConfig
-from kpfeat_core.data.view_pairs import ViewPairs
+from kpfeat_core.data.view_pairs import DepthPairBatch, PairBatch, ViewPairs
 from kpfeat_core.geometry import pixel_grid
 from made_room import CALM, CAMERAS, cast, EXACT, ROOM, seeded
 import numpy as np

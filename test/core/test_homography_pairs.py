@@ -1,12 +1,16 @@
 """Training pairs: exact geometry, exact masks, the same for the same seed."""
 
+import os
+from pathlib import Path
+import re
+
 import cv2
 from kpfeat_core.data.config import HOMOGRAPHIES
 from kpfeat_core.data.homography_pairs import (
-    draw_geometry,
     make_pairs,
     PairConfig,
     render_views,
+    sample_geometry,
     sample_view_homographies,
 )
 from kpfeat_core.data.image_folder import ImageBank, load_bank, read_kinds, split_images
@@ -44,20 +48,36 @@ def folder(tmp_path):
 
 @pytest.fixture
 def bank(folder):
-    return load_bank(find_images(folder), 256, progress=False)
+    return load_bank(find_images(folder), 256)
 
 
-def test_photographs_are_shrunk_kept_and_broken_files_left_out(folder, capsys) -> None:
-    bank = load_bank(find_images(folder), 256, progress=False)
+def test_photographs_are_shrunk_kept_and_broken_files_left_out(folder) -> None:
+    bank = load_bank(find_images(folder), 256)
     assert bank.names == ('a.png', 'b.png', 'c.png')
     assert bank.sizes.tolist() == [[256, 192], [197, 256], [120, 90]]
-    assert 'left out 1' in capsys.readouterr().out
+    assert bank.left_out == (folder / 'broken.jpg',)
+
+
+def test_a_bank_is_read_into_the_memory_that_it_keeps(tmp_path) -> None:
+    status = Path('/proc/self/status')
+    if not os.access('/proc/self/clear_refs', os.W_OK):
+        pytest.skip('the most memory of a process cannot be measured here')
+    for i in range(96):
+        cv2.imwrite(str(tmp_path / f'{i}.bmp'), np.zeros((900, 900, 3), np.uint8))
+
+    def kilobytes(name: str) -> int:
+        return int(re.search(rf'{name}:\s*(\d+)', status.read_text())[1])
+
+    before = kilobytes('VmRSS')
+    Path('/proc/self/clear_refs').write_text('5')
+    bank = load_bank(find_images(tmp_path), 900)
+    kept = sum(level.numel() for level in bank.levels) / 1024
+    assert kilobytes('VmHWM') - before < 1.4 * kept  # a few pictures are decoded ahead
 
 
 def test_kinds_in_the_manifest_weigh_how_often_a_photograph_is_drawn(folder) -> None:
-    bank = load_bank(
-        find_images(folder), 64, read_kinds(folder), {'photo': 3.0, 'texture': 0.0}, False
-    )
+    weights = {'photo': 3.0, 'texture': 0.0}
+    bank = load_bank(find_images(folder), 64, read_kinds(folder), weights)
     assert bank.probabilities.tolist() == pytest.approx([0.75, 0.0, 0.25])
 
 
@@ -70,7 +90,7 @@ def test_a_manifest_about_something_else_is_passed_over(folder, content) -> None
 
 def test_kinds_that_leave_nothing_to_draw_are_refused(folder) -> None:
     with pytest.raises(DataError, match='all 3 images have weight 0'):
-        load_bank(find_images(folder), 64, {}, {'': 0.0}, False)
+        load_bank(find_images(folder), 64, {}, {'': 0.0})
 
 
 def test_a_folder_that_is_named_like_an_image_is_none(folder) -> None:
@@ -129,7 +149,7 @@ def test_both_whole_views_are_in_front_of_the_horizon_with_every_sampler(name) -
     corners = torch.tensor([[0.0, 0.0], [95.0, 0.0], [95.0, 95.0], [0.0, 95.0]])
     sizes = torch.tensor([[320.0, 180.0]]).repeat(4000, 1)
     config = PairConfig(geometry=name, view_size=96, **STEEP)
-    homographies, H_0to1 = draw_geometry(sizes, config, seeded())
+    homographies, H_0to1 = sample_geometry(sizes, config, seeded())
     for homography in (*homographies, H_0to1, torch.linalg.inv(H_0to1)):
         assert (homography[:, 2, 2] > 0).all()  # else both would be behind
         assert warp_points(corners.expand(4000, -1, -1), homography).isfinite().all()
@@ -140,7 +160,7 @@ def test_a_photographed_dot_lands_where_the_homography_says_to_a_twentieth_pixel
     y, x = np.mgrid[:side, :side]
     image = 255 * np.exp(-((x - dot[0]) ** 2 + (y - dot[1]) ** 2) / (2 * 6.0**2))
     cv2.imwrite(str(tmp_path / 'dot.png'), image.astype(np.uint8))
-    bank = load_bank([tmp_path / 'dot.png'], 480, progress=False)
+    bank = load_bank([tmp_path / 'dot.png'], 480)
     config = PairConfig(view_size=200, perspective=0, max_tilt=1.0)  # keeps the dot symmetric
     grid, seen = pixel_grid(200, 200), 0
     for seed in range(12):
@@ -198,7 +218,7 @@ def test_views_of_every_sampler_show_what_their_homography_joins(name) -> None:
 def test_masks_of_every_sampler_are_the_pixels_that_lie_on_the_photograph(bank, name) -> None:
     config = PairConfig(geometry=name, view_size=64)
     index = bank.probabilities.multinomial(12, replacement=True, generator=seeded(2))
-    homographies, _ = draw_geometry(bank.sizes[index], config, seeded(3))
+    homographies, _ = sample_geometry(bank.sizes[index], config, seeded(3))
     masks = [render_views(bank, index, h, 64)[1] for h in homographies]
     for mask, homography in zip(masks, homographies, strict=True):
         places = warp_points(pixel_grid(64, 64).double().expand(12, -1, -1), homography.double())
@@ -222,7 +242,7 @@ def test_published_lists_replace_the_changes_of_a_camera(bank, photometric) -> N
 
 def test_the_last_pixels_of_a_shrunk_photograph_are_as_bright_as_the_others(tmp_path) -> None:
     cv2.imwrite(str(tmp_path / 'white.png'), np.full((101, 151, 3), 255, np.uint8))
-    white = load_bank([tmp_path / 'white.png'], 256, progress=False)
+    white = load_bank([tmp_path / 'white.png'], 256)
     halved = torch.diag(torch.tensor([2.0, 2.0, 1.0]))[None]
     view, seen = render_views(white, torch.tensor([0]), halved, 96)
     assert seen.sum() == 51 * 76

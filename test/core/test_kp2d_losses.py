@@ -1,6 +1,7 @@
 """KP2D's losses on cases that can be done by hand; test_training_kp2d has the published values."""
 
 from kpfeat_core.losses import kp2d as losses
+from kpfeat_core.losses.common import infonce_terms
 import pytest
 import torch
 import torch.nn.functional as F
@@ -61,7 +62,7 @@ def test_exact_keypoints_have_a_finite_gradient() -> None:
 def test_scores_rise_where_keypoints_repeat_better_than_the_average() -> None:
     scores = torch.full((2, 1, 4), 0.5, requires_grad=True)
     found = nearest((3, 0), (1, 0), (1, 0), (1, 0))
-    (gradient,) = torch.autograd.grad(losses.usefulness_loss(found, *scores).sum(), scores)
+    (gradient,) = torch.autograd.grad(losses.score_loss(found, *scores).sum(), scores)
     assert (gradient[:, 0, 0] > 0).all() and (gradient[:, 0, 1:] < 0).all()
 
 
@@ -70,7 +71,7 @@ def test_usefulness_is_the_covariance_of_score_and_distance() -> None:
     scores = torch.tensor([[0.2, 0.6, 0.4, 0.1]]), torch.tensor([[0.3, 0.5, 0.1, 0.2]])
     sums, distances = sum(scores), found.distance
     expected = (sums * distances).mean() - sums.mean() * distances.mean()
-    assert float(losses.usefulness_loss(found, *scores)) == pytest.approx(float(expected))
+    assert float(losses.score_loss(found, *scores)) == pytest.approx(float(expected))
 
 
 def test_equal_scores_are_consistent_and_others_cost_twice_the_square() -> None:
@@ -87,7 +88,7 @@ def test_the_hardest_negative_is_the_nearest_descriptor_of_another_place() -> No
     terms = losses.triplet_terms(anchors, others, places(), ALL, margin=1.0)
     expected = max(0.0, 1.0 + chord(10) - chord(40))
     assert float(terms.loss[0, 0]) == pytest.approx(expected, abs=1e-5)
-    assert terms.right.tolist() == [[True, True, True, True]]
+    assert terms.correct.tolist() == [[True, True, True, True]]
 
 
 def test_near_places_are_no_negatives_within_a_box() -> None:
@@ -106,12 +107,12 @@ def test_a_nearer_descriptor_of_another_place_is_no_recall() -> None:
     terms = losses.triplet_terms(
         vectors(0, 90, 180, 270), vectors(40, 10, 180, 270), places(), ALL
     )
-    assert terms.right.tolist() == [[False, False, True, True]]
+    assert terms.correct.tolist() == [[False, False, True, True]]
     unknown = torch.tensor([[True, False, True, True]])
     terms = losses.triplet_terms(
         vectors(0, 90, 180, 270), vectors(40, 10, 180, 270), places(), unknown
     )
-    assert terms.right.tolist() == [[True, False, True, True]]
+    assert terms.correct.tolist() == [[True, False, True, True]]
 
 
 def test_the_triplet_loss_falls_as_descriptors_turn_to_the_truth() -> None:
@@ -130,7 +131,7 @@ def test_the_softmax_is_the_cross_entropy_of_both_directions() -> None:
     logits = (anchors[0] @ others[0].T) / 0.5
     own = torch.arange(4)
     expected = sum(F.cross_entropy(side, own, reduction='none') for side in (logits, logits.T)) / 2
-    terms = losses.softmax_terms(anchors, others, places(), ALL, 0.5)
+    terms = infonce_terms(anchors, others, places(), ALL, 0.5)
     torch.testing.assert_close(terms[0], expected)
 
 
@@ -140,9 +141,9 @@ def test_the_softmax_has_no_rivals_that_are_near_or_do_not_count() -> None:
     warped[0, 1] = warped[0, 0] + 4
     counted = torch.tensor([[True, True, False, False]])
     warped[0, 2:] = torch.nan
-    assert losses.softmax_terms(anchors, others, warped, counted).tolist() == [[0, 0, 0, 0]]
+    assert infonce_terms(anchors, others, warped, counted).tolist() == [[0, 0, 0, 0]]
     warped[0, 1, 0] += 0.1
-    terms = losses.softmax_terms(anchors, others, warped, counted)
+    terms = infonce_terms(anchors, others, warped, counted)
     assert terms[0, 0] > 0.3 and terms[0, 2:].tolist() == [0, 0]
 
 
@@ -152,7 +153,7 @@ def test_triplets_crowd_descriptors_together_and_the_softmax_spreads_them() -> N
     counted = torch.ones(1, 100, dtype=torch.bool)
     shared = torch.arange(64) < 16
     alike = []
-    for terms in (losses.softmax_terms, lambda *given: losses.triplet_terms(*given).loss):
+    for terms in (infonce_terms, lambda *given: losses.triplet_terms(*given).loss):
         generator = torch.Generator().manual_seed(0)
         weights = (torch.randn(64, 32, generator=generator) / 8).requires_grad_()
         optimizer = torch.optim.Adam([weights], 1e-2)
@@ -222,15 +223,15 @@ def test_without_anything_that_counts_all_losses_are_zero_and_not_nan(count) -> 
     terms = losses.triplet_terms(unit, unit, nowhere, nothing)
     values = [
         losses.localization_loss(found),
-        losses.usefulness_loss(found, scores, scores),
+        losses.score_loss(found, scores, scores),
         losses.score_consistency_loss(scores, scores, nothing),
         losses.triplet_loss(terms.loss, nothing),
-        losses.triplet_loss(losses.softmax_terms(unit, unit, nowhere, nothing), nothing),
+        losses.triplet_loss(infonce_terms(unit, unit, nowhere, nothing), nothing),
         losses.outlier_rejection_loss(scores, nothing, nothing),
     ]
     for value in values:
         assert value.tolist() == [0, 0]
-    assert not terms.right.any()
+    assert not terms.correct.any()
     gradients = torch.autograd.grad(
         sum(v.sum() for v in values), (scores, descriptors), allow_unused=True
     )
@@ -256,7 +257,7 @@ def test_gradients_are_right_in_double_precision() -> None:
         found = losses.nearest_keypoints(keypoints0, keypoints1, counted)
         return (
             losses.localization_loss(found),
-            losses.usefulness_loss(found, scores0, scores1),
+            losses.score_loss(found, scores0, scores1),
             losses.score_consistency_loss(scores0, scores1, counted),
         )
 
@@ -267,7 +268,7 @@ def test_gradients_are_right_in_double_precision() -> None:
             losses.triplet_loss(terms, counted, at_least=1)
             for terms in (
                 losses.triplet_terms(*given, margin=1.0).loss,
-                losses.softmax_terms(*given, temperature=0.5),
+                infonce_terms(*given, temperature=0.5),
             )
         ]
 

@@ -7,9 +7,10 @@ test_training_aslfeat, HardNet in test_training_hardnet.
 """
 
 from kpfeat_core.benchmarking.systems import load_pictures
-from kpfeat_core.data.homography_pairs import make_pairs, PairBatch, PairConfig
+from kpfeat_core.data.homography_pairs import make_pairs, PairConfig
 from kpfeat_core.data.image_folder import ImageBank
 from kpfeat_core.data.photometric import PhotometricConfig
+from kpfeat_core.data.view_pairs import PairBatch
 from kpfeat_core.registry import build_extractor
 from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
 from kpfeat_core.training.keynet import KeyNetLossConfig, KeyNetRecipe

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import cv2
+from kpfeat_core.data.depth_pairs import DepthConfig, load_scenes, measure_overlap
 from kpfeat_core.data.posed_scenes import read_scene
-from kpfeat_core.data.scene_bank import DepthConfig, load_scenes, measure_overlap
 from kpfeat_core.errors import DataError
 from kpfeat_core.geometry import pixel_grid
 from kpfeat_core.image import rescale_points
@@ -47,9 +47,9 @@ def test_pairs_that_share_too_little_or_too_much_are_left_out(room_folder) -> No
     scene = read_scene(room_folder)
     for bounds in ({'min_overlap': 0.9}, {'min_overlap': 0.1, 'max_overlap': 0.2}):
         with pytest.raises(DataError, match='no two photographs in .* lower min_overlap'):
-            load_scenes([scene], 64, DepthConfig(**bounds), progress=False)
+            load_scenes([scene], 64, DepthConfig(**bounds))
     given = replace(scene, pairs={(0, 1): 0.95})
-    bank = load_scenes([given], 64, DepthConfig(min_overlap=0.9), progress=False)
+    bank = load_scenes([given], 64, DepthConfig(min_overlap=0.9))
     assert bank.pairs.tolist() == [[0, 1]] and bank.probabilities.tolist() == [1]
 
 
@@ -62,7 +62,7 @@ def test_scenes_are_drawn_equally_often_whatever_their_number_of_pairs(room_fold
         poses=scene.poses[[0, 1, 0]],
         pairs={(0, 1): 1.0, (0, 2): 1.0, (1, 2): 1.0},
     )
-    bank = load_scenes([scene, triple], 64, EXACT, progress=False)
+    bank = load_scenes([scene, triple], 64, EXACT)
     assert bank.pairs.tolist() == [[0, 1], [2, 3], [2, 4], [3, 4]]
     assert bank.probabilities.tolist() == pytest.approx([0.5, 1 / 6, 1 / 6, 1 / 6])
 
@@ -82,7 +82,7 @@ def test_depth_that_does_not_fit_is_refused(tmp_path, room_folder, depth, messag
     if depth is not None:
         write_depth(tmp_path / 'depth/0.npy', depth)
     with pytest.raises(DataError, match=message):
-        load_scenes([scene], 64, EXACT, progress=False)
+        load_scenes([scene], 64, EXACT)
 
 
 def test_depth_of_8_bits_and_missing_images_are_refused(tmp_path, room_folder) -> None:
@@ -94,4 +94,4 @@ def test_depth_of_8_bits_and_missing_images_are_refused(tmp_path, room_folder) -
     (tmp_path / 'images').mkdir()
     (tmp_path / 'images/0.png').write_bytes((room_folder / 'images/0.png').read_bytes())
     with pytest.raises(DataError, match="1.png' is missing"):
-        load_scenes([scene], 64, EXACT, progress=False)
+        load_scenes([scene], 64, EXACT)

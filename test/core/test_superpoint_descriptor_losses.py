@@ -192,7 +192,7 @@ def test_no_similarity_at_all_gives_no_nan_when_normalized():
 
 
 def draw(H, valid, seed=0, **options):
-    return losses.draw_sparse_pairs(H, valid, torch.Generator().manual_seed(seed), **options)
+    return losses.sample_sparse_pairs(H, valid, torch.Generator().manual_seed(seed), **options)
 
 
 def test_sparse_pairs_match_and_the_others_do_not():
@@ -299,7 +299,7 @@ def test_gradients_of_the_sparse_loss_are_right_in_double_precision():
 
 
 def draw_points(H, valid0, valid1, seed=0):
-    return losses.draw_point_pairs(H, valid0, valid1, torch.Generator().manual_seed(seed))
+    return losses.sample_point_pairs(H, valid0, valid1, torch.Generator().manual_seed(seed))
 
 
 def test_points_lie_in_their_cells_and_fall_where_the_homography_takes_them():

@@ -103,7 +103,7 @@ def test_soft_labels_lose_what_lies_outside_and_share_a_crowded_cell():
     )
 
 
-@pytest.mark.parametrize('kind', ['hard', 'soft', 'binary'])
+@pytest.mark.parametrize('kind', ['hard', 'soft'])
 def test_detector_loss_falls_as_logits_move_towards_the_truth(kind):
     keypoints = torch.zeros(2, 32, 40, dtype=torch.bool)
     keypoints[:, 5::9, 3::11] = True
@@ -114,7 +114,6 @@ def test_detector_loss_falls_as_logits_move_towards_the_truth(kind):
     of = {
         'hard': lambda logits: losses.cell_cross_entropy(logits, classes, valid),
         'soft': lambda logits: losses.cell_cross_entropy(logits, truth, valid),
-        'binary': lambda logits: losses.cell_binary_cross_entropy(logits, truth, valid),
     }[kind]
     values = [of(noise + step * truth) for step in (0, 2, 4, 8, 40)]
     for nearer, farther in zip(values[1:], values, strict=False):
@@ -122,31 +121,8 @@ def test_detector_loss_falls_as_logits_move_towards_the_truth(kind):
     assert values[-1].max() < 0.01
 
 
-def test_binary_cross_entropy_is_that_of_torch_on_the_softmax():
-    logits = torch.randn(2, 65, 2, 3, generator=torch.Generator().manual_seed(0)).double()
-    truth = torch.rand(2, 65, 2, 3, generator=torch.Generator().manual_seed(1)).double()
-    valid = torch.ones(2, 2, 3, dtype=torch.bool)
-    expected = torch.nn.functional.binary_cross_entropy(
-        logits.softmax(1), truth, reduction='none'
-    ).sum(1)
-    found = losses.cell_binary_cross_entropy(logits, truth, valid)
-    torch.testing.assert_close(found, expected.mean((1, 2)))
-
-
-def test_binary_cross_entropy_is_finite_where_the_network_is_sure_and_wrong():
-    logits = torch.zeros(1, 65, 1, 1)
-    logits[0, 3] = 500.0
-    truth = torch.zeros(1, 65, 1, 1)
-    truth[0, 64] = 1.0
-    logits.requires_grad_()
-    loss = losses.cell_binary_cross_entropy(logits, truth, torch.ones(1, 1, 1, dtype=torch.bool))
-    loss.sum().backward()
-    assert loss.isfinite().all() and logits.grad.isfinite().all()
-    assert logits.grad[0, 64] < 0 < logits.grad[0, 3]
-
-
-@pytest.mark.parametrize('loss', [losses.cell_cross_entropy, losses.cell_binary_cross_entropy])
-def test_cells_that_are_not_valid_do_not_count_whatever_they_hold(loss):
+def test_cells_that_are_not_valid_do_not_count_whatever_they_hold():
+    loss = losses.cell_cross_entropy
     logits = torch.randn(2, 65, 2, 3, generator=torch.Generator().manual_seed(0))
     truth = losses.soft_cell_classes(torch.zeros(2, 16, 24))
     valid = torch.ones(2, 2, 3, dtype=torch.bool)
@@ -161,7 +137,7 @@ def test_cells_that_are_not_valid_do_not_count_whatever_they_hold(loss):
     assert (logits.grad[0, :, 1] == 0).all() and (logits.grad[1] == 0).all()
 
 
-def test_gradients_of_the_detector_losses_are_right_in_double_precision():
+def test_gradients_of_the_detector_loss_are_right_in_double_precision():
     logits = torch.randn(2, 65, 1, 2, generator=torch.Generator().manual_seed(0)).double()
     keypoints = torch.zeros(2, 8, 16, dtype=torch.bool)
     keypoints[0, 3, 3] = True
@@ -169,9 +145,7 @@ def test_gradients_of_the_detector_losses_are_right_in_double_precision():
     soft = losses.soft_cell_classes(0.7 * keypoints.double())
     valid = torch.tensor([[[True, False]], [[True, True]]])
     logits.requires_grad_()
-    for loss, classes in (
-        (losses.cell_cross_entropy, hard),
-        (losses.cell_cross_entropy, soft),
-        (losses.cell_binary_cross_entropy, soft),
-    ):
-        assert torch.autograd.gradcheck(lambda x, f=loss, c=classes: f(x, c, valid), (logits,))
+    for classes in (hard, soft):
+        assert torch.autograd.gradcheck(
+            lambda x, c=classes: losses.cell_cross_entropy(x, c, valid), (logits,)
+        )

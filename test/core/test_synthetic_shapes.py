@@ -1,34 +1,21 @@
 """Synthetic Shapes: labels are where the image shows corners; the data follow from the options."""
 
-from pathlib import Path
-
 import cv2
-from kpfeat_core.data.config import PRIMITIVES, ShapesConfig, SharesConfig, UNLABELLED
-from kpfeat_core.data.shape_figures import Canvas, contrasting_greys, inset
-from kpfeat_core.data.synthetic_shapes import (
-    draw_large,
-    draw_shape,
-    draw_sheet,
-    finish,
-    load_shapes,
-    make_shapes,
-    PIECE_ROWS,
-    read_shapes,
-    write_shapes,
-)
+from kpfeat_core.data.config import PRIMITIVES, ShapesConfig, SharesConfig, UNLABELED
+from kpfeat_core.data.shape_figures import Canvas, contrasting_grays, inset
+from kpfeat_core.data.synthetic_shapes import draw_large, draw_shape, finish, ShapesBank
 from kpfeat_core.errors import ConfigError, DataError
+from kpfeat_core.runtime import count_workers
 import numpy as np
 import pytest
-from run_kpfeat import run
 import torch
 
 FULL = ShapesConfig()
-# three pieces of quick images
 SMALL = ShapesConfig(
-    height=30, width=40, draw_height=128, draw_width=160, blur_px=3, blobs=9,
-    train_images=2 * PIECE_ROWS // 9 + 3, val_images=2, smooth_min_px=9, smooth_max_px=40,
+    height=30, width=40, draw_height=128, draw_width=160, blur_px=3, blobs=9, train=5, val=2,
+    smooth_px=(9, 40),
 )  # fmt: skip
-FLAT = ShapesConfig(blobs=0, smooth_min_px=500)  # an even background, to measure edges on
+FLAT = ShapesConfig(blobs=0, smooth_px=(500, 500))  # an even background, to measure edges on
 IN_DRAWING, IN_IMAGE = 12.0, 2.5  # how far to look across an edge, in pixels of either
 FACES = ('polygon', 'polygons', 'checkerboard', 'stripes', 'cube')
 SCALE = FULL.draw_width / FULL.width
@@ -75,10 +62,10 @@ def seen_edge(image: np.ndarray, start: np.ndarray, end: np.ndarray, reach: floa
     across = np.array([-along[1], along[0]])
     steps = np.linspace(-reach, reach, 41)
     places = np.linspace(margin, length - margin, 12)
-    centres = start + places[:, None] * along
-    if (centres < 2 * reach).any() or (centres > np.array(image.shape)[::-1] - 2 * reach).any():
+    centers = start + places[:, None] * along
+    if (centers < 2 * reach).any() or (centers > np.array(image.shape)[::-1] - 2 * reach).any():
         return None
-    rows = profile(image, centres[:, None] + steps[:, None] * across)
+    rows = profile(image, centers[:, None] + steps[:, None] * across)
     offsets = np.array([half_way(row, steps) for row in rows])
     if np.isnan(offsets).any():
         return None
@@ -113,9 +100,9 @@ def faces_of(primitive: str, index: int, monkeypatch):
     faces = []
     polygon, paste = Canvas.polygon, Canvas.paste
 
-    def spy(self, corners, grey, spread_edges=()):
+    def spy(self, corners, gray, spread_edges=()):
         faces.append(corners)
-        polygon(self, corners, grey, spread_edges)
+        polygon(self, corners, gray, spread_edges)
 
     def plain_paste(self, patch, low, corners):
         faces.append(corners)
@@ -206,7 +193,7 @@ def test_labels_are_finite_inside_and_there_except_for_blobs_and_noise(primitive
         assert len(np.unique(labels, axis=0)) == len(labels)
         assert image.std() > 1
         counts.append(len(labels))
-    assert sum(counts) == 0 if primitive in UNLABELLED else sum(counts) >= 12
+    assert sum(counts) == 0 if primitive in UNLABELED else sum(counts) >= 12
 
 
 def test_a_cube_shows_seven_corners_and_hides_the_eighth() -> None:
@@ -231,12 +218,12 @@ def test_polygons_neither_meet_nor_nest(monkeypatch) -> None:
         assert covered.max() == 1
 
 
-def test_greys_keep_their_distance_from_the_background() -> None:
+def test_grays_keep_their_distance_from_the_background() -> None:
     rng = np.random.default_rng(0)
     for mean in (0, 20, 128, 200, 255):
-        greys = contrasting_greys(mean, rng, 2000)
-        assert greys.min() >= 0 and greys.max() <= 255
-        assert np.abs(greys - mean).min() >= 30
+        grays = contrasting_grays(mean, rng, 2000)
+        assert grays.min() >= 0 and grays.max() <= 255
+        assert np.abs(grays - mean).min() >= 30
 
 
 def test_insetting_moves_edges_and_not_only_corners() -> None:
@@ -257,146 +244,58 @@ def test_an_image_follows_from_seed_split_primitive_and_number() -> None:
         draw_shape('star', 'val', 3, SMALL),
         draw_shape('star', 'train', 4, SMALL),
         draw_shape('lines', 'train', 3, SMALL),
-        draw_shape('star', 'train', 3, ShapesConfig(**{**vars(SMALL), 'seed': 1})),
+        draw_shape('star', 'train', 3, SMALL._replace(seed=1)),
     )
     assert all(not np.array_equal(first, image) for image, _ in others)
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def killed_after(pieces: int):
-    def progress(items, total, what):
-        for k, item in enumerate(items):
-            if k == pieces:
-                raise Killed
-            yield item
-
-    return progress
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
-
-
-@pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('shapes')
-    assert write_shapes(folder, 'train', SMALL)
-    return folder
-
-
-def test_a_cache_is_the_same_bytes_after_kills_and_with_workers(cache, tmp_path) -> None:
-    for pieces in (0, 1):
-        with pytest.raises(Killed):
-            write_shapes(tmp_path, 'train', SMALL, progress=killed_after(pieces))
-        with pytest.raises(DataError, match='does not hold the train split completely'):
-            read_shapes(tmp_path, 'train')
-    with (tmp_path / 'train.npy').open('r+b') as file:  # a piece half written
-        file.seek(-1500, 2)
-        file.write(b'\xff' * 700)
-    seen = []
-    assert write_shapes(
-        tmp_path, 'train', SMALL, 2, lambda items, total, what: seen.append(total) or items
-    )
-    assert seen == [2]  # of three pieces, the first was kept
-    assert contents(tmp_path) == contents(cache)
-    assert set(contents(cache)) == {'train.npy', 'train.safetensors'}
-
-
-def test_a_kill_before_images_or_pieces_are_tidied_away_does_no_harm(cache, tmp_path) -> None:
-    with pytest.raises(Killed):
-        write_shapes(tmp_path, 'train', SMALL, progress=killed_after(2))
-    (tmp_path / 'train.npy').unlink()
-    assert write_shapes(tmp_path, 'train', SMALL)
-    (tmp_path / '.train-pieces').mkdir()
-    assert not write_shapes(tmp_path, 'train', SMALL)
-    assert contents(tmp_path) == contents(cache)
-
-
-def test_caches_of_other_options_are_refused(cache, tmp_path) -> None:
-    other = ShapesConfig(**{**vars(SMALL), 'seed': 7})
-    with pytest.raises(DataError, match='other options .seed 0, now 7.'):
-        write_shapes(cache, 'train', other)
-    with pytest.raises(DataError, match='seed 0, now 7'):
-        load_shapes(cache, 'train', other)
-    with pytest.raises(Killed):
-        write_shapes(tmp_path, 'val', SMALL, progress=killed_after(0))
-    with pytest.raises(DataError, match='seed 0, now 7'):
-        write_shapes(tmp_path, 'val', other)
-    # the size of another split makes no difference
-    assert len(load_shapes(cache, 'train', ShapesConfig(**{**vars(SMALL), 'test_images': 3})))
-
-
-def test_broken_caches_are_refused(cache, tmp_path) -> None:
-    for name, data in contents(cache).items():
-        (tmp_path / name).write_bytes(data)
-    (tmp_path / 'train.npy').write_bytes(contents(cache)['train.npy'][:-1])
-    with pytest.raises(DataError, match='broken'):
-        load_shapes(tmp_path, 'train')
-    (tmp_path / 'train.safetensors').write_bytes(b'no')
-    with pytest.raises(DataError, match='no complete file'):
-        load_shapes(tmp_path, 'train')
-    with pytest.raises(DataError, match='kpfeat shapes --split val'):
-        load_shapes(tmp_path, 'val')
-    (tmp_path / 'train.safetensors').unlink()
-    with pytest.raises(DataError, match='without labels'):
-        write_shapes(tmp_path, 'train', SMALL)
-
-
-def test_a_bank_is_the_same_from_disk_and_drawn_on_the_spot(tmp_path) -> None:
-    write_shapes(tmp_path, 'val', SMALL)
-    bank, drawn = load_shapes(tmp_path, 'val', SMALL), make_shapes('val', SMALL)
-    assert all(torch.equal(vars(bank)[name], value) for name, value in vars(drawn).items())
-    assert len(bank) == 18 and bank.images.shape == (18, 30, 40)
-    batch = bank.batch(torch.arange(18))
+def test_rows_of_a_split_are_its_images_and_labels() -> None:
+    bank = ShapesBank('val', config=SMALL, workers=2)
+    assert len(bank) == 18
+    batch = bank.draw(list(range(18)))
+    assert batch.images.shape == (18, 1, 30, 40) and batch.valid.all()
     for row in range(18):
         image, labels = draw_shape(PRIMITIVES[row % 9], 'val', row // 9, SMALL)
         assert torch.equal(batch.images[row, 0], torch.from_numpy(image) / 255)
         assert torch.equal(batch.keypoints[row][batch.mask[row]], torch.from_numpy(labels))
         assert not batch.keypoints[row][~batch.mask[row]].any()
-    assert bank.of('lines', 'noise').tolist() == [0, 8, 9, 17]
+
+
+def test_batches_follow_from_the_seed_whether_they_were_drawn_ahead_or_not() -> None:
+    def seeded(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    bank = ShapesBank('train', config=SMALL, workers=2)
+    in_turn = [
+        bank.sample(count, seeded(seed)) for seed, count in ((3, 5), (4, 5), (5, 5), (6, 4))
+    ]
+    assert bank.ahead  # of seed 7
+    for seed, batch in ((5, in_turn[2]), (3, in_turn[0]), (4, in_turn[1])):
+        again = ShapesBank('train', config=SMALL).sample(5, seeded(seed))
+        assert torch.equal(batch.images, again.images)
+        assert torch.equal(batch.keypoints, again.keypoints)
+    assert len(in_turn[3]) == 4
+    assert not torch.equal(in_turn[0].images, in_turn[1].images)
+    after, expected = seeded(4), seeded(4)
+    bank.sample(5, after)  # the numbers that come after it are the same as well
+    ShapesBank('train', config=SMALL).sample(5, expected)
+    assert torch.equal(after.get_state(), expected.get_state())
 
 
 def test_shapes_without_corners_are_drawn_less_often() -> None:
-    bank = make_shapes('val', SMALL)
-    shares = [float(bank.probabilities[bank.of(name)].sum()) for name in PRIMITIVES]
+    bank = ShapesBank('val', config=SMALL)
+    shares = bank.probabilities.view(-1, len(PRIMITIVES)).sum(0).tolist()
     assert shares == pytest.approx([s / 6.6 for s in (1, 1, 1, 0.3, 1, 1, 0.2, 1, 0.1)])
-    bank = make_shapes('val', SMALL, SharesConfig(0.0, 0.0, 0.0))
-    masks = [bank.draw(16, torch.Generator().manual_seed(s)).mask for s in (1, 1, 2)]
-    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
-    assert bank.probabilities[bank.of(*UNLABELLED)].sum() == 0
+    bank = ShapesBank('val', SharesConfig(0.0, 0.0, 0.0), SMALL)
+    shares = bank.probabilities.view(-1, len(PRIMITIVES)).sum(0)
+    assert [PRIMITIVES[k] for k in (shares == 0).nonzero()] == ['ellipses', 'stripes', 'noise']
 
 
-def test_wrong_options_and_names_are_named() -> None:
-    with pytest.raises(ConfigError, match='blur_px is 4, expected an odd'):
-        ShapesConfig(blur_px=4).check()
-    with pytest.raises(ConfigError, match='smooth_min_px is 90, expected at most'):
-        ShapesConfig(smooth_min_px=90, smooth_max_px=20).check()
+def test_wrong_names_are_named() -> None:
     with pytest.raises(DataError, match="no split 'validation'"):
-        make_shapes('validation', SMALL)
+        draw_shape('star', 'validation', 0, SMALL)
     with pytest.raises(DataError, match="no primitive 'circle'"):
         draw_shape('circle', 'val', 0, SMALL)
     with pytest.raises(ConfigError, match='workers is 0'):
-        make_shapes('val', SMALL, workers=0)
-
-
-def test_the_sheet_has_a_row_for_each_primitive() -> None:
-    sheet = draw_sheet(SMALL, 'val', 2)
-    assert sheet.shape == (9 * (3 * 30 + 4) - 4, 2 * (3 * 40 + 4) - 4, 3)
-    assert (sheet == (40, 230, 80)).all(-1).any()
-
-
-def test_the_command_draws_a_cache_and_a_sheet(tmp_path) -> None:
-    flags = [f'--{k.replace("_", "-")}={v}' for k, v in vars(SMALL).items()]
-    words = ['shapes', '--out', tmp_path, '--split', 'val', '--sheet', tmp_path / 's.png', *flags]
-    for said in ('val: 18 images', 'was there already'):
-        done = run(*words)
-        assert done.exit_code == 0 and said in done.output, done.output
-    assert len(load_shapes(tmp_path, 'val', SMALL)) == 18
-    assert cv2.imread(str(tmp_path / 's.png')) is not None
-    for bad, text in (([], 'nothing to do'), (['--out', tmp_path, '--split', 'x'], "split 'x'")):
-        done = run('shapes', *bad)
-        assert done.exit_code == 2 and text in done.stderr
-    assert 'Examples' in run('shapes', '--help').output
+        count_workers(0)
+    assert count_workers(3) == 3 and count_workers(-1) >= 1

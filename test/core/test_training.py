@@ -130,7 +130,7 @@ def test_the_rate_warms_up_stays_and_falls_to_nothing() -> None:
 
 @pytest.fixture(scope='module')
 def pairs(photographs):
-    bank = load_bank(find_images(photographs), 128, progress=False)
+    bank = load_bank(find_images(photographs), 128)
     return make_pairs(
         bank,
         2,
@@ -187,7 +187,7 @@ def test_a_large_pair_with_many_points_trains_in_less_than_a_gigabyte() -> None:
     # 800 points and all 320 x 320 pixels: 328 MB for one similarity map if it were ever whole
     script = textwrap.dedent("""
         import resource, torch
-        from kpfeat_core.data.homography_pairs import PairBatch
+        from kpfeat_core.data.view_pairs import PairBatch
         from kpfeat_core.registry import build_extractor
         from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
         torch.set_num_threads(1)

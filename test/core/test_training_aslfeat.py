@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import cv2
 from kpfeat_core.config import make_config
-from kpfeat_core.data.homography_pairs import PairBatch
+from kpfeat_core.data.view_pairs import PairBatch
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.geometry import warp_image, warp_points
@@ -13,8 +13,8 @@ from kpfeat_core.models.aslfeat import AslFeat
 from kpfeat_core.training.aslfeat import (
     AslFeatLossConfig,
     AslFeatRecipe,
-    draw_correspondences,
     LAST_LAYERS,
+    sample_correspondences,
 )
 from kpfeat_core.training.options import Options
 from kpfeat_core.weights.files import read_architecture, save_weights
@@ -43,14 +43,14 @@ def pairs() -> PairBatch:
 
 def recipe_for(**options) -> AslFeatRecipe:
     options = {'correspondences': 100, 'deform': 'none'} | options
-    built = Options.build({**AslFeatRecipe.defaults, **options}, AslFeatLossConfig)
+    built = Options.build(AslFeatRecipe, options)
     torch.manual_seed(0)
     recipe = AslFeatRecipe(AslFeatRecipe.build('aslfeat', built), built.loss)
     return recipe.to(memory_format=torch.channels_last).train()
 
 
 def test_correspondences_are_true_visible_and_different(pairs) -> None:
-    points = draw_correspondences(pairs, 300, torch.Generator().manual_seed(0))
+    points = sample_correspondences(pairs, 300, torch.Generator().manual_seed(0))
     assert points.mask.all()
     expected = warp_points(points.keypoints0, pairs.H_0to1)
     torch.testing.assert_close(points.keypoints1, expected)
@@ -65,7 +65,7 @@ def test_what_is_no_photograph_has_no_correspondences(pairs) -> None:
     valid[0, :, :, 30:] = False
     valid[1, :, 40:] = False
     hidden = replace(pairs, valid=valid)
-    points = draw_correspondences(hidden, SIDE * SIDE, torch.Generator().manual_seed(0))
+    points = sample_correspondences(hidden, SIDE * SIDE, torch.Generator().manual_seed(0))
     assert 100 < points.mask.sum() < points.mask.numel()
     assert points.keypoints0[points.mask][:, 0].max() < 30
     assert points.keypoints1[points.mask][:, 1].max() < 40.5

@@ -6,9 +6,10 @@ import math
 
 import cv2
 from kpfeat_core.data import patch_pairs
-from kpfeat_core.data.homography_pairs import DrawnViews, PairBatch
+from kpfeat_core.data.homography_pairs import SampledViews
 from kpfeat_core.data.image_folder import ImageBank
 from kpfeat_core.data.patch_pairs import make_patch_pairs, PatchPairConfig, PatchReader
+from kpfeat_core.data.view_pairs import PairBatch
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.geometry import warp_image, warp_points
@@ -69,7 +70,7 @@ def similarity(scale: float, degrees: float) -> torch.Tensor:
 def draw(pairs: PairBatch, **options) -> patch_pairs.PatchBatch:
     config = PatchPairConfig(**EXACT | {'patches': 40} | options)
     to_photograph = torch.stack([torch.eye(3).expand_as(pairs.H_0to1)] * 2)  # as view 0
-    drawn = DrawnViews(torch.arange(len(pairs)), to_photograph, pairs.H_0to1)
+    drawn = SampledViews(torch.arange(len(pairs)), to_photograph, pairs.H_0to1)
     return make_patch_pairs(pairs, drawn, SIZES, config, torch.Generator().manual_seed(0))
 
 
@@ -154,8 +155,8 @@ def test_places_are_those_on_the_photograph_which_may_be_drawn_twice() -> None:
     bank = ImageBank(
         (ramp, ramp[..., ::2, ::2]), torch.tensor([[240.0, 240.0]]), torch.ones(1), ('ramp',)
     )
-    options = Options.build({'view_size': 160, 'patches': 30, **CALM}, HardNetLossConfig)
-    batch = HardNetRecipe.draw(bank, 2, options, torch.Generator().manual_seed(0))
+    options = Options.build(HardNetRecipe, {'view_size': 160, 'patches': 30, **CALM})
+    batch = HardNetRecipe.sample(options, bank, 2, torch.Generator().manual_seed(0))
     assert (batch.photograph == 0).all()
     error = batch.patches[0].mean((1, 2, 3)) * 255 - batch.keypoints[:, 0]
     assert len(error) > 40 and error.abs().median() < 1
@@ -192,10 +193,10 @@ def test_validation_knows_perfect_and_worthless_matches() -> None:
 
 
 def test_views_too_small_for_patches_are_refused() -> None:
-    options = Options.build({'view_size': 40}, HardNetLossConfig)
+    options = Options.build(HardNetRecipe, {'view_size': 40})
     with pytest.raises(ConfigError, match='view_size is 40, expected at least 46'):
-        HardNetRecipe.check(options, HardNet())
-    smallest = Options.build({'view_size': 46}, HardNetLossConfig)
+        HardNetRecipe.check(options, HardNet(), 'photographs')
+    smallest = Options.build(HardNetRecipe, {'view_size': 46})
     assert level_sizes(smallest) == [(65, 65), (46, 46)]
 
 

@@ -1,7 +1,7 @@
 """Key.Net's objective: one step after the other, on views of one drawing."""
 
 from kpfeat_core.benchmarking.systems import load_pictures
-from kpfeat_core.data.homography_pairs import PairBatch
+from kpfeat_core.data.view_pairs import PairBatch
 from kpfeat_core.registry import build_extractor
 from kpfeat_core.training.keynet import KeyNetLossConfig, KeyNetRecipe
 import pytest

@@ -5,9 +5,10 @@ from dataclasses import replace
 import cv2
 from fill import fill
 from kpfeat_core.config import make_config
-from kpfeat_core.data.homography_pairs import make_pairs, PairBatch, PairConfig
+from kpfeat_core.data.homography_pairs import make_pairs, PairConfig
 from kpfeat_core.data.image_folder import ImageBank
 from kpfeat_core.data.photometric import PhotometricConfig
+from kpfeat_core.data.view_pairs import PairBatch
 from kpfeat_core.geometry import inside, pixel_grid, sample, warp_points
 from kpfeat_core.models.base import DenseMaps
 from kpfeat_core.models.kp2d import Kp2d, Kp2dConfig
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 HEIGHT, WIDTH = 240, 320
 PUBLISHED = {
     'consistency': 1.0,
-    'softmax': 0.0,
+    'infonce': 0.0,
     'triplet': 2.0,
     'rejection_from': 0.0,
     'rejection_points': 'lowest',
@@ -60,7 +61,7 @@ def parts(reference, golden) -> dict[str, float]:
 
 
 def test_detection_losses_are_the_published_ones(golden, parts) -> None:
-    found = parts['localization'] + parts['usefulness'] + parts['consistency']
+    found = parts['localization'] + parts['score'] + parts['consistency']
     assert found == pytest.approx(float(golden['loss_det']), rel=1e-5)
 
 
@@ -71,7 +72,7 @@ def test_the_triplet_loss_and_the_recall_are_the_published_ones(golden, parts) -
 
 
 def test_the_loss_of_every_version_is_the_published_one(golden, parts) -> None:
-    detection = parts['localization'] + parts['usefulness'] + parts['consistency']
+    detection = parts['localization'] + parts['score'] + parts['consistency']
     without_io_net = detection + 2 * parts['triplet']
     assert without_io_net == pytest.approx(float(golden['loss_v2']), rel=1e-5)
     assert parts['total'] == pytest.approx(float(golden['loss_v4']), rel=1e-4)
@@ -151,7 +152,7 @@ def test_what_lies_outside_the_photograph_changes_nothing(recipe, views, view) -
         positions=views[view].positions + noise[..., None],
     )
     found = compare(recipe, *changed, valid=valid)
-    for name in ('localization', 'usefulness', 'consistency', 'triplet', 'recall'):
+    for name in ('localization', 'score', 'consistency', 'triplet', 'recall'):
         assert found[name] == pytest.approx(expected[name], abs=1e-6), name
     assert compare(recipe, *changed)['consistency'] > 1e-3
 
@@ -191,8 +192,8 @@ def test_published_pairs_show_a_part_of_the_other_view(bank) -> None:
     nothing = ('brightness', 'contrast', 'gamma', 'saturation', 'tint', 'gray_share')
     nothing += ('shade_share', 'blur_share', 'noisy_share')
     values = dict.fromkeys(nothing, 0.0) | {'view_size': 96, 'sampler': 'published'}
-    options = Options.build(values, Kp2dLossConfig)
-    batch = Kp2dRecipe.draw(bank, 4, options, torch.Generator().manual_seed(0))
+    options = Options.build(Kp2dRecipe, values)
+    batch = Kp2dRecipe.sample(options, bank, 4, torch.Generator().manual_seed(0))
     grid = pixel_grid(96, 96).expand(4, -1, -1)
     there = warp_points(grid, batch.H_0to1)
     assert inside(there, 96, 96, margin=-1e-3).all()
@@ -283,7 +284,7 @@ def test_it_learns_two_pairs_by_heart(bank) -> None:
     last = {k: sum(row[k] for row in rows[-5:]) / 5 for k in first}
     assert last['recall'] > 2 * first['recall']
     assert last['localization'] < first['localization'] / 1.25
-    assert last['usefulness'] < 0
+    assert last['score'] < 0
     for layer in recipe.modules():  # running variances begin at 1, and lag behind for 100 steps
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.reset_running_stats()

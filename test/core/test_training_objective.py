@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from kpfeat_core.config import make_config
-from kpfeat_core.data.homography_pairs import PairBatch
+from kpfeat_core.data.view_pairs import PairBatch
 from kpfeat_core.geometry import pixel_grid
 from kpfeat_core.models.alike import Alike, AlikeConfig
 from kpfeat_core.models.base import DenseMaps
@@ -96,6 +96,6 @@ def test_points_that_fall_on_what_is_not_photograph_are_neither_right_nor_outsid
 def test_validation_gives_full_marks_to_the_truth_and_none_to_its_inverse(pairs) -> None:
     oracle = Oracle()
     right, wrong = validate(oracle, pairs, 6), validate(oracle, backwards(pairs), 6)
-    assert (right['mma1'], right['mma3'], right['matches'], right['right']) == (1, 1, 6, 6)
+    assert (right['mma1'], right['mma3'], right['matches'], right['correct']) == (1, 1, 6, 6)
     assert right['repeatability'] == 1
-    assert wrong['mma3'] == wrong['right'] == 0
+    assert wrong['mma3'] == wrong['correct'] == 0

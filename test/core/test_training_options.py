@@ -7,7 +7,7 @@ import sys
 import textwrap
 
 import cv2
-from kpfeat_core.training.catalogue import RECIPES
+from kpfeat_core.training import recipe_class, RECIPES
 from kpfeat_core.training.options import COMMON_CLASSES
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ import pytest
 
 @pytest.mark.parametrize('model', RECIPES)
 def test_no_option_has_two_meanings(model) -> None:
-    classes = (*COMMON_CLASSES, RECIPES[model].loss_class)
+    classes = (*COMMON_CLASSES, recipe_class(model).loss_class)
     names = Counter(record.name for cls in classes for record in fields(cls))
     assert [name for name, count in names.items() if count > 1] == []
 
@@ -46,8 +46,8 @@ def test_training_imports_nothing_that_it_can_do_without(tmp_path) -> None:
                     return self.finder.find_spec(name, path, target)
 
         sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-        from kpfeat_core.training.catalogue import RECIPES
-        from kpfeat_core.training import train
+        from kpfeat_core.training import recipe_class, RECIPES, train
+        [recipe_class(model) for model in RECIPES]
         train('alike-t', 'photos', 'run', steps=2, batch_size=2, view_size=64, bank_side=96,
               validation_share=0.3, validation_pairs=2, detected=10, random=10, device='cpu',
               threads=1)

@@ -2,19 +2,18 @@
 
 import csv
 from dataclasses import replace
-import shutil
 
 import cv2
 from kpfeat_core.adaptation import make_labels
-from kpfeat_core.data.config import AdaptConfig, ShapesConfig
+from kpfeat_core.data.config import AdaptConfig, PRIMITIVES, ShapesConfig
 from kpfeat_core.data.labelled import LabelledImages, LabelledPairs, read_index, read_labels
-from kpfeat_core.data.synthetic_shapes import write_shapes
 from kpfeat_core.errors import ConfigError, DataError, WeightsError
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.geometry import warp_points
 from kpfeat_core.io import expand_images
 from kpfeat_core.models.superpoint import cell_scores
 from kpfeat_core.registry import build_extractor
+from kpfeat_core.training import magicpoint
 from kpfeat_core.training.magicpoint import detector_terms, MagicPointLossConfig, MagicPointRecipe
 from kpfeat_core.training.options import Options
 from kpfeat_core.training.superpoint import SuperPointLossConfig, SuperPointRecipe
@@ -25,8 +24,8 @@ import pytest
 import torch
 
 SHAPES = ShapesConfig(
-    train_images=1, val_images=1, height=64, width=80, draw_height=256, draw_width=320, blur_px=5,
-    smooth_min_px=30, smooth_max_px=90,
+    train=1, val=1, height=64, width=80, draw_height=256, draw_width=320, blur_px=5,
+    smooth_px=(30, 90),
 )  # fmt: skip
 RUN = {
     'batch_size': 2, 'validate_every': 2, 'log_every': 1, 'threads': 1, 'device': 'cpu',
@@ -39,12 +38,11 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture(scope='module')
-def shapes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('shapes')
-    for split in ('train', 'val'):
-        write_shapes(folder, split, SHAPES)
-    return folder
+@pytest.fixture(scope='module', autouse=True)
+def small_shapes():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(magicpoint, 'SHAPES', SHAPES)
+        yield
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +66,7 @@ def labels(photographs, tmp_path_factory):
 
 
 def options(recipe, **values) -> Options:
-    return Options.build({**recipe.defaults, **values}, recipe.loss_class)
+    return Options.build(recipe, values)
 
 
 def run(model, data, out, **values):
@@ -96,19 +94,17 @@ def fit(recipe, batch, steps: int, rate: float) -> list[dict[str, float]]:
     return log
 
 
-def test_magicpoint_learns_the_corners_of_a_few_shapes(shapes) -> None:
+def test_magicpoint_learns_the_corners_of_a_few_shapes() -> None:
     torch.manual_seed(0)
     chosen = options(MagicPointRecipe)
-    bank = MagicPointRecipe.load(shapes, chosen)[0].bank
-    drawn = bank.batch(bank.of('polygon', 'star', 'cube', 'checkerboard'))
-    valid = torch.ones_like(drawn.images[:, 0], dtype=torch.bool)
-    batch = LabelledImages(drawn.images, drawn.keypoints, drawn.mask, valid)
+    bank = MagicPointRecipe.load(None, chosen)[0].material
+    batch = bank.draw([PRIMITIVES.index(p) for p in ('polygon', 'star', 'cube', 'checkerboard')])
     recipe = MagicPointRecipe(MagicPointRecipe.build('magicpoint', chosen), chosen.loss)
     before = MagicPointRecipe.validate(recipe.extractor, batch)
     log = fit(recipe, batch, 40, 2e-3)
     after = MagicPointRecipe.validate(recipe.extractor, batch)
     assert log[-1]['detector'] < log[0]['detector'] / 4
-    assert log[-1]['found'] > 0.9 and log[-1]['empty'] > 0.95
+    assert log[-1]['keypoint_accuracy'] > 0.9 and log[-1]['dustbin_accuracy'] > 0.95
     assert before['score'] < 0.1 and after['score'] > 0.7
     assert after['localization_px'] < 0.8
     assert recipe.extractor.training
@@ -122,7 +118,7 @@ def test_labels_that_are_spread_teach_positions_between_pixels(photographs, labe
             MagicPointRecipe, labels=str(labels), label_sigma_px=sigma, **ON_PHOTOGRAPHS
         )
         material, _ = MagicPointRecipe.load(photographs, chosen)
-        batch = MagicPointRecipe.draw(material, 4, chosen, generator(2))
+        batch = material.sample(4, generator(2))
         recipe = MagicPointRecipe(MagicPointRecipe.build('magicpoint', chosen), chosen.loss)
         fit(recipe, batch, 60, 2e-3)
         found = recipe.extractor.eval().with_options(upsample_to=-1).extract(batch.images)
@@ -138,7 +134,7 @@ def test_superpoint_learns_to_match_two_views_of_a_few_photographs(photographs, 
     torch.manual_seed(0)
     chosen = options(SuperPointRecipe, labels=str(labels), **ON_PHOTOGRAPHS)
     material, _ = SuperPointRecipe.load(photographs, chosen)
-    batch = SuperPointRecipe.draw(material, 3, chosen, generator(2))
+    batch = material.sample(3, generator(2))
     recipe = SuperPointRecipe(SuperPointRecipe.build('superpoint', chosen), chosen.loss)
     before = validate(recipe.extractor, batch, 10)
     log = fit(recipe, batch, 45, 2e-3)
@@ -155,7 +151,7 @@ def test_every_descriptor_loss_has_finite_gradients(photographs, labels, kind) -
         SuperPointRecipe, labels=str(labels), descriptor_loss=kind, positives=20, **ON_PHOTOGRAPHS
     )
     material, _ = SuperPointRecipe.load(photographs, chosen)
-    batch = SuperPointRecipe.draw(material, 2, chosen, generator())
+    batch = material.sample(2, generator())
     recipe = SuperPointRecipe(build_extractor('superpoint'), chosen.loss)
     parts = recipe(batch, generator())
     assert parts['total'].item() == pytest.approx(
@@ -202,28 +198,28 @@ def test_logits_that_know_the_labels_have_hardly_any_loss(sigma) -> None:
     config = MagicPointLossConfig(label_sigma_px=sigma)
     parts = detector_terms(logits, batch, config, generator())
     assert parts['detector'] < 1e-3
-    assert parts['found'] == parts['empty'] == 1
+    assert parts['keypoint_accuracy'] == parts['dustbin_accuracy'] == 1
     assert detector_terms(logits.flip(3), batch, config, generator())['detector'] > 1
 
 
-def test_validation_images_of_shapes_are_as_they_were_drawn(shapes) -> None:
+def test_validation_images_of_shapes_are_as_they_were_drawn() -> None:
     chosen = options(MagicPointRecipe)
-    training, validation = MagicPointRecipe.load(shapes, chosen)
+    training, validation = MagicPointRecipe.load(None, chosen)
     assert len(training) == len(validation) == 9
-    drawn = MagicPointRecipe.draw(validation, 6, chosen, generator())
-    plain = validation.bank.draw(6, generator())
+    drawn = validation.sample(6, generator())
+    plain = validation.material.sample(6, generator())
     assert torch.equal(drawn.images, plain.images) and drawn.valid.all()
-    changed = MagicPointRecipe.draw(training, 6, chosen, generator())
+    changed = training.sample(6, generator())
     assert changed.images.shape == plain.images.shape and not changed.valid.all()
-    again = MagicPointRecipe.draw(training, 6, chosen, generator())
+    again = training.sample(6, generator())
     assert torch.equal(changed.images, again.images)
 
 
-@pytest.mark.parametrize('choice', [{}, {'homographies': 'camera', 'light': 'camera'}])
+@pytest.mark.parametrize('choice', [{}, {'geometry': 'camera', 'photometric': 'camera'}])
 def test_pairs_know_how_their_views_differ(photographs, labels, choice) -> None:
     chosen = options(SuperPointRecipe, labels=str(labels), **choice, **ON_PHOTOGRAPHS)
     material, _ = SuperPointRecipe.load(photographs, chosen)
-    batch = SuperPointRecipe.draw(material, 6, chosen, generator())
+    batch = material.sample(6, generator())
     assert batch.images.shape == (2, 6, 3, 64, 64)
     moved = warp_points(batch.keypoints[0], batch.H_0to1)
     both = batch.mask.all(0)
@@ -231,8 +227,8 @@ def test_pairs_know_how_their_views_differ(photographs, labels, choice) -> None:
     assert (moved - batch.keypoints[1])[both].norm(dim=-1).max() < 0.01
 
 
-def test_all_three_stages_run_one_after_the_other(shapes, photographs, labels, tmp_path) -> None:
-    first = run('magicpoint', shapes, tmp_path / '1')
+def test_all_three_stages_run_one_after_the_other(photographs, labels, tmp_path) -> None:
+    first = run('magicpoint', None, tmp_path / '1')
     assert rows(tmp_path / '1/validation.csv')[-1].keys() >= {'ap', 'localization_px', 'score'}
     assert cv2.imread(str(tmp_path / '1/pairs.jpg')) is not None
     second = run(
@@ -248,11 +244,11 @@ def test_all_three_stages_run_one_after_the_other(shapes, photographs, labels, t
 
 
 def test_each_round_of_adaptation_asks_the_detector_that_the_round_before_taught(
-    shapes, photographs, tmp_path
+    photographs, tmp_path
 ) -> None:
     images = expand_images([str(photographs)], by_stem=True)
     config = AdaptConfig(num=2, max_num_keypoints=12, resize=-1, detection_threshold=0.0)
-    weights, labelled = run('magicpoint', shapes, tmp_path / '0'), []
+    weights, labelled = run('magicpoint', None, tmp_path / '0'), []
     for number in ('1', '2'):
         folder = tmp_path / f'labels{number}'
         detector = create_extractor('magicpoint', str(weights))
@@ -273,18 +269,18 @@ def test_each_round_of_adaptation_asks_the_detector_that_the_round_before_taught
     assert create_extractor('superpoint', str(joint)).descriptor_dim == 256
 
 
-def test_a_run_begins_with_the_weights_of_another_and_says_so(shapes, tmp_path, capsys) -> None:
+def test_a_run_begins_with_the_weights_of_another_and_says_so(tmp_path, capsys) -> None:
     torch.manual_seed(7)
     other = build_extractor('magicpoint')
     save_weights(other, tmp_path / 'start.safetensors')
     start = {'start': str(tmp_path / 'start.safetensors'), 'learning_rate': 0.0, 'ema': 0.0}
-    weights = run('magicpoint', shapes, tmp_path / 'run', **start)
+    weights = run('magicpoint', None, tmp_path / 'run', **start)
     assert 'begins with the weights in' in capsys.readouterr().out
     begun = create_extractor('magicpoint', str(weights)).state_dict()
     for name, value in other.named_parameters():
         assert torch.equal(begun[name], value), name
     (tmp_path / 'start.safetensors').unlink()  # no more needed to go on
-    run('magicpoint', shapes, tmp_path / 'run', **start | {'steps': 3})
+    run('magicpoint', None, tmp_path / 'run', **start | {'steps': 3})
 
 
 def test_superpoint_takes_magicpoints_weights_and_nothing_that_is_not_its_own(tmp_path) -> None:
@@ -305,21 +301,24 @@ def test_superpoint_takes_magicpoints_weights_and_nothing_that_is_not_its_own(tm
         MagicPointRecipe.begin(magicpoint, tmp_path / 'superpoint.safetensors')
 
 
-def test_what_cannot_be_trained_is_refused(shapes, photographs, labels, tmp_path) -> None:
+def test_what_cannot_be_trained_is_refused(photographs, tmp_path) -> None:
     with pytest.raises(ConfigError, match='kpfeat adapt'):
         run('superpoint', photographs, tmp_path / 'a')
-    with pytest.raises(ConfigError, match='light=camera is for photographs'):
-        run('magicpoint', shapes, tmp_path / 'a', light='camera')
-    with pytest.raises(ConfigError, match='homographies'):
-        run('magicpoint', shapes, tmp_path / 'a', homographies='none')
-    with pytest.raises(DataError, match='labels=FOLDER'):
+    with pytest.raises(ConfigError, match='photometric=camera is for photographs'):
+        run('magicpoint', None, tmp_path / 'a', photometric='camera')
+    with pytest.raises(ConfigError, match='geometry'):
+        run('magicpoint', None, tmp_path / 'a', geometry='none')
+    with pytest.raises(ConfigError, match='labels=FOLDER'):
         run('magicpoint', photographs, tmp_path / 'a')
+    with pytest.raises(ConfigError, match='--data FOLDER'):
+        run('magicpoint', None, tmp_path / 'a', labels='labels')
     with pytest.raises(DataError, match='index'):
         run('superpoint', photographs, tmp_path / 'b', labels=str(tmp_path), **ON_PHOTOGRAPHS)
-    shutil.copytree(shapes, tmp_path / 'odd')
-    for split in ('train', 'val'):
-        for file in (tmp_path / 'odd').glob(f'{split}.*'):
-            file.unlink()
-        write_shapes(tmp_path / 'odd', split, replace(SHAPES, height=60))
-    with pytest.raises(DataError, match='80x60 pixels, expected multiples of 8'):
-        run('magicpoint', tmp_path / 'odd', tmp_path / 'c')
+
+
+def test_options_of_version_0_1_are_read_under_their_old_names(photographs, labels) -> None:
+    old = {'homographies': 'camera', 'light': 'superpoint-augment', 'labels': str(labels)}
+    with pytest.warns(FutureWarning, match="'light' is called 'photometric' now"):
+        chosen = options(SuperPointRecipe, **old)
+    assert chosen.pairs.geometry == 'camera'
+    assert chosen.photometric.photometric == 'superpoint-augment'

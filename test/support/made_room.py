@@ -1,7 +1,7 @@
 """Photographs with depth of a room whose every point is known, for tests of pairs with depth."""
 
+from kpfeat_core.data.depth_pairs import DepthConfig
 from kpfeat_core.data.photometric import PhotometricConfig
-from kpfeat_core.data.scene_bank import DepthConfig
 import numpy as np
 from raycast import Room, walk
 import torch
