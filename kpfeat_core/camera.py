@@ -1,4 +1,4 @@
-"""Camera calibration: what camera_info says, calibration files, and lens distortion."""
+"""Camera calibration, from camera_info or from files, and lens distortion."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -58,14 +58,14 @@ class Calibration:
 
     @property
     def is_ideal(self) -> bool:
-        """Say whether the lens shows straight lines straight."""
+        """Return whether the lens shows straight lines straight."""
         return not any(self.coefficients) and self.model not in FISHEYE_MODELS
 
     def _given_coefficients(self) -> Float[np.ndarray, ' k']:
         return np.array(self.coefficients if any(self.coefficients) else [0.0] * 4, np.float64)
 
     def directions(self, points: Float[np.ndarray, 'n 2']) -> Float[np.ndarray, 'n 2']:
-        """Return x/z and y/z of what is seen at pixels, without the lens's distortion."""
+        """Return x/z and y/z of the rays of pixels, without the lens's distortion."""
         if not len(points):
             return np.zeros((0, 2))
         pixels = np.asarray(points, np.float64)[:, None]
@@ -90,7 +90,7 @@ class Calibration:
         return cv2.projectPoints(rays, zero, zero, matrix, coefficients)[0][:, 0]
 
     def fits(self, size: tuple[int, int]) -> bool:
-        """Say whether images of this width and height can be the camera's."""
+        """Return whether images of this width and height can be the camera's."""
         return tuple(self.size) in ((0, 0), tuple(size))
 
     def check_size(self, size: tuple[int, int], name: str) -> None:
@@ -119,7 +119,7 @@ def with_depth(
     calibration: Calibration, points: Float[np.ndarray, 'n 2'], depth: Float[np.ndarray, 'h w']
 ) -> tuple[Float[np.ndarray, 'm 3'], Int[np.ndarray, ' m']]:
     """
-    Return what is seen at pixels as points in space, and the rows of the pixels that have one.
+    Return the points in space that pixels show, and the rows of the pixels that have one.
 
     depth: z of each pixel of the same image, in metres; zero, negative, infinite and NaN mean
     unknown. The nearest pixel counts: between two surfaces the mean of both is on neither.
@@ -138,7 +138,7 @@ def with_depth(
     return at_distance(calibration, points[rows], 1.0) * z[:, None], rows
 
 
-LARGEST_ERROR_PX = 0.1  # after distorting again: what is beyond has no place without distortion
+LARGEST_ERROR_PX = 0.1  # after distorting again; points beyond have no place without distortion
 
 
 def undistort(
@@ -147,7 +147,7 @@ def undistort(
     """
     Return where pixels would be without distortion, and which of them have such a place.
 
-    Far outside what was calibrated there may be none; what is returned for those means nothing.
+    Far outside the calibrated region there may be none; the values there mean nothing.
     """
     if not len(points) or calibration.is_ideal:
         return points, np.ones(len(points), bool)
@@ -162,7 +162,7 @@ def undistort(
 def distort(
     calibration: Calibration, points: Float[np.ndarray, 'n 2']
 ) -> Float[np.ndarray, 'n 2']:
-    """Return where the lens shows what would be at these pixels without distortion."""
+    """Return where the lens shows the points of these undistorted pixels."""
     if calibration.is_ideal:
         return points
     matrix = np.asarray(calibration.matrix, np.float64)
@@ -177,7 +177,7 @@ def part_of(
     binning: Sequence[int],
 ) -> Calibration:
     """
-    Return the calibration of images that are a part of what was calibrated, and binned.
+    Return the calibration of images that are a part of the calibrated image, and binned.
 
     offset, size: x, y and width, height of the part, in pixels of the calibrated image. binning:
     pixels averaged into one, in x and in y. Outer edges coincide: x' = (x + 0.5) / binning - 0.5.

@@ -50,7 +50,7 @@ def option(
 
 class OptionDescription(NamedTuple):
     """
-    What there is to say of one option: flags, parameters, launch arguments and tables say it.
+    One option in full, from which flags, parameters, launch arguments and tables are made.
 
     kind: bool, int, float or str. low, high: bounds, None where there is none. choices: () for any
     value. live: whether it may change while a node runs.
@@ -128,7 +128,7 @@ class ExtractorConfig:
     sub_pixel: bool = option(True, 'refine keypoints to sub-pixel positions', live=True)
     resize: int = option(
         -1,
-        'resize the long side to this before extraction; -1 keeps the size, or does as '
+        'resize the long side to this before extraction; -1 keeps the size, or follows '
         'upsample_to',
         low=-1,
         live=True,
@@ -147,7 +147,7 @@ class ExtractorConfig:
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """What an extractor sees of images, and in which pixels its keypoints are said."""
+    """Which part of an image an extractor sees, and in which pixels its keypoints are given."""
 
     roi_x_offset: int = option(
         0, 'left edge of the region of interest, in pixels of the image', low=0, live=True
@@ -193,7 +193,7 @@ class ViewConfig:
 
 @dataclass(frozen=True)
 class MatcherConfig:
-    """How two sets of descriptors become matches, and what `match_pair` verifies these with."""
+    """How two sets of descriptors become matches, and the geometry that verifies them."""
 
     mutual: bool = option(True, 'keep only pairs that choose each other', live=True)
     ratio_threshold: float = option(

@@ -1,4 +1,4 @@
-"""What can go wrong because of input: each error says what came, what was expected, what to do."""
+"""Errors that input causes: each names what came, what was expected, and the remedy."""
 
 
 class KpfeatError(Exception):
@@ -10,7 +10,7 @@ class ImageError(KpfeatError):
 
 
 class BadImageError(ImageError):
-    """One image of many that cannot be used; `kind` is what statistics count it under."""
+    """One image of many that cannot be used; statistics count it by its `kind`."""
 
     def __init__(self, kind: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -30,4 +30,4 @@ class WeightsError(KpfeatError):
 
 
 class DataError(KpfeatError):
-    """A folder, video or data set that does not hold what is needed."""
+    """A folder, video or data set that lacks something that is needed."""

@@ -30,7 +30,7 @@ def unwarp_points(
 
 
 def _project(points: Tensor, homographies: Tensor, sign: Tensor) -> Tensor:
-    """Move points; those whose depth has not this sign become NaN, without a gradient."""
+    """Move points; those whose depth has another sign become NaN, without a gradient."""
     lifted = F.pad(points, (0, 1), value=1.0) @ homographies.mT
     depth = lifted[..., 2:]
     front = depth * sign > 1e-9
@@ -52,7 +52,7 @@ def pixel_grid(
 def normalize_points(
     points: Float[Tensor, '... 2'], height: int, width: int
 ) -> Float[Tensor, '... 2']:
-    """Map pixels to [-1, 1] as grid_sample with align_corners=True wants them."""
+    """Map pixels to [-1, 1] as grid_sample with align_corners=True expects them."""
     scale = points.new_tensor([max(width - 1, 1), max(height - 1, 1)])
     return points / scale * 2 - 1
 
@@ -79,7 +79,7 @@ def warp_image(
 
 
 def inside(points: Float[Tensor, '... 2'], height: int, width: int, margin: float = 0.0) -> Tensor:
-    """Tell which points lie in the image, at least `margin` pixels from its outer centres."""
+    """Return which points lie in the image, at least `margin` pixels from its outer centres."""
     x, y = points.unbind(-1)
     return (x >= margin) & (x <= width - 1 - margin) & (y >= margin) & (y <= height - 1 - margin)
 

@@ -22,9 +22,9 @@ def read_image(path: Path | str, upright: bool = True, all_bits: bool = False) -
     """
     Read a file as (H, W, 3) uint8 RGB; raises ImageError.
 
-    upright: turn the picture where the file's EXIF data say so, as viewers show it; COLMAP and
-    hloc do not. all_bits: give files of 16 bits as float32 in 0..1; else only the upper 8 are
-    kept. Gray is repeated, transparency is dropped.
+    upright: turn the picture by the file's EXIF data, as viewers do; COLMAP and hloc do not.
+    all_bits: give files of 16 bits as float32 in 0..1; else only the upper 8 are kept. Gray is
+    repeated, transparency is dropped.
     """
     flags = cv2.IMREAD_COLOR
     flags |= 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
@@ -59,7 +59,7 @@ def write_image(path: Path | str, image: np.ndarray) -> None:
         done = False
     if not done:
         raise ImageError(f"cannot write '{path}': use an ending such as .png or .jpg")
-    path.write_bytes(data)  # unlike tofile, says why where it cannot
+    path.write_bytes(data)  # its errors have a reason, unlike those of tofile
 
 
 def image_to_tensor(image: ImageLike, channels: int = 3) -> Float[Tensor, 'b c h w']:
@@ -172,8 +172,8 @@ def gaussian_blur(
     """
     Blur images with a Gaussian: one sigma in pixels for all of them, or one for each.
 
-    radius: how far it reaches, by default three sigma (needed where sigma is a tensor). padding:
-    what is outside of the images, as in F.pad.
+    radius: how far it reaches, by default three sigma; needed where sigma is a tensor. padding:
+    how the images go on outside, as in F.pad.
     """
     if radius is None:
         radius = max(1, math.ceil(3 * sigma))
@@ -291,7 +291,7 @@ def masks_for(
     masks: MaskLike | Sequence[MaskLike | None] | None, sizes: Sequence[tuple[int, int]]
 ) -> list[Bool[Tensor, 'h w'] | None]:
     """
-    Give each of several images, of these (height, width), its mask; None shows all.
+    Return the mask of each of several images of these (height, width); None shows all.
 
     masks: one (H, W) for all images, or one for each.
 
@@ -332,7 +332,7 @@ def stack_masks(
 
 
 def shown_at(masks: Bool[Tensor, 'b h w'], points: Float[Tensor, 'b n 2']) -> Bool[Tensor, 'b n']:
-    """Tell at which (x, y) the nearest pixel of the mask is true."""
+    """Return at which (x, y) the nearest pixel of the mask is true."""
     height, width = masks.shape[1:]
     last = points.new_tensor([width - 1, height - 1])
     nearest = points.round().clamp(min=torch.zeros_like(last), max=last)

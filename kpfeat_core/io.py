@@ -1,4 +1,4 @@
-"""Which images are meant, feature files, and writing so that nobody ever sees half a file."""
+"""Finding images by words, feature files, and files that are written whole or not at all."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,7 +53,7 @@ def expand_images(words: Sequence[str], by_stem: bool = False) -> list[NamedImag
 @contextmanager
 def unpacked(path: Path | str) -> Iterator[Path]:
     """
-    Give a folder as it is, and the content of a .zip file as a folder that then goes again.
+    Yield a folder as it is, and a .zip file as a temporary folder with its content.
 
     Raises DataError for a .zip file that is damaged.
     """
@@ -88,7 +88,7 @@ def _expand(word: str) -> list[NamedImage]:
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """
-    Give a temporary path beside `path` that takes its place when the block ends well.
+    Yield a temporary path beside `path`, which replaces it when the block ends well.
 
     Folders are made where missing; after an error the old file, if any, is as it was.
     """

@@ -216,7 +216,7 @@ class PairMatches:
 
     indices0, indices1 (K,): position of each keypoint in its image. scores (K,): confidence.
     keypoints0, keypoints1 (K, 2): x, y in pixels. inliers (K,): agrees with the geometry.
-    geometry: what was asked for. matrix (3, 3): what was fitted; None where nothing fits.
+    geometry: the kind that was asked for. matrix (3, 3): the one that was fitted, or None.
     """
 
     indices0: Int[np.ndarray, ' k']
@@ -235,7 +235,7 @@ class PairMatches:
 def match_pair(
     matcher: MutualNearestNeighbor, features0: Features, features1: Features, b: int = 0
 ) -> PairMatches:
-    """Match image b of two batches and verify with the geometry that the matcher asks for."""
+    """Match image b of two batches and verify by the geometry in the options of the matcher."""
     features0, features1 = features0.select(b), features1.select(b)
     matches = matcher.match(features0, features1)
     index0, index1 = matches.pairs().cpu().numpy().T

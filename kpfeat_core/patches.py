@@ -1,5 +1,5 @@
 """
-Square patches around keypoints, turned and scaled, and the orientation of what they show.
+Square patches around keypoints, turned and scaled, and the orientation of their content.
 
 The region of a keypoint is a square with a side in pixels, whose centre is the keypoint and whose
 x axis points into the direction of the orientation: radians from the image's x towards its y.
@@ -144,7 +144,7 @@ def sift_descriptors(
         angles = np.rad2deg(orientations.detach().float().cpu().numpy()) % 360
     described = np.zeros((*points.shape[:2], DESCRIPTOR_DIM), np.float32)
     for b, picture in enumerate(pictures):
-        # class_id tells which is which: SIFT may leave some out and change their order
+        # class_id identifies each: SIFT may leave some out and change their order
         wanted = [
             cv2.KeyPoint(float(x), float(y), side / WIDTHS, float(angle), 1.0, 0, k)
             for k, ((x, y), angle) in enumerate(zip(points[b], angles[b], strict=True))

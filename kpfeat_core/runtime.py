@@ -20,7 +20,7 @@ SPINS = '2000'
 # network at 1280x720 are smaller. Larger ones would leave large holes.
 MAPPED_BYTES = 2**26
 KEPT_BYTES = 2**29  # that are free and stay with the process
-# Heaps that the threads share: more keep more, each what its threads needed at most. Nodes that
+# Heaps that the threads share; each keeps the most that its threads needed. Nodes that
 # were loaded and unloaded 15 times grew the process by 24 MiB so, and by 150 with glibc's own 8 a
 # core, at the same speed.
 ARENAS = 4
@@ -29,7 +29,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # names of mallopt
 
 def share_cores() -> None:
     """
-    Let waiting threads of OpenMP sleep soon, unless the environment says how they wait.
+    Let waiting threads of OpenMP sleep soon, unless the environment sets how they wait.
 
     Left alone they spin for milliseconds, which makes images take up to twenty times as long on
     cores that other programs use too. Those that sleep at once make small networks take 1.5 times
@@ -42,11 +42,11 @@ def share_cores() -> None:
 
 def keep_memory() -> None:
     """
-    Let glibc use the memory of one image for the next, unless the environment says otherwise.
+    Let glibc use the memory of one image for the next, unless the environment sets something else.
 
     Left alone it gives each map of a network back and asks for it again, and the system clears
     its pages every time: a quarter of the work of a small network on a CPU, a third of training.
-    What is kept goes back with `malloc_trim`.
+    `malloc_trim` gives the memory back.
     """
     said = {'MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_', 'GLIBC_TUNABLES'}
     if said & os.environ.keys():
@@ -59,7 +59,7 @@ def keep_memory() -> None:
             libc.mallopt(M_ARENA_MAX, ARENAS)
 
 
-# Modules, and what pip calls them: the list of requirements/core.txt.
+# Modules, and their names for pip: the list of requirements/core.txt.
 NEEDED = {
     'cv2': 'opencv-python-headless',
     'numpy': 'numpy',
@@ -75,7 +75,7 @@ def leave_if_missing(nodes: bool = False) -> None:
     """
     End the process with one sentence and code 2 where something is missing.
 
-    Programs call this before they import the rest, which would end in a traceback. nodes: ask
+    Programs call this before they import the rest, which would end in a traceback. nodes: check
     for ROS and the compiled messages as well.
     """
     text = what_is_missing() or (nodes and what_nodes_miss())
@@ -85,7 +85,7 @@ def leave_if_missing(nodes: bool = False) -> None:
 
 
 def what_is_missing() -> str:
-    """Say which packages are missing or too old and how to get them; '' if none is."""
+    """Return in words which packages are missing or too old and how to get them; '' if none is."""
     found = {module: _why_not(module, package) for module, package in NEEDED.items()}
     wanted = [module for module, why in found.items() if why]
     if not wanted:
@@ -98,7 +98,7 @@ def what_is_missing() -> str:
 
 
 def what_nodes_miss() -> str:
-    """Say which part of ROS a node lacks; '' if none."""
+    """Return in words which part of ROS a node lacks; '' if none."""
     for module in NODES_NEED:
         if find_spec(module) is None:
             return (
@@ -148,7 +148,7 @@ _totals: ContextVar[dict[str, float] | None] = ContextVar('totals', default=None
 @contextmanager
 def timed_stages(note: Callable[[str, float], None]) -> Iterator[None]:
     """
-    Sum up the seconds of each stage of what this thread extracts, and note them at the end.
+    Sum up the seconds of each stage of extraction in this thread, and note them at the end.
 
     On a GPU each stage is waited for, so that its time is its own.
     """

@@ -57,7 +57,7 @@ class ImageSource(Protocol):
 
 
 def create_source(config: SourceConfig) -> ImageSource:
-    """Open what a configuration asks for; raises ConfigError, DataError and ImageError."""
+    """Open the source of a configuration; raises ConfigError, DataError and ImageError."""
     chosen = [name for name in ('images', 'video', 'photograph') if getattr(config, name)]
     if len(chosen) > 1:
         raise ConfigError(f'got {" and ".join(chosen)}, expected one of them')
@@ -86,7 +86,7 @@ def parse_size(text: str) -> tuple[int, int] | None:
 
 
 class VirtualSource:
-    """What a virtual camera over a photograph sees; never ends."""
+    """The images of a virtual camera over a photograph; without an end."""
 
     def __init__(self, photograph: str, size: tuple[int, int] | None) -> None:
         if size is None:

@@ -1,8 +1,8 @@
 """
 A camera that glides over a photograph, so that the true homography between frames is known.
 
-What it sees depends on the time stamp alone: whoever has the stamps of two frames can compute the
-exact homography between them, whatever happened to the frames on their way.
+Its image depends on the time stamp alone: from the stamps of two frames follows the exact
+homography between them, whatever happened to the frames on their way.
 """
 
 from dataclasses import dataclass, field
@@ -23,9 +23,9 @@ from .matching import PairMatches
 
 PHOTOGRAPH = Path(__file__).with_name('assets') / 'circuit.jpg'
 FOCAL_SHARE = 0.9  # focal length by the frame's long side, which then spans 58 degrees
-FOOTPRINT_SHARE = 0.8  # of a side of the photograph, what the frames need for turning and zooming
+FOOTPRINT_SHARE = 0.8  # of a side of the photograph, used by turning and zooming
 CHECKED_TIMES = 720  # points of the loop at which footprints are measured
-MARGIN_PX = 1.0  # from the photograph's outer pixel centres, for what lies between those times
+MARGIN_PX = 1.0  # from the photograph's outer pixel centres, for the times between
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class VirtualCamera:
         self._place()
 
     def frame(self, stamp_ns: int) -> np.ndarray:
-        """Render what the camera sees at a time, (height, width, 3) uint8 RGB."""
+        """Render the image of a time, (height, width, 3) uint8 RGB."""
         # at twice the size and averaged: edges stay free of aliasing
         twice = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1.0]])
         large = cv2.warpPerspective(

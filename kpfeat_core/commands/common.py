@@ -1,4 +1,4 @@
-"""What several verbs share: options made from configuration classes, progress, examples."""
+"""Parts that verbs share: options made from configuration classes, progress, examples."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,7 +60,7 @@ def configured(
     flags: Mapping[str, str] | None = None, **classes: type
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """
-    Give a command one flag for each field of configuration classes.
+    Add one flag to a command for each field of configuration classes.
 
     `@configured(matching=MatcherConfig)` calls the command with `matching`, a dict of the options
     that the user set. Help and bounds come from the fields; flags: other names for some.
@@ -158,7 +158,7 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 
 def table_console(file: TextIO | None = None) -> Any:
-    """Return what prints tables on stdout, or to `file`: whole lines for grep and scripts."""
+    """Return a console for tables on stdout, or for `file`: whole lines for grep and scripts."""
     from rich.console import Console
 
     found = Console(file=file, markup=False, emoji=False)  # paths may have brackets and colons
@@ -169,7 +169,7 @@ def table_console(file: TextIO | None = None) -> Any:
 
 @functools.cache
 def console() -> Any:
-    """Return what prints on stderr, above a progress bar if there is one."""
+    """Return the console of stderr, which prints above a progress bar if there is one."""
     from rich.console import Console
 
     return Console(stderr=True)
@@ -178,7 +178,7 @@ def console() -> Any:
 @contextmanager
 def image_progress(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """
-    Give a function that takes how many images are done, and of how many.
+    Yield a function that takes how many images are done, and of how many.
 
     Shows a bar on stderr; nothing where that is not a terminal, or with `quiet`.
     """
@@ -199,10 +199,10 @@ def part_progress(
     what: str, parts: int, quiet: bool = False
 ) -> Iterator[Callable[[float, int], None]]:
     """
-    Give a function that takes how many parts of work are done, and how many images by now.
+    Yield a function that takes how many parts of work are done, and how many images by now.
 
-    What is done at the first call does not count for the time that is left. Shows a bar on stderr;
-    nothing where that is not a terminal, or with `quiet`.
+    Parts that are done at the first call do not count for the time that is left. Shows a bar on
+    stderr; nothing where that is not a terminal, or with `quiet`.
     """
     from rich.progress import TextColumn
 

@@ -62,7 +62,7 @@ def extract(
         typer.Option(
             '--format',
             help='npz: <stem>.npz for each image; h5: one file in the layout of hloc; by default '
-            'what the ending of --out says, else npz.',
+            'the one of the ending of --out, else npz.',
         ),
     ] = None,
     device: DeviceOption = 'cpu',
@@ -75,7 +75,7 @@ def extract(
 
     An .npz file holds keypoints (N, 2), keypoint_scores (N,), descriptors (N, D) and image_size
     (2,). Keypoints are x, y in pixels; the centre of the top-left pixel is (0, 0). Photographs are
-    turned as their EXIF data say; not for h5, as hloc and COLMAP take pixels as they are stored.
+    turned by their EXIF data; not for h5, as hloc and COLMAP take pixels as they are stored.
     Images that cannot be read are named and skipped. Files that exist are replaced.
     """
     from ..io import expand_images
@@ -103,7 +103,7 @@ def extract(
 
 
 def _format_of(out: Path) -> ArrayFormat:
-    """Tell the format by the ending of --out; raises DataError."""
+    """Return the format of the ending of --out; raises DataError."""
     if out.suffix == '.npz':
         raise DataError(
             f"--out is '{out}'; expected a folder, which gets one .npz file for each image, or a "
@@ -129,7 +129,7 @@ def _extract_one(
 
 @contextmanager
 def _writer(out: Path, kind: ArrayFormat) -> Iterator[Callable[..., None]]:
-    """Give a function that stores the arrays of one image."""
+    """Yield a function that stores the arrays of one image."""
     from ..io import HlocWriter, write_npz
 
     if kind is ArrayFormat.npz:

@@ -120,7 +120,7 @@ def import_weights(
         typer.Option(
             '--set',
             metavar='KEY=VALUE',
-            help='Option that shapes the network, where the checkpoint does not tell it.',
+            help='Option that shapes the network, where the checkpoint does not show it.',
         ),
     ] = None,
     kind: Annotated[

@@ -153,7 +153,7 @@ def fill_camera_info(message: Message, calibration: Calibration, header: Any) ->
 
 def to_sequence(values: np.ndarray) -> array.array:
     """
-    Copy an array into what a message's sequence field takes fastest.
+    Copy an array into the type that a message's sequence field takes fastest.
 
     Bytes and lists are checked element by element on assignment, array.array is not.
     """
@@ -311,8 +311,8 @@ def image_annotations(
     """
     Return ImageAnnotations of keypoints: a coloured point for each, red the best, blue the worst.
 
-    messages: foxglove_msgs.msg, or what has the same classes. Its pixels begin at the image's
-    corner: (0.5, 0.5) is the centre of the first one.
+    messages: foxglove_msgs.msg, or an object with the same classes. Its pixels begin at the
+    image's corner: (0.5, 0.5) is the centre of the first one.
     """
     points = messages.PointsAnnotation(timestamp=stamp, type=POINTS, thickness=POINT_PX)
     points.points = [

@@ -111,7 +111,7 @@ def typestore() -> Typestore:
 
 def definition_of(name: str) -> str:
     """
-    Return what a recording embeds for a type: its text, and those of all types within.
+    Return the definition of a type as recordings embed it: its text, and those of its fields.
 
     For our own types with their comments, as `ros2 bag record` embeds it.
     """
@@ -138,7 +138,7 @@ def new_message(name: str, **values: Any) -> Any:
 
 
 def constructors(package: str) -> SimpleNamespace:
-    """Return what makes the messages of a package, named as in the package's Python module."""
+    """Return the constructors of the messages of a package, named as in its Python module."""
     names = [name for name in typestore().types if name.startswith(f'{package}/msg/')]
     return SimpleNamespace(**{n.rpartition('/')[2]: partial(new_message, n) for n in names})
 

@@ -195,7 +195,7 @@ def to_unit_range(pixels: np.ndarray, pixel_bits: int) -> np.ndarray:
 
 
 def spans_little(pixels: np.ndarray) -> bool:
-    """Say whether a decoded image of 16 bits or floats uses a small part of 0..1 only."""
+    """Return whether a decoded image of 16 bits or floats uses a small part of 0..1 only."""
     if pixels.dtype != np.float32:
         return False
     low, high = _extremes(pixels)

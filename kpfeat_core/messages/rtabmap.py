@@ -12,7 +12,7 @@ from ..axes import Float
 
 CV_32F = 5  # OpenCV's number for a matrix of float32
 KEYPOINT_PX = 8.0  # diameter of a keypoint of scale 1, as rtabmap gives to SuperPoint's
-NO_ANGLE, NO_CLASS = -1.0, -1  # OpenCV's values of what a keypoint has not
+NO_ANGLE, NO_CLASS = -1.0, -1  # OpenCV's values for none
 
 
 def rgbd_image(features: Any, image: Any, camera_info: Any = None, depth: Any = None) -> Any:

@@ -6,7 +6,7 @@ IEEE Transactions on Multimedia 2022.
 
 The published network upsamples four levels to full resolution, joins them, and applies 1x1
 convolutions there. Here each level goes through its share of the 1x1 convolutions first and only
-what is needed is upsampled, which gives the same numbers: a 1x1 convolution mixes channels and
+the needed values are upsampled, which gives the same numbers: a 1x1 convolution mixes channels and
 bilinear upsampling mixes pixels, so they commute; a ReLU between them does not, and stays where
 it was. The score map then upsamples one channel a level instead of dim/4, and descriptors are
 computed at the four pixels around each keypoint only.
@@ -183,7 +183,7 @@ class Alike(Extractor):
         """
         Return the dense descriptor map's unit vectors at integer (x, y) pixels.
 
-        Computed in the type of `pixels`: half precision could not tell pixel 2049 from 2048.
+        Computed in the type of `pixels`: half precision does not distinguish pixel 2049 from 2048.
         """
         full, *low = maps.descriptor_maps
         height, width = full.shape[-2:]

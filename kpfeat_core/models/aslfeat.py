@@ -93,7 +93,7 @@ def enlarge(maps: Float[Tensor, 'b h w'], factor: int) -> Float[Tensor, 'b h2 w2
 
 def off_edges(score_map: Float[Tensor, 'b h w'], threshold: float) -> Bool[Tensor, 'b h w']:
     """
-    Tell where the curvature in one direction is below `threshold` times that in the other.
+    Return where the curvature in one direction is below `threshold` times that in the other.
 
     Second differences are taken over EDGE_STEP pixels; the border is repeated outside.
     """
@@ -167,7 +167,7 @@ class AslFeatConfig(redefault(ExtractorConfig, upsample_to=480, nms_radius=1, re
 # Layers that score: dilation of the peakiness, pixels per cell, weight.
 LEVELS = {'conv1': (3, 1, 1 / 6), 'conv3': (2, 2, 2 / 6), 'conv6': (1, 4, 3 / 6)}
 INSTANCE_MAX_RATE = 0.01
-# What a TensorFlow checkpoint calls our tensors; all else in it belongs to the optimiser.
+# Names of our tensors in a TensorFlow checkpoint; the others belong to the optimizer.
 TF_NAMES = {
     'kernel': 'weight',
     'bias': 'bias',
@@ -182,9 +182,9 @@ class AslFeat(Extractor):
     """
     ASLFeat; gray image in, stride 4 inside, any image size outside.
 
-    Cell (i, j) of the descriptor map counts as pixel (4i, 4j), as published, although what it
-    sees is centred on (4i + 3, 4j + 3). The network learns that way: positions come from layers
-    that see the pixel itself.
+    Cell (i, j) of the descriptor map counts as pixel (4i, 4j), as published, although the part
+    of the image that it sees is centred on (4i + 3, 4j + 3). The network learns that way:
+    positions come from layers that see the pixel itself.
     """
 
     config_class = AslFeatConfig
@@ -265,7 +265,7 @@ class AslFeat(Extractor):
     def convert_checkpoint(
         self, state: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Rename and turn the variables of a TensorFlow checkpoint; tell how its layers bend."""
+        """Rename and turn the variables of a TensorFlow checkpoint; find how its layers bend."""
         if 'conv0/kernel' in state:
             state = dict(_from_tensorflow(*item) for item in state.items() if _is_ours(item[0]))
         return state, {'deform': _deform_of(state)}
@@ -286,7 +286,7 @@ def _from_tensorflow(name: str, value: Tensor) -> tuple[str, Tensor]:
 
 
 def _deform_of(state: dict[str, Tensor]) -> str:
-    """Tell the option `deform` of a network from its tensors."""
+    """Return the option `deform` that the tensors of a network fit."""
     if 'conv6.ori.weight' in state:
         return 'a' if 'conv6.aff.weight' in state else 's'
     if 'conv6.offset.weight' in state:

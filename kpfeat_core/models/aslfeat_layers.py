@@ -13,7 +13,7 @@ from .layers import deform_conv2d, folded
 from ..axes import Float
 
 POINTS = 9
-# What each way of bending predicts: names and channels of its convolutions.
+# Names and channels of the convolutions that predict each way of bending.
 DEFORMATIONS = {
     'u': {'offset': 2 * POINTS},
     's': {'ori': 2, 'scale': 1},
@@ -61,7 +61,7 @@ class ConvNormRelu(nn.Conv2d):
         return y if self.stride == (1, 1) else y[:, :, 1:, 1:]
 
     def activate(self, raw: Tensor) -> Tensor:
-        """Normalise what `convolve` gave, and apply the ReLU."""
+        """Normalise the output of `convolve`, and apply the ReLU."""
         return F.relu(self.bn(raw), inplace=True)
 
 

@@ -39,17 +39,17 @@ from ..runtime import StageTimer
 # On a CPU the maps of several images leave its caches: at 640x480 and eight together, an image
 # took 0.9 to 1.7 times as long as alone (`kpfeat bench --batch 1 --batch 8`).
 FASTER_IN_BATCHES = ('cuda', 'mps')
-MOST_ENLARGED = 2  # networks were not trained on what is more blurred; SIFT doubles, too
+MOST_ENLARGED = 2  # networks were not trained on images that are more blurred; SIFT doubles, too
 
 
 @dataclass(frozen=True)
 class DenseMaps:
     """
-    What a network says about every pixel, or about every cell of a coarser grid.
+    The output of a network for every pixel, or for every cell of a coarser grid.
 
     score_map (B, H, W): how good a keypoint each would be, not negative.
     descriptor_maps: the network's own, read by `describe`.
-    positions (B, H, W, 2): the (x, y) pixel that each score speaks of, for networks that predict
+    positions (B, H, W, 2): the (x, y) pixel that each score belongs to, for networks that predict
         positions; None where it is the pixel itself.
     """
 
@@ -69,7 +69,7 @@ class Extractor(nn.Module):
 
     config_class: ClassVar[type] = ExtractorConfig
     min_side: ClassVar[int] = 32
-    # Options that shape the network, with what 'auto' means where no weights say otherwise.
+    # Options that shape the network, and the meaning of 'auto' without weights that set them.
     architecture: ClassVar[Mapping[str, str]] = {}
     pyramid: ClassVar[Pyramid] = Pyramid()
     submodule_advice: ClassVar[str] = ''  # how to give the weights of a submodule, or go without
@@ -93,7 +93,7 @@ class Extractor(nn.Module):
         raise NotImplementedError
 
     def crop(self, maps: DenseMaps, size: tuple[int, int]) -> DenseMaps:
-        """Remove what lies outside the first (height, width) pixels, where the padding begins."""
+        """Remove everything outside the first (height, width) pixels, where the padding begins."""
         return replace(maps, score_map=maps.score_map[:, : size[0], : size[1]])
 
     def detect(self, maps: DenseMaps) -> Keypoints:
@@ -121,7 +121,8 @@ class Extractor(nn.Module):
         """
         Turn the state dict of a published checkpoint into (tensors of `network`, architecture).
 
-        architecture: options of `architecture` that the tensors tell. By default nothing changes.
+        architecture: options of `architecture` that follow from the tensors. By default nothing
+        changes.
         """
         return state, {}
 
@@ -226,7 +227,7 @@ class Extractor(nn.Module):
         return merge_levels(levels, self.config.max_num_keypoints)
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the (height, width) at which an image is worked on, as the options say."""
+        """Return the (height, width) at which an image is worked on by the options."""
         if self.config.resize < 0:
             long_side = max(height, width)
             larger = min(self.config.upsample_to, MOST_ENLARGED * long_side)
@@ -291,8 +292,8 @@ class Extractor(nn.Module):
         """Detect the best keypoints that the masks, in pixels of the source image, show."""
         if masks is None:
             return self.detect(maps)
-        # All of them first: of the best N many may be hidden, and only what is refined tells on
-        # which pixel it lies. Only the chosen ones are described, which is what takes memory.
+        # All of them first: many of the best N may be hidden, and the pixel of a keypoint is known
+        # after its refinement. Only the chosen ones are described, since that takes memory.
         every = self.with_options(max_num_keypoints=-1).detect(maps)
         shown = shown_at(masks, _in_source(every.keypoints, size, masks.shape[-2:]))
         return keep_first(every, shown, self.config.max_num_keypoints)

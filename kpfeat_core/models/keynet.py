@@ -2,7 +2,7 @@
 Key.Net: a keypoint detector of handcrafted and learned filters, with a descriptor for patches.
 
 Barroso-Laguna et al., "Key.Net: Keypoint Detection by Handcrafted and Learned CNN Filters", ICCV
-2019. The detector alone is Key.Net; HardNet, or SIFT, describes what it finds.
+2019. The detector alone is Key.Net; HardNet, or SIFT, describes its keypoints.
 
 Keypoints of the smaller scales are moved to the full image with pixel areas aligned. The published
 programs multiply them by the scale alone, which is up to half of a coarse pixel off.
@@ -44,7 +44,7 @@ FLAT = 1e-4
 
 @dataclass(frozen=True)
 class KeyNetConfig(redefault(ExtractorConfig, nms_radius=7, remove_borders=15)):
-    """How Key.Net's scores become keypoints, and what describes them."""
+    """How Key.Net's scores become keypoints, and their descriptor."""
 
     detection_threshold: float = option(
         1.0,
@@ -71,7 +71,7 @@ class KeyNetConfig(redefault(ExtractorConfig, nms_radius=7, remove_borders=15)):
     )
     descriptor: str = option(
         'hardnet',
-        'what describes keypoints: hardnet, which has a weight file of its own, or sift',
+        'descriptor of the keypoints: hardnet, which has a weight file of its own, or sift',
         choices=('hardnet', 'sift'),
     )
     descriptor_weights: str = option(
@@ -147,7 +147,7 @@ class KeyNet(Extractor):
         return DenseMaps(self.detector(image), (image,))
 
     def crop(self, maps: DenseMaps, size: tuple[int, int]) -> DenseMaps:
-        """Remove what lies outside the first (height, width) pixels, from the image as well."""
+        """Remove everything outside the first (height, width) pixels, from the image as well."""
         image = maps.descriptor_maps[0][:, :, : size[0], : size[1]]
         return replace(super().crop(maps, size), descriptor_maps=(image,))
 

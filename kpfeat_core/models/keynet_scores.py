@@ -20,7 +20,7 @@ from ..axes import Float
 
 # One over the root mean square of each handcrafted map, in their order, over photographs with
 # values from 0 to 1: products of derivatives are a hundred times smaller than derivatives, and
-# random weights would never hear of them.
+# random weights would make nothing of them.
 FILTER_GAINS = (24.0, 22.0, 170.0, 160.0, 370.0, 80.0, 2000.0, 36.0, 33.0, 900.0)
 FACTOR = 1.2  # from one level to the next
 WINDOW_RADIUS = 32  # of the local normalisation
@@ -177,7 +177,7 @@ class ScoreNetwork(nn.Module):
         joined = size.filters * size.levels
         self.norm_last = nn.BatchNorm2d(joined) if variant == 'tf' else None
         self.conv_last = nn.Conv2d(joined, 1, 5, padding=2)
-        # what ends in a ReLU that is shut everywhere would never learn
+        # a network whose last ReLU is shut everywhere would never learn
         nn.init.uniform_(self.conv_last.weight, 0, self.conv_last.weight.abs().max().item())
 
     def forward(self, image: Float[Tensor, 'b 1 h w']) -> Float[Tensor, 'b h w']:
@@ -199,7 +199,7 @@ class ScoreNetwork(nn.Module):
     def _learned(self, level: Float[Tensor, 'b 1 h w']) -> Float[Tensor, 'b m h w']:
         """Apply the filters and the blocks that all levels share."""
         maps = handcrafted_maps(level, 'constant' if self.variant == 'tf' else 'replicate')
-        maps = maps * self.filter_gains  # before what follows could be in half precision
+        maps = maps * self.filter_gains  # before the maps may become half precision
         maps = maps.to(self.conv_last.weight.dtype, memory_format=torch.channels_last)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             maps = norm(conv(maps)) if norm.training else narrow_conv(maps, *folded(conv, norm))

@@ -64,7 +64,7 @@ class Kp2dConfig(redefault(ExtractorConfig, upsample_to=480)):
     version: str = option(
         AUTO,
         'published version: v0 plain, v1 with keypoints that cross cells, v2 to v4 with upsampled '
-        'descriptors too; auto as the weights say, else v4',
+        'descriptors too; auto: that of the weights, else v4',
         choices=(AUTO, *VERSIONS),
     )
     upstream_sampling: bool = option(
@@ -183,7 +183,7 @@ class Kp2d(Extractor):
         return replace(maps, score_map=score_map, positions=positions)
 
     def detect(self, maps: DenseMaps) -> Keypoints:
-        """Select the cells with the best scores; their keypoints are where they say."""
+        """Select the cells with the best scores; their keypoints lie at their positions."""
         config = self.config
         positions = maps.positions if config.sub_pixel else maps.positions.round()
         farthest = HALF_CELL * self.version.cross_ratio + 0.5  # from the cell's centre; rounded
@@ -229,14 +229,14 @@ class Kp2d(Extractor):
         The tensors of all versions have the same names and shapes. Those of v0 and v1 have a
         layer convFb that never was in use; it goes, and shows which checkpoint is theirs.
 
-        Raises WeightsError where the version is not what the tensors tell.
+        Raises WeightsError where the tensors are of another version.
         """
         version, needed = self.config.version, self.version.upsample
         if _upsampling(state) not in (None, needed):
-            layer, others = 'a layer', 'v2, v3 or v4, which are one network; say version=v4'
+            layer, others = 'a layer', 'v2, v3 or v4, which are one network; set version=v4'
             if needed:
                 layer = 'no layer'
-                others = 'v0 or v1, which have equal tensors; say version=v0 or version=v1'
+                others = 'v0 or v1, which have equal tensors; set version=v0 or version=v1'
             raise WeightsError(
                 f'this checkpoint has {layer} convFb that was in use, so it is not of version '
                 f'{version} but of {others}'
@@ -247,7 +247,7 @@ class Kp2d(Extractor):
 
 
 def _upsampling(state: dict[str, Tensor]) -> bool | None:
-    """Tell whether a network of these tensors was trained with convFb; None: they do not tell."""
+    """Return whether a network of these tensors was trained with convFb; None: unknown."""
 
     def touched(layer: str) -> bool | None:
         mean, variance = (state.get(f'{layer}.1.running_{part}') for part in ('mean', 'var'))
@@ -255,7 +255,7 @@ def _upsampling(state: dict[str, Tensor]) -> bool | None:
             return None
         return not bool((mean == 0).all() and (variance == 1).all())
 
-    # neither a network that was never trained nor one of another model tells anything
+    # unknown for a network that was never trained and for one of another model
     return bool(touched('convFb')) if touched('convFa') else None
 
 
@@ -265,9 +265,9 @@ def read_patches(
     """
     Interpolate the 3x3 window around each point of the maps, row after row.
 
-    A kernel of a zero-padded 3x3 convolution applied to it gives what reading the convolved map
-    bilinearly at the point gives. Points outside the map are moved to its border. Computed in the
-    type of the points; differentiable in both.
+    A kernel of a zero-padded 3x3 convolution applied to it gives the same as reading the
+    convolved map bilinearly at the point. Points outside the map are moved to its border.
+    Computed in the type of the points; differentiable in both.
     """
     height, width = maps.shape[-2:]
     (columns, across), (rows, down) = (
@@ -335,7 +335,7 @@ def _better_and_near(
     radius: int,
     reach: int,
 ) -> Bool[Tensor, 'b h w r r']:
-    """Tell for each cell which of the cells around it would suppress it."""
+    """Return for each cell which of the cells around it would suppress it."""
     order = torch.arange(score_map[0].numel(), device=score_map.device)
     order = order.view(1, *score_map.shape[1:])
     scores, here = _windows(score_map, reach, 0.0), score_map[..., None, None]

@@ -109,7 +109,7 @@ def deform_conv2d(
     step = _chunk(x) * points
     for start in range(0, len(index), step):
         chunk = slice(start, start + step)
-        # a weighted sum of rows, which is what bilinear reading is, in one pass over memory
+        # bilinear reading as a weighted sum of rows, in one pass over memory
         read = F.embedding_bag(index[chunk], rows, mode='sum', per_sample_weights=shares[chunk])
         # a convolution along the points: the same as a product of matrices, and faster on CPUs
         line = F.conv2d(read[None, None].permute(0, 3, 1, 2), kernel, bias, (1, points))
@@ -152,7 +152,7 @@ def _corners(
     shares = torch.stack([above * left, above * right, below * left, below * right], -1)
     first = count(batch).view(-1, 1, 1, 1) * down + BEFORE + low_y.long()
     first = first * across + BEFORE + low_x.long()
-    # what comes of NaN must not point outside the memory
+    # indices of NaN must not point outside the memory
     first = first.clamp(0, batch * down * across - across - 2)
     steps = torch.tensor([0, 1, across, across + 1], device=offsets.device)
     index = first[..., None] + steps

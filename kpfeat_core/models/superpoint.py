@@ -122,7 +122,7 @@ class SuperPoint(Extractor):
         self.backbone = nn.Sequential(*map(_stage, WIDTHS[:-1], WIDTHS[1:]))
         self.detector = _head(WIDTHS[-1], CELL**2 + 1)
         self.descriptor = _head(WIDTHS[-1], descriptor_dim) if descriptor_dim else None
-        # the one channel of the image cannot tell the convolutions that channels come last
+        # an image of one channel does not show the convolutions that channels come last
         self.to(memory_format=torch.channels_last)
 
     def forward(self, image: Float[Tensor, 'b 1 h w']) -> DenseMaps:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import WeightsError
 
-# Where training programs put the state dict, and what they prefix its names with.
+# Where training programs put the state dict, and their prefixes of its names.
 CONTAINERS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights', 'params')
 # Settings beside KP2D's published weights; a mapping, and read as that.
 SETTINGS = 'yacs.config.CfgNode'
@@ -24,7 +24,7 @@ PREFIXES = ('module.', '_orig_mod.', 'model.', 'net.')
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str = 'cpu') -> Any:
-    """Read what `torch.save` wrote, without running any code in it; raises WeightsError."""
+    """Read a file of `torch.save`, without running any code in it; raises WeightsError."""
     try:
         return _load_tensors(path, device)
     except OSError:
@@ -55,7 +55,7 @@ def find_state_dict(content: Any, source: Path | str) -> dict[str, Tensor]:
     """
     Find the state dict in a checkpoint: the content itself or a well-known entry of it.
 
-    Its names come without what wrapped modules put before them. Raises WeightsError.
+    Its names come without the prefixes of wrapped modules. Raises WeightsError.
     """
     if isinstance(content, Mapping):
         inner = [content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)]
@@ -70,7 +70,7 @@ def find_state_dict(content: Any, source: Path | str) -> dict[str, Tensor]:
 
 
 def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove what data-parallel, compiled or wrapped modules put before every name."""
+    """Remove the prefixes of data-parallel, compiled or wrapped modules from all names."""
     for _ in PREFIXES:
         for prefix in PREFIXES:
             if all(name.startswith(prefix) for name in state):
@@ -107,7 +107,7 @@ def find_tf_index(path: Path | str) -> Path | None:
     """
     Return the index file of a TensorFlow checkpoint; None where the path names none.
 
-    path: the .index file, a .data file beside it, or what both have in common.
+    path: the .index file, a .data file beside it, or the part that both names share.
     """
     path = Path(path)
     if path.name.endswith('.index'):
@@ -123,7 +123,7 @@ def read_tf_checkpoint(path: Path | str) -> dict[str, np.ndarray]:
     Read all numbers of a TensorFlow checkpoint by variable name, strings left out.
 
     path: as in `find_tf_index`. Checksums are verified. Raises WeightsError if a file is missing,
-    cut off or damaged, or holds what this cannot read.
+    cut off or damaged, or holds something that this cannot read.
     """
     index = find_tf_index(path)
     if index is None or not index.is_file():
@@ -198,7 +198,7 @@ def _records(index: Path) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(table: bytes, begin: int, size: int, index: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the keys and values of one block; a key stores what differs from the one before."""
+    """Yield the keys and values of one block, where a key shares the start of the one before."""
     block, trailer = table[begin : begin + size], table[begin + size :][:TRAILER_SIZE]
     compression, checksum = struct.unpack('<BI', trailer)
     if masked_crc32c(block + trailer[:1]) != checksum:

@@ -43,7 +43,7 @@ def quantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what `quantize` was given, float32 up to rounding; other tensors as they are."""
+    """Return the tensors that `quantize` was given, up to rounding; others as they are."""
     values = dict(tensors)
     for name, value in tensors.items():
         scale = tensors.get(name + SCALE)
@@ -79,7 +79,7 @@ def candidate_weights(model: str) -> list[tuple[str, Path]]:
 
 
 def _is_of_another(path: Path, submodule: str) -> bool:
-    """Tell whether a file is that of the model which asks for a submodule."""
+    """Return whether a file is not of this submodule but of the model that needs it."""
     from ..registry import SUBMODULES
 
     if submodule not in SUBMODULES:
@@ -119,7 +119,7 @@ def find_weights(model: str, weights: Path | str = '') -> Path:
 
 
 def _remedy(model: str) -> str:
-    """Say how a model without weights gets some."""
+    """Return how a model without weights gets some."""
     known = published_for(model)
     if not known:
         return 'Pass a weight file of yours, or make one with `kpfeat train`'
@@ -241,7 +241,7 @@ def check_state(
     """
     Raise WeightsError if the tensors are not exactly this module's, or are not finite.
 
-    advice: what to do about tensors of other names and shapes, put at the end of the message.
+    advice: the remedy for tensors of other names and shapes, put at the end of the message.
     """
     differences = _differences(module, tensors)
     if differences:
@@ -253,18 +253,18 @@ def check_state(
 
 
 def _conversion(module: nn.Module, path: Path | str, metadata: Mapping[str, str]) -> str:
-    """Say how to bring a file of this very model up to date; '' for other files."""
+    """Return how to bring a file of this very model up to date; '' for other files."""
     name = _name(module)
     if metadata.get('model') != name:
         return ''
     return (
-        f'. It says that it is of {name}: if an earlier version of kpfeat wrote it, '
+        f'. Its metadata name model {name}: if an earlier version of kpfeat wrote it, '
         f"`kpfeat weights import '{path}' --model {name} --out NEW.safetensors` converts it"
     )
 
 
 def _differences(module: nn.Module, tensors: Mapping[str, Tensor]) -> str:
-    """Say what is missing, left over or of another shape or type; '' where everything fits."""
+    """List tensors that are missing, unknown or of another shape or type; '' for none."""
     expected = _network(module).state_dict()
     shapes = [
         f'{key} {tuple(tensors[key].shape)} instead of {tuple(value.shape)}'

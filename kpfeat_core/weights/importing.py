@@ -35,12 +35,12 @@ def import_checkpoint(
     Convert a published checkpoint to a weight file of ours; raises WeightsError.
 
     architecture: options that shape the network, such as {'version': 'v1'}, for checkpoints whose
-    tensors do not tell them; a weight file of ours notes them. Raises ConfigError for others.
+    tensors do not show them; a weight file of ours notes them. Raises ConfigError for others.
     dtype: as in `save_weights`.
 
     checkpoint: .pth, .pt, .tar or .safetensors with a state dict, bare or inside a training
-    checkpoint; or TensorFlow's index/data pair, by one of its files or what their names begin
-    with. It is read without running any code in it.
+    checkpoint; or TensorFlow's index/data pair, by one of its files or their common
+    prefix. It is read without running any code in it.
     """
     from ..registry import build_network
 
@@ -82,7 +82,7 @@ def _check_shaping(module: nn.Module, options: Mapping[str, str]) -> None:
 
 
 def _read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
-    """Return what a checkpoint holds, and the metadata of a safetensors file."""
+    """Return the content of a checkpoint, and the metadata of a safetensors file."""
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint '{path}'")
     if find_tf_index(path):

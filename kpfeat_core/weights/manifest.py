@@ -1,4 +1,4 @@
-"""The manifest of the weights that come with the package: what each file is, and its checksum."""
+"""The manifest of the bundled weights: the model, licence and checksum of each file."""
 
 from dataclasses import dataclass
 import json
@@ -14,7 +14,7 @@ MANIFEST = 'manifest.json'
 
 @dataclass(frozen=True)
 class WeightCheck:
-    """What is known about one weight file; `problem` is '' where all is well."""
+    """The check of one weight file; `problem` is '' where all is well."""
 
     path: Path
     model: str = ''
@@ -29,7 +29,7 @@ def verify_file(path: Path | str) -> WeightCheck:
     try:
         metadata = read_metadata(path)
         if 'model' not in metadata:
-            raise WeightsError('it does not say which model it is for')
+            raise WeightsError('its metadata do not name the model that it is for')
         load_weights(build_network(metadata['model'], **read_architecture(path)), path)
     except KpfeatError as error:
         return WeightCheck(path, problem=str(error))

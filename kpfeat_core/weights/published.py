@@ -13,7 +13,7 @@ class Published:
     """
     One published checkpoint: the model that it is for, its file, its licence and its place.
 
-    settings: what `--set` must say because the file itself does not.
+    settings: for `--set`, where the file itself does not show them.
     """
 
     model: str
