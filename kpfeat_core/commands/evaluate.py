@@ -20,6 +20,7 @@ EPILOG = examples(
     'kpfeat evaluate ours=alike-t:runs/a/alike-t.safetensors published=alike-t:alike-t.pth sift '
     '--data hpatches-sequences-release --protocol d2net --reference published',
     'kpfeat evaluate alike-t keynet:keynet.pth,descriptor=sift --synthetic photos/ --pairs 1000',
+    'kpfeat evaluate alike-t sift --data drives/ --reference sift',
     'kpfeat evaluate alike-t sift --poses pairs.txt --images scenes/',
     'An extractor is \\[LABEL=]NAME\\[:FILE]\\[,OPTION=VALUE…]: a model, sift, orb or akaze; FILE '
     'is a weight file or a published checkpoint.',
@@ -32,7 +33,9 @@ def evaluate(
     ],
     data: Annotated[
         Optional[Path],  # noqa: UP045 - typer 0.9 knows no `|`
-        typer.Option('--data', '-d', help='Sequences in the layout of HPatches.'),
+        typer.Option(
+            '--data', '-d', help='Sequences in the layout of HPatches, or scenes with poses.'
+        ),
     ] = None,
     synthetic: Annotated[
         Optional[Path],  # noqa: UP045
@@ -51,8 +54,8 @@ def evaluate(
         typer.Option(
             '--protocol',
             '-p',
-            help='default, superpoint-detector, superpoint, kp2d-300, kp2d-1000, d2net, keynet '
-            'or pose; else default, and pose with --poses.',
+            help='How pairs are looked at and scored, such as superpoint, kp2d-1000, d2net or '
+            'keynet (a wrong name lists all); else motion for scenes, pose with --poses, default.',
             show_default=False,
         ),
     ] = '',
@@ -105,7 +108,8 @@ def evaluate(
     """
     import torch
 
-    from ..evaluation.results import find_protocol, POSE
+    from ..evaluation.pairs import find_scenes
+    from ..evaluation.results import find_protocol, MOTION, POSE
     from ..evaluation.sources import cache_bytes, default_cache, parse_source
     from ..html_report import require_libraries
     from ..provenance import provenance
@@ -114,9 +118,13 @@ def evaluate(
     if out is not None:
         require_libraries()
         out.mkdir(parents=True, exist_ok=True)
-    chosen = find_protocol(protocol or (POSE if poses else 'default'))
-    if (chosen.name == POSE) != (poses is not None):
-        raise ConfigError(f"the protocol '{POSE}' is for --poses, and it alone, not {chosen.name}")
+    scenes = data is not None and bool(find_scenes(data))
+    chosen = find_protocol(protocol or (POSE if poses else MOTION if scenes else 'default'))
+    for name, what, given in ((POSE, '--poses', poses), (MOTION, 'scenes in --data', scenes)):
+        if (chosen.name == name) != bool(given):
+            raise ConfigError(
+                f"the protocol '{name}' is for {what}, and it alone, not {chosen.name}"
+            )
     base = cache or default_cache()
     folder, imported = None if no_cache else base, base / 'imported'
     sources = [parse_source(text, device, imported) for text in extractors]
@@ -158,6 +166,8 @@ def _load_pairs(
     from ..evaluation import (
         balanced_subset,
         find_photographs,
+        find_scenes,
+        motion_pairs,
         planar_pairs,
         pose_pairs,
         SyntheticPairs,
@@ -175,7 +185,10 @@ def _load_pairs(
     if synthetic is not None:
         count = count if limit < 0 else min(limit, count)
         return f'synthetic-{count}', SyntheticPairs(find_photographs(synthetic), count, seed)
-    found = planar_pairs(data) if data is not None else pose_pairs(poses, images or '')
+    if data is not None:
+        found = motion_pairs(data) if find_scenes(data) else planar_pairs(data)
+    else:
+        found = pose_pairs(poses, images or '')
     return given[0].resolve().stem, balanced_subset(found, limit)
 
 

@@ -1,6 +1,15 @@
 """Measuring extractors: pairs of views with known truth, protocols, metrics."""
 
-from .pairs import balanced_subset, planar_pairs, PlanarPair, pose_pairs, PosePair
+from .pairs import (
+    balanced_subset,
+    find_scenes,
+    motion_pairs,
+    MotionPair,
+    planar_pairs,
+    PlanarPair,
+    pose_pairs,
+    PosePair,
+)
 from .results import compare, find_protocol, Protocol, PROTOCOLS, Results
 from .run import evaluate, Evaluator
 from .sources import BASELINES, OpencvExtractor, parse_source, Source
@@ -12,6 +21,7 @@ __all__ = [
     'PROTOCOLS',
     'Evaluator',
     'Level',
+    'MotionPair',
     'OpencvExtractor',
     'PlanarPair',
     'PosePair',
@@ -24,6 +34,8 @@ __all__ = [
     'evaluate',
     'find_photographs',
     'find_protocol',
+    'find_scenes',
+    'motion_pairs',
     'parse_source',
     'planar_pairs',
     'pose_pairs',

@@ -1,6 +1,8 @@
 """The numbers of one pair under a protocol."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
+import math
 from typing import Any
 
 import cv2
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import metrics, two_view
-from .pairs import Pair, PlanarPair, PosePair
+from .pairs import load_depth, MotionPair, Pair, PlanarPair, PosePair
 from .results import OVERLAP, Protocol, USAC
 from ..axes import Bool, Float, Int
 from ..config import MatcherConfig
@@ -20,6 +22,8 @@ from ..matching import find_geometry, MutualNearestNeighbor
 THRESHOLDS_PX = tuple(range(1, 11))
 HOMOGRAPHY_PX = (1, 3, 5)
 POSE_DEG = (5, 10, 20)
+EPIPOLAR_PX, RIGHT_LINE_PX = (1, 2, 5), 2.0
+DEPTH_PX, COARSE_PX = (1, 2, 3, 5), 5.0  # what a coarse truth can tell
 RIGHT_PX = 3.0
 RIGHT_EPIPOLAR = 5e-4  # squared distances in normalised coordinates, as SuperGlue counts
 RANSAC_ITERATIONS = 5000
@@ -60,8 +64,8 @@ def measure_pair(pair: Pair, view0: Viewed, view1: Viewed, protocol: Protocol) -
     Matches are mutual nearest neighbours without further filters. MMA@t: share of matches with at
     most t px of error; HA@t: 1 if the corners move by at most t px on average under the estimated
     homography; AUC@t, pose_AUC@t: area under the recall of corner or pose errors up to t;
-    coverage: share of the cells of a 10x10 grid over view 0 with a right match; ms: time of
-    extracting one image.
+    epipolar@t: share of matches within t px of the true epipolar line; coverage: share of the
+    cells of a 10x10 grid over view 0 with a right match; ms: time of extracting one image.
     """
     if isinstance(pair, PosePair):
         return _measure_pose(pair, view0, view1, protocol)
@@ -97,23 +101,91 @@ def _measure_planar(
 
 
 def _measure_pose(pair: PosePair, view0: Viewed, view1: Viewed, protocol: Protocol) -> Measured:
-    K0, K1 = view0.resized @ pair.K0, view1.resized @ pair.K1
-    features0, features1 = (_best(v.features, protocol.max_num_keypoints) for v in (view0, view1))
-    index0, index1 = _matches(features0, features1).unbind(1)
-    matched0, matched1 = features0.keypoints[0][index0], features1.keypoints[0][index1]
-    pose = two_view.estimate_relative_pose(matched0, matched1, K0, K1, protocol.ransac_px)
-    error = two_view.pose_error(pair.T_0to1, pose)
-    epipolar = two_view.epipolar_errors(matched0, matched1, K0, K1, pair.T_0to1)
-    right = epipolar < RIGHT_EPIPOLAR
-    size = view0.features.image_size[0].tolist()
+    cameras = view0.resized @ pair.K0, view1.resized @ pair.K1
+    features = [_best(v.features, protocol.max_num_keypoints) for v in (view0, view1)]
+    index0, index1 = _matches(*features).unbind(1)
+    matched = features[0].keypoints[0][index0], features[1].keypoints[0][index1]
+    pose = two_view.estimate_relative_pose(*matched, *cameras, protocol.ransac_px)
+    coarse = isinstance(pair, MotionPair) and pair.coarse
+    error = two_view.pose_error(pair.T_0to1, pose, rotation_only=coarse)
+    if isinstance(pair, MotionPair):
+        found, right = _motion_values(pair, (view0, view1), features, matched, protocol)
+    else:
+        right = two_view.epipolar_errors(*matched, *cameras, pair.T_0to1) < RIGHT_EPIPOLAR
+        found = {'precision': float(right.double().mean()) if len(right) else 0.0}
     values = {
         **{f'pose_AUC@{t}': metrics.recall_area(error, t) for t in POSE_DEG},
         'pose_error': error,
-        'precision': float(right.double().mean()) if len(right) else 0.0,
-        **_counts(features0, features1, matched0, right, size),
+        **found,
+        **_counts(*features, matched[0], right, view0.features.image_size[0].tolist()),
         'ms': _ms(view0, view1),
     }
-    return Measured(values, matched0, matched1, right)
+    return Measured(values, *matched, right)
+
+
+def _motion_values(
+    pair: MotionPair,
+    views: tuple[Viewed, Viewed],
+    features: Sequence[Features],
+    matched: tuple[Tensor, Tensor],
+    protocol: Protocol,
+) -> tuple[dict[str, float], Bool[Tensor, ' k']]:
+    """Return shares near epipolar lines and, where there is depth, near the true points."""
+    cameras = [view.resized @ K for view, K in zip(views, (pair.K0, pair.K1), strict=True)]
+    beside = two_view.line_distances(*matched, *cameras, pair.T_0to1)
+    right = beside <= RIGHT_LINE_PX
+    lines = metrics.matching_accuracy(beside, EPIPOLAR_PX)
+    values = {
+        **{f'epipolar@{t}': v for t, v in zip(EPIPOLAR_PX, lines, strict=True)},
+        **{f'MMA@{t}': math.nan for t in DEPTH_PX},
+        'repeatability': math.nan,
+        'localization_px': math.nan,
+    }
+    if pair.depth0 is not None or pair.depth1 is not None:
+        move = _ThroughDepth(pair, views)
+        there, back = move(matched[0], 0), move(matched[1], 1)
+        errors = (there - matched[1]).norm(dim=1)
+        errors = torch.where(errors.isnan(), (back - matched[0]).norm(dim=1), errors)
+        known = ~errors.isnan()
+        right = torch.where(known, errors <= (COARSE_PX if pair.coarse else RIGHT_PX), right)
+        if known.any() or not len(known):
+            accuracy = metrics.matching_accuracy(errors[known], DEPTH_PX)
+            values |= {f'MMA@{t}': v for t, v in zip(DEPTH_PX, accuracy, strict=True)}
+        points = [f.keypoints[0] for f in features]
+        found = metrics.mutual_repeatability(
+            points, [move(p, k) for k, p in enumerate(points)], protocol.repeated_px
+        )
+        values |= {'repeatability': found.share, 'localization_px': found.localization_px}
+    if pair.coarse:
+        fine = [f'epipolar@{t}' for t in EPIPOLAR_PX]
+        fine += [f'MMA@{t}' for t in DEPTH_PX if t < COARSE_PX]
+        values |= dict.fromkeys(fine, math.nan)
+    return values, right
+
+
+class _ThroughDepth:
+    """Moves pixels of one resized view to the other by their depth."""
+
+    def __init__(self, pair: MotionPair, views: Sequence[Viewed]) -> None:
+        self.scales = [torch.from_numpy(view.resized.diagonal()[:2].copy()) for view in views]
+        self.shifts = [torch.from_numpy(view.resized[:2, 2].copy()) for view in views]
+        sizes = [v.features.image_size[0] / s for v, s in zip(views, self.scales, strict=True)]
+        self.depths = [
+            load_depth(depth, pair.depth_scale, (round(float(h)), round(float(w))))
+            for depth, (w, h) in zip((pair.depth0, pair.depth1), sizes, strict=True)
+        ]
+        self.cameras = pair.K0, pair.K1
+        self.poses = pair.T_0to1, np.linalg.inv(pair.T_0to1)
+
+    def __call__(self, points: Float[Tensor, 'n 2'], k: int) -> Float[Tensor, 'n 2']:
+        """Return where view 1 - k shows points of view k, as `warp_through_depth` does."""
+        source = (points.double() - self.shifts[k]) / self.scales[k]
+        depths, cameras = (
+            (self.depths[k], self.depths[1 - k]),
+            (self.cameras[k], self.cameras[1 - k]),
+        )
+        there = two_view.warp_through_depth(source, *depths, *cameras, self.poses[k])
+        return there * self.scales[1 - k] + self.shifts[1 - k]
 
 
 def _ms(view0: Viewed, view1: Viewed) -> float:
@@ -143,7 +215,7 @@ def _counted(
         kept &= _inside(points, features.image_size[0].tolist(), protocol.border_px)
     if protocol.shared_region:
         kept &= _inside(metrics.warp(points, to_other), size_other, protocol.border_px)
-    return _best(_rows(features, kept.nonzero()[:, 0]), protocol.max_num_keypoints)
+    return _best(features.take(kept), protocol.max_num_keypoints)
 
 
 def _inside(points: Tensor, size: Any, margin: float) -> Bool[Tensor, ' n']:
@@ -152,14 +224,7 @@ def _inside(points: Tensor, size: Any, margin: float) -> Bool[Tensor, ' n']:
 
 def _best(features: Features, count: int) -> Features:
     order = features.keypoint_scores[0].argsort(descending=True, stable=True)
-    return _rows(features, order[features.mask[0][order]][:count])
-
-
-def _rows(features: Features, index: Int[Tensor, ' k']) -> Features:
-    values = {f.name: getattr(features, f.name) for f in fields(features)}
-    size = values.pop('image_size')
-    rows = {k: None if v is None else v[:, index] for k, v in values.items()}
-    return Features(image_size=size, **rows)
+    return features.take(order[features.mask[0][order]][:count])
 
 
 def _matches(features0: Features, features1: Features) -> Int[Tensor, 'k 2']:

@@ -146,14 +146,30 @@ def repeatability(
     moved0, moved1 = warp(points0, H_0to1), warp(points1, torch.linalg.inv(H_0to1.double()))
     shared0 = inside(moved0, int(size1[1]), int(size1[0]))
     shared1 = inside(moved1, int(size0[1]), int(size0[0]))
-    count = int(shared0.sum() + shared1.sum())
     if not (shared0.any() and shared1.any()):
-        return Repeatability(0.0, float('nan'), count)
-    to1 = torch.cdist(moved0[shared0], points1[shared1].double()).amin(1)
-    to0 = torch.cdist(moved1[shared1], points0[shared0].double()).amin(1)
-    nearest = torch.cat([to1, to0])
-    repeated = nearest[nearest <= threshold]
-    return Repeatability(len(repeated) / count, float(repeated.mean()), count)
+        return Repeatability(0.0, float('nan'), int(shared0.sum() + shared1.sum()))
+    points = points0[shared0], points1[shared1]
+    return mutual_repeatability(points, (moved0[shared0], moved1[shared1]), threshold)
+
+
+def mutual_repeatability(
+    points: Sequence[Float[Tensor, 'n 2']], moved: Sequence[Float[Tensor, 'n 2']], threshold: float
+) -> Repeatability:
+    """
+    Return the share of the keypoints of two images that are found in the other image too.
+
+    moved: where the keypoints of each fall in the other image; those where that is not finite do
+    not count. NaN where none counts.
+    """
+    nearest = []
+    for there, others in zip(moved, reversed(points), strict=True):
+        there = there[there.isfinite().all(1)]
+        missing = there.new_full((len(there),), torch.inf)
+        nearest.append(torch.cdist(there, others.double()).amin(1) if len(others) else missing)
+    distances = torch.cat(nearest)
+    repeated = distances[distances <= threshold]
+    share = len(repeated) / len(distances) if len(distances) else float('nan')
+    return Repeatability(share, float(repeated.mean()), len(distances))
 
 
 def corner_error(

@@ -6,22 +6,37 @@ Planes: a folder of sequences in the HPatches layout; a sequence holds `1.png` â
 first letters say what changes: `v_` viewpoint, `i_` light, `x_` something else.
 Numbers k may be missing.
 
-Scenes: a text file in SuperGlue's layout, one pair a line: both image names, two rotations that
+Poses: a text file in SuperGlue's layout, one pair a line: both image names, two rotations that
 are not used here, both intrinsics (9 numbers each, row by row) and T_0to1 (16), which takes points
 of camera 0 to camera 1.
+
+Scenes: folders with `images/` and three tables, whose lines begin with names of images:
+`intrinsics.txt` (width height fx fy cx cy), `poses.txt` (rotation row by row and shift, world to
+camera) and `pairs.txt` (two names; then, if it likes, columns that its first line names, or the
+relative pose, 9 + 3 numbers). `depth/NAME.png` holds 16 bits, 0 where unknown, in units that
+README.md says as `metres*N`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import re
 
+import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
+from ..axes import Float
 from ..errors import DataError
 
 ENDINGS = ('.ppm', '.png', '.jpg', '.jpeg')
 POSE_COLUMNS = 38  # two names, two rotations, 9 + 9 + 16 numbers
+RELATIVE_COLUMNS = 14  # two names and 9 + 3 numbers
+
+TABLES = INTRINSICS, POSES, PAIRS = ('intrinsics.txt', 'poses.txt', 'pairs.txt')  # of a scene
+THIRDS = ('short baseline', 'middle baseline', 'long baseline')
+PARALLAX = 'median_parallax_deg'  # the column of pairs.txt that sorts pairs, else the shift does
 
 View = Path | np.ndarray
 
@@ -63,6 +78,23 @@ class PosePair:
     origin: str = ''
 
 
+@dataclass(frozen=True)
+class MotionPair(PosePair):
+    """
+    Two frames of a moving camera, with depth where it is known.
+
+    depth0, depth1: files of 16 bits in units of 1 / depth_scale, or arrays (H, W) in units of
+    T_0to1, 0 where unknown. coarse: the truth is good to about 5 px and knows the rotation alone,
+    as from a short baseline. part: which third of its scene by baseline, '' where not sorted.
+    """
+
+    depth0: View | None = None
+    depth1: View | None = None
+    depth_scale: float = 1.0
+    coarse: bool = False
+    part: str = ''
+
+
 Pair = PlanarPair | PosePair
 
 
@@ -100,6 +132,34 @@ def pose_pairs(path: Path | str, images: Path | str = '') -> list[PosePair]:
         _pose_pair(words, scene or folder.name, folder, f"'{path}', line {number}")
         for (number, words), scene in zip(rows.items(), scenes, strict=True)
     ]
+
+
+def find_scenes(folder: Path | str) -> list[Path]:
+    """List the scenes with the three tables at or below a folder, sorted; [] if there are none."""
+    found = {path.parent for path in Path(folder).glob(f'**/{POSES}')}
+    return sorted(path for path in found if all((path / name).is_file() for name in TABLES))
+
+
+def motion_pairs(folder: Path | str) -> list[MotionPair]:
+    """Read the pairs of all scenes at or below a folder; raises DataError."""
+    folder = Path(folder)
+    scenes = find_scenes(folder)
+    if not scenes:
+        raise DataError(f"'{folder}' holds no scenes; expected folders with {', '.join(TABLES)}")
+    return [pair for path in scenes for pair in _scene(path, _scene_name(path, folder))]
+
+
+def load_depth(depth: View | None, scale: float, shape: tuple[int, int]) -> Float[Tensor, 'h w']:
+    """Return depth (H, W) float64 from a file or an array, 0 where unknown; raises DataError."""
+    if depth is None:
+        return torch.zeros(shape, dtype=torch.float64)
+    if isinstance(depth, Path):
+        counts = cv2.imread(str(depth), cv2.IMREAD_UNCHANGED)
+        if counts is None or counts.dtype != np.uint16 or counts.shape != shape:
+            what = 'no image' if counts is None else f'{counts.dtype} of shape {counts.shape}'
+            raise DataError(f"'{depth}' is {what}, expected 16 bits of shape {shape}")
+        depth = counts / scale
+    return torch.from_numpy(np.nan_to_num(depth.astype(np.float64), posinf=0))
 
 
 def balanced_subset(pairs: Sequence[Pair], count: int) -> list[Pair]:
@@ -194,3 +254,107 @@ def _pose_pair(words: Sequence[str], scene: str, folder: Path, where: str) -> Po
         if not path.is_file():
             raise DataError(f"{where}: there is no image '{path}'")
     return PosePair(scene, f'{words[0]} {words[1]}', *paths, K0, K1, T_0to1)
+
+
+def _scene_name(path: Path, folder: Path) -> str:
+    return path.name if path == folder else path.relative_to(folder).as_posix()
+
+
+def _scene(folder: Path, scene: str) -> list[MotionPair]:
+    cameras = {row[0]: _numbers(row[1:], 6, where) for where, row in _rows(folder / INTRINSICS)}
+    poses = {row[0]: _pose(row[1:], where) for where, row in _rows(folder / POSES)}
+    header = _rows(folder / PAIRS, comments=True)
+    depths = {path.stem: path for path in sorted(folder.glob('depth/*.png'))}
+    scale = _depth_scale(folder) if depths else 1.0
+    pairs, baselines = [], []
+    for where, row in _rows(folder / PAIRS):
+        for name in row[:2]:
+            if name not in cameras or name not in poses:
+                raise DataError(f"{where}: '{name}' has no line in {INTRINSICS} and {POSES}")
+            if not (folder / 'images' / name).is_file():
+                raise DataError(f"{where}: there is no image '{folder / 'images' / name}'")
+        if len(row) < 2:
+            raise DataError(f'{where}: expected the names of two images')
+        own = len(row) >= RELATIVE_COLUMNS
+        T_0to1 = (
+            _pose(row[2:RELATIVE_COLUMNS], where)
+            if own
+            else poses[row[1]] @ np.linalg.inv(poses[row[0]])
+        )
+        pair = MotionPair(
+            scene,
+            f'{scene}/{row[0]} {row[1]}',
+            *(folder / 'images' / name for name in row[:2]),
+            *(_intrinsics(cameras[name]) for name in row[:2]),
+            T_0to1,
+            depth0=depths.get(Path(row[0]).stem),
+            depth1=depths.get(Path(row[1]).stem),
+            depth_scale=scale,
+            coarse=own,
+        )
+        pairs.append(pair)
+        baselines.append(_baseline(header, row, pair))
+    if not pairs:
+        raise DataError(f"'{folder / PAIRS}' holds no pairs")
+    return _in_thirds(pairs, baselines)
+
+
+def _in_thirds(pairs: list[MotionPair], baselines: list[float]) -> list[MotionPair]:
+    """Name the third of each pair by its baseline; none of coarse or of fewer than three pairs."""
+    if len(pairs) < len(THIRDS) or any(pair.coarse for pair in pairs):
+        return pairs
+    rank = np.argsort(np.argsort(baselines, kind='stable'))
+    return [
+        replace(pair, part=THIRDS[len(THIRDS) * k // len(pairs)])
+        for pair, k in zip(pairs, rank, strict=True)
+    ]
+
+
+def _baseline(header: list[tuple[str, list[str]]], row: list[str], pair: MotionPair) -> float:
+    """Return the parallax that a column tells, else how far the camera moved."""
+    names = header[0][1] if header else []
+    if PARALLAX in names:  # counted from the end: names of columns before may hold spaces
+        return float(row[names.index(PARALLAX) - len(names)])
+    return float(np.linalg.norm(pair.T_0to1[:3, 3]))
+
+
+def _rows(path: Path, comments: bool = False) -> list[tuple[str, list[str]]]:
+    """Return where each line of a table stands and its words; lines with # are comments."""
+    try:
+        lines = path.read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read '{path}': {error}") from error
+    rows = [(f"'{path}', line {k}", line.split()) for k, line in enumerate(lines, 1)]
+    return [(where, row) for where, row in rows if row and row[0].startswith('#') == comments]
+
+
+def _numbers(words: Sequence[str], count: int, where: str) -> np.ndarray:
+    try:
+        numbers = np.array([float(word) for word in words])
+    except ValueError as error:
+        raise DataError(f'{where}: {error}') from error
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise DataError(f'{where}: {len(numbers)} numbers, expected {count} finite ones')
+    return numbers
+
+
+def _intrinsics(numbers: np.ndarray) -> np.ndarray:
+    fx, fy, cx, cy = numbers[2:]
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+
+
+def _pose(words: Sequence[str], where: str) -> np.ndarray:
+    numbers, pose = _numbers(words, 12, where), np.eye(4)
+    pose[:3, :3], pose[:3, 3] = numbers[:9].reshape(3, 3), numbers[9:]
+    if not np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-2):
+        raise DataError(f'{where}: the first 9 numbers are no rotation')
+    return pose
+
+
+def _depth_scale(folder: Path) -> float:
+    readme = folder / 'README.md'
+    text = readme.read_text(encoding='utf-8') if readme.is_file() else ''
+    found = re.search(r'met(?:re|er)s\s*\*\s*(\d+(?:\.\d+)?)', text)
+    if found is None or not float(found[1]):
+        raise DataError(f"'{readme}' does not say the unit of depth/, expected metres*N in it")
+    return float(found[1])

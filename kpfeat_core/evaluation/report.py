@@ -49,6 +49,7 @@ MEANINGS = {
     'matching_score': 'share of the keypoints both images see whose nearest neighbour is right',
     'coverage': 'share of the cells of a 10×10 grid over the first image with a right match',
     'precision': 'share of the matches that agree with the true pose',
+    'epipolar': 'share of the matches within {} px of the true epipolar line',
     'keypoints': 'keypoints of an image that count',
     'matches': 'matches of a pair',
     'right': 'matches of a pair that are right',
@@ -106,7 +107,7 @@ def extreme_pairs(
 
 
 def protocol_in_words(protocol: Protocol, columns: Sequence[str]) -> list[str]:
-    """Say what a protocol does, a sentence each, as far as the columns depend on it."""
+    """Return what a protocol does, a sentence each, as far as the columns depend on it."""
     if protocol.size:
         how = 'resized until they fill, and cut to' if protocol.crop else 'stretched to'
         words = [f'Images are {how} {protocol.size[1]}×{protocol.size[0]} pixels']
@@ -123,6 +124,9 @@ def protocol_in_words(protocol: Protocol, columns: Sequence[str]) -> list[str]:
     if any(name.startswith('HA@') for name in columns):
         px = f'{protocol.ransac_px:g} px'
         words.append(f'Homographies are estimated by {estimator} with inliers up to {px}.')
+    if any(name.startswith('pose_') for name in columns):
+        px = f'{protocol.ransac_px:g} px'
+        words.append(f'Poses come from essential matrices with inliers up to {px}, refined.')
     if 'repeatability' in columns:
         how = f'within {protocol.repeated_px:g} px of a keypoint of the other image'
         if protocol.repeatability == OVERLAP:
@@ -134,7 +138,7 @@ def protocol_in_words(protocol: Protocol, columns: Sequence[str]) -> list[str]:
 
 
 def meaning(column: str) -> str:
-    """Say what a column is; empty for an unknown one."""
+    """Return what a column is; empty for an unknown one."""
     family, _, threshold = column.partition('@')
     return MEANINGS.get(family, '').format(threshold)
 

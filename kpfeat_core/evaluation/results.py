@@ -184,13 +184,15 @@ class PairResult:
 
     group: its sequence or level of difficulty. A number is NaN where there is nothing to measure,
     such as the localisation of keypoints of which none is repeated; means leave it out. origin:
-    what the pair shows, a sequence or a photograph; '' is the group.
+    what the pair shows, a sequence or a photograph; '' is the group. part: which of several kinds
+    of pairs it is, such as those of a short baseline; '' for none.
     """
 
     group: str
     name: str
     values: Mapping[str, float]
     origin: str = ''
+    part: str = ''
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,8 @@ class Results:
             [pair.group, pair.name, *(_json(pair.values.get(name, math.nan)) for name in columns)]
             for pair in self.pairs
         ]
-        some, origins = self.averaged(), [pair.origin for pair in self.pairs]
+        some = self.averaged()
+        told = {f'{name}s': [getattr(p, name) for p in self.pairs] for name in ('origin', 'part')}
         return {
             'extractor': self.label,
             'data': self.data,
@@ -265,7 +268,7 @@ class Results:
             'intervals_95': {name: [_json(v) for v in self.interval(name)] for name in some},
             'columns': ['group', 'name', *columns],
             'pairs': rows,
-            **({'origins': origins} if any(origins) else {}),
+            **{name: values for name, values in told.items() if any(values)},
         }
 
     @staticmethod
@@ -274,8 +277,9 @@ class Results:
         try:
             protocol = {name: _tuple(value) for name, value in values['protocol'].items()}
             names, rows = values['columns'][2:], values['pairs']
-            origins = values.get('origins', [''] * len(rows))
-            pairs = tuple(_pair(names, o, *row) for o, row in zip(origins, rows, strict=True))
+            none = [''] * len(rows)
+            told = zip(values.get('origins', none), values.get('parts', none), rows, strict=True)
+            pairs = tuple(_pair(names, origin, part, *row) for origin, part, row in told)
             return Results(
                 values['extractor'], values['data'], Protocol(**protocol), pairs, values['about']
             )
@@ -443,10 +447,10 @@ def _json(value: float) -> float | None:
 
 
 def _pair(
-    names: Sequence[str], origin: str, group: str, name: str, *numbers: float | None
+    names: Sequence[str], origin: str, part: str, group: str, name: str, *numbers: float | None
 ) -> PairResult:
     values = (math.nan if number is None else float(number) for number in numbers)
-    return PairResult(group, name, dict(zip(names, values, strict=True)), origin)
+    return PairResult(group, name, dict(zip(names, values, strict=True)), origin, part)
 
 
 def _tuple(value: Any) -> Any:

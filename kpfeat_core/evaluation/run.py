@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .measure import measure_pair, Measured, Viewed
-from .pairs import Pair, resized_pixels, View
+from .pairs import MotionPair, Pair, resized_pixels, View
 from .results import PairResult, Protocol, PROTOCOLS, Results
 from .sources import FeatureCache, FeatureSource, Source
 from ..errors import DataError
@@ -195,7 +195,8 @@ def _deaf() -> Iterator[None]:
 
 
 def _result(evaluator: Evaluator, pair: Pair) -> PairResult:
-    return PairResult(pair.group, pair.name, evaluator(pair).values, pair.origin)
+    part = pair.part if isinstance(pair, MotionPair) else ''
+    return PairResult(pair.group, pair.name, evaluator(pair).values, pair.origin, part)
 
 
 def _start(work: _Work, pairs: Sequence[Pair]) -> None:

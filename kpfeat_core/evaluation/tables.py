@@ -9,6 +9,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from .pairs import THIRDS
 from .results import compare, Results
 from ..errors import ConfigError, DataError
 
@@ -97,8 +98,10 @@ def check_together(results: Sequence[Results]) -> Results:
 
 
 def drawn(result: Results) -> str:
-    """Say what the bootstrap draws."""
+    """Return in words what the bootstrap draws."""
     count = len(set(result.origins))
+    if result.protocol.scenes_alike:
+        return f'{count} scenes, which count alike, and over the pairs of each that is drawn'
     if count in (1, len(result.pairs)):
         return f'{len(result.pairs)} pairs'
     what = 'photographs' if any(pair.origin for pair in result.pairs) else 'groups'
@@ -119,21 +122,27 @@ def all_columns(results: Sequence[Results]) -> list[str]:
 
 def main_column(results: Sequence[Results]) -> str:
     """Return the column that sequences and pairs are shown by: MMA@3, else the first headline."""
-    return 'MMA@3' if _measured(results, 'MMA@3') else next(iter(headlines(results)), '')
+    first = next(iter(headlines(results)), '')
+    planar = not first.startswith('pose_')
+    return 'MMA@3' if planar and _measured(results, 'MMA@3') else first
 
 
 def only_group(result: Results, group: str) -> Results:
     """Return the results of one group, not of others whose names begin alike."""
-    return replace(result, pairs=tuple(pair for pair in result.pairs if pair.group == group))
+    return _only(result, 'group', group)
 
 
 def split_results(results: Sequence[Results]) -> dict[str, list[Results]]:
     """
-    Return the results of each kind of sequence in the HPatches layout, by name.
+    Return the results of each part, or of each kind of sequence in the HPatches layout, by name.
 
     Empty where a group has no such prefix, or all have the same.
     """
-    groups = check_together(results).groups
+    first = check_together(results)
+    if parts := {pair.part for pair in first.pairs if pair.part}:
+        order = sorted(parts, key=lambda part: (THIRDS.index(part) if part in THIRDS else 9, part))
+        return {part: [_only(r, 'part', part) for r in results] for part in order}
+    groups = first.groups
     kinds = {prefix: name for prefix, name in SPLITS.items() if _some(groups, prefix)}
     if len(kinds) < 2 or not all(group.startswith(tuple(kinds)) for group in groups):
         return {}
@@ -263,4 +272,9 @@ def _some(groups: Sequence[str], prefix: str) -> bool:
 
 def _part(result: Results, prefix: str) -> Results:
     kept = tuple(pair for pair in result.pairs if pair.group.startswith(prefix))
+    return replace(result, pairs=kept)
+
+
+def _only(result: Results, field: str, value: str) -> Results:
+    kept = tuple(pair for pair in result.pairs if getattr(pair, field) == value)
     return replace(result, pairs=kept)

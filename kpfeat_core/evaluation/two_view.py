@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from ..axes import Bool, Float
+from ..data.view_pairs import DepthRules, read_inverse_depth
+from ..geometry import inside
 
 Matrix = np.ndarray | Tensor
 
@@ -24,6 +26,7 @@ MAX_ITERATIONS = 10_000
 REFINEMENTS = 20  # at most; about five are made
 SHORTEST = 1e-9  # normal of a line: a point that is the other camera has no line to be far from
 FEWEST_POINTS = 6  # five fix an essential matrix, and one must agree
+DEPTH_RULES = DepthRules(tolerance=0.05, relative=True, edge=0.02)
 FARTHEST = 1e9  # in baselines: also points that look infinitely far have a side of the camera
 
 
@@ -154,14 +157,17 @@ def pose_error_deg(T_0to1: Matrix, R: Matrix, t: Matrix) -> tuple[float, float]:
     return math.degrees(2 * math.asin(min(chord, 1.0))), math.degrees(math.atan2(sine, cosine))
 
 
-def pose_error(T_0to1: Matrix, pose: RelativePose | None) -> float:
+def pose_error(T_0to1: Matrix, pose: RelativePose | None, rotation_only: bool = False) -> float:
     """
-    Return the larger of both angles in degrees, infinity without an estimate.
+    Return the larger of both angles in degrees, or that of rotation; infinity without an estimate.
 
     metrics.recall_area of it at 5, 10 and 20 degrees, averaged over pairs, is the pose AUC (Yi et
     al. 2018; Sarlin et al. 2020).
     """
-    return math.inf if pose is None else max(pose_error_deg(T_0to1, pose.R, pose.t))
+    if pose is None:
+        return math.inf
+    rotation, translation = pose_error_deg(T_0to1, pose.R, pose.t)
+    return rotation if rotation_only else max(rotation, translation)
 
 
 def epipolar_errors(
@@ -184,6 +190,61 @@ def epipolar_errors(
     essential = _cross(truth[:3, 3]) @ truth[:3, :3]
     algebraic, squared0, squared1 = _epipolar(lifted[0], lifted[1], essential)
     return algebraic.square() / squared0 + algebraic.square() / squared1
+
+
+def line_distances(
+    points0: Float[Tensor, 'k 2'],
+    points1: Float[Tensor, 'k 2'],
+    K0: Matrix,
+    K1: Matrix,
+    T_0to1: Matrix,
+) -> Float[Tensor, ' k']:
+    """
+    Return how many pixels each match lies beside the true epipolar line, in its worse image.
+
+    NaN, never close, where there is no line, as in `epipolar_errors`.
+    """
+    truth = _matrix(T_0to1).to(points0.device)
+    inverse0, inverse1 = (torch.linalg.inv(_matrix(K)).to(points0.device) for K in (K0, K1))
+    fundamental = inverse1.mT @ _cross(truth[:3, 3]) @ truth[:3, :3] @ inverse0
+    lifted0, lifted1 = _lift(points0.double()), _lift(points1.double())
+    algebraic, squared0, squared1 = _epipolar(lifted0, lifted1, fundamental)
+    return algebraic.abs() / torch.minimum(squared0, squared1).sqrt()
+
+
+def warp_through_depth(
+    points: Float[Tensor, 'n 2'],
+    depth: Float[Tensor, 'h w'],
+    depth_other: Float[Tensor, 'h1 w1'],
+    K: Matrix,
+    K_other: Matrix,
+    T_to_other: Matrix,
+) -> Float[Tensor, 'n 2']:
+    """
+    Return where the other camera sees what lies at points of one, by its depth; float64.
+
+    NaN where the depth is not known, or beside an edge of it; infinity where the other camera
+    certainly does not see the point: behind it, beside its image, or behind a surface nearer by
+    more than 5 %. Depths are 0 where unknown; all of depth_other may be.
+    """
+    inverse, known = _inverse_depth(depth, points)
+    moved = _lift(points.double()) @ torch.linalg.inv(_matrix(K)).mT
+    truth = _matrix(T_to_other)
+    moved = moved @ truth[:3, :3].mT + inverse[:, None] * truth[:3, 3]
+    front = moved[:, 2] > 1e-9
+    there = (moved @ _matrix(K_other).mT)[:, :2] / torch.where(front, moved[:, 2], 1)[:, None]
+    surface, measured = _inverse_depth(depth_other, there)
+    hidden = measured & (moved[:, 2] / inverse * surface > 1 + DEPTH_RULES.tolerance)
+    seen = front & inside(there, *depth_other.shape) & ~hidden
+    there = torch.where(seen[:, None], there, math.inf)
+    return torch.where(known[:, None], there, math.nan)
+
+
+def _inverse_depth(depth: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return 1/z at points, and where it is known."""
+    inverse = torch.where(depth > 0, 1 / depth.double(), 0)
+    value, known = read_inverse_depth(inverse[None], points.double()[None], DEPTH_RULES.edge)
+    return value[0], known[0]
 
 
 def _epipolar(

@@ -4,13 +4,16 @@ from functools import partial
 from html.parser import HTMLParser
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import cv2
+from kpfeat_core.data.posed_scenes import read_scene
 from kpfeat_core.evaluation.results import read_json
+from kpfeat_core.evaluation.sources import FeatureCache
 import numpy as np
 import pytest
 from run_kpfeat import run as run_kpfeat
@@ -92,6 +95,31 @@ def test_poses_are_measured_from_a_file_of_pairs(tmp_path, photograph, cache) ->
     assert 'pose_AUC@5' in result.stdout
 
 
+def test_motion_is_measured_in_folders_with_poses(tmp_path, room_folder, cache) -> None:
+    scene, cameras = tmp_path / 'drive/room', read_scene(room_folder)
+    shutil.copytree(room_folder / 'images', scene / 'images')
+    for name in ('intrinsics', 'poses'):
+        (scene / f'{name}.txt').write_text('')
+    for k, name in enumerate(cameras.names):
+        K, pose = cameras.intrinsics[k], cameras.poses[k]
+        numbers = {
+            'intrinsics': [9, 9, K[0, 0], K[1, 1], *K[:2, 2]],
+            'poses': [*pose[:3, :3].ravel(), *pose[:3, 3]],
+        }
+        for table, values in numbers.items():
+            with (scene / f'{table}.txt').open('a') as file:
+                file.write(' '.join([name, *map(str, values)]) + '\n')
+    (scene / 'pairs.txt').write_text(' '.join(cameras.names) + '\n')
+    result = run('sift', '--data', tmp_path / 'drive', '--cache', cache, '--out', tmp_path / 'out')
+    assert result.exit_code == 0, result.output
+    assert 'drive: 1 pairs, protocol motion' in result.stdout
+    assert 'epipolar@2' in result.stdout
+    (found,) = read_json(tmp_path / 'out/results.json')
+    assert found.mean('pose_AUC@20') > 0.8 and found.mean('epipolar@2') > 0.4
+    result = run('sift', '--data', tmp_path / 'drive', '--protocol', 'default')
+    assert result.exit_code == 2 and 'it alone, not default' in result.stderr
+
+
 def test_examples_are_drawn_of_the_pairs_that_they_name(tmp_path, photograph, cache) -> None:
     (tmp_path / 'photos').mkdir()
     cv2.imwrite(str(tmp_path / 'photos/a.png'), photograph)
@@ -105,13 +133,26 @@ def test_examples_are_drawn_of_the_pairs_that_they_name(tmp_path, photograph, ca
     assert 'features kept in' in result.stderr
 
 
-@pytest.mark.parametrize('workers', [1, 2])
-def test_an_interruption_is_silent_and_the_next_run_goes_on(
-    tmp_path, photograph, cache, workers
-) -> None:
+def test_an_interruption_is_silent_and_the_next_run_goes_on(sequences, cache, monkeypatch) -> None:
+    inner, calls = FeatureCache._extract, []
+
+    def extract(self, image):
+        calls.append(image)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return inner(self, image)
+
+    monkeypatch.setattr(FeatureCache, '_extract', extract)
+    words = ('sift', '--data', sequences, '--cache', cache)
+    assert run(*words).exit_code == 130
+    assert run(*words).exit_code == 0
+    assert len(calls) == 3 + 2
+
+
+def test_an_interruption_of_several_processes_is_silent(tmp_path, photograph, cache) -> None:
     (tmp_path / 'photos').mkdir()
     cv2.imwrite(str(tmp_path / 'photos/a.png'), photograph)
-    words = ['sift', '--synthetic', tmp_path / 'photos', '--pairs', 4000, '-j', workers]
+    words = ['sift', '--synthetic', tmp_path / 'photos', '--pairs', 4000, '-j', 2]
     command = [sys.executable, '-m', 'kpfeat_core.cli', 'evaluate', *words, '--cache', cache]
     process = subprocess.Popen(
         [str(word) for word in command],
@@ -154,6 +195,7 @@ def test_no_features_are_kept_where_they_are_not_wanted(sequences, cache) -> Non
         (('sift', '--data', 'DATA', '--workers', '0'), 'workers is 0, expected at least 1'),
         (('sift', '--data', 'DATA', '--protocol', 'pose'), "the protocol 'pose' is for --poses"),
         (('sift', '--poses', 'x', '--protocol', 'd2net'), "the protocol 'pose' is for --poses"),
+        (('sift', '--data', 'DATA', '--protocol', 'motion'), "'motion' is for scenes in --data"),
         (('sift', '--data', 'DATA', '--images', 'x'), '--images is given without --poses'),
         (('sift', '--data', 'DATA', '--out', 'DATA/v_shift/H_1_2'), 'File exists'),
     ],

@@ -92,6 +92,31 @@ def test_origins_weigh_as_many_pairs_as_they_have():
     assert means == {0, 0.25, 1}
 
 
+def test_where_scenes_count_alike_scenes_and_their_pairs_are_drawn():
+    values, origins = [0.0] * 90 + [1.0] * 10, ['a'] * 90 + ['b'] * 10
+    alike = bootstrap_interval(values, origins=origins, alike=True)
+    assert alike == (0, 1)  # no scene differs within itself
+    mixed = np.random.default_rng(0).permutation(np.repeat([0.0, 1.0], 50))
+    low, high = bootstrap_interval(mixed, origins=origins, alike=True)
+    one_level = bootstrap_interval(mixed, origins=origins)
+    assert low < one_level[0] < one_level[1] < high
+    assert bootstrap_difference(values, [0.0] * 100, origins=origins, alike=True)[0] == 0.5
+    only = bootstrap_interval(mixed, origins=['a'] * 100, alike=True)
+    assert only == pytest.approx(bootstrap_interval(mixed), abs=0.02)
+
+
+def test_means_of_motion_are_over_scenes_and_its_differences_may_be_clear():
+    motion, groups = find_protocol('motion'), ('street', 'room')
+    strong, weak = (
+        made_results(label, level, groups, protocol=motion)
+        for label, level in (('strong', 0.6), ('weak', 0.4))
+    )
+    fewer = replace(strong, pairs=strong.pairs[:10])  # eight and two
+    expected = np.mean([only_group(fewer, group).mean('MMA@3') for group in groups])
+    assert fewer.mean('MMA@3') == pytest.approx(expected)
+    assert comparison_cells([strong, weak], 'weak', ['MMA@3'])['strong'][0].kind == 'better'
+
+
 def test_bootstrap_difference_of_a_constant_gain_is_that_gain():
     others = [0.1, 0.5, 1.0, 0.2, 0.9]
     values = [value + 0.25 for value in others]
