@@ -8,7 +8,7 @@ import typer
 
 from .common import configured, examples
 from ..config import parse_options
-from ..training.options import TrainConfig
+from ..training import TrainConfig
 
 EPILOG = examples(
     'kpfeat train alike-t --data photos/ --out runs/first',

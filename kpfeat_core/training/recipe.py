@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Generator, nn, Tensor
 
-from .options import Options, parse_kind_weights, TrainConfig
+from . import TrainConfig
+from .options import Options, parse_kind_weights
 from .validation import draw_matched_pairs, draw_pairs, MAX_NUM_KEYPOINTS, validate
 from ..axes import Float
 from ..data.depth_pairs import load_scenes, make_depth_pairs, SceneBank

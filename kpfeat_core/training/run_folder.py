@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .options import TrainConfig
+from . import TrainConfig
 from .runtime import decay_start
 from .. import __version__
 from ..config import OLD_NAMES

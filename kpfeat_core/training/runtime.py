@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .options import TrainConfig
+from . import TrainConfig
 from ..errors import ConfigError, KpfeatError
 from ..factory import check_device
 

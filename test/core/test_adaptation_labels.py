@@ -290,7 +290,7 @@ def test_a_kill_at_any_point_loses_nothing_but_the_image_in_work(
     photos, weights, tmp_path
 ) -> None:
     command = [sys.executable, '-m', 'kpfeat_core.cli', 'adapt', str(photos), '-w', str(weights)]
-    command += ['--num', '60', '--out']
+    command += ['--num', '30', '--out']
     killed, whole = tmp_path / 'killed', tmp_path / 'whole'
     process = subprocess.Popen([*command, str(killed)], cwd=ROOT, stderr=subprocess.DEVNULL)
     while not list(killed.glob('*.npz')) and process.poll() is None:

@@ -1,7 +1,5 @@
 """The script that packs photographs into one file to carry."""
 
-import importlib.util
-from pathlib import Path
 import zipfile
 
 import cv2
@@ -10,16 +8,12 @@ from kpfeat_core.errors import DataError
 from kpfeat_core.image import find_images
 import numpy as np
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / 'training/pack.py'
+from run_script import load_script
 
 
 @pytest.fixture(scope='module')
 def pack():
-    spec = importlib.util.spec_from_file_location('pack', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.pack
+    return load_script('pack.py')['pack']
 
 
 @pytest.fixture

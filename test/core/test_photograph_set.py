@@ -99,8 +99,16 @@ def row(dhash, file, member, image, **values):
 
 
 @pytest.fixture
-def places(script, tmp_path):
+def places(packed, tmp_path):
+    """Return a folder of the test's own with a package, a checkout, and their list."""
+    shutil.copytree(packed, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture(scope='module')
+def packed(script, tmp_path_factory):
     """Write a package with pictures in every wrapping, a checkout, and their list."""
+    tmp_path = tmp_path_factory.mktemp('places')
     whole, other, large = scene(0), scene(1), scene(2, 700, 1000)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, 'w') as file:
@@ -128,13 +136,7 @@ def places(script, tmp_path):
         entry('plain.jpg', 'usr/share/plain.png', whole),
         entry('half.jpg', 'usr/share/large.png', half, quality='90 78'),
         entry('quarter.jpg', 'usr/share/large.png', quarter, quarter='2', resize='area'),
-        entry(
-            'zipped.jpg',
-            'usr/share/art.pk3!art/wall.png',
-            whole,
-            origin='',
-            version='',
-        ),
+        entry('zipped.jpg', 'usr/share/art.pk3!art/wall.png', whole, origin='', version=''),
         entry('resource.jpg', f'usr/share/app.rcc@{len(resources)}', other),
         entry('sign.jpg', 'res/sign.png', other, **github),
     ]
@@ -260,9 +262,8 @@ def test_the_hash_says_where_a_picture_grows_brighter_to_the_right(script):
     assert script.dhash(np.concatenate((ramp[:4], ramp[:4, ::-1]))) == 0xFFFFFFFF00000000
 
 
-def test_the_script_says_how_it_is_used():
-    command = [sys.executable, str(SCRIPT), '--help']
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_the_script_says_how_it_is_used(run):
+    done = run('--help')
     assert done.returncode == 0 and '--licence-strict' in done.stdout, done.stderr
 
 

@@ -1,5 +1,7 @@
 """The training loop: it learns, writes what it promises, and refuses what cannot work."""
 
+from dataclasses import replace
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +15,9 @@ from kpfeat_core.errors import ConfigError, DataError
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.image import find_images
 from kpfeat_core.registry import build_extractor
+from kpfeat_core.training import TrainConfig
 from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
-from kpfeat_core.training.options import parse_kind_weights, TrainConfig
+from kpfeat_core.training.options import parse_kind_weights
 from kpfeat_core.training.runtime import learning_rate
 import numpy as np
 import pytest
@@ -27,17 +30,22 @@ def photographs(tmp_path_factory):
     return write_photographs(tmp_path_factory.mktemp('photographs'))
 
 
-def test_a_run_writes_logs_curves_and_weights_that_load(photographs, tmp_path) -> None:
-    weights = run(photographs, tmp_path, steps=6)
-    assert steps(tmp_path / 'log.csv') == [1, 2, 3, 4, 5, 6]
-    assert steps(tmp_path / 'validation.csv') == [3, 6]
+@pytest.fixture(scope='module')
+def weights(photographs, tmp_path_factory):
+    """Return the weights of a finished run, in its folder."""
+    return run(photographs, tmp_path_factory.mktemp('run'), steps=6)
+
+
+def test_a_run_writes_logs_curves_and_weights_that_load(weights) -> None:
+    out = weights.parent
+    assert steps(out / 'log.csv') == [1, 2, 3, 4, 5, 6]
+    assert steps(out / 'validation.csv') == [3, 6]
     for name in ('pairs.jpg', 'curves.png', 'validation/0000003.jpg', 'validation/0000006.jpg'):
-        assert cv2.imread(str(tmp_path / name)) is not None
-    for row in rows(tmp_path / 'speed.csv'):
+        assert cv2.imread(str(out / name)) is not None
+    for row in rows(out / 'speed.csv'):
         assert 0 < float(row['data_share']) < 1
         assert float(row['examples_per_second']) > 0
-    assert '6 steps' in (tmp_path / 'summary.md').read_text()
-    state = torch.load(tmp_path / 'last.pt', weights_only=True)
+    state = torch.load(out / 'last.pt', weights_only=True)
     rate = learning_rate(5, TrainConfig(**{k: SMALL[k] for k in ('warmup_steps',)}, steps=6))
     assert state['optimizer']['param_groups'][0]['lr'] == rate > 0
     torch.manual_seed(SMALL['seed'])
@@ -49,34 +57,35 @@ def test_a_run_writes_logs_curves_and_weights_that_load(photographs, tmp_path) -
     assert extractor.extract(np.zeros((64, 64), np.uint8)).descriptor_dim == 64
 
 
-def test_no_steps_validate_what_the_run_would_begin_with(photographs, tmp_path) -> None:
-    trained = run(photographs, tmp_path / 'run', steps=3)
-    again = run(photographs, tmp_path / 'again', steps=0, start=str(trained))
-    first, second = (rows(path.with_name('validation.csv')) for path in (trained, again))
-    assert [row['step'] for row in second] == ['0']
-    assert [row['mma3'] for row in second] == [row['mma3'] for row in first]
-    assert not (tmp_path / 'again/log.csv').exists()
-
-
-def test_a_run_without_matplotlib_only_lacks_its_curves(
-    photographs, tmp_path, monkeypatch, capsys
-) -> None:
-    monkeypatch.setitem(sys.modules, 'matplotlib', None)
-    assert run(photographs, tmp_path, steps=1).exists()
-    assert not (tmp_path / 'curves.png').exists()
-    assert 'no curves.png: it needs matplotlib' in capsys.readouterr().out
-
-
-def test_the_summary_names_the_best_validation_and_the_changed_options(
-    photographs, tmp_path, capsys
-) -> None:
-    run(photographs, tmp_path, steps=6)
-    summary = (tmp_path / 'summary.md').read_text()
-    best = max(rows(tmp_path / 'validation.csv'), key=lambda row: float(row['score']))
+def test_the_summary_names_the_best_validation_and_the_changed_options(weights) -> None:
+    summary = weights.with_name('summary.md').read_text()
+    best = max(rows(weights.with_name('validation.csv')), key=lambda row: float(row['score']))
+    assert '6 steps' in summary
     assert f'best validation at step {best["step"]}: ' in summary
     assert 'view_size=64' in summary
     assert 'shade_share' not in summary
-    assert 'best validation at step' in capsys.readouterr().out
+
+
+def test_no_steps_validate_what_the_run_would_begin_with(photographs, weights, tmp_path) -> None:
+    run(photographs, tmp_path, steps=0, start=str(weights))
+    found, trained = (rows(path / 'validation.csv') for path in (tmp_path, weights.parent))
+    best = max(trained, key=lambda row: float(row['score']))
+    assert [(row['step'], row['mma3']) for row in found] == [('0', best['mma3'])]
+    assert not (tmp_path / 'log.csv').exists()
+
+
+def test_a_run_without_matplotlib_only_lacks_its_curves_and_broken_photographs(
+    photographs, tmp_path, monkeypatch, capsys
+) -> None:
+    shutil.copytree(photographs, tmp_path / 'photographs')
+    (tmp_path / 'photographs/broken.png').write_bytes(b'no')
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    assert run(tmp_path / 'photographs', tmp_path / 'run', steps=1).exists()
+    assert not (tmp_path / 'run/curves.png').exists()
+    said = capsys.readouterr().out.replace('\n', '')
+    assert 'no curves.png: it needs matplotlib' in said
+    assert 'left out 1 unreadable or tiny images' in said and 'broken.png' in said
+    assert 'best validation at step' in said
 
 
 def test_a_run_gives_the_signal_back_to_whom_it_belonged(photographs, tmp_path) -> None:
@@ -131,13 +140,8 @@ def test_the_rate_warms_up_stays_and_falls_to_nothing() -> None:
 @pytest.fixture(scope='module')
 def pairs(photographs):
     bank = load_bank(find_images(photographs), 128)
-    return make_pairs(
-        bank,
-        2,
-        PairConfig(view_size=64),
-        PhotometricConfig(),
-        torch.Generator().manual_seed(0),
-    )
+    generator = torch.Generator().manual_seed(0)
+    return make_pairs(bank, 2, PairConfig(view_size=64), PhotometricConfig(), generator)
 
 
 @pytest.mark.parametrize('stride', [1, 4])
@@ -171,8 +175,6 @@ def test_fewer_pixels_estimate_the_same_nre(pairs) -> None:
 
 
 def test_pairs_without_common_pixels_give_finite_losses(pairs) -> None:
-    from dataclasses import replace
-
     far = torch.eye(3).repeat(2, 1, 1)
     far[:, 0, 2] = 1e4
     blind = replace(pairs, H_0to1=far, valid=torch.zeros_like(pairs.valid))

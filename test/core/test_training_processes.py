@@ -7,14 +7,13 @@ import subprocess
 import sys
 import time
 
-import cv2
-import numpy as np
 import pytest
+from small_runs import write_photographs
 import torch
 
 pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
+import gradient  # noqa: E402 - it needs that package
 
-SCRIPT = Path(__file__).parents[1] / 'support/gradient.py'
 ROOT = Path(__file__).parents[2]
 
 
@@ -23,37 +22,23 @@ def environment() -> dict[str, str]:
 
 
 def test_two_processes_give_the_gradient_of_one(tmp_path) -> None:
-    alone = [sys.executable, SCRIPT, tmp_path / '1.pt']
+    gradient.main(tmp_path / '1.pt')
     together = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    together += ['--nproc_per_node=2', SCRIPT, tmp_path / '2.pt']
-    for words in (alone, together):
-        done = subprocess.run(list(map(str, words)), env=environment(), capture_output=True)
-        assert done.returncode == 0, done.stderr.decode()[-2000:]
+    together += ['--nproc_per_node=2', gradient.__file__, tmp_path / '2.pt']
+    done = subprocess.run(list(map(str, together)), env=environment(), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
     expected, found = (torch.load(tmp_path / f'{n}.pt') for n in (1, 2))
-    assert any(gradient.abs().max() > 0 for gradient in expected.values())
-    for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
+    assert any(value.abs().max() > 0 for value in expected.values())
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-3, msg=name)
 
 
 def test_a_run_told_to_stop_saves_its_last_step_and_goes_on_from_it(tmp_path) -> None:
-    photographs = tmp_path / 'photographs'
-    photographs.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(4):
-        cv2.imwrite(str(photographs / f'{i}.png'), rng.integers(0, 255, (96, 96, 3), np.uint8))
+    (tmp_path / 'photographs').mkdir()
+    photographs = write_photographs(tmp_path / 'photographs', 4)
     words = [sys.executable, '-m', 'kpfeat_core.cli', 'train', 'alike-t']
-    words += [
-        '--data',
-        photographs,
-        '--out',
-        tmp_path / 'run',
-        '--steps',
-        100000,
-        '--batch-size',
-        1,
-        '--threads',
-        1,
-    ]
+    words += ['--data', photographs, '--out', tmp_path / 'run']
+    words += ['--steps', 100000, '--batch-size', 1, '--threads', 1]
     words += ['--validation-share', 0.4, '--validation-pairs', 1, '--log-every', 1]
     words += ['--set', 'view_size=64', '--set', 'detected=10', '--set', 'random=5']
     process = subprocess.Popen(

@@ -1,27 +1,19 @@
 """The script that begins a larger ALIKE with the function of a smaller one."""
 
-import importlib.util
-from pathlib import Path
-import subprocess
-import sys
-
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.keypoints import Keypoints
 from kpfeat_core.models.alike import Alike
 from kpfeat_core.weights.files import load_weights
 import pytest
+from run_script import FOLDER, load_script, run_script
 import torch
 
-SCRIPT = Path(__file__).parents[2] / 'training/widen.py'
-SMALL = SCRIPT.parents[1] / 'kpfeat_core/weights/alike-t.safetensors'
+SMALL = FOLDER.parent / 'kpfeat_core/weights/alike-t.safetensors'
 
 
 @pytest.fixture(scope='module')
 def widen():
-    spec = importlib.util.spec_from_file_location('widen', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.widen
+    return load_script('widen.py')['widen']
 
 
 @pytest.fixture(scope='module')
@@ -63,8 +55,7 @@ def test_a_smaller_network_is_refused(widen, small):
 
 def test_the_script_writes_weights_that_load(tmp_path):
     out = tmp_path / 'start.safetensors'
-    command = [sys.executable, str(SCRIPT), str(SMALL), '--model', 'alike-s', '--out', str(out)]
-    subprocess.run(command, check=True)
+    assert run_script('widen.py', SMALL, '--model', 'alike-s', '--out', out).code == 0
     load_weights(Alike('alike-s'), out)
-    failed = subprocess.run([*command[:-3], 'sift', *command[-2:]], capture_output=True, text=True)
-    assert failed.returncode == 1 and "'sift' is no ALIKE" in failed.stderr
+    failed = run_script('widen.py', SMALL, '--model', 'sift', '--out', out)
+    assert failed.code == 1 and "'sift' is no ALIKE" in failed.error

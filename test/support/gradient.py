@@ -6,8 +6,8 @@ from kpfeat_core.data.homography_pairs import make_pairs, PairConfig
 from kpfeat_core.data.image_folder import ImageBank
 from kpfeat_core.data.photometric import PhotometricConfig
 from kpfeat_core.registry import build_extractor
+from kpfeat_core.training import TrainConfig
 from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
-from kpfeat_core.training.options import TrainConfig
 from kpfeat_core.training.runtime import leave, make_fabric
 import torch
 

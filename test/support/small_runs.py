@@ -1,5 +1,6 @@
 """Training runs of a few steps on tiny pictures, and what they wrote."""
 
+from contextlib import contextmanager
 import csv
 
 import cv2
@@ -42,17 +43,20 @@ def steps(path):
     return [int(row['step']) for row in rows(path)]
 
 
-def kill_at(step, monkeypatch, saved=True):
+@contextmanager
+def killed_at(step, saved=True):
     """End runs before a step, as a kill would, right after a checkpoint or without one."""
     from kpfeat_core.training import engine
 
     original = engine._Run._train_step
 
-    def killed(self, material):
+    def killed(self, source):
         if self.step == step:
             if saved:
                 self.checkpoint()
             raise KeyboardInterrupt
-        return original(self, material)
+        return original(self, source)
 
-    monkeypatch.setattr(engine._Run, '_train_step', killed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine._Run, '_train_step', killed)
+        yield
