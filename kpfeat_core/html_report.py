@@ -19,14 +19,14 @@ from .io import replacing
 ASSETS = Path(__file__).with_name('assets')
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 78]
 if hasattr(cv2, 'IMWRITE_JPEG_SAMPLING_FACTOR'):  # OpenCV 4.7; Ubuntu 24.04 has 4.6
-    # thin red and green lines run into each other where colour has half the resolution
+    # thin red and green lines run into each other where color has half the resolution
     JPEG += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-# One colour a curve, to be told apart on white and on black; then the same ones dashed.
-COLOURS = (
+# One color a curve, to be told apart on white and on black; then the same ones dashed.
+COLORS = (
     '#3b82f6', '#f76707', '#2f9e44', '#e64980', '#9775fa', '#0ca5b8',
     '#d9a404', '#a0694b', '#e03131', '#868e96',
 )  # fmt: skip
-INK = '#123456'  # stands for the colour of the page's text until the figure is written
+INK = '#123456'  # stands for the color of the page's text until the figure is written
 WIDTH_IN = 5.0
 _STYLE = {
     'font.size': 9,
@@ -82,14 +82,14 @@ def picture_element(picture: np.ndarray, width: int) -> dict[str, Any]:
     return {'source': source, 'width': picture.shape[1], 'height': picture.shape[0]}
 
 
-def colour(k: int) -> str:
-    """Return the colour of curve k."""
-    return COLOURS[k % len(COLOURS)]
+def color(k: int) -> str:
+    """Return the color of curve k."""
+    return COLORS[k % len(COLORS)]
 
 
 def is_dashed(k: int) -> bool:
-    """Tell whether curve k is dashed, since its colour is another's too."""
-    return k // len(COLOURS) % 2 == 1
+    """Return whether curve k is dashed, since its color is another's too."""
+    return k // len(COLORS) % 2 == 1
 
 
 @contextmanager

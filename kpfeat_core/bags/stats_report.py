@@ -12,7 +12,7 @@ import numpy as np
 
 from .stats import AFTER, COLUMNS, LATE, Moment, StatisticsReport, TopicStatistics
 from ..axes import Float
-from ..html_report import colour, figure, is_dashed, picture_element, require_libraries, write_page
+from ..html_report import color, figure, is_dashed, picture_element, require_libraries, write_page
 from ..io import replacing
 
 DIGITS = 6  # after the point
@@ -138,11 +138,11 @@ def over_time(
     with figure(HEIGHT_IN) as (axis, done):
         for k, (topic, values) in enumerate(zip(topics.values(), columns, strict=True)):
             seconds, low, middle, high = _reduced(topic.seconds(), values)
-            look = {'color': colour(k), 'linewidth': 1.2}
+            look = {'color': color(k), 'linewidth': 1.2}
             look['marker'] = 'o' if len(seconds) <= MAX_MARKED else None
             style = '--' if is_dashed(k) else '-'
             axis.plot(seconds, middle, style, markersize=2.5, **look)
-            axis.fill_between(seconds, low, high, color=colour(k), alpha=0.3, linewidth=0.8)
+            axis.fill_between(seconds, low, high, color=color(k), alpha=0.3, linewidth=0.8)
         axis.set(xlabel='seconds from the first message', ylabel=label)
         first, last = _span([topic.seconds() for topic in topics.values()])
         edge = 0.01 * (last - first) or 1
@@ -165,7 +165,7 @@ def survival(topics: Mapping[str, TopicStatistics]) -> str:
             known = np.isfinite(shares)
             style = '--' if is_dashed(k) else '-'
             after = np.array([0, *AFTER])[known]
-            axis.plot(after, shares[known], style, marker='o', markersize=3, color=colour(k))
+            axis.plot(after, shares[known], style, marker='o', markersize=3, color=color(k))
         axis.set(xlabel='images later', ylabel='share still followed')
         axis.set_ylim(-0.02, 1.02)
     return done('tracks that survive')
@@ -181,7 +181,7 @@ def track_lengths(topics: Mapping[str, TopicStatistics]) -> str:
         for k, counts in enumerate(lengths):
             shares = np.add.reduceat(np.pad(counts, (0, edges[-1])), edges)[:-1]
             places = np.arange(len(shares)) + (k - (len(lengths) - 1) / 2) * width
-            axis.bar(places, shares / max(1, counts.sum()), 0.9 * width, color=colour(k))
+            axis.bar(places, shares / max(1, counts.sum()), 0.9 * width, color=color(k))
         axis.set(xlabel='images of a track (4: of 4 to 7)', ylabel='share of the tracks')
         axis.set_xticks(range(len(edges) - 1), edges[:-1])
         axis.grid(axis='x', visible=False)
@@ -255,7 +255,7 @@ def _content(report: StatisticsReport) -> dict[str, Any]:
             {
                 'name': name,
                 'model': topic.model,
-                'colour': colour(k),
+                'color': color(k),
                 'dashed': is_dashed(k),
                 'moments': _moments(topic),
             }

@@ -195,7 +195,7 @@ def load_pictures(path: Path | str, size: tuple[int, int], count: int = 1) -> li
 
 
 def _draw(size: tuple[int, int], seed: int) -> np.ndarray:
-    """Return overlapping rectangles of all sizes and colours, a little blurred and noisy."""
+    """Return overlapping rectangles of all sizes and colors, a little blurred and noisy."""
     rng = np.random.default_rng(seed)
     picture = np.full((size[1], size[0], 3), 110, np.uint8)
     for _ in range(round(RECTANGLES_PER_PIXEL * size[0] * size[1])):

@@ -22,10 +22,10 @@ from ..matching import find_geometry, MutualNearestNeighbor
 THRESHOLDS_PX = tuple(range(1, 11))
 HOMOGRAPHY_PX = (1, 3, 5)
 POSE_DEG = (5, 10, 20)
-EPIPOLAR_PX, RIGHT_LINE_PX = (1, 2, 5), 2.0
+EPIPOLAR_PX, CORRECT_LINE_PX = (1, 2, 5), 2.0
 DEPTH_PX, COARSE_PX = (1, 2, 3, 5), 5.0  # what a coarse truth can tell
-RIGHT_PX = 3.0
-RIGHT_EPIPOLAR = 5e-4  # squared distances in normalised coordinates, as SuperGlue counts
+CORRECT_PX = 3.0
+CORRECT_EPIPOLAR = 5e-4  # squared distances in normalized coordinates, as SuperGlue counts
 RANSAC_ITERATIONS = 5000
 
 
@@ -48,13 +48,13 @@ class Measured:
     """
     The numbers of a pair by column, and the matches that they are of.
 
-    points0, points1 (K, 2): matched pixels of the resized views; right (K,).
+    points0, points1 (K, 2): matched pixels of the resized views; correct (K,).
     """
 
     values: dict[str, float]
     points0: Float[Tensor, 'k 2']
     points1: Float[Tensor, 'k 2']
-    right: Bool[Tensor, ' k']
+    correct: Bool[Tensor, ' k']
 
 
 def measure_pair(pair: Pair, view0: Viewed, view1: Viewed, protocol: Protocol) -> Measured:
@@ -83,7 +83,7 @@ def _measure_planar(
     index0, index1 = _matches(features0, features1).unbind(1)
     matched0, matched1 = points0[index0], points1[index1]
     errors = metrics.match_errors(matched0, matched1, truth)
-    right = errors <= RIGHT_PX
+    correct = errors <= CORRECT_PX
     estimated = _estimate_homography(matched0, matched1, protocol)
     corner = metrics.corner_error(estimated, truth, sizes[0])
     accuracy = metrics.matching_accuracy(errors, THRESHOLDS_PX)
@@ -94,10 +94,10 @@ def _measure_planar(
         **{f'AUC@{t}': metrics.recall_area(corner, t) for t in HOMOGRAPHY_PX},
         'corner_error': corner,
         'matching_score': _matching_score(features0, features1, truth, sizes),
-        **_counts(features0, features1, matched0, right, sizes[0]),
+        **_counts(features0, features1, matched0, correct, sizes[0]),
         'ms': _ms(view0, view1),
     }
-    return Measured(values, matched0, matched1, right)
+    return Measured(values, matched0, matched1, correct)
 
 
 def _measure_pose(pair: PosePair, view0: Viewed, view1: Viewed, protocol: Protocol) -> Measured:
@@ -109,18 +109,18 @@ def _measure_pose(pair: PosePair, view0: Viewed, view1: Viewed, protocol: Protoc
     coarse = isinstance(pair, MotionPair) and pair.coarse
     error = two_view.pose_error(pair.T_0to1, pose, rotation_only=coarse)
     if isinstance(pair, MotionPair):
-        found, right = _motion_values(pair, (view0, view1), features, matched, protocol)
+        found, correct = _motion_values(pair, (view0, view1), features, matched, protocol)
     else:
-        right = two_view.epipolar_errors(*matched, *cameras, pair.T_0to1) < RIGHT_EPIPOLAR
-        found = {'precision': float(right.double().mean()) if len(right) else 0.0}
+        correct = two_view.epipolar_errors(*matched, *cameras, pair.T_0to1) < CORRECT_EPIPOLAR
+        found = {'precision': float(correct.double().mean()) if len(correct) else 0.0}
     values = {
         **{f'pose_AUC@{t}': metrics.recall_area(error, t) for t in POSE_DEG},
         'pose_error': error,
         **found,
-        **_counts(*features, matched[0], right, view0.features.image_size[0].tolist()),
+        **_counts(*features, matched[0], correct, view0.features.image_size[0].tolist()),
         'ms': _ms(view0, view1),
     }
-    return Measured(values, *matched, right)
+    return Measured(values, *matched, correct)
 
 
 def _motion_values(
@@ -133,7 +133,7 @@ def _motion_values(
     """Return shares near epipolar lines and, where there is depth, near the true points."""
     cameras = [view.resized @ K for view, K in zip(views, (pair.K0, pair.K1), strict=True)]
     beside = two_view.line_distances(*matched, *cameras, pair.T_0to1)
-    right = beside <= RIGHT_LINE_PX
+    correct = beside <= CORRECT_LINE_PX
     lines = metrics.matching_accuracy(beside, EPIPOLAR_PX)
     values = {
         **{f'epipolar@{t}': v for t, v in zip(EPIPOLAR_PX, lines, strict=True)},
@@ -147,7 +147,7 @@ def _motion_values(
         errors = (there - matched[1]).norm(dim=1)
         errors = torch.where(errors.isnan(), (back - matched[0]).norm(dim=1), errors)
         known = ~errors.isnan()
-        right = torch.where(known, errors <= (COARSE_PX if pair.coarse else RIGHT_PX), right)
+        correct = torch.where(known, errors <= (COARSE_PX if pair.coarse else CORRECT_PX), correct)
         if known.any() or not len(known):
             accuracy = metrics.matching_accuracy(errors[known], DEPTH_PX)
             values |= {f'MMA@{t}': v for t, v in zip(DEPTH_PX, accuracy, strict=True)}
@@ -193,13 +193,13 @@ def _ms(view0: Viewed, view1: Viewed) -> float:
 
 
 def _counts(
-    features0: Features, features1: Features, matched0: Tensor, right: Tensor, size0: Any
+    features0: Features, features1: Features, matched0: Tensor, correct: Tensor, size0: Any
 ) -> dict[str, float]:
     return {
         'keypoints': (features0.count() + features1.count()) / 2,
-        'matches': float(len(right)),
-        'right': float(right.sum()),
-        'coverage': metrics.match_coverage(matched0[right], size0),
+        'matches': float(len(correct)),
+        'right': float(correct.sum()),
+        'coverage': metrics.match_coverage(matched0[correct], size0),
     }
 
 

@@ -40,7 +40,7 @@ def in_shared_region(
     """
     Return which points of an image the other one shows too, by where the homography moves them.
 
-    On the other's outermost pixel centres still counts (DeTone et al. 2018, appendix A).
+    On the other's outermost pixel centers still counts (DeTone et al. 2018, appendix A).
     """
     return inside(warp(points, H_to_other), int(size_other[1]), int(size_other[0]))
 
@@ -213,7 +213,7 @@ def overlap_repeatability(
     size0: Size,
     size1: Size,
     max_error: float = 0.4,
-    normalised_radius: float = 30.0,
+    normalized_radius: float = 30.0,
     ignore_scale: bool = False,
 ) -> Repeatability:
     """
@@ -221,7 +221,7 @@ def overlap_repeatability(
 
     A region of image 1 goes to image 0 as the circle of the same area as the ellipse that the
     homography makes of it there, as Key.Net counts (Barroso-Laguna et al. 2019). Both radii are
-    scaled so that the larger becomes normalised_radius, else large regions would overlap more at
+    scaled so that the larger becomes normalized_radius, else large regions would overlap more at
     the same distance; centers stay where they are. Overlap error is 1 - intersection / union.
     Pairs with at most max_error are taken from the lowest error on, every region once, and counted
     over min(n0, n1), the regions in the shared region of the image that has fewer.
@@ -243,9 +243,9 @@ def overlap_repeatability(
     radius1 = (radii1[shared1].double().clamp(min=1e-9) * growth.sqrt()).expand_as(distance)
     if ignore_scale:
         radius0, radius1 = torch.ones_like(radius0), torch.ones_like(radius1)
-    near = (distance < 2 * normalised_radius).nonzero(as_tuple=True)
+    near = (distance < 2 * normalized_radius).nonzero(as_tuple=True)
     r0, r1, apart = radius0[near], radius1[near], distance[near]
-    scale = normalised_radius / torch.maximum(r0, r1)
+    scale = normalized_radius / torch.maximum(r0, r1)
     overlaps = circle_overlap(r0 * scale, r1 * scale, apart)
     enough = overlaps >= 1 - max_error - 1e-9
     pairs, overlaps = torch.stack(near, 1)[enough], overlaps[enough]

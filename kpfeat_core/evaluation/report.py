@@ -16,7 +16,7 @@ from .run import counted_pairs, Evaluator, load_view
 from .sources import Source
 from ..errors import DataError
 from ..html_report import (
-    colour,
+    color,
     figure,
     INK,
     is_dashed,
@@ -158,7 +158,7 @@ def _content(
         'extractors': [
             {
                 'label': r.label,
-                'colour': colour(k),
+                'color': color(k),
                 'dashed': is_dashed(k),
             }
             for k, r in enumerate(results)
@@ -287,7 +287,7 @@ def _draw(label: str, found: PairResult, pair: Pair, evaluator: Evaluator) -> Ex
     measured = evaluator(pair)
     views = [load_view(view, evaluator.protocol) for view in (pair.view0, pair.view1)]
     points = (measured.points0, measured.points1)
-    picture = draw_matches(*views, *points, correct=measured.right.numpy(), limit=DRAWN)
+    picture = draw_matches(*views, *points, correct=measured.correct.numpy(), limit=DRAWN)
     return Example(label, found.name, measured.values, picture)
 
 
@@ -307,10 +307,10 @@ def curves(results: Sequence[Results], family: str) -> str:
             at = _thresholds([result], family)
             means = [result.mean(f'{family}@{t:g}') for t in at]
             style = '--' if is_dashed(k) else '-'
-            axis.plot(at, means, style, color=colour(k), marker='o', markersize=3, linewidth=1.5)
+            axis.plot(at, means, style, color=color(k), marker='o', markersize=3, linewidth=1.5)
             if len(result.pairs) > 1 and len(results) <= MAX_BANDS:
                 bands = np.transpose([result.interval(f'{family}@{t:g}') for t in at])
-                axis.fill_between(at, *bands, color=colour(k), alpha=0.13, linewidth=0)
+                axis.fill_between(at, *bands, color=color(k), alpha=0.13, linewidth=0)
         ticks = _thresholds(results, family)
         axis.set(xlabel=f'threshold ({unit})', ylabel=family, xticks=ticks)
         axis.set_ylim(0, min(1.02, axis.get_ylim()[1]))
@@ -338,11 +338,11 @@ def bars(
             rows = np.arange(len(groups)) + ((k - (count - 1) / 2) * step if as_bars else 0)
             if not as_bars:
                 marker = 's' if is_dashed(k) else 'o'
-                axis.plot(means, rows, marker, color=colour(k), markersize=4, alpha=0.85)
+                axis.plot(means, rows, marker, color=color(k), markersize=4, alpha=0.85)
                 continue
-            look = {'color': colour(k)}
+            look = {'color': color(k)}
             if is_dashed(k):
-                look = {'facecolor': 'none', 'edgecolor': colour(k), 'hatch': '//////'}
+                look = {'facecolor': 'none', 'edgecolor': color(k), 'hatch': '//////'}
             axis.barh(rows, np.nan_to_num(means), step * 0.9, alpha=0.85, **look)
             ends = means
             if with_intervals:
@@ -367,7 +367,7 @@ def spread(results: Sequence[Results], column: str) -> str:
             values = result.column(column)
             values = values[np.isfinite(values)]
             scatter = k + rng.uniform(-0.3, 0.3, len(values))
-            axis.plot(values, scatter, 'o', color=colour(k), markersize=2.5, alpha=0.45)
+            axis.plot(values, scatter, 'o', color=color(k), markersize=2.5, alpha=0.45)
             if len(values):
                 low, middle, high = np.percentile(values, [25, 50, 75])
                 axis.barh(k, high - low, 0.72, low, color='none', edgecolor=INK, linewidth=1)
@@ -390,8 +390,8 @@ def speed_against_accuracy(results: Sequence[Results]) -> str:
         for k, result in shown:
             x, y = result.mean('ms'), result.mean(column)
             if len(result.pairs) > 1:
-                axis.vlines(x, *result.interval(column), color=colour(k), linewidth=1.5, alpha=0.5)
-            axis.plot(x, y, 'o', color=colour(k), markersize=7)
+                axis.vlines(x, *result.interval(column), color=color(k), linewidth=1.5, alpha=0.5)
+            axis.plot(x, y, 'o', color=color(k), markersize=7)
             axis.annotate(result.label, (x, y), (6, 3), textcoords='offset points', fontsize=8)
         axis.set(xlabel='ms an image', ylabel=column, xscale='log')
         axis.margins(x=0.25)

@@ -183,7 +183,7 @@ class PairResult:
     Numbers of one pair, by column.
 
     group: its sequence or level of difficulty. A number is NaN where there is nothing to measure,
-    such as the localisation of keypoints of which none is repeated; means leave it out. origin:
+    such as the localization of keypoints of which none is repeated; means leave it out. origin:
     what the pair shows, a sequence or a photograph; '' is the group. part: which of several kinds
     of pairs it is, such as those of a short baseline; '' for none.
     """
@@ -306,7 +306,7 @@ class Comparison(NamedTuple):
 
     @property
     def is_noise(self) -> bool:
-        """Tell whether the difference may be chance."""
+        """Return whether the difference may be chance."""
         return self.units < FEWEST_UNITS or not (self.low > 0 or self.high < 0)
 
 

@@ -32,7 +32,7 @@ class Level:
     perspective: float  # depth that changes by up to +- this share from border to border
     light: float  # strength of brightness, contrast and gamma changes, 1 is strong
     blur_px: float  # largest Gaussian sigma
-    noise: float  # largest Gaussian noise, in grey levels of 255
+    noise: float  # largest Gaussian noise, in gray levels of 255
     jpeg: int  # lowest JPEG quality
 
 

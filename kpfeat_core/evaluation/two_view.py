@@ -20,7 +20,7 @@ from ..geometry import inside
 
 Matrix = np.ndarray | Tensor
 
-METHOD = cv2.USAC_ACCURATE  # OpenCV's locally optimised RANSAC, a good start for what refines it
+METHOD = cv2.USAC_ACCURATE  # OpenCV's locally optimized RANSAC, a good start for what refines it
 CONFIDENCE = 0.99999
 MAX_ITERATIONS = 10_000
 REFINEMENTS = 20  # at most; about five are made

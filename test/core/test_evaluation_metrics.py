@@ -268,7 +268,7 @@ def test_matches_in_one_place_cover_one_cell():
     assert metrics.match_coverage(crowd[:1], SIZE, cells=2) == 0.25
 
 
-def test_cells_are_parts_of_the_image_and_not_of_the_span_of_pixel_centres():
+def test_cells_are_parts_of_the_image_and_not_of_the_span_of_pixel_centers():
     points = torch.tensor([[32.0, 0.0], [33.0, 0.0]])  # a third of 100 px ends at x = 32.83
     assert metrics.match_coverage(points, SIZE, cells=3) == pytest.approx(2 / 9)
     assert metrics.match_coverage(points - 1, SIZE, cells=3) == 0  # y = -1 is outside

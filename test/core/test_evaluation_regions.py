@@ -98,7 +98,7 @@ def test_the_larger_of_two_regions_is_the_one_of_normal_size():
         moved = GRID + torch.tensor([0.0, shift])
         assert repeat(GRID, RADII, moved, RADII * 1.2, max_error=error).share == share
         assert repeat(GRID, RADII * 1.2, moved, RADII, max_error=error).share == share
-        found = repeat(GRID, RADII, moved, RADII * 1.2, max_error=error, normalised_radius=60.0)
+        found = repeat(GRID, RADII, moved, RADII * 1.2, max_error=error, normalized_radius=60.0)
         assert found.share == 1
 
 
