@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..evaluation.pairs import Pair
 
 SYNTHETIC_PAIRS = 500
+PathOrNone = Optional[Path]  # noqa: UP045 - typer 0.9 knows no `|`
 
 EPILOG = examples(
     'kpfeat evaluate alike-t sift orb --data hpatches-sequences-release --out report/',
@@ -32,21 +33,21 @@ def evaluate(
         list[str], typer.Argument(help='\\[LABEL=]NAME\\[:FILE]\\[,OPTION=VALUE…]; see below.')
     ],
     data: Annotated[
-        Optional[Path],  # noqa: UP045 - typer 0.9 knows no `|`
+        PathOrNone,
         typer.Option(
             '--data', '-d', help='Sequences in the layout of HPatches, or scenes with poses.'
         ),
     ] = None,
     synthetic: Annotated[
-        Optional[Path],  # noqa: UP045
+        PathOrNone,
         typer.Option('--synthetic', help='Photographs, to make pairs with exact truth from.'),
     ] = None,
     poses: Annotated[
-        Optional[Path],  # noqa: UP045
+        PathOrNone,
         typer.Option('--poses', help="Pairs with intrinsics and poses, in SuperGlue's layout."),
     ] = None,
     images: Annotated[
-        Optional[Path],  # noqa: UP045
+        PathOrNone,
         typer.Option('--images', help='Folder of the images that --poses names.'),
     ] = None,
     protocol: Annotated[
@@ -75,7 +76,7 @@ def evaluate(
         str, typer.Option('--reference', '-r', help='Label that the others are compared with.')
     ] = '',
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        PathOrNone,
         typer.Option('--out', '-o', help='Folder for report.html and results.json.'),
     ] = None,
     workers: Annotated[
@@ -88,7 +89,7 @@ def evaluate(
         ),
     ] = 1,
     cache: Annotated[
-        Optional[Path],  # noqa: UP045
+        PathOrNone,
         typer.Option(
             '--cache',
             help='Folder that keeps features; else $KPFEAT_CACHE or the user cache. '

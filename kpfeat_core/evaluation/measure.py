@@ -160,7 +160,7 @@ def _motion_values(
         fine = [f'epipolar@{t}' for t in EPIPOLAR_PX]
         fine += [f'MMA@{t}' for t in DEPTH_PX if t < COARSE_PX]
         values |= dict.fromkeys(fine, math.nan)
-    return values, right
+    return values, correct
 
 
 class _ThroughDepth:

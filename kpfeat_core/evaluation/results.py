@@ -19,14 +19,8 @@ from ..io import replacing
 
 # Sequences of HPatches that are too large for some extractors, left out since D2-Net.
 TOO_LARGE = (
-    'i_contruction',
-    'i_crownnight',
-    'i_dc',
-    'i_pencils',
-    'i_whitebuilding',
-    'v_artisans',
-    'v_astronautis',
-    'v_talent',
+    *('i_contruction', 'i_crownnight', 'i_dc', 'i_pencils', 'i_whitebuilding'),
+    *('v_artisans', 'v_astronautis', 'v_talent'),
 )
 SPARE = 4  # so many times the keypoints wanted are extracted where some of them will not count
 DISTANCE, OVERLAP = 'distance', 'overlap'
@@ -79,95 +73,36 @@ class Protocol:
         return spare * self.max_num_keypoints
 
 
+_SUPERPOINT, _KP2D = 'DeTone et al. 2018 (SuperPoint)', 'Tang et al. 2020 (KP2D)'
 _D2NET = 'Dusmanu et al. 2019 (D2-Net), also Luo et al. 2020 (ASLFeat), Zhao et al. 2022 (ALIKE)'
-_SUPERPOINT = 'DeTone et al. 2018 (SuperPoint)'
-_KP2D = 'Tang et al. 2020 (KP2D)'
-_OWN_HEADLINES = ('repeatability', 'localization_px', 'HA@1', 'HA@3', 'HA@5', 'matching_score')
+_OWN = ('repeatability', 'localization_px', 'HA@1', 'HA@3', 'HA@5', 'matching_score')
+_POSE = ('pose_AUC@5', 'pose_AUC@10', 'pose_AUC@20')
+_SMALL = {'max_num_keypoints': 300, 'size': (240, 320)}
+_LARGE = {'max_num_keypoints': 1000, 'size': (480, 640)}
+_SHARED = {'shared_region': True, 'estimator': RANSAC}
 
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         Protocol('default', 'kpfeat', long_side=640),
-        Protocol(
-            'superpoint-detector',
-            _SUPERPOINT,
-            max_num_keypoints=300,
-            size=(240, 320),
-            crop=True,
-            nms_px=4,
-            shared_region=True,
-            estimator=RANSAC,
-            headlines=('repeatability', 'localization_px'),
-        ),
-        Protocol(
-            'superpoint',
-            _SUPERPOINT,
-            max_num_keypoints=1000,
-            size=(480, 640),
-            crop=True,
-            nms_px=8,
-            shared_region=True,
-            estimator=RANSAC,
-            headlines=_OWN_HEADLINES,
-        ),
-        Protocol(
-            'kp2d-300',
-            _KP2D,
-            max_num_keypoints=300,
-            size=(240, 320),
-            shared_region=True,
-            estimator=RANSAC,
-            headlines=_OWN_HEADLINES,
-        ),
-        Protocol(
-            'kp2d-1000',
-            _KP2D,
-            max_num_keypoints=1000,
-            size=(480, 640),
-            shared_region=True,
-            estimator=RANSAC,
-            headlines=_OWN_HEADLINES,
-        ),
-        Protocol(
-            'd2net',
-            _D2NET,
-            max_num_keypoints=5000,
-            long_side=2000,
-            estimator=RANSAC,
-            left_out=TOO_LARGE,
-            headlines=('MMA@1', 'MMA@3', 'MMA@5', 'MMA@10', 'HA@3', 'matches'),
-        ),
-        Protocol(
-            'keynet',
-            'Barroso-Laguna et al. 2019 (Key.Net)',
-            max_num_keypoints=1000,
-            shared_region=True,
-            border_px=15,
-            repeatability=OVERLAP,
-            headlines=('repeatability', 'repeatability_scale', 'localization_px'),
-        ),
-        Protocol(
-            POSE,
-            'Sarlin et al. 2020 (SuperGlue), with the sizes of glue-factory',
-            max_num_keypoints=2048,
-            long_side=1600,
-            ransac_px=1.0,
-            headlines=('pose_AUC@5', 'pose_AUC@10', 'pose_AUC@20', 'precision'),
-        ),
-        Protocol(
-            MOTION,
-            'kpfeat',
-            long_side=640,
-            ransac_px=1.0,
-            repeated_px=5.0,
-            scenes_alike=True,
-            headlines=(
-                *('pose_AUC@5', 'pose_AUC@10', 'pose_AUC@20', 'epipolar@1', 'epipolar@2'),
-                *('MMA@3', 'MMA@5', 'repeatability'),
-            ),
-        ),
+        Protocol('superpoint-detector', _SUPERPOINT, **_SMALL, **_SHARED, crop=True, nms_px=4,
+                 headlines=_OWN[:2]),
+        Protocol('superpoint', _SUPERPOINT, **_LARGE, **_SHARED, crop=True, nms_px=8,
+                 headlines=_OWN),
+        Protocol('kp2d-300', _KP2D, **_SMALL, **_SHARED, headlines=_OWN),
+        Protocol('kp2d-1000', _KP2D, **_LARGE, **_SHARED, headlines=_OWN),
+        Protocol('d2net', _D2NET, 5000, long_side=2000, estimator=RANSAC, left_out=TOO_LARGE,
+                 headlines=('MMA@1', 'MMA@3', 'MMA@5', 'MMA@10', 'HA@3', 'matches')),
+        Protocol('keynet', 'Barroso-Laguna et al. 2019 (Key.Net)', 1000, shared_region=True,
+                 border_px=15, repeatability=OVERLAP,
+                 headlines=('repeatability', 'repeatability_scale', 'localization_px')),
+        Protocol(POSE, 'Sarlin et al. 2020 (SuperGlue), with the sizes of glue-factory', 2048,
+                 long_side=1600, ransac_px=1.0, headlines=(*_POSE, 'precision')),
+        Protocol(MOTION, 'kpfeat', long_side=640, ransac_px=1.0, repeated_px=5.0,
+                 scenes_alike=True, headlines=(
+                     *_POSE, 'epipolar@1', 'epipolar@2', 'MMA@3', 'MMA@5', 'repeatability')),
     )
-}
+}  # fmt: skip
 
 
 def find_protocol(name: str) -> Protocol:

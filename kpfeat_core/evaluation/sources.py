@@ -78,7 +78,8 @@ class Source:
             return {'model': self.model, 'opencv': cv2.__version__}
         path = find_weights(self.model, self.weights)
         files = {self.model: path}
-        for submodule, (_, file) in self._built().submodules().items():
+        built = build_extractor(self.model, **self.options)
+        for submodule, (_, file) in built.submodules().items():
             files[submodule] = find_weights(submodule, file)
         return {
             'model': self.model,
@@ -89,9 +90,6 @@ class Source:
             'torch': torch.__version__,
             'opencv': cv2.__version__,  # which can describe, with SIFT
         }
-
-    def _built(self) -> Any:
-        return build_extractor(self.model, **self.options)
 
     def identity(self) -> str:
         """Return a digest of all that its features depend on, beside the image."""
@@ -129,15 +127,11 @@ def parse_source(text: str, device: str, imported: Path) -> Source:
     shaping = build_extractor(name, **options).architecture  # refuses unknown ones
     if not label:
         label = ' '.join([name, *([f'({Path(file).stem})'] if file else []), *settings])
-    if not _is_checkpoint(file):
+    if Path(file).suffix not in CHECKPOINTS:
         return Source(label, name, file, device, options)
     architecture = {key: value for key, value in options.items() if key in shaping}
     weights = _imported(file, name, architecture, imported)
     return Source(label, name, str(weights), device, options, file)
-
-
-def _is_checkpoint(file: str) -> bool:
-    return Path(file).suffix in CHECKPOINTS
 
 
 def _imported(file: str, model: str, architecture: Mapping[str, str], folder: Path) -> Path:
@@ -145,16 +139,12 @@ def _imported(file: str, model: str, architecture: Mapping[str, str], folder: Pa
     path = Path(file)
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint '{file}'")
-    words = [
-        model,
-        *architecture.values(),
-        sha256(path)[:16],
-        code_digest('weights/importing')[:8],
-    ]
+    code = code_digest('weights/importing')[:8]
+    words = [model, *architecture.values(), sha256(path)[:16], code]
     target = folder / f'{"-".join(words)}.safetensors'
-    return (
-        target if target.exists() else import_checkpoint(path, model, target, None, architecture)
-    )
+    if target.exists():
+        return target
+    return import_checkpoint(path, model, target, None, architecture)
 
 
 @dataclass(frozen=True)
@@ -282,9 +272,8 @@ class FeatureCache:
         self.extractor: FeatureSource | None = None
         self.folder = None
         if folder is not None and isinstance(source, Source):
-            identity = source.identity()
-            self.folder = folder / f'{source.model}-{identity[:16]}'
-            self.identity = identity
+            self.identity = source.identity()
+            self.folder = folder / f'{source.model}-{self.identity[:16]}'
         self.hits = self.misses = 0
 
     def __call__(self, image: np.ndarray) -> tuple[Features, float]:
@@ -318,19 +307,17 @@ class FeatureCache:
     def _path(self, image: np.ndarray) -> Path | None:
         if self.folder is None:
             return None
-        digest = hashlib.sha256(f'{self.identity} {self.count} {image.shape}'.encode())
-        digest.update(np.ascontiguousarray(image))
-        return self.folder / f'{digest.hexdigest()[:40]}.npz'
+        total = hashlib.sha256(f'{self.identity} {self.count} {image.shape}'.encode())
+        total.update(np.ascontiguousarray(image))
+        return self.folder / f'{total.hexdigest()[:40]}.npz'
 
     def _extract(self, image: np.ndarray) -> tuple[Features, float]:
         if self.extractor is None:
-            self.extractor = self._build()
+            if isinstance(self.source, Source):
+                self.extractor = self.source.create(self.count)
+            else:
+                self.extractor = self.source.with_options(max_num_keypoints=self.count)
             self.extractor.extract(image)
         start = time.perf_counter()
         features = self.extractor.extract(image).to('cpu')
         return features, time.perf_counter() - start
-
-    def _build(self) -> FeatureSource:
-        if isinstance(self.source, Source):
-            return self.source.create(self.count)
-        return self.source.with_options(max_num_keypoints=self.count)

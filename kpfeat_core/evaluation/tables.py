@@ -143,7 +143,11 @@ def split_results(results: Sequence[Results]) -> dict[str, list[Results]]:
         order = sorted(parts, key=lambda part: (THIRDS.index(part) if part in THIRDS else 9, part))
         return {part: [_only(r, 'part', part) for r in results] for part in order}
     groups = first.groups
-    kinds = {prefix: name for prefix, name in SPLITS.items() if _some(groups, prefix)}
+    kinds = {
+        prefix: name
+        for prefix, name in SPLITS.items()
+        if any(g.startswith(prefix) for g in groups)
+    }
     if len(kinds) < 2 or not all(group.startswith(tuple(kinds)) for group in groups):
         return {}
     return {name: [_part(r, prefix) for r in results] for prefix, name in kinds.items()}
@@ -264,10 +268,6 @@ def _decimals(name: str, value: float) -> int:
 
 def _measured(results: Sequence[Results], name: str) -> bool:
     return any(np.isfinite(result.column(name)).any() for result in results)
-
-
-def _some(groups: Sequence[str], prefix: str) -> bool:
-    return any(group.startswith(prefix) for group in groups)
 
 
 def _part(result: Results, prefix: str) -> Results:
