@@ -150,7 +150,7 @@ def _seen(
     H_0to1: Float[Tensor, 'n 3 3'], size: tuple[int, int], margin: float
 ) -> Bool[Tensor, 'n h w']:
     """
-    Tell which pixels of image 0 the view shows, `margin` of its pixels or more from where it ends.
+    Return which pixels of image 0 the view shows, at least `margin` of its pixels inside its end.
 
     It ends at its own borders and at those of image 0. Either is a straight line in image 0, so
     that what is seen of a row of pixels is what lies between two columns.
@@ -390,7 +390,7 @@ def _begin(out: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Say in which entries of a recipe the labels that are there differ; '' if in none."""
+    """Return in which entries of a recipe the labels that are there differ; '' if in none."""
     texts = []
     for key, value in wanted.items():
         other = there.get(key)

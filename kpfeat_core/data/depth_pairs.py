@@ -138,7 +138,7 @@ def _read_fitting(scene: PosedScene, index: int) -> np.ndarray:
     if depth.shape != size:
         raise DataError(
             f"the depth of '{path}' has shape {depth.shape}, expected {size} as the image "
-            '(turned as its EXIF data ask for): resize the depth, nearest neighbour'
+            '(turned as its EXIF data ask for): resize the depth, nearest neighbor'
         )
     return depth
 

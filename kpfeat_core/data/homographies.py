@@ -1,7 +1,7 @@
 """
 Random homographies as the published systems draw them, in batches on the generator's device.
 
-All results are H_0to1: it takes (x, y) pixels of image 0 to image 1, with pixel centres at
+All results are H_0to1: it takes (x, y) pixels of image 0 to image 1, with pixel centers at
 integers, as `geometry.warp_points` and `geometry.warp_image` want it. What the published code
 calls its homography differs:
 
@@ -10,7 +10,7 @@ calls its homography differs:
 - Key.Net's takes the warped crop to the original one: the inverse of ours.
 
 Image 1 is as large as image 0. The unit square of the samplers is the one between the outer pixel
-centres here, so that a patch inside it never reads a pixel that is not there; SuperPoint's code
+centers here, so that a patch inside it never reads a pixel that is not there; SuperPoint's code
 multiplies by the size instead, which is half a pixel off in the middle of the image.
 """
 
@@ -97,7 +97,7 @@ def square_to_corners(corners: Float[Tensor, 'b 4 2']) -> Float[Tensor, 'b 3 3']
 
 def all_in_front(homographies: Float[Tensor, '*b 3 3'], side: float = 1.0) -> Bool[Tensor, '*b']:
     """
-    Tell where nothing of a square is at or behind infinity, which is where no corner is.
+    Return where all of a square is in front of infinity, as all of its corners are.
 
     side: of the square, whose first corner is at (0, 0).
     """

@@ -83,7 +83,7 @@ def sample_view_homographies(
 def _in_front_of_each_other(
     homographies: Float[Tensor, '2 b 3 3'], config: PairConfig
 ) -> Bool[Tensor, ' b']:
-    """Tell where all of either view, as far as it goes on, is seen by the camera of the other."""
+    """Return in which pairs the camera of each view sees all of the other, as far as it goes."""
     there = torch.linalg.inv(homographies.flip(0)) @ homographies
     return all_in_front(there, config.view_size - 1).all(0)
 
@@ -137,7 +137,7 @@ def sample_geometry(
 def _view_homography(
     center: Tensor, scale: Tensor, angle: Tensor, config: PairConfig, generator: torch.Generator
 ) -> Tensor:
-    """Build view pixels -> photograph pixels: centre, lean, tilt, rotate and scale, move."""
+    """Build view pixels -> photograph pixels: center, lean, tilt, rotate and scale, move."""
     count, side = len(center), config.view_size
     zero = torch.zeros_like(scale)
     middle = (side - 1) / 2

@@ -77,7 +77,7 @@ class PatchBatch:
         return PatchBatch(self.patches[:, own], *rest)
 
     def same_place(self, distance_px: float) -> Bool[Tensor, 'n n']:
-        """Tell which pairs lie closer together than this, in pixels of the coarser level."""
+        """Return which pairs lie closer together than this, in pixels of the coarser level."""
         apart = (self.keypoints[:, None] - self.keypoints).norm(dim=-1)
         near = apart < distance_px * torch.maximum(self.pixel[:, None], self.pixel)
         return near & (self.photograph[:, None] == self.photograph)
@@ -134,7 +134,7 @@ class PatchReader:
     def inside(
         self, keypoints: Float[Tensor, 'b n 2'], level: Int[Tensor, 'b n']
     ) -> Bool[Tensor, 'b n']:
-        """Tell which keypoints lie where Key.Net detects some on these levels."""
+        """Return which keypoints lie where Key.Net detects some on these levels."""
         points, last = self.on_levels(keypoints, level), self.sizes[level].flip(-1) - 1
         return ((points >= BORDER) & (points <= last - BORDER)).all(-1)
 
@@ -269,7 +269,7 @@ def _follow(
 
 
 def _shown(valid: Bool[Tensor, 'b h w'], points: Float[Tensor, 'b n 2']) -> Bool[Tensor, 'b n']:
-    """Tell at which points a view shows its photograph; false outside, and for NaN."""
+    """Return at which points a view shows its photograph; false outside, and for NaN."""
     return sample(valid[:, None].float(), points.nan_to_num(nan=-1e4))[..., 0] > 0.5
 
 
@@ -279,7 +279,7 @@ def _orient(
     config: PatchPairConfig,
     size: int,
 ) -> tuple[_Places, _Places, Bool[Tensor, 'b n']]:
-    """Turn the places of both views along their gradients; tell where these agree."""
+    """Turn the places of both views along their gradients, and return where these agree."""
     oriented = []
     for places, reader in zip(views, readers, strict=True):
         upright = reader.read(places._replace(turn=torch.zeros_like(places.turn)), size)

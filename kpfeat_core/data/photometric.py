@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from ..axes import Float
 from ..config import AUTO, option
 from ..geometry import pixel_grid
-from ..image import LUMA, match_channels
+from ..image import filter_separably, gaussian_blur, LUMA, match_channels
 
 CAMERA = 'camera'
 SHADE_GRID = 4  # the shade is so smooth that a grid this much coarser shows all of it
@@ -320,10 +320,7 @@ def _shade_ellipses(images: Tensor, ranges: GrayRanges, sample: Sampler) -> Tens
     soft = (along**2 + across**2 <= 1).any(1).view(-1, 1, rows, columns).float()
     sigma = _opencv_sigma(sample(*ranges.shade_blur_px)).flatten() / SHADE_GRID
     radius = ranges.shade_blur_px[1] // (2 * SHADE_GRID)
-    step = torch.arange(-radius, radius + 1, device=images.device)
-    line = (-((step / sigma[:, None]) ** 2) / 2).softmax(1)
-    for kernels in (line[:, :, None], line[:, None]):
-        soft = _filter(soft, kernels, 'replicate')
+    soft = gaussian_blur(soft, sigma, radius)
     soft = F.interpolate(soft, scale_factor=SHADE_GRID, mode='bilinear', align_corners=False)
     return images * (1 - sample(*ranges.shade) * soft[..., :height, :width])
 
@@ -349,7 +346,7 @@ def _blur_little(images: Tensor, sample: Sampler) -> Tensor:
     step = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     line = torch.exp(-((step / _opencv_sigma(size)) ** 2) / 2) * (step.abs() <= size // 2)
     line = line / line.sum(1, keepdim=True)
-    return _filter(images, line[:, :, None] * line[:, None], 'reflect')
+    return filter_separably(images, line, 'reflect')
 
 
 def _blur_along(images: Tensor, config: PhotometricConfig, sample: Sampler) -> Tensor:

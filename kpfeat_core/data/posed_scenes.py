@@ -22,7 +22,7 @@ class PosedScene:
     The photographs of one scene.
 
     names: image files below `folder`/images; intrinsics (N, 3, 3): camera coordinates to pixels
-    whose centres are integers; poses (N, 4, 4): world to camera (x right, y down, z forward);
+    whose centers are integers; poses (N, 4, 4): world to camera (x right, y down, z forward);
     pairs: {(i, j): overlap}, i < j, where the folder says so, else None.
     """
 
@@ -72,18 +72,18 @@ def read_scene(folder: Path | str) -> PosedScene:
         content = _read_json(path) if path.suffix == '.json' else _read_arrays(path)
         names = tuple(str(name) for name in content['names'])
         intrinsics, poses = (np.array(content[k], np.float64) for k in ('K', 'world_to_camera'))
-        centre, unit = float(content['pixel_centre']), float(content.get('depth_unit', PNG_UNIT))
+        center, unit = float(content['pixel_centre']), float(content.get('depth_unit', PNG_UNIT))
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise DataError(
             f"'{path}' is no camera file ({type(error).__name__}: {error}); expected pixel_centre "
             'and, for each image, K (3x3) and world_to_camera (4x4)'
         ) from error
-    if centre not in (0.0, 0.5):
-        raise DataError(f"'{path}' has pixel_centre {centre}, expected 0 or 0.5 (COLMAP's)")
+    if center not in (0.0, 0.5):
+        raise DataError(f"'{path}' has pixel_centre {center}, expected 0 or 0.5 (COLMAP's)")
     if not unit > 0:
         raise DataError(f"'{path}' has depth_unit {unit}, expected more than 0")
     _check_cameras(path, names, intrinsics, poses)
-    intrinsics[:, :2, 2] -= centre
+    intrinsics[:, :2, 2] -= center
     return PosedScene(folder, names, intrinsics, poses, unit, _read_pairs(folder, names))
 
 
@@ -114,7 +114,7 @@ def _check_cameras(path: Path, names: tuple[str, ...], K: np.ndarray, poses: np.
 
 
 def _problem(what: str, matrix: np.ndarray) -> str | None:
-    """Say in words why a matrix is no K, or no pose; None where it is."""
+    """Return in words why a matrix is no K, or no pose; None where it is."""
     if not np.isfinite(matrix).all():
         return 'holds NaN or infinity; leave the image out where its camera is not known'
     last = np.eye(len(matrix))[-1]

@@ -287,7 +287,7 @@ def draw_noise(canvas: Canvas) -> np.ndarray:
 def crossing(
     start: np.ndarray, end: np.ndarray, starts: np.ndarray, ends: np.ndarray
 ) -> np.ndarray:
-    """Tell which segments (K, 2) to (K, 2) a segment meets."""
+    """Return which segments (K, 2) to (K, 2) a segment meets."""
 
     def side(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
         """Return the sign of the turn from a over b to c."""
@@ -341,7 +341,7 @@ def _sharp_corners(corners: np.ndarray) -> np.ndarray:
 def _collide(
     one: tuple[np.ndarray, np.ndarray, float], other: tuple[np.ndarray, np.ndarray, float]
 ) -> bool:
-    """Tell whether two polygons meet, or their discs or they themselves are nested."""
+    """Return whether two polygons meet, or their discs or they themselves are nested."""
     (corners0, center0, radius0), (corners1, center1, radius1) = one, other
     distance = np.linalg.norm(center0 - center1)
     if distance > radius0 + radius1:

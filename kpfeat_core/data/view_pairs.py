@@ -52,7 +52,7 @@ class ViewPairs(Protocol):
         """Return the index-th of `count` equal shares, for training in several processes."""
 
     def warp(self, points: Float[Tensor, 'b n 2'], view: int) -> Warped:
-        """Tell where points (x, y) of view 0 or 1 lie in the other; differentiable in them."""
+        """Return where points (x, y) of view 0 or 1 lie in the other; differentiable in them."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class PairBatch:
 
     def warp(self, points: Float[Tensor, 'b n 2'], view: int) -> Warped:
         """
-        Tell where points (x, y) of one view lie in the other; differentiable in them.
+        Return where points (x, y) of one view lie in the other; differentiable in them.
 
         Nothing is known of points that are not on the photograph, in either view.
         """
@@ -174,7 +174,7 @@ class DepthPairBatch:
 
     def warp(self, points: Float[Tensor, 'b n 2'], view: int) -> Warped:
         """
-        Tell where points (x, y) of one view lie in the other; differentiable in them.
+        Return where points (x, y) of one view lie in the other; differentiable in them.
 
         What lies behind something else is outside; where the depth is not known, neither.
         """
@@ -202,7 +202,7 @@ def read_inverse_depth(
     inverse_depth: Float[Tensor, 'b h w'], points: Float[Tensor, 'b n 2'], edge: float
 ) -> tuple[Float[Tensor, 'b n'], Bool[Tensor, 'b n']]:
     """
-    Read 1/z at points (x, y), and tell where it is known; 1 where not.
+    Return 1/z at points (x, y), 1 where it is not known, and where it is known.
 
     Between pixels it is bilinear, less what the surface bends there, unless `edge` is infinite.
 
@@ -259,7 +259,7 @@ def depth_edges(
     inverse_depth: Float[Tensor, 'b h w'], edge: float
 ) -> tuple[Bool[Tensor, 'b h w'], Bool[Tensor, 'b h w']]:
     """
-    Tell between which pixels one surface ends and another begins: to the right of, and below each.
+    Return behind which pixels one surface ends and another begins, to their right and below.
 
     There, 1/z misses the lines through the two pixels before and the two behind by more than the
     share `edge` of it; a slanted plane has no edges, however steep.

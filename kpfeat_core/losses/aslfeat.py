@@ -128,7 +128,7 @@ def _distances(
 
 
 def _excluded(distance: Tensor, keypoints: Tensor, mask: Tensor, safe_radius_px: float) -> Tensor:
-    """Tell which entries are no negatives: also those whose keypoints lie close together."""
+    """Return which entries are no negatives: also those whose keypoints lie close together."""
     keypoints = keypoints.detach()
     apart = (keypoints[:, :, None] - keypoints[:, None]).norm(dim=-1)
     return no_negatives(distance, mask) | (apart < safe_radius_px)

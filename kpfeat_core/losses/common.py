@@ -35,7 +35,7 @@ def no_negatives(
     distance: Float[Tensor, 'b n n'], mask: Bool[Tensor, 'b n']
 ) -> Bool[Tensor, 'b n n']:
     """
-    Tell which entries are no pair of different points.
+    Return which entries are no pair of different points.
 
     These are partners (the diagonal), twins (nearer than 0.008) and whatever the mask leaves out.
     """
@@ -94,6 +94,6 @@ def infonce_terms(
 def near_points(
     warped0: Float[Tensor, 'b n 2'], counted: Bool[Tensor, 'b n'], radius_px: float
 ) -> Bool[Tensor, 'b n n']:
-    """Tell which points lie within the radius of each other, in x and in y."""
+    """Return which points lie within the radius of each other, in x and in y."""
     places = torch.where(counted[..., None], warped0, 0).detach()
     return (places[:, :, None] - places[:, None]).abs().amax(-1) <= radius_px

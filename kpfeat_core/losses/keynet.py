@@ -13,7 +13,7 @@ from torch import Tensor
 from ..axes import Bool, Float
 from ..geometry import inside, pixel_grid, sample, warp_points
 
-FLAT = 1e-6  # weight of a pixel without score: a window of nothing else proposes its centre
+FLAT = 1e-6  # weight of a pixel without score: a window of nothing else proposes its center
 SCALE = 1000.0  # the published factor of the loss
 SHARE_SCALE = 100.0  # the published factor of the weights by score
 WINDOWS = (8, 16, 24, 32, 40)
@@ -68,7 +68,7 @@ def seen_from(
     border: int = 16,
 ) -> tuple[Float[Tensor, 'b h w'], Bool[Tensor, 'b h w']]:
     """
-    Warp the score map of image 1 into image 0 of (height, width), and tell what both images see.
+    Return the score map of image 1 as image 0 of (height, width) sees it, and what both see.
 
     The mask is true for pixels of image 0 that lie at least `border` pixels from the edges of
     both images. The map has no gradient.

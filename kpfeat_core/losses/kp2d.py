@@ -183,7 +183,7 @@ def putative_matches(
     """
     Match each keypoint of view 0 with the nearest descriptor of view 1 (IO-Net).
 
-    places: in -1..1 from the first to the last pixel centre. A match is both places and the
+    places: in -1..1 from the first to the last pixel center. A match is both places and the
     distance of the descriptors; the gradient goes to all of them, which is how IO-Net trains
     the network. Raises nothing on no keypoints of view 0; view 1 must have one.
     """

@@ -22,7 +22,7 @@ from ..geometry import flat_index, inside, pixel_grid, sample, warp_points
 
 CELL = 8
 DUSTBIN = CELL**2
-CELL_CENTRE = (CELL - 1) / 2  # pixel centres are integers, so a cell goes from 0 to 7
+CELL_CENTER = (CELL - 1) / 2  # pixel centers are integers, so a cell goes from 0 to 7
 
 
 class HingeScaling(NamedTuple):
@@ -30,7 +30,7 @@ class HingeScaling(NamedTuple):
     Constants of the descriptor loss, which only work together.
 
     positive_weight: lambda_d, how much a pair that should match counts; radius_px: cells match
-    when their centres come this near; normalize: whether the similarities of a cell are divided
+    when their centers come this near; normalize: whether the similarities of a cell are divided
     by their norm, over image 1 and then over image 0, which makes cells compete; weight: lambda,
     that of the descriptor loss beside both detector losses.
     """
@@ -111,7 +111,7 @@ def soft_cell_classes(label_map: Float[Tensor, 'b h w']) -> Float[Tensor, 'b k r
 
 
 def valid_cells(valid: Bool[Tensor, 'b h w']) -> Bool[Tensor, 'b r c']:
-    """Tell which cells have only valid pixels; raises ShapeError as cell_classes."""
+    """Return which cells have only valid pixels; raises ShapeError as cell_classes."""
     return _blocks(valid.float()).amin(1) > 0
 
 
@@ -131,15 +131,15 @@ def cell_cross_entropy(
     return masked_mean(terms.flatten(1), valid.flatten(1))
 
 
-def cell_centres(
-    rows: int, columns: int, device: torch.device | str = 'cpu', centre: float = CELL_CENTRE
+def cell_centers(
+    rows: int, columns: int, device: torch.device | str = 'cpu', center: float = CELL_CENTER
 ) -> Float[Tensor, 'n 2']:
     """
-    Return the (x, y) pixels of all cell centres, row after row.
+    Return the (x, y) pixels of all cell centers, row after row.
 
-    centre: that of the first cell; 3.5 is its true one, the published code has 4.
+    center: that of the first cell; 3.5 is its true one, the published code has 4.
     """
-    return pixel_grid(rows, columns, device) * CELL + centre
+    return pixel_grid(rows, columns, device) * CELL + center
 
 
 def descriptor_hinge(
@@ -150,12 +150,12 @@ def descriptor_hinge(
     scaling: HingeScaling = NORMALIZED,
     positive_margin: float = 1.0,
     negative_margin: float = 0.2,
-    centre: float = CELL_CENTRE,
+    center: float = CELL_CENTER,
 ) -> Float[Tensor, ' b']:
     """
     Descriptor loss of each pair, over all pairs of a cell of image 0 and one of image 1.
 
-    lambda_d s max(0, 1 - dot) + (1 - s) max(0, dot - 0.2), with s = 1 where the centre of the
+    lambda_d s max(0, 1 - dot) + (1 - s) max(0, dot - 0.2), with s = 1 where the center of the
     cell, moved by H_0to1, comes within the radius of the other. Cells of image 1 that are not
     valid do not count. The mean over cells of image 0 and valid cells of image 1; not yet times
     scaling.weight. For the mean over the batch, as published, weigh pairs by their valid cells.
@@ -164,8 +164,8 @@ def descriptor_hinge(
     so that memory stays bounded.
     """
     rows, columns = descriptors0.shape[2:]
-    centres = cell_centres(rows, columns, H_0to1.device, centre).to(H_0to1.dtype)
-    warped = warp_points(centres.expand(len(H_0to1), -1, -1), H_0to1)
+    centers = cell_centers(rows, columns, H_0to1.device, center).to(H_0to1.dtype)
+    warped = warp_points(centers.expand(len(H_0to1), -1, -1), H_0to1)
 
     def total(first: Tensor, second: Tensor, warped: Tensor, valid: Tensor) -> Tensor:
         dot = first.mT @ second
@@ -173,7 +173,7 @@ def descriptor_hinge(
             dot = F.normalize(F.normalize(dot.relu(), dim=2, eps=1e-6), dim=1, eps=1e-6)
         # cdist's matrix product is too rough for a threshold
         apart = torch.cdist(
-            warped, centres.expand_as(warped), compute_mode='donot_use_mm_for_euclid_dist'
+            warped, centers.expand_as(warped), compute_mode='donot_use_mm_for_euclid_dist'
         )
         pull = scaling.positive_weight * (positive_margin - dot).clamp(min=0)
         push = (dot - negative_margin).clamp(min=0)
@@ -222,8 +222,8 @@ def sample_sparse_pairs(
     that are valid and farther than the radius. The generator lies on the device of valid1.
     """
     (batch, rows, columns), device = valid1.shape, valid1.device
-    centres = cell_centres(rows, columns, device).to(H_0to1.dtype)
-    warped = warp_points(centres.expand(batch, -1, -1), H_0to1)
+    centers = cell_centers(rows, columns, device).to(H_0to1.dtype)
+    warped = warp_points(centers.expand(batch, -1, -1), H_0to1)
     places, known = _in_cells(warped, valid1)
     valid = valid1.flatten(1)
 
@@ -233,7 +233,7 @@ def sample_sparse_pairs(
     pair = chosen[..., None].expand(-1, -1, 2)
     shape = (*chosen.shape, negatives)
     others = torch.randint(rows * columns, shape, generator=generator, device=device)
-    apart = (warped.gather(1, pair)[:, :, None] - centres[others]).norm(dim=-1) > radius_px
+    apart = (warped.gather(1, pair)[:, :, None] - centers[others]).norm(dim=-1) > radius_px
     counted = apart & known[..., None] & valid.gather(1, others.flatten(1)).view(shape)
     return SparsePairs(chosen, places.gather(1, pair), known, others, counted)
 
@@ -241,8 +241,8 @@ def sample_sparse_pairs(
 def _in_cells(points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Return points (B, N, 2) in cells, 0 for unknown ones, and which lie on valid cells."""
     rows, columns = valid.shape[1:]
-    places = (points - CELL_CENTRE) / CELL
-    # half a cell beyond the outer centres still lies on the outer cells
+    places = (points - CELL_CENTER) / CELL
+    # half a cell beyond the outer centers still lies on the outer cells
     known = inside(places, rows, columns, margin=-0.49)
     places = torch.where(known[..., None], places, 0)
     return places, known & valid.flatten(1).gather(1, flat_index(places.round().abs(), columns))
@@ -301,7 +301,7 @@ def sample_point_pairs(
     """
     (batch, rows, columns), device = valid1.shape, valid1.device
     shift = torch.rand((batch, rows * columns, 2), generator=generator, device=device)
-    points = cell_centres(rows, columns, device) + (shift - 0.5) * CELL
+    points = cell_centers(rows, columns, device) + (shift - 0.5) * CELL
     places = warp_points(points.to(H_0to1.dtype), H_0to1)
     known = _in_cells(places, valid1)[1] & valid0.flatten(1)
     return PointPairs(points, torch.where(known[..., None], places, 0), known)
@@ -321,7 +321,7 @@ def point_softmax(
     all others farther than the radius, in both directions (`kp2d.infonce_terms`).
     """
     first, second = (
-        F.normalize(sample(maps, (points - CELL_CENTRE) / CELL, 'border'), dim=-1, eps=1e-6)
+        F.normalize(sample(maps, (points - CELL_CENTER) / CELL, 'border'), dim=-1, eps=1e-6)
         for maps, points in (
             (descriptors0, pairs.points0.to(descriptors0.dtype)),
             (descriptors1, pairs.points1.to(descriptors1.dtype)),

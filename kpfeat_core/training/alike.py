@@ -164,7 +164,7 @@ class AlikeRecipe(Recipe):
         grid = _grid(height, width, config.stride, generator)
         others = extractor.describe_pixels(there.maps, grid.expand(len(seen), -1, -1))
         hidden = ~read_mask(seen, grid.expand(len(seen), -1, -1))[:, None]
-        if config.stride > 1:  # the truth's neighbourhood counts once, exactly
+        if config.stride > 1:  # the truth's neighborhood counts once, exactly
             hidden = hidden | _near(here.warped, grid, width // config.stride, config.stride)
         log_sum = losses.log_partition(here.descriptors, others, config.temperature, hidden)
         probability = losses.match_probability(similarity, weights, config.temperature)
@@ -189,7 +189,7 @@ def _part(maps: DenseMaps, index: int, count: int) -> DenseMaps:
 
 
 def _near(points: Tensor, grid: Tensor, columns: int, distance: float) -> Tensor:
-    """Tell which grid pixels (P, 2) lie within a square around points (B, N, 2); (B, N, P)."""
+    """Return which grid pixels (P, 2) lie within a square around points (B, N, 2); (B, N, P)."""
     x, y = points.detach().unbind(-1)
     near_x = (x[..., None] - grid[:columns, 0]).abs() < distance
     near_y = (y[..., None] - grid[::columns, 1]).abs() < distance

@@ -88,7 +88,7 @@ class HardNetRecipe(Recipe):
 
     def forward(self, batch: PatchBatch, generator: Generator) -> dict[str, Tensor]:
         """Return the loss `total`, and the mean distance of true pairs."""
-        if len(batch.photograph) < 2:  # there is no negative, and nothing to normalise over
+        if len(batch.photograph) < 2:  # there is no negative, and nothing to normalize over
             nothing = sum(0 * parameter.sum() for parameter in self.parameters())
             return {'total': nothing, 'triplet': nothing, 'correct_distance': nothing}
         descriptors = self.extractor(batch.patches.flatten(0, 1)).unflatten(0, (2, -1))

@@ -251,12 +251,12 @@ def _pick(points: Tensor, index: Tensor) -> Tensor:
 
 
 def _shown(valid: Tensor, points: Tensor) -> Tensor:
-    """Tell where all of the four pixels around points (B, N, 2) are valid ones of (B, H, W)."""
+    """Return where all of the four pixels around points (B, N, 2) are valid ones of (B, H, W)."""
     return sample(valid[:, None].float(), points.detach(), 'border')[..., 0] > 0.999
 
 
 def _inner_cells(score_map: Tensor) -> Tensor:
-    """Tell which cells (B, N) are not among the outermost, which have no keypoints."""
+    """Return which cells (B, N) are not among the outermost, which have no keypoints."""
     return clear_borders(torch.ones_like(score_map), 1, 1).flatten(1) > 0
 
 
@@ -308,7 +308,7 @@ class IoNet(nn.Module):
         Score matches: above 0 for inliers, trained towards 1 and -1.
 
         matches: x, y in the one image and x, y in the other, both in -1..1 from the first to the
-        last pixel centre, and the distance of the descriptors.
+        last pixel center, and the distance of the descriptors.
         """
         x = F.relu(self.p_in(matches.mT[..., None]))
         for block in range(self.blocks):

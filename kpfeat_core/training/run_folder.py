@@ -7,17 +7,16 @@ import io
 import json
 import os
 from pathlib import Path
-import platform
 from typing import Any
 
 import torch
 
 from . import TrainConfig
 from .runtime import decay_start
-from .. import __version__
 from ..config import OLD_NAMES
 from ..errors import ConfigError
 from ..io import replacing
+from ..provenance import device_name, provenance
 from ..weights.checkpoints import load_checkpoint
 from ..weights.files import read_metadata, sha256
 
@@ -209,9 +208,8 @@ def write_summary(
         lines += ['## Weights', '', f'`{weights.name}`, SHA-256 `{sha256(weights)}`', '']
     options = ', '.join(f'{name}={value}' for name, value in changed.items()) or 'none'
     lines += ['## Options other than the defaults', '', options, '']
-    lines += [
-        f'kpfeat {__version__}, torch {torch.__version__}, Python {platform.python_version()}'
-    ]
+    about = provenance('kpfeat')
+    lines += [', '.join(f'{name} {about[name]}' for name in ('kpfeat', 'torch', 'python'))]
     (folder / 'summary.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     return '\n'.join(head)
 
@@ -247,9 +245,9 @@ def _duration(seconds: float) -> str:
 
 
 def _machine(device: torch.device) -> str:
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    return f'{torch.get_num_threads()} CPU threads'
+    return (
+        device_name(device) if device.type == 'cuda' else f'{torch.get_num_threads()} CPU threads'
+    )
 
 
 def plot_curves(folder: Path, path: Path) -> None:

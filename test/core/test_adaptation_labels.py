@@ -185,7 +185,7 @@ def test_keypoints_are_pixels_of_the_photograph_whatever_the_size_at_work(extrac
         assert labels['image_size'].tolist() == [300, 200]
         size = working_size(200, 300, config)
         assert labels['work_size'].tolist() == [size[1], size[0]]
-        # pixel centres at work are pixels of the photograph by whole steps
+        # pixel centers at work are pixels of the photograph by whole steps
         steps = (labels['keypoints'] + 0.5) * labels['work_size'] / labels['image_size'] - 0.5
         np.testing.assert_allclose(steps, steps.round(), atol=1e-3)
         assert labels['keypoints'][:, 0].max() > 200

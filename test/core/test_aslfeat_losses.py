@@ -65,7 +65,7 @@ def test_descent_lowers_the_loss(name):
 
 
 @each_loss
-def test_neighbours_within_the_safe_radius_are_no_negatives(name):
+def test_neighbors_within_the_safe_radius_are_no_negatives(name):
     # all descriptors nearly alike: every negative is as hard as can be
     same = normalize(torch.ones(1, 2, 4) + 0.05 * torch.eye(2, 4), dim=-1)
     mask = torch.ones(1, 2, dtype=torch.bool)

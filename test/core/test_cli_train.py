@@ -10,7 +10,7 @@ from run_kpfeat import assert_one_error, run
 
 def test_train_refuses_what_it_does_not_know_before_it_starts(tmp_path):
     words = ('train', 'alike-t', '--data', tmp_path, '--out', tmp_path / 'run')
-    assert_one_error(run(*words, '--set', 'colour=1'), "unknown training option 'colour'")
+    assert_one_error(run(*words, '--set', 'color=1'), "unknown training option 'color'")
     assert_one_error(run(*words, '--steps', 0), 'steps is 0')
 
 

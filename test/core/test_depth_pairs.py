@@ -85,7 +85,7 @@ def test_views_show_what_a_camera_with_their_intrinsics_sees(batch) -> None:
         seen = 0
         for step in steps:  # the photograph is blurred by being resampled twice
             at = grid + torch.tensor(shift) + torch.tensor(step)
-            seen = seen + ROOM.colour(cast(view, at, batch.intrinsics[view, b])[2]) / len(steps)
+            seen = seen + ROOM.color(cast(view, at, batch.intrinsics[view, b])[2]) / len(steps)
         shown = batch.images[view, b].flatten(1).T.numpy()
         valid = batch.valid[view, b].flatten().numpy()
         return np.abs(shown - seen)[valid].mean()

@@ -166,19 +166,19 @@ def test_a_photographed_dot_lands_where_the_homography_says_to_a_twentieth_pixel
     for seed in range(12):
         homographies = sample_view_homographies(bank.sizes, config, seeded(seed))
         H_0to1 = torch.linalg.inv(homographies[1]) @ homographies[0]
-        centres = []
+        centers = []
         for homography in homographies:
             view, _ = render_views(bank, torch.tensor([0]), homography, 200)
             weights = (view[0, 0] - 0.02).clamp(min=0).flatten()
             border = torch.ones(200, 200, dtype=torch.bool)
             border[2:-2, 2:-2] = False
             whole = weights.sum() > 0 and weights[border.flatten()].sum() == 0
-            centres.append((weights[:, None] * grid).sum(0) / weights.sum() if whole else None)
-        if centres[0] is None or centres[1] is None:
+            centers.append((weights[:, None] * grid).sum(0) / weights.sum() if whole else None)
+        if centers[0] is None or centers[1] is None:
             continue
         seen += 1
-        expected = warp_points(centres[0][None, None], H_0to1)[0, 0]
-        assert (expected - centres[1]).norm() < 0.05
+        expected = warp_points(centers[0][None, None], H_0to1)[0, 0]
+        assert (expected - centers[1]).norm() < 0.05
     assert seen >= 3
 
 
@@ -286,6 +286,6 @@ def test_blur_does_not_shift_the_image() -> None:
     )
     grid = pixel_grid(33, 33)
     weights = blurred[:, 0].flatten(1)
-    centres = weights @ grid / weights.sum(1, keepdim=True)
-    assert (centres - 16).abs().max() < 1e-3
+    centers = weights @ grid / weights.sum(1, keepdim=True)
+    assert (centers - 16).abs().max() < 1e-3
     assert blurred.amax((1, 2, 3)).min() < 0.5

@@ -65,7 +65,7 @@ def test_a_lone_peak_is_proposed_where_it_is():
     assert losses.window_maxima(score_map, 8)[0][0, 0, 1].tolist() == [11, 5]
 
 
-def test_a_flat_window_proposes_its_centre():
+def test_a_flat_window_proposes_its_center():
     for level in (0.0, 1e-4, 1.0, 1e4):
         found, scores = losses.index_proposals(torch.full((1, 8, 16), level), 8)
         assert found[0, 0, 1].tolist() == pytest.approx([11.5, 3.5], abs=1e-3)
@@ -184,7 +184,7 @@ def test_gradients_are_right_in_double_precision():
 def test_shares_of_windows_have_no_gradient():
     scores = torch.ones(1, 3, 6)
     label = torch.zeros(1, 3, 6)
-    label[0, 1, [1, 3]] = 1.0  # the centre of the first window, no centre of the second
+    label[0, 1, [1, 3]] = 1.0  # the center of the first window, no center of the second
     visible = torch.ones(1, 3, 6, dtype=torch.bool)
     loss = losses.index_proposal_loss(scores.requires_grad_(), label, visible, 3)
     loss.sum().backward()

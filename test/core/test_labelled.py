@@ -39,12 +39,12 @@ def spots(points: torch.Tensor, height: int, width: int, sigma: float = 2.0) -> 
 
 
 def peak(image: torch.Tensor, x: float, y: float, reach: int = 4) -> torch.Tensor:
-    """Return the centre of mass of the spot around (x, y)."""
+    """Return the center of mass of the spot around (x, y)."""
     column, row = round(x), round(y)
     window = image[row - reach : row + reach + 1, column - reach : column + reach + 1] ** 2
     steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    centre = torch.stack([(window.sum(0) * steps).sum(), (window.sum(1) * steps).sum()])
-    return centre / window.sum() + torch.tensor([column, row])
+    center = torch.stack([(window.sum(0) * steps).sum(), (window.sum(1) * steps).sum()])
+    return center / window.sum() + torch.tensor([column, row])
 
 
 def check_spots(batch: LabelledImages, within_px: float) -> int:

@@ -46,7 +46,7 @@ def ramp(height: int = 60, width: int = 80) -> torch.Tensor:
     return torch.stack([x, y])[None].float()
 
 
-def test_the_keypoint_is_the_centre_of_its_patch_and_the_side_its_width() -> None:
+def test_the_keypoint_is_the_center_of_its_patch_and_the_side_its_width() -> None:
     point = torch.tensor([[[40.25, 30.5]]])
     patch = extract_patches(ramp(), point, 16.0, size=8)[0, 0]
     expected = (torch.arange(8) - 3.5) * 2
@@ -125,7 +125,7 @@ def test_orientations_turn_with_the_picture(photo, places, degrees) -> None:
 
 
 def correct(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Return the share of descriptors (N, D) whose nearest neighbour has their own number."""
+    """Return the share of descriptors (N, D) whose nearest neighbor has their own number."""
     return float(((one @ other.T).argmax(1) == torch.arange(len(one))).float().mean())
 
 

@@ -62,8 +62,8 @@ def run(script, capfd):
 
 
 def scene(seed, height=300, width=400):
-    colours = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    return cv2.resize(colours, (width, height), interpolation=cv2.INTER_CUBIC)
+    colors = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    return cv2.resize(colors, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def encoded(image, ending='.png'):

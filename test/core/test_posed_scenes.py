@@ -31,7 +31,7 @@ def cameras_of(folder) -> dict:
     return json.loads((folder / 'cameras.json').read_text())
 
 
-def test_colmaps_pixel_centres_become_whole_numbers(tmp_path, room_folder) -> None:
+def test_colmaps_pixel_centers_become_whole_numbers(tmp_path, room_folder) -> None:
     content = cameras_of(room_folder) | {'pixel_centre': 0.5}
     (tmp_path / 'cameras.json').write_text(json.dumps(content))
     there, here = read_scene(tmp_path).intrinsics, read_scene(room_folder).intrinsics

@@ -60,7 +60,7 @@ def test_descriptor_loss_is_that_of_the_official_code(golden, chunk, monkeypatch
     monkeypatch.setattr(losses, 'CHUNK_FLOATS', chunk)
     valid = losses.valid_cells(torch.from_numpy(golden['valid']) > 0)
     descriptors = [normalize(maps(golden, name), dim=1) for name in ('desc', 'desc_w')]
-    loss = losses.descriptor_hinge(*descriptors, homographies(golden), valid, centre=4.0)
+    loss = losses.descriptor_hinge(*descriptors, homographies(golden), valid, center=4.0)
     cells = valid.sum((1, 2))
     mean = (loss * cells).sum() / cells.sum()
     assert float(mean) == pytest.approx(float(golden['desc_loss_lambda0p05']), rel=1e-5)
@@ -129,17 +129,17 @@ def test_descent_lowers_the_descriptor_loss(scaling):
     assert values[-1] < 0.9 * values[0]
 
 
-def test_cell_centres_lie_between_the_fourth_and_fifth_pixel():
-    assert losses.cell_centres(2, 2).tolist() == [
+def test_cell_centers_lie_between_the_fourth_and_fifth_pixel():
+    assert losses.cell_centers(2, 2).tolist() == [
         [3.5, 3.5],
         [11.5, 3.5],
         [3.5, 11.5],
         [11.5, 11.5],
     ]
-    # so that a half turn about the centre of the image takes centres to centres
+    # so that a half turn about the center of the image takes centers to centers
     turn = torch.tensor([[[-1.0, 0, 15], [0, -1, 15], [0, 0, 1]]])
-    turned = warp_points(losses.cell_centres(2, 2)[None], turn)
-    assert torch.equal(turned[0], losses.cell_centres(2, 2).flip(0))
+    turned = warp_points(losses.cell_centers(2, 2)[None], turn)
+    assert torch.equal(turned[0], losses.cell_centers(2, 2).flip(0))
 
 
 @SCALINGS
@@ -200,16 +200,16 @@ def test_sparse_pairs_match_and_the_others_do_not():
     valid = torch.ones(1, 12, 16, dtype=torch.bool)
     valid[0, 3:5] = False
     pairs = draw(turned, valid, positives=100, negatives=20)
-    centres = losses.cell_centres(12, 16)
+    centers = losses.cell_centers(12, 16)
     assert pairs.cells0.shape == (1, 100) and pairs.others1.shape == (1, 100, 20)
     assert pairs.cells0[pairs.mask].unique().numel() == pairs.mask.sum() > 60
-    there = warp_points(centres[pairs.cells0[0]][None], turned)[0]
+    there = warp_points(centers[pairs.cells0[0]][None], turned)[0]
     places = pairs.places1[0] * 8 + 3.5
     torch.testing.assert_close(places[pairs.mask[0]], there[pairs.mask[0]])
     nearest = pairs.places1[pairs.mask].round()
     assert not ((nearest[:, 1] >= 3) & (nearest[:, 1] < 5)).any()
     assert (nearest >= 0).all() and (nearest < torch.tensor([16, 12])).all()
-    others = centres[pairs.others1[0]]
+    others = centers[pairs.others1[0]]
     apart = (others - there[:, None]).norm(dim=-1)
     assert (apart[pairs.counted[0]] > 8).all()
     assert valid.flatten()[pairs.others1[pairs.counted]].all()
@@ -308,7 +308,7 @@ def test_points_lie_in_their_cells_and_fall_where_the_homography_takes_them():
     valid0[0, 0] = False
     valid1[0, 3:5] = False
     pairs = draw_points(turned, valid0, valid1)
-    shift = pairs.points0[0] - losses.cell_centres(12, 16)
+    shift = pairs.points0[0] - losses.cell_centers(12, 16)
     assert 3.5 < shift.abs().max() <= 4 and shift.mean(0).abs().max() < 1
     seen, there = pairs.mask[0], warp_points(pairs.points0, turned)[0]
     torch.testing.assert_close(pairs.points1[0, seen], there[seen])

@@ -96,10 +96,10 @@ def views() -> tuple[DenseMaps, DenseMaps]:
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(1, CELLS, CELLS + 1, generator=generator)
     features = torch.randn(1, 256, 2 * CELLS, 2 * CELLS + 2, generator=generator)
-    centres = (pixel_grid(CELLS, CELLS) * 8 + 3.5).view(1, CELLS, CELLS, 2)
+    centers = (pixel_grid(CELLS, CELLS) * 8 + 3.5).view(1, CELLS, CELLS, 2)
     return (
-        DenseMaps(scores[..., 1:], (features[..., 2:],), centres),
-        DenseMaps(scores[..., :-1], (features[..., :-2],), centres),
+        DenseMaps(scores[..., 1:], (features[..., 2:],), centers),
+        DenseMaps(scores[..., :-1], (features[..., :-2],), centers),
     )
 
 
@@ -142,7 +142,7 @@ def test_what_lies_outside_the_photograph_changes_nothing(recipe, views, view) -
     expected = compare(recipe, *views, valid=valid)
     changed = list(views)
     noise = torch.rand(1, CELLS, CELLS)
-    noise[..., :6] = 0  # the cell at the border is read by its neighbours
+    noise[..., :6] = 0  # the cell at the border is read by its neighbors
     features = views[view].descriptor_maps[0].clone()
     features[..., 14:] += torch.randn(features[..., 14:].shape)
     changed[view] = replace(
@@ -182,7 +182,7 @@ def test_points_behind_the_horizon_do_not_spoil_the_gradient(recipe) -> None:
 
 @pytest.fixture(scope='module')
 def bank() -> ImageBank:
-    """Return two pictures of coloured squares."""
+    """Return two pictures of colored squares."""
     coarse = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     levels = [(F.interpolate(coarse, side) * 255).to(torch.uint8) for side in (160, 80)]
     return ImageBank(tuple(levels), torch.full((2, 2), 160.0), torch.ones(2), ('a', 'b'))

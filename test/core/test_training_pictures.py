@@ -1,4 +1,4 @@
-"""Pictures of a run show keypoints and matches where they are, in their colours."""
+"""Pictures of a run show keypoints and matches where they are, in their colors."""
 
 from kpfeat_core.data.labelled import LabelledImages
 from kpfeat_core.data.patch_pairs import PatchBatch
@@ -14,8 +14,8 @@ import pytest
 import torch
 
 
-def count(picture, colour):
-    return int((picture == np.array(colour)).all(-1).sum())
+def count(picture, color):
+    return int((picture == np.array(color)).all(-1).sum())
 
 
 def flat_pairs(shift=0.0):

@@ -23,7 +23,7 @@ class Room:
             self.planes.append(((0.1, 0.0, 1.0), 6.0))
         self.box = np.array([[-1.3, 0.1, 3.2], [-0.3, 1.2, 4.2]]) + rng.uniform(-0.2, 0.2, 3)
         self.spheres = [((0.9, 0.5, 3.6), 0.6), ((0.2, -0.7, 4.4), 0.45)]
-        self.colours = rng.uniform(0.05, 1, (4096, 3))
+        self.colors = rng.uniform(0.05, 1, (4096, 3))
         self.offset = rng.uniform(5, 9, 3)
 
     def cast(self, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -33,26 +33,26 @@ class Room:
             slabs = (self.box[:, None] - origin) / rays
             near, far = slabs.min(0).max(1), slabs.max(0).min(1)
             hits.append(np.where(near <= far, near, MISS))
-            for centre, radius in self.spheres:
-                to, square = origin - np.array(centre), (rays**2).sum(1)
+            for center, radius in self.spheres:
+                to, square = origin - np.array(center), (rays**2).sum(1)
                 half = rays @ to
                 root = half**2 - square * (to @ to - radius**2)
                 hits.append(np.where(root >= 0, (-half - np.sqrt(root)) / square, MISS))
         hits = np.stack([np.where(hit > 1e-9, hit, MISS) for hit in hits])
         return hits.min(0), hits.argmin(0)
 
-    def colour(self, points: np.ndarray) -> np.ndarray:
-        """Return the colour of surface points (N, 3): cubes of two sizes."""
-        colour = np.zeros((len(points), 3))
+    def color(self, points: np.ndarray) -> np.ndarray:
+        """Return the color of surface points (N, 3): cubes of two sizes."""
+        color = np.zeros((len(points), 3))
         for size, share in ((0.43, 0.6), (0.11, 0.4)):
             cell = np.floor((points + self.offset) / size).astype(np.int64)
             cell = (cell * np.array([73856093, 19349663, 83492791])).sum(1)
-            colour += share * self.colours[cell % len(self.colours)]
-        return colour
+            color += share * self.colors[cell % len(self.colors)]
+        return color
 
 
 class Camera:
-    """A pinhole camera that looks at a point; pixel centres are integers."""
+    """A pinhole camera that looks at a point; pixel centers are integers."""
 
     def __init__(self, position, target, size, focal: float, roll: float = 0.0) -> None:
         self.height, self.width = size
@@ -86,17 +86,17 @@ class Camera:
     def render(self, room: Room, samples: int = 3) -> tuple[np.ndarray, np.ndarray]:
         """Return the image (H, W, 3) uint8 and its depth (H, W), 0 where nothing is hit."""
         y, x = np.mgrid[: self.height, : self.width]
-        centres = np.stack([x.ravel(), y.ravel()], 1).astype(np.float64)
-        total = np.zeros((len(centres), 3))
+        centers = np.stack([x.ravel(), y.ravel()], 1).astype(np.float64)
+        total = np.zeros((len(centers), 3))
         steps = (np.arange(samples) + 0.5) / samples - 0.5
         for dx in steps:
             for dy in steps:
-                rays = self.rays(centres + [dx, dy])
+                rays = self.rays(centers + [dx, dy])
                 s, _ = room.cast(self.origin, rays)
                 hit = np.isfinite(s)
-                seen = room.colour(self.origin + rays * np.where(hit, s, 0)[:, None])
+                seen = room.color(self.origin + rays * np.where(hit, s, 0)[:, None])
                 total += np.where(hit[:, None], seen, 0.9)
-        depth, _ = room.cast(self.origin, self.rays(centres))
+        depth, _ = room.cast(self.origin, self.rays(centers))
         shape = self.height, self.width
         image = np.round(255 * total / samples**2).astype(np.uint8).reshape(*shape, 3)
         return image, np.where(np.isfinite(depth), depth, 0).reshape(shape)
