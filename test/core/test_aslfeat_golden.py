@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 MODES = {'none': 'none', 'u': 'u', 'a': 's', 'h': 'h'}
 
 
-@pytest.fixture(params=MODES)
-def case(request, reference, tmp_path):
+@pytest.fixture(params=MODES, scope='module')
+def case(request, reference, tmp_path_factory):
     """Return (extractor with imported weights, image, golden arrays) for one mode."""
-    mode = request.param
+    mode, tmp_path = request.param, tmp_path_factory.mktemp('weights')
     checkpoint = tmp_path / 'model.ckpt-380000'
     write_tf_checkpoint(checkpoint, filled_aslfeat(MODES[mode]))
     out = tmp_path / 'imported.safetensors'

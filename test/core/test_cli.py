@@ -14,7 +14,6 @@ VERBS = (
     'extract',
     'match',
     'train',
-    'shapes',
     'demo',
     'weights list',
     'weights import',
@@ -30,14 +29,23 @@ def test_every_verb_has_help_with_examples(verb):
     assert f'kpfeat {verb}' in result.output
 
 
-def test_help_needs_neither_torch_nor_numpy():
+@pytest.mark.parametrize(
+    'given, waits', [({}, 'PASSIVE'), ({'OMP_WAIT_POLICY': 'ACTIVE'}, 'ACTIVE')]
+)
+def test_help_needs_no_torch_and_lets_waiting_threads_sleep_unless_told_otherwise(given, waits):
     code = (
-        'import sys\nfrom kpfeat_core.cli import main\n'
-        'try:\n    main()\nexcept SystemExit:\n    print({"torch", "numpy"} & set(sys.modules))'
+        'import os, sys\nfrom kpfeat_core.cli import main\ntry:\n    main()\nexcept SystemExit:\n'
+        '    print({"torch", "numpy"} & set(sys.modules), os.environ["OMP_WAIT_POLICY"])'
     )
     words = [sys.executable, '-c', code, 'train', '--help']
-    result = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert result.stdout.splitlines()[-1] == 'set()'
+    rest = {k: v for k, v in os.environ.items() if k != 'OMP_WAIT_POLICY'}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=rest | given)
+    assert done.stdout.splitlines()[-1] == f'set() {given.get("OMP_WAIT_POLICY", "PASSIVE")}'
+
+
+def test_every_public_name_exists():
+    for name in kpfeat_core.__all__:
+        assert getattr(kpfeat_core, name) is not None
 
 
 @pytest.mark.unchecked  # contexts of newer typers are of another class

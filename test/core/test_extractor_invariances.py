@@ -11,16 +11,15 @@ import torch.nn.functional as F
 # These resample between their levels in a way that depends on the place in the image, as
 # published: positions follow a shift to a fraction of a pixel only.
 INEXACT = ('alike', 'keynet')
+# They differ from others that are compiled in the numbers of channels alone.
+SAME_CODE = ('alike-s', 'alike-n', 'magicpoint')
 
 
 @pytest.fixture(params=extractor_names(), scope='module')
 def extractor(request):
     torch.manual_seed(0)
     options = {'max_num_keypoints': -1, 'multi_scale': False, 'nms_radius': 6}
-    options |= {
-        'detection_threshold': 0.0,
-        'upsample_to': -1,
-    }  # weights are random, pixels counted
+    options |= {'detection_threshold': 0.0, 'upsample_to': -1}  # random weights, counted pixels
     if 'descriptor' in vars(build_extractor(request.param).config):
         options['descriptor'] = 'sift'
     return build_extractor(request.param, **options).eval()
@@ -36,8 +35,8 @@ def image() -> torch.Tensor:
 
 @pytest.fixture(scope='module')
 def small(image) -> torch.Tensor:
-    """Return (1, 3, 128, 160), enough where places do not matter."""
-    return image[..., :128, :160]
+    """Return (1, 3, 64, 96), enough where places do not matter."""
+    return image[..., :64, :96]
 
 
 def inner(features: Features, margin: int) -> torch.Tensor:
@@ -108,6 +107,8 @@ def test_half_precision_sees_what_single_precision_sees(extractor, small, dtype)
 
 
 def test_forward_compiles_as_one_graph_and_gives_the_same(extractor, small) -> None:
+    if extractor.name in SAME_CODE:
+        return
     prepared = extractor.prepare(small if extractor.channels == 3 else small[:, :1])
     torch._dynamo.reset()
     compiled = torch.compile(extractor, backend='aot_eager', fullgraph=True)
@@ -124,7 +125,7 @@ def test_training_gives_gradients_to_every_parameter_of_the_network(extractor, s
     total = maps.score_map.sum() + sum(m.square().sum() for m in maps.descriptor_maps)
     if maps.positions is not None:
         total = total + maps.positions.sum()
-    described = network.describe(maps, Keypoints.at(torch.rand(1, 9, 2) * 127))
+    described = network.describe(maps, Keypoints.at(torch.rand(1, 9, 2) * 63))
     (total + described[..., :1].sum()).backward()
     without = [n for n, p in network.network.named_parameters() if p.grad is None]
     assert not without

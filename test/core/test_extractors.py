@@ -10,7 +10,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(params=extractor_names())
+@pytest.fixture(params=extractor_names(), scope='module')
 def extractor(request):
     torch.manual_seed(0)
     # random weights score what they like
@@ -39,7 +39,7 @@ def test_any_image_size_gives_unit_descriptors_at_points_inside(extractor, size)
 
 
 def test_a_list_of_sizes_equals_its_images_one_by_one(extractor) -> None:
-    images = [picture(64, 96), picture(80, 70, 1), picture(64, 96, 2)]
+    images = [picture(64, 96), picture(64, 72, 1)]
     together = extractor.extract(images)
     for b, image in enumerate(images):
         alone, joined = extractor.extract(image).numpy(), together.numpy(b)
@@ -56,16 +56,16 @@ def test_images_of_a_list_go_through_the_network_together_where_that_is_faster(
     monkeypatch.setattr(
         type(extractor), 'forward', lambda self, x: sizes.append(len(x)) or forward(self, x)
     )
-    images = [picture(64, 96), picture(80, 70, 1), picture(64, 96, 2), picture(64, 96, 3)]
-    images[2] = images[2][..., 0]  # gray among colours
+    images = [picture(64, 96), picture(64, 72, 1), picture(64, 96, 2)]
+    images[2] = images[2][..., 0]  # gray among colors
     extractor = extractor.with_options(multi_scale=False)
     together = extractor.extract(images)
-    assert sizes == [3, 1]
+    assert sizes == [2, 1]
     assert_equals_one_by_one(extractor, together, images)
 
 
 def test_a_batch_tensor_equals_its_images_one_by_one(extractor) -> None:
-    images = [picture(64, 96, seed) for seed in range(3)]
+    images = [picture(64, 96, seed) for seed in range(2)]
     batch = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images])
     assert_equals_one_by_one(extractor, extractor.extract(batch), images)
 
@@ -95,19 +95,19 @@ def test_padding_of_a_batch_is_zero_everywhere(extractor) -> None:
         assert not values[padding].any()
 
 
-def test_gray_images_equal_their_gray_colour_images(extractor) -> None:
+def test_gray_images_equal_their_gray_color_images(extractor) -> None:
     gray = picture(64, 96)[..., 0]
-    colour = np.repeat(gray[..., None], 3, 2)
-    expected = extractor.extract(colour).numpy()['keypoints']
+    color = np.repeat(gray[..., None], 3, 2)
+    expected = extractor.extract(color).numpy()['keypoints']
     found = extractor.extract(gray).numpy()['keypoints']
     np.testing.assert_allclose(found, expected, atol=1e-3)  # gray of a gray colour is rounded
 
 
-@pytest.mark.parametrize('options', [{}, {'sub_pixel': False}, {'multi_scale': True}])
-def test_scores_fall_along_the_keypoints(extractor, options) -> None:
-    scores = extractor.with_options(**options).extract(picture(64, 96)).keypoint_scores
-    assert scores.shape[1] > 5
-    assert (scores.diff() <= 0).all()
+def test_scores_fall_along_the_keypoints(extractor) -> None:
+    for options in ({}, {'sub_pixel': False}, {'multi_scale': True}):
+        scores = extractor.with_options(**options).extract(picture(64, 96)).keypoint_scores
+        assert scores.shape[1] > 5
+        assert (scores.diff() <= 0).all()
 
 
 def test_half_precision_finds_the_places_that_single_precision_finds() -> None:
@@ -127,9 +127,9 @@ def test_half_precision_finds_the_places_that_single_precision_finds() -> None:
 
 
 def test_resized_extraction_answers_in_pixels_of_the_source(extractor) -> None:
-    features = extractor.with_options(resize=128).extract(picture(192, 256))
-    assert features.image_size.tolist() == [[256, 192]]
-    assert features.keypoints[..., 0].max() > 128
+    features = extractor.with_options(resize=96).extract(picture(144, 192))
+    assert features.image_size.tolist() == [[192, 144]]
+    assert features.keypoints[..., 0].max() > 96
 
 
 def test_multi_scale_gives_a_scale_to_each_keypoint_and_keeps_the_count(extractor) -> None:

@@ -88,7 +88,7 @@ def test_broken_video_is_refused_in_words(video, content) -> None:
 def test_broken_video_makes_no_noise_on_stderr(tmp_path) -> None:
     (tmp_path / 'film.mp4').write_bytes(b'not a video')
     program = (
-        'from kpfeat_core.image_sources import *\n'
+        'from kpfeat_core.sources import *\n'
         f'try: VideoSource({str(tmp_path / "film.mp4")!r}, None, True)\n'
         'except DataError: pass'
     )

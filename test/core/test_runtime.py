@@ -1,23 +1,35 @@
-"""Processes that run networks use memory again instead of asking for it anew."""
+"""Threads and memory of the process, and durations of the stages of an extraction."""
 
 import os
 import subprocess
 import sys
 
+from kpfeat_core.registry import build_extractor
+from kpfeat_core.runtime import timed_stages
+import numpy as np
 import pytest
 
 # Page faults of asking 20 times for a block of 32 MiB, as a map of a network is.
 FAULTS = """
-import resource, sys
-from kpfeat_core.threads import keep_memory
-import torch
+import ctypes, resource
+from kpfeat_core.runtime import keep_memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+
+
+def ask():
+    place = ctypes.c_void_p(libc.malloc(2**25))
+    ctypes.memset(place, 1, 2**25)
+    libc.free(place)
+
 
 keep_memory()
 for _ in range(20):  # until the first ones have found their places
-    torch.empty(2**23).fill_(1)
+    ask()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
-    torch.empty(2**23).fill_(1)
+    ask()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -43,7 +55,7 @@ def test_memory_of_one_image_is_used_for_the_next_unless_the_user_wants_otherwis
 # Heaps after 12 threads at a time have asked for memory.
 HEAPS = """
 import ctypes, sys, threading
-from kpfeat_core.threads import keep_memory
+from kpfeat_core.runtime import keep_memory
 
 keep_memory()
 barrier = threading.Barrier(12)
@@ -77,3 +89,24 @@ def test_threads_share_few_heaps(environment, most, tmp_path) -> None:
         [sys.executable, '-c', HEAPS, str(file)], env={**os.environ, **environment}, check=True
     )
     assert file.read_text().count('<heap ') == most
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+
+
+@pytest.mark.parametrize('options', [{}, {'multi_scale': True}])
+def test_each_stage_is_noted_once_for_each_extraction(options) -> None:
+    extractor = build_extractor('alike-t', **options).eval()
+    noted: list[tuple[str, float]] = []
+    with timed_stages(lambda *lap: noted.append(lap)):
+        extractor.extract(IMAGE)
+    assert [stage for stage, _ in noted] == ['transfer', 'network', 'detect', 'describe']
+    assert all(seconds >= 0 for _, seconds in noted)
+
+
+def test_nothing_is_noted_outside_and_after_a_failure_timing_is_off_again() -> None:
+    noted: list[tuple[str, float]] = []
+    with pytest.raises(ZeroDivisionError), timed_stages(lambda *lap: noted.append(lap)):
+        raise ZeroDivisionError
+    build_extractor('alike-t').eval().extract(IMAGE)
+    assert noted == []
