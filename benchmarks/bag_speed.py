@@ -22,7 +22,9 @@ import time
 from typing import Annotated, Any
 
 from common import provenance
-from kpfeat_core.bags.extract import extract_recording, Extraction, load
+from kpfeat_core.bags.extract import extract_recording
+from kpfeat_core.bags.frames import load_extractor
+from kpfeat_core.bags.request import ExtractRequest
 from kpfeat_core.messages.definitions import typestore
 from kpfeat_core.sources import parse_size
 import numpy as np
@@ -79,9 +81,9 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def measure(folder: Path, wanted: Extraction, size: tuple[int, int], rounds: int) -> dict:
+def measure(folder: Path, wanted: ExtractRequest, size: tuple[int, int], rounds: int) -> dict:
     """Compare inference alone with the whole command."""
-    extractor = load(wanted)
+    extractor = load_extractor(wanted)
     batch = wanted.batch_size if wanted.batch_size > 0 else 8 if wanted.device != 'cpu' else 1
     pictures = [picture(k, size) for k in range(16)]
 
@@ -133,7 +135,7 @@ def main(
         writing.start()
         writing.join()
         mb = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-        wanted = Extraction(
+        wanted = ExtractRequest(
             folder, Path(temporary) / 'out.mcap', model=model, device=device, stride=stride
         )
         values = measure(folder, wanted, pixels, rounds)

@@ -17,8 +17,8 @@ from statistics import median
 from typing import Annotated
 
 from common import provenance
-from kpfeat_core.bags.extract import Extraction
-from kpfeat_core.bags.frames import Sights
+from kpfeat_core.bags.frames import open_frames
+from kpfeat_core.bags.request import FramesRequest
 from kpfeat_core.colmap import descriptors_to_sift
 from kpfeat_core.config import DEFAULT_MODEL, MatcherConfig
 from kpfeat_core.features import Features
@@ -59,8 +59,9 @@ def main(
 ) -> None:
     """Compare all pairs of a recording."""
     options = {'max_num_keypoints': max_keypoints}
-    wanted = Extraction(recording, Path(), model=model, weights=weights, options=options)
-    found = [sight.features for sights in Sights(wanted, images=False).lists() for sight in sights]
+    request = FramesRequest(recording, model=model, weights=weights, options=options)
+    frames = open_frames(request).lists()
+    found = [frame.features for batch in frames for frame in batch]
     matcher = MutualNearestNeighbor(MatcherConfig(geometry='fundamental'))
     pairs = [compare(*pair, matcher) for pair in zip(found, found[apart:], strict=False)]
     line = {

@@ -1,5 +1,5 @@
 """
-Features and cameras as COLMAP takes them.
+Features and cameras as COLMAP takes them, and its database.
 
 COLMAP matches descriptors of SIFT alone where it has no network: 128 bytes, of length 512, by
 their distance on a CPU and by their product on a GPU. Ours are turned into such so that both order
@@ -10,11 +10,16 @@ Pixels begin at the image's corner in COLMAP: (0.5, 0.5) is the centre of the fi
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
+import signal
+import threading
+from typing import Any
 
 import numpy as np
 
 from .axes import Float
 from .camera import Calibration, FISHEYE_MODELS
+from .errors import DataError
 
 BYTES = 128  # of a descriptor of SIFT
 LENGTH = 512.0  # of these bytes as a vector
@@ -22,6 +27,94 @@ LENGTH = 512.0  # of these bytes as a vector
 # leaves finer steps and cuts more; of 64 to 256 numbers at most 2 in 1000 are cut.
 MIDDLE = 0.35
 FOCAL_PRIOR = 1.2  # focal length of a camera that nobody calibrated, in longer sides of its image
+
+
+class ColmapDatabase:
+    """
+    A new database of cameras, images, keypoints and descriptors; use as a context manager.
+
+    The same images give the same bytes. Raises DataError where pycolmap is not installed, and
+    what pycolmap raises where the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        need_pycolmap()
+        self._path = path
+        self._cameras: dict[tuple[str, tuple[int, int]], int] = {}
+
+    def __enter__(self) -> 'ColmapDatabase':
+        import pycolmap
+
+        self._database = pycolmap.Database.open(self._path)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._database.close()
+
+    def add(
+        self,
+        name: str,
+        arrays: Mapping[str, np.ndarray],
+        camera: str,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """
+        Add an image with the arrays of `Features.numpy`.
+
+        camera: images of the same camera and size share intrinsics, which are those of the
+        `calibration`, or a guess.
+        """
+        import pycolmap
+
+        database = self._database
+        width, height = (int(side) for side in arrays['image_size'])
+        camera_id = self._camera(camera, (width, height), calibration)
+        image = pycolmap.Image(name=name, camera_id=camera_id)
+        image.image_id = database.write_image(image)
+        frame = pycolmap.Frame(rig_id=camera_id)
+        frame.add_data_id(image.data_id)
+        database.write_frame(frame)
+        database.write_keypoints(image.image_id, keypoints_to_colmap(arrays))
+        descriptors = pycolmap.FeatureDescriptors(
+            pycolmap.FeatureExtractorType.SIFT, descriptors_to_sift(arrays['descriptors'])
+        )
+        database.write_descriptors(image.image_id, descriptors)
+
+    def _camera(self, name: str, size: tuple[int, int], calibration: Calibration | None) -> int:
+        """Return the camera of this name and size, and the rig of it alone."""
+        import pycolmap
+
+        if (name, size) not in self._cameras:
+            model, parameters, calibrated = camera_model(size, calibration)
+            camera = pycolmap.Camera(
+                model=model,
+                width=size[0],
+                height=size[1],
+                params=parameters,
+                has_prior_focal_length=calibrated,
+            )
+            camera.camera_id = self._database.write_camera(camera)
+            rig = pycolmap.Rig()
+            rig.add_ref_sensor(camera.sensor_id)
+            rig.rig_id = camera.camera_id
+            self._database.write_rig(rig, use_rig_id=True)
+            self._cameras[name, size] = camera.camera_id
+        return self._cameras[name, size]
+
+
+def need_pycolmap() -> None:
+    """Import pycolmap, so that SIGTERM still ends a run in silence; raises DataError."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        import pycolmap
+    except ImportError:
+        raise DataError(
+            'the colmap format needs pycolmap, which is not installed; pip install '
+            "'kpfeat[colmap]'"
+        ) from None
+    del pycolmap
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def descriptors_to_sift(descriptors: Float[np.ndarray, 'n d']) -> np.ndarray:

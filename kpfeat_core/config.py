@@ -52,8 +52,8 @@ class OptionDescription(NamedTuple):
     """
     One option in full, from which flags, parameters, launch arguments and tables are made.
 
-    kind: bool, int, float or str. low, high: bounds, None where there is none. choices: () for any
-    value. live: whether it may change while a node runs.
+    kind: bool, int, float, str or tuple of str. low, high: bounds, None where there is none.
+    choices: () for any value. live: whether it may change while a node runs.
     """
 
     name: str
@@ -70,13 +70,13 @@ class OptionDescription(NamedTuple):
         """Return the default as a reader sees it: yes, no, none, or the value."""
         if self.kind is bool:
             return 'yes' if self.default else 'no'
-        return 'none' if self.default == '' else str(self.default)
+        return 'none' if self.default in ('', ()) else str(self.default)
 
     @property
     def allowed(self) -> str:
         """Return the choices or the bounds in words; '' where any value is allowed."""
         if self.choices:
-            return ', '.join(self.choices)
+            return ', '.join(filter(None, self.choices))
         low, high = (None if v is None else f'{v:,.12g}' for v in (self.low, self.high))
         if low is None:
             return '' if high is None else f'at most {high}'

@@ -1,18 +1,25 @@
-"""The process: threads, memory that is kept, missing packages, late imports, stage timers."""
+"""The process: threads, memory that is kept, missing packages, late imports, stages, timers."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 import ctypes
 import importlib
 from importlib.util import find_spec
 import os
+import queue
 import re
 import sys
+import threading
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import ConfigError
+
+T = TypeVar('T')
+R = TypeVar('R')
 
 # Turns that a waiting thread of GNU's OpenMP makes before it sleeps; 300,000 if left alone.
 SPINS = '2000'
@@ -24,6 +31,7 @@ KEPT_BYTES = 2**29  # that are free and stay with the process
 # were loaded and unloaded 15 times grew the process by 24 MiB so, and by 150 with glibc's own 8 a
 # core, at the same speed.
 ARENAS = 4
+PATIENCE_S = 0.05  # a stage that waits looks this often whether it is still wanted
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # names of mallopt
 
 
@@ -191,3 +199,76 @@ def count_workers(workers: int) -> int:
         return workers
     usable = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else None
     return usable or os.cpu_count() or 1
+
+
+def in_background(items: Iterable[T], depth: int) -> Iterator[T]:
+    """
+    Iterate in a thread of its own, at most `depth` items ahead of the consumer.
+
+    An error is raised where the items are taken. The thread ends when the iterator is closed.
+    """
+    iterator = iter(items)
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(max(1, depth))
+    unwanted = threading.Event()
+
+    def offer(*item: Any) -> bool:
+        while not unwanted.is_set():
+            try:
+                ready.put(item, timeout=PATIENCE_S)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in iterator:
+                if not offer(True, item):
+                    break
+            else:
+                offer(False, None)
+        except BaseException as error:
+            offer(False, error)
+        finally:
+            if hasattr(iterator, 'close'):
+                iterator.close()
+
+    thread = threading.Thread(target=work, name='kpfeat stage', daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, item = ready.get()
+            if more:
+                yield item
+            elif item is None:
+                return
+            else:
+                raise item
+    finally:
+        unwanted.set()
+        thread.join()
+
+
+def ahead(
+    function: Callable[[T], R], items: Iterable[T], pool: Executor, depth: int
+) -> Iterator[R]:
+    """Apply a function to all items in a pool, in order, with at most `depth` at a time."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= depth:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Group items; the last group may be smaller."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

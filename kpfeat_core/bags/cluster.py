@@ -1,7 +1,6 @@
-"""The parts of a fleet's recordings on Ray: one task for each, on one machine or many."""
+"""The parts of a batch's recordings on Ray: one task for each, on one machine or many."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 import os
 import socket
 from typing import Any, TYPE_CHECKING
@@ -10,10 +9,9 @@ from ..errors import ConfigError, DataError
 from ..runtime import keep_memory, share_cores
 
 if TYPE_CHECKING:
-    from .parts import Part
+    from .batch import Batch, Result, Task
     from .reader import BagReader
-    from .recording import Recording
-    from .tasks import Fleet, Job, Result
+    from .recording import BagFile, Recording
 
 # A worker comes here first, before anything loads torch.
 share_cores()
@@ -27,36 +25,23 @@ BROKEN_GPU = 'CUDA error'  # after which a process can do nothing more on its GP
 PATIENCE_S = 10.0  # until a task that was cancelled is killed, or an address does not answer
 
 
-@dataclass(frozen=True)
-class ClusterConfig:
-    """
-    Where tasks run and what each of them takes.
-
-    address: of a Ray that runs already; '' is $RAY_ADDRESS, or one of our own on this machine.
-    gpus: for each task; -1: one where the device is a GPU. slots: cores of a Ray of our own; -1:
-    all.
-    """
-
-    address: str = ''
-    gpus: float = -1
-    slots: int = -1
-
-
 class OnRay:
     """
-    Works off jobs on Ray.
+    Works off tasks on Ray.
 
-    A task whose worker dies is done again, up to three times, and goes on from the journal beside
-    its output. A Ray of our own listens on this machine alone and ends with this; where this
-    process uses one already, that is taken.
+    A task whose worker dies is done again, up to three times, and goes on from its partial output.
+
+    address: of a Ray that runs already; '' is $RAY_ADDRESS, or a Ray of our own on this machine,
+    which nobody else reaches and which ends with this. Where this process uses one already, that
+    is taken. slots: cores of a Ray of our own; -1: all.
     """
 
-    def __init__(self, config: ClusterConfig) -> None:
-        self._config = config
+    def __init__(self, address: str = '', slots: int = -1) -> None:
+        self._address, self._slots = address, slots
         self.machines: list[Mapping[str, float]] = []  # what each one has of CPU and GPU
 
     def __enter__(self) -> 'OnRay':
-        address = self._config.address or os.environ.get('RAY_ADDRESS', '')
+        address = self._address or os.environ.get('RAY_ADDRESS', '')
         self._own = address in ('', 'local')
         self._ray = _ray(self._own)
         self._began = not self._ray.is_initialized()
@@ -69,7 +54,7 @@ class OnRay:
         _check_answer(address)
         options: dict[str, Any] = {'address': address}
         if self._own:
-            slots = None if self._config.slots < 0 else self._config.slots
+            slots = None if self._slots < 0 else self._slots
             options = {
                 'address': 'local',
                 'num_cpus': slots,
@@ -95,39 +80,38 @@ class OnRay:
             raise ConfigError(f"device is '{name}', expected cpu, cuda or auto: Ray chooses which")
         return name
 
-    def results(self, fleet: 'Fleet', jobs: Iterable['Job']) -> Iterator['Result']:
-        resources = self._resources(fleet)
+    def results(self, batch: 'Batch', tasks: Iterable['Task']) -> Iterator['Result']:
+        resources = self._resources(batch)
         survey = self._ray.remote(_survey).options(num_cpus=1, max_retries=DEATHS)
-        task = self._ray.remote(_work).options(**resources, max_retries=DEATHS)
-        sent = self._ray.put(fleet)
-        running: dict[Any, Part] = {}
+        remote_work = self._ray.remote(_work).options(**resources, max_retries=DEATHS)
+        sent = self._ray.put(batch)
+        running: dict[Any, BagFile] = {}
         group, whole = None, None
-        waiting = iter(jobs)
+        waiting = iter(tasks)
         try:
             while True:
-                while len(running) < self._limit(resources) and (job := next(waiting, None)):
-                    if job.part.group != group:
-                        group, whole = job.part.group, survey.remote(job.part.recording)
-                    running[task.remote(sent, job, whole)] = job.part
+                while len(running) < self._limit(resources) and (task := next(waiting, None)):
+                    if task.file.group != group:
+                        group, whole = task.file.group, survey.remote(task.file.recording)
+                    running[remote_work.remote(sent, task, whole)] = task.file
                 if not running:
                     return
                 done, _ = self._ray.wait(list(running))
-                yield from (self._result(fleet, one, running.pop(one)) for one in done)
+                yield from (self._result(batch, one, running.pop(one)) for one in done)
         finally:
             self._cancel(list(running))
 
-    def _resources(self, fleet: 'Fleet') -> dict[str, float]:
+    def _resources(self, batch: 'Batch') -> dict[str, float]:
         """Return what a task takes; raises ConfigError where our own Ray never has it."""
-        cpus, gpus = fleet.cpus, self._config.gpus
-        gpus = gpus if gpus >= 0 else float(fleet.wanted.device != CPU)
+        cpus, gpus = batch.cpus, float(batch.request.device != CPU)
         if self._own and not any(
             one.get('CPU', 0) >= cpus and one.get('GPU', 0) >= gpus for one in self.machines
         ):
             there = self.machines[0]
             raise ConfigError(
                 f'a task takes {cpus:g} CPUs and {gpus:g} GPUs, but there are '
-                f'{there.get("CPU", 0):g} and {there.get("GPU", 0):g}; see --cpus-per-task, '
-                '--gpus-per-task and --device'
+                f'{there.get("CPU", 0):g} and {there.get("GPU", 0):g}; see --cpus-per-task '
+                'and --device'
             )
         return {'num_cpus': cpus, 'num_gpus': gpus}
 
@@ -141,19 +125,19 @@ class OnRay:
         ]
         return max(LEAST_TASKS, int((1 + AHEAD) * min(slots, default=0)))
 
-    def _result(self, fleet: 'Fleet', done: Any, part: 'Part') -> 'Result':
-        from .tasks import failure
+    def _result(self, batch: 'Batch', done: Any, file: 'BagFile') -> 'Result':
+        from .batch import failure
 
         try:
             return self._ray.get(done)
         except self._ray.exceptions.RayTaskError as error:  # the function could not even begin
-            return failure(fleet, part, str(error).strip().splitlines()[-1])
+            return failure(batch, file, str(error).strip().splitlines()[-1])
         except self._ray.exceptions.RayError as error:
             how = f'{DEATHS + 1} times, perhaps for lack of memory ({type(error).__name__})'
-            return failure(fleet, part, f'its worker died {how}')
+            return failure(batch, file, f'its worker died {how}')
 
     def _cancel(self, running: list[Any]) -> None:
-        """Stop tasks, which keep what they did in the journals beside their outputs."""
+        """Stop tasks, which keep what they did in their partial outputs."""
         for force in (False, True):
             for one in running:
                 self._ray.cancel(one, force=force)
@@ -190,15 +174,15 @@ def _ray(own: bool) -> Any:
 
 
 def _survey(recording: 'Recording') -> 'BagReader | str':
-    from .tasks import survey
+    from .batch import survey
 
     return survey(recording)
 
 
-def _work(fleet: 'Fleet', job: 'Job', whole: 'BagReader | str') -> 'Result':
-    from .tasks import work
+def _work(batch: 'Batch', task: 'Task', whole: 'BagReader | str') -> 'Result':
+    from .batch import work
 
-    result = work(fleet, job, whole)
+    result = work(batch, task, whole)
     if BROKEN_GPU in result.entry.error:
         os._exit(1)  # all else would fail here too: another process is to try
     return result

@@ -1,204 +1,232 @@
-"""Features of every image of a recording: what is asked for, and what became of it."""
+"""
+Features of every image of a recording, and how an output grows so that a killed run goes on.
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+An output grows in a folder beside its place, `.NAME.partial`, which also holds what was asked for
+(`request.json`) and a line for each batch of images (`done.jsonl`) with what the output cannot
+tell itself, such as images that were skipped. A run that was killed goes on from there.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+import json
 from pathlib import Path
+import shutil
 from typing import Any, TYPE_CHECKING
 
-from .flow import run
-from .formats import make_sink, RECORDINGS
-from .plan import make_plan, Plan
-from .processing import FeatureSteps
+from .formats import made_topics, make_sink
+from .frames import BagReport, FeatureFrame, Frames, load_extractor
+from .plan import Copies, make_plan, Plan
 from .reader import BagReader
-from .recording import Damage
-from .settings import settings_of_input, settings_of_model, settings_of_view
-from .steps import Journal, Step
-from .writers import check_target
-from ..config import DEFAULT_MODEL, ViewConfig
-from ..errors import ConfigError, DataError
-from ..messages.conversions import DescriptorType
+from .recording import Damage, LAST_TIME
+from .request import ExtractRequest, RECORDINGS
+from .writers import check_target, full_disk, lock, LogEntry, Sink
+from ..errors import DataError
 
 if TYPE_CHECKING:
     from ..models.base import Extractor
 
-GPU_BATCH = 8
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """
-    What is asked for; all that the output depends on, and plain enough to be sent elsewhere.
-
-    topics: of images; all where empty. start, end: as `records.in_time` reads them. stride: take
-    every k-th image of a topic. format: bag, npz, h5, colmap or rtabmap. storage: mcap or sqlite3,
-    '' by the name of `out`. copy: topics of the input that are copied, '*' for all. options: of
-    the extractor. batch_size: images that go through the network together; -1: 8 on a GPU, 1 on a
-    CPU. annotations: for Foxglove, beside the features of a bag. pictures: the images as files,
-    beside a database of colmap. depth: topic of depth images for rtabmap, '' for none.
-    """
-
-    source: Path
-    out: Path
-    topics: tuple[str, ...] = ()
-    start: str = ''
-    end: str = ''
-    stride: int = 1
-    format: str = 'bag'
-    storage: str = ''
-    copy: tuple[str, ...] = ()
-    model: str = DEFAULT_MODEL
-    weights: str = ''
-    device: str = 'cpu'
-    options: Mapping[str, Any] = field(default_factory=dict)
-    view: ViewConfig = field(default_factory=ViewConfig)
-    descriptor_type: str = 'float32'
-    batch_size: int = -1
-    annotations: bool = False
-    pictures: bool = False
-    depth: str = ''
-
-    def __post_init__(self) -> None:
-        if self.batch_size < -1 or self.batch_size == 0:
-            raise ConfigError(
-                f'batch_size is {self.batch_size}, expected at least 1, or -1 for what the device '
-                'is best at'
-            )
-        if self.stride < 1:
-            raise ConfigError(f'stride is {self.stride}, expected at least 1')
-
-
-@dataclass
-class Report:
-    """
-    What became of a recording.
-
-    total: images that there are to be, about. resumed: images that an earlier run had done.
-    discarded: whether an earlier run with other options or input had left some, now thrown away.
-    skipped: images by the kind of their problem; reasons: the first sentence of each kind.
-    left_out: topics of depth images, which are taken where they are named.
-    """
-
-    source: Path
-    out: Path
-    total: int = 0
-    images: int = 0
-    features: int = 0
-    keypoints: int = 0
-    resumed: int = 0
-    discarded: bool = False
-    copied: int = 0
-    skipped: Counter = field(default_factory=Counter)
-    reasons: dict[str, str] = field(default_factory=dict)
-    damage: list[Damage] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-
-    def add(self, step: Step) -> None:
-        """Count one image."""
-        self.images += 1
-        self.features += bool(step.records)
-        self.keypoints += step.counts.get('keypoints', 0)
-        if step.problem:
-            kind, sentence = step.problem
-            self.skipped[kind] += 1
-            self.reasons.setdefault(kind, sentence)
-
-    def check(self, damage: Iterable[Damage]) -> None:
-        """Raise DataError where not one image could be used; damage: of what was read."""
-        if not self.features:
-            why = self.first_reason(damage) or 'there is none in this range'
-            raise DataError(f"no image of '{self.source}' could be used: {why}")
-
-    def first_reason(self, damage: Iterable[Damage]) -> str:
-        """Return why an image was skipped, or what was damaged; empty where nothing was."""
-        return next((str(why) for why in (*self.reasons.values(), *damage)), '')
-
-    @property
-    def complete(self) -> bool:
-        """Say whether everything was read and every image used."""
-        return not self.skipped and not self.damage
-
 
 def extract_recording(
-    wanted: Extraction,
+    request: ExtractRequest,
     extractor: 'Extractor | None' = None,
-    on_step: Callable[[Report], None] = lambda report: None,
+    on_image: Callable[[BagReport], None] = lambda report: None,
     plan: Plan | None = None,
-) -> Report:
+) -> BagReport:
     """
     Write the features of every image of a recording, once and in the order of log time.
 
-    extractor: the one that `wanted` describes, where it is loaded already. on_step is called at
-    the start and after each image. plan: for a part of a recording, which may hold no image.
+    extractor: the one that `request` describes, where it is loaded already. on_image is called at
+    the start and after each image. plan: for one file of a recording, which may hold no image.
 
     Raises KpfeatError; at `out` there is nothing then, or what was there before.
     """
-    plan = plan or make_plan(wanted, BagReader(wanted.source))
-    recording = plan.reader.recording
-    check_target(wanted.out, [recording], recording=wanted.format in RECORDINGS)
-    extractor = extractor or load(wanted)
-    batch = batch_size(wanted, extractor)
-    report = Report(recording.path, wanted.out, plan.total)
-    report.left_out = plan.left_out
+    request.check()
+    plan = plan or make_plan(request, BagReader(request.source))
+    check_range(plan)
+    copies = copies_of(request, plan)
+    source = plan.reader.recording
+    check_target(request.out, [source], recording=request.format in RECORDINGS)
     lacking: list[Damage] = []
-
-    def count(step: Step) -> None:
-        report.add(step)
-        report.copied = plan.copies.count
-        on_step(report)
-
-    def live(first: int) -> Iterator[list[Step]]:
-        report.resumed = first
-        kind = DescriptorType[wanted.descriptor_type.upper()]
-        maker = FeatureSteps(extractor, plan.shots, plan.names, wanted.model, kind, batch)
-        return maker.steps(plan.start, plan.stop, first)
+    sink = make_sink(request, plan, copies, lacking.append)
+    frames = Frames(plan, extractor or load_extractor(request))
+    report = BagReport(source.path, request.out, plan.total, left_out=list(plan.left_out))
 
     def check() -> None:
         if report.images or not plan.is_part:
             report.check(plan.reader.damage)
 
-    with Journal(wanted.out, _settings(wanted, plan, extractor, batch)) as journal:
-        report.discarded = journal.discarded
-        on_step(report)
-        sink = make_sink(wanted, plan, journal.folder, lacking.append)
-        run(journal, live, sink, plan.copies.records(plan.start, plan.stop), count, check)
-    report.copied = plan.copies.count
-    report.damage = plan.reader.damage + plan.copies.left_out + lacking
+    output = {name: getattr(request, name) for name in OUTPUT}
+    settings = frames.describe(output=output)
+    write_frames(request.out, settings, sink, frames.lists, copies, report, on_image, check)
+    report.damage = plan.reader.damage + copies.left_out + lacking
     return report
 
 
-def load(wanted: Extraction) -> 'Extractor':
-    """Load the extractor that is asked for; raises KpfeatError."""
-    from ..factory import create_extractor
-
-    # In a thread that ends with it: one that has run PyTorch keeps helpers, and where they are
-    # more than the cores, OpenMP lets those of the inference sleep after every layer. That made
-    # an image of 640x480 take 53 ms instead of 34 on two cores.
-    with ThreadPoolExecutor(1) as pool:
-        make = partial(create_extractor, wanted.model, wanted.weights, wanted.device)
-        return pool.submit(make, **wanted.options).result()
+# Options that decide what an output holds, beside those of its frames.
+OUTPUT = ('format', 'storage', 'copy', 'annotations', 'pictures', 'depth')
 
 
-def _settings(
-    wanted: Extraction, plan: Plan, extractor: 'Extractor', batch_size: int
-) -> dict[str, Any]:
-    return {
-        **settings_of_input(plan.reader),
-        **plan.settings(),
-        **settings_of_model(wanted.model, extractor),
-        **settings_of_view(wanted.view),
-        'stride': wanted.stride,
-        'descriptor_type': wanted.descriptor_type,
-        'batch_size': batch_size,
-    }
+def check_range(plan: Plan) -> None:
+    """Raise DataError where a recording has no message in the range that is asked for."""
+    whole = plan.whole
+    if plan.start > whole.end or plan.stop <= whole.start:
+        raise DataError(
+            f"no image of '{whole.recording.path}' could be used: there is none in this range"
+        )
 
 
-def batch_size(wanted: Extraction, extractor: 'Extractor') -> int:
-    """Return how many images go through the network together."""
-    from ..models.base import FASTER_IN_BATCHES
+def copies_of(request: ExtractRequest, plan: Plan) -> Copies:
+    """Return what is copied beside the features; raises DataError."""
+    made = made_topics(request, list(plan.names.values()))
+    return Copies(plan.reader, request.copy, set(made), plan.start, plan.stop, plan.whole)
 
-    if wanted.batch_size > 0:
-        return wanted.batch_size
-    return GPU_BATCH if extractor.device.type in FASTER_IN_BATCHES else 1
+
+class ResumeLog:
+    """
+    What an unfinished output cannot tell itself, in the folder in which it grows.
+
+    settings: all that the results depend on; what an earlier run left of others is thrown away,
+    and `discarded` says so. Use as a context manager; raises InUseError where another process is
+    at work in the folder.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = out.with_name(f'.{out.name}.partial')
+        self.count = 0  # images that are done
+        self.discarded = False
+        self._settings = json.dumps(settings, sort_keys=True, indent=1)
+        self._path = self.folder / 'done.jsonl'
+
+    def __enter__(self) -> 'ResumeLog':
+        self._file = lock(self._path)
+        try:
+            path = self.folder / 'request.json'
+            if not path.is_file() or path.read_text(encoding='utf-8') != self._settings:
+                self.discarded = self.resumes
+                self._file.truncate(0)
+                path.write_text(self._settings, encoding='utf-8')
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with suppress(OSError), self._file:  # a full disk, which is told already
+            if self._path.is_file() and not self.resumes:
+                self.remove()
+
+    @property
+    def resumes(self) -> bool:
+        """Return whether an earlier run has done something."""
+        return self._path.stat().st_size > 0
+
+    def __str__(self) -> str:
+        return f"{self.count} images are done and kept in '{self.folder}'"
+
+    def recalled(self, sink: Sink) -> Iterator[list[FeatureFrame]]:
+        """Yield what earlier runs finished, in order, as far as the output still has it."""
+        size = 0
+        with self._path.open('rb') as file:
+            for line in file:
+                try:
+                    entries = json.loads(line)
+                except ValueError:  # the process was killed while it wrote this
+                    break
+                frames = sink.recall(entries)
+                if frames is None or frames[0].index != self.count:
+                    break
+                self.count += len(frames)
+                size += len(line)
+                yield frames
+        self._file.truncate(size)
+        sink.forget()
+
+    def add(self, frames: Sequence[FeatureFrame], entries: Sequence[LogEntry]) -> None:
+        """Note that frames are done, which belong together: all of them, or none if it fails."""
+        said = [_entry(*one) for one in zip(frames, entries, strict=True)]
+        self._file.write(json.dumps(said) + '\n')
+        self._file.flush()
+        self.count += len(frames)
+
+    def remove(self) -> None:
+        """Remove the folder, when the output is at its place."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def write_frames(
+    out: Path,
+    settings: Mapping[str, Any],
+    sink: Sink,
+    lists: Callable[[int], Generator[list[FeatureFrame], None, None]],
+    copies: Copies,
+    report: BagReport,
+    on_image: Callable[[Any], None],
+    check: Callable[[], None],
+    recall: Callable[[FeatureFrame], None] = lambda frame: None,
+) -> None:
+    """
+    Write frames to a sink: those that an earlier run finished, then those that are still to do.
+
+    settings: all that the frames depend on. lists: given the index of the first frame that is
+    left, yields it and all after it, in lists that are kept together. copies: messages of the
+    input, which are put between by time. report: counts; on_image is called at the start and after
+    each image. check: raises DataError where the output is not to be. recall: is given each frame
+    of an earlier run.
+
+    Raises DataError where the disk is full; what is done stays, and a later run goes on from it.
+    """
+    with ResumeLog(out, settings) as log, full_disk(log):
+        report.discarded = log.discarded
+        on_image(report)
+
+        def take(frames: list[FeatureFrame]) -> list[LogEntry]:
+            entries = []
+            for frame in frames:
+                for record in copies.until(frame.time):
+                    sink.copy(record)
+                entries.append(sink.add(frame))
+            sink.flush()
+            return entries
+
+        def count(frames: list[FeatureFrame]) -> None:
+            for frame in frames:
+                report.add(frame)
+                report.copied = copies.count
+                on_image(report)
+
+        try:
+            sink.open(log.folder, log.resumes)
+            with copies:
+                if log.resumes:
+                    for frames in log.recalled(sink):
+                        take(frames)
+                        for frame in frames:
+                            recall(frame)
+                        report.resumed = log.count
+                        count(frames)
+                with closing(lists(log.count)) as left:
+                    for frames in left:
+                        log.add(frames, take(frames))
+                        count(frames)
+                for record in copies.until(LAST_TIME):
+                    sink.copy(record)
+                report.copied = copies.count
+            _check(check, log)
+            sink.finish()
+            log.remove()
+        finally:
+            sink.close()
+
+
+def _check(check: Callable[[], None], log: ResumeLog) -> None:
+    try:
+        check()
+    except DataError:  # what is kept would only lead to the same error
+        log.remove()
+        raise
+
+
+def _entry(frame: FeatureFrame, entry: LogEntry) -> LogEntry:
+    known = {'problem': frame.problem, 'counts': dict(frame.counts), **entry}
+    known = {name: value for name, value in known.items() if value}
+    return {'index': frame.index, 'time': frame.time, 'topic': frame.topic, **known}

@@ -1,4 +1,8 @@
-"""What became of the parts of many recordings: inputs, outputs and counts, in one JSON file."""
+"""
+What became of the files of many recordings: inputs, outputs and counts, in one JSON file.
+
+Outputs that belong together get the metadata.yaml that makes them a recording.
+"""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +14,12 @@ from pathlib import Path
 import time
 from typing import Any
 
-from .locking import lock
+from rosbags.rosbag2.metadata import dump_qos_v8
+from ruamel.yaml import YAML
+
+from .reader import BagReader, embedded_definition
+from .recording import METADATA, Recording
+from .writers import lock, METADATA_VERSION
 from ..errors import DataError
 from ..io import replacing
 
@@ -22,7 +31,7 @@ BLOCK = 2**20  # bytes that are hashed at a time
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestEntry:
     """
     What became of one part of a recording.
 
@@ -48,12 +57,12 @@ class Entry:
 
     @property
     def done(self) -> bool:
-        """Say whether there is an output."""
+        """Return whether there is an output."""
         return not self.error
 
     @property
     def complete(self) -> bool:
-        """Say whether everything was read and every image used."""
+        """Return whether everything was read and every image used."""
         return self.done and not (self.skipped or self.all_damage)
 
     @property
@@ -67,7 +76,7 @@ class Entry:
         return said | {'state': 'done' if self.done else 'failed'}
 
     @classmethod
-    def read(cls, described: Mapping[str, Any]) -> 'Entry':
+    def read(cls, described: Mapping[str, Any]) -> 'ManifestEntry':
         """Return the entry that is described; raises TypeError for what is none."""
         return cls(**{name: value for name, value in described.items() if name != 'state'})
 
@@ -85,7 +94,7 @@ class Manifest:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.settings: dict[str, Any] = {}
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, ManifestEntry] = {}
         self._next_save = 0.0
 
     def __enter__(self) -> 'Manifest':
@@ -105,7 +114,7 @@ class Manifest:
         with suppress(OSError):  # unless nothing came of it, there is something in it
             self.folder.rmdir()
 
-    def add(self, name: str, entry: Entry) -> None:
+    def add(self, name: str, entry: ManifestEntry) -> None:
         """Keep what became of a part."""
         self.entries[name] = entry
         self._log.write(json.dumps([name, entry.described()]) + '\n')
@@ -136,7 +145,7 @@ class Manifest:
             if values.get('version', VERSION) != VERSION:
                 raise ValueError(f'version is {values["version"]}, expected {VERSION}')
             self.settings = dict(values.get('settings', {}))
-            self.entries = {k: Entry.read(v) for k, v in values.get('parts', {}).items()}
+            self.entries = {k: ManifestEntry.read(v) for k, v in values.get('parts', {}).items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(
                 f"'{path}' cannot be read: {error}; move it away to do everything again"
@@ -145,7 +154,7 @@ class Manifest:
         for line in self._log:  # of a run that was killed; its last line may be cut off
             try:
                 name, values = json.loads(line)
-                self.entries[name] = Entry.read(values)
+                self.entries[name] = ManifestEntry.read(values)
             except (ValueError, TypeError, AttributeError):
                 break
         if self.entries and (self.folder / LOG).stat().st_size:
@@ -186,3 +195,59 @@ def size_of(path: Path) -> int:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob('*') if path.is_file())
+
+
+def join_parts(files: Sequence[Path]) -> None:
+    """Write the metadata.yaml of files in one folder, which are the parts of a recording."""
+    folder = files[0].parent
+    with replacing(folder / METADATA) as path, path.open('w', encoding='utf-8') as opened:
+        yaml = YAML(typ='safe')
+        yaml.default_flow_style = False
+        yaml.dump({'rosbag2_bagfile_information': _information(files)}, opened)
+
+
+def leave_apart(folder: Path) -> None:
+    """Remove the metadata.yaml of a folder, as long as not all parts are what they will be."""
+    (folder / METADATA).unlink(missing_ok=True)
+
+
+def _information(files: Sequence[Path]) -> dict[str, Any]:
+    whole = BagReader(Recording(files[0].parent, tuple(files)))
+    start = whole.start if whole.count else 0
+    parts = [BagReader(file) for file in files]
+    return {
+        'version': METADATA_VERSION,
+        'storage_identifier': whole.recording.storage,
+        'relative_file_paths': [file.name for file in files],
+        **_times(whole, start),
+        'topics_with_message_count': [
+            {
+                'topic_metadata': {
+                    'name': topic.name,
+                    'type': topic.msgtype,
+                    'serialization_format': 'cdr',
+                    'offered_qos_profiles': dump_qos_v8(list(topic.channel.qos)),
+                    'type_description_hash': embedded_definition(topic.channel)[1],
+                },
+                'message_count': topic.count,
+            }
+            for topic in whole.topics
+        ],
+        'compression_format': '',
+        'compression_mode': '',
+        'files': [
+            {'path': file.name, **_times(part, start)}
+            for file, part in zip(files, parts, strict=True)
+        ],
+        'custom_data': None,
+        'ros_distro': 'rosbags',
+    }
+
+
+def _times(reader: BagReader, otherwise: int) -> dict[str, Any]:
+    """Return start, duration and count; without a message the start is that of the whole."""
+    return {
+        'starting_time': {'nanoseconds_since_epoch': reader.start if reader.count else otherwise},
+        'duration': {'nanoseconds': max(0, reader.end - reader.start) if reader.count else 0},
+        'message_count': reader.count,
+    }

@@ -17,8 +17,8 @@ from mcap.summary import Summary
 from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.metadata import parse_qos
 
-from .chunks import ChunkedFile, ERRORS, inflate, Piece, unpacked_message
-from .recording import Channel, Note, Record
+from .chunks import ChunkedFile, ChunkInfo, ERRORS, inflate, OnDamage, unpacked_message
+from .recording import Channel, Record
 
 MAGIC = b'\x89MCAP0\r\n'
 BROKEN = (McapError, struct.error, ValueError, *ERRORS)
@@ -28,16 +28,16 @@ AT_END = (Opcode.DATA_END, Opcode.FOOTER)
 class McapFile(ChunkedFile):
     """An MCAP file as a `Storage`."""
 
-    def __init__(self, path: Path, note: Note) -> None:
+    def __init__(self, path: Path, on_damage: OnDamage) -> None:
         self._schemas: dict[int, Schema] = {}
         self._size = path.stat().st_size
-        super().__init__(path, note)
+        super().__init__(path, on_damage)
 
     def _messages_in(
-        self, piece: Piece, keys: set[int], start: int, stop: int
+        self, chunk: ChunkInfo, keys: set[int], start: int, stop: int
     ) -> Iterator[Record]:
         found = []
-        for record in self._records_at(piece.offset):
+        for record in self._records_at(chunk.offset):
             wanted = isinstance(record, Message) and record.channel_id in keys
             if wanted and start <= record.log_time < stop:
                 found.append(record)
@@ -47,7 +47,7 @@ class McapFile(ChunkedFile):
                 yield Record(channel, record.log_time, unpacked_message(record.data))
             except ERRORS as error:
                 lost = (record.channel_id, record.log_time)
-                self._note(f'messages cannot be decompressed ({error})', lost)
+                self._on_damage(f'messages cannot be decompressed ({error})', lost)
 
     def _read_index(self) -> bool:
         try:
@@ -70,8 +70,8 @@ class McapFile(ChunkedFile):
         if statistics.message_count:
             self.contents.cover(statistics.message_start_time, statistics.message_end_time)
         for index in summary.chunk_indexes:
-            self._pieces.append(
-                Piece(
+            self._chunks.append(
+                ChunkInfo(
                     index.message_start_time,
                     index.message_end_time,
                     index.chunk_start_offset,
@@ -83,7 +83,7 @@ class McapFile(ChunkedFile):
         self._file.seek(0)
         magic = self._file.read(len(MAGIC))
         if magic != MAGIC:
-            self._note('the file is empty' if not magic else 'it does not begin as MCAP does')
+            self._on_damage('the file is empty' if not magic else 'it does not begin as MCAP does')
             return
         offset = len(MAGIC)
         while True:
@@ -93,18 +93,18 @@ class McapFile(ChunkedFile):
                 return
             if opcode is None or not 0 < opcode <= Opcode.DATA_END:
                 cut = not head or len(head) < 9
-                self._note('the file is cut off' if cut else f'no record at byte {offset}')
+                self._on_damage('the file is cut off' if cut else f'no record at byte {offset}')
                 return
             if opcode in (Opcode.SCHEMA, Opcode.CHANNEL, Opcode.CHUNK, Opcode.MESSAGE):
-                self._scan_piece(offset)
+                self._scan_chunk(offset)
             offset += 9 + length
             if offset > self._size:
                 if opcode not in (Opcode.CHUNK, Opcode.MESSAGE):  # those have said it
-                    self._note('the file is cut off')
+                    self._on_damage('the file is cut off')
                 return
             self._file.seek(offset)
 
-    def _scan_piece(self, offset: int) -> None:
+    def _scan_chunk(self, offset: int) -> None:
         times, channels = [], set()
         for record in self._records_at(offset):
             if isinstance(record, Schema):
@@ -116,7 +116,7 @@ class McapFile(ChunkedFile):
                 channels.add(record.channel_id)
                 self.contents.add(record.channel_id, record.log_time, record.log_time)
         if times:
-            self._pieces.append(Piece(min(times), max(times), offset, frozenset(channels)))
+            self._chunks.append(ChunkInfo(min(times), max(times), offset, frozenset(channels)))
 
     def _add_channel(self, channel: McapChannel) -> None:
         schema = self._schemas.get(channel.schema_id)
@@ -144,17 +144,17 @@ class McapFile(ChunkedFile):
                 yield from _records(head + body)
                 return
             if len(body) < length:
-                self._note('the file is cut off')
+                self._on_damage('the file is cut off')
             yield from self._records_in_chunk(body, offset)
         except BROKEN as error:
-            self._note(f'the record at byte {offset} is damaged{_because(error)}')
+            self._on_damage(f'the record at byte {offset} is damaged{_because(error)}')
 
     def _records_in_chunk(self, body: bytes, offset: int) -> Iterator[Any]:
         chunk = Chunk.read(ReadDataStream(BytesIO(body)))
         data = inflate(chunk.compression, chunk.data)
         whole = len(data) == chunk.uncompressed_size
         if whole and chunk.uncompressed_crc and zlib.crc32(data) != chunk.uncompressed_crc:
-            self._note(f'the checksum of the chunk at byte {offset} is wrong')
+            self._on_damage(f'the checksum of the chunk at byte {offset} is wrong')
             return
         yield from _records(data)
 

@@ -1,90 +1,109 @@
-"""What an extraction takes of a recording: topics, their new names, and the range of time."""
+"""What is taken of a recording: topics, their new names, the range of time, what is copied."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import hashlib
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
-from .copying import Copies
-from .formats import check_options, made_topics
-from .processing import Shots
-from .reader import BagReader, Topic
-from .recording import Channel, features_topics, IMAGE, IMAGES
-from ..errors import DataError
-from ..messages.definitions import FEATURES
+from .reader import BagReader, decode, embedded_definition, Topic
+from .recording import CAMERA_INFO, Damage, features_topics, IMAGES, nanoseconds, Record, sibling
+from .request import FramesRequest
+from ..errors import BadImageError, DataError
+from ..runtime import in_background
 
-if TYPE_CHECKING:
-    from .extract import Extraction
+ALL = '*'
+READ_AHEAD = 16  # messages that are read before they are asked for
 
 
 @dataclass(frozen=True)
 class Plan:
     """
-    What is taken of a recording, or of one part of it.
+    The images that are taken of a recording, or of one file of it.
 
-    topics: of images. names: the topic of the features for each. copies: topics that are copied.
-    depths: topic of depth images, where one is asked for.
-    start, stop: log times start <= t < stop. total: images that there are to be, about. is_part:
-    whether there is more of the recording in other files. left_out: names of depth topics that are
-    not taken.
+    topics: of images; names: the topic of the features for each. whole: the recording that
+    `reader` reads a part of, or the reader itself. infos: topics of calibrations beside the
+    images. start, stop: log times start <= t < stop. total: images that there are to be, about.
+    left_out: names of depth topics that are not taken.
     """
 
+    request: FramesRequest
     reader: BagReader
-    shots: Shots
-    topics: list[Topic]
+    whole: BagReader
+    topics: Sequence[Topic]
     names: Mapping[str, str]
-    copies: Copies
-    depths: list[Topic]
+    infos: Sequence[Topic]
     start: int
     stop: int
     total: int
-    is_part: bool
-    left_out: list[str]
+    left_out: Sequence[str]
 
     @property
-    def channels(self) -> list[Channel]:
-        """Return all that will be written."""
-        made = [Channel(self.names[topic.name], FEATURES) for topic in self.topics]
-        return made + [topic.channel for topic in self.copies.topics]
+    def is_part(self) -> bool:
+        """Return whether there is more of the recording in other files."""
+        return self.whole is not self.reader
 
-    def settings(self) -> dict[str, Any]:
+    @property
+    def needed_infos(self) -> Sequence[Topic]:
+        """Return the topics of calibrations that the features depend on."""
+        view = self.request.view
+        return self.infos if view.undistort and not view.calibration_file else []
+
+    def first_infos(self, infos: Collection[Topic]) -> dict[str, Record]:
+        """
+        Return the message of each camera_info that serves the images before its first one.
+
+        It is that first one; for a part without any the last of the parts before, or else the
+        first of those after it.
+        """
+        found = {}
+        for info in infos:
+            record = (
+                next(self.reader.records([info]), None)
+                or self.whole.last(info, self.reader.start)
+                or next(self.whole.records([info]), None)
+            )
+            if record:
+                found[info.name] = record
+        return found
+
+    def describe(self) -> dict[str, Any]:
         """Return what results depend on that only the recording itself tells."""
-        found = self.shots.first_calibrations()
-        digests = {name: hashlib.sha256(one.data).hexdigest() for name, one in found.items()}
+        found = self.first_infos(self.needed_infos)
         return {
             'topics': dict(self.names),
             'range': [self.start, self.stop],
-            'calibrations': digests,
+            'calibrations': {n: hashlib.sha256(one.data).hexdigest() for n, one in found.items()},
         }
 
 
-def make_plan(wanted: 'Extraction', reader: BagReader, whole: BagReader | None = None) -> Plan:
+def make_plan(
+    request: FramesRequest,
+    reader: BagReader,
+    whole: BagReader | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Plan:
     """
-    Find out what is to be taken.
+    Find out which images are to be taken.
 
     whole: the recording that `reader` reads a part of. Topics have the names that they get in the
-    whole, and ranges count from its start. Raises DataError where the whole has nothing that is
-    asked for, and for options that do not go together.
+    whole, and ranges count from its start. names: the topic of features for each topic of images,
+    where they are known. Raises DataError where the whole has nothing that is asked for.
     """
-    check_options(wanted)
-    is_part, whole = whole is not None, whole or reader
-    topics = image_topics(whole, wanted.topics)
-    names = features_topics([topic.name for topic in topics])
-    made = made_topics(wanted, list(names.values()))
-    copies = Copies(reader, wanted.copy, set(made), whole)
-    start, stop = whole.span(wanted.start, wanted.end)
-    if start > whole.end or stop <= whole.start:
-        raise DataError(
-            f"no image of '{whole.recording.path}' could be used: there is none in this range"
-        )
-    depths = _depth_topics(wanted, whole, topics)
-    shots = Shots(reader, topics, wanted.view, wanted.stride, whole)
+    whole = whole or reader
+    if names is None:
+        topics = image_topics(whole, request.topics)
+        names = features_topics([topic.name for topic in topics])
+    else:
+        topics = [topic for topic in whole.image_topics() if topic.name in names]
+    start, stop = whole.span(request.start, request.end)
+    beside = {sibling(topic.name, 'camera_info') for topic in topics}
+    infos = [t for t in whole.topics if t.name in beside and t.msgtype == CAMERA_INFO]
     here = [topic for topic in reader.topics if topic.name in names]
-    total = reader.expected(here, start, stop, wanted.stride)
-    left_out = depth_left_out(wanted, whole)
-    return Plan(
-        reader, shots, topics, names, copies, depths, start, stop, total, is_part, left_out
-    )
+    total = reader.expected(here, start, stop, request.stride)
+    depth = [] if request.topics else [topic.name for topic in whole.depth_topics]
+    asked = getattr(request, 'depth', '')
+    left_out = [name for name in depth if name != asked and name not in names]
+    return Plan(request, reader, whole, topics, names, infos, start, stop, total, left_out)
 
 
 def image_topics(reader: BagReader, names: Collection[str] = ()) -> list[Topic]:
@@ -105,16 +124,128 @@ def image_topics(reader: BagReader, names: Collection[str] = ()) -> list[Topic]:
     return topics
 
 
-def depth_left_out(wanted: 'Extraction', reader: BagReader) -> list[str]:
-    """Return the topics of depth images that are not taken, as no topic is named."""
-    depth = [] if wanted.topics else [topic.name for topic in reader.depth_topics]
-    return [name for name in depth if name != wanted.depth]
+class Copies:
+    """
+    The topics of a recording that are to be copied, read in step with images.
+
+    names: of topics; ALL for all but those in `made`, which are written anyway. whole: the
+    recording that `reader` reads a part of, whose topics are meant. start, stop: log times.
+    left_out: topics of ALL whose type nobody knows. count: messages so far.
+
+    Raises DataError for a topic that is not there or cannot be copied.
+    """
+
+    def __init__(
+        self,
+        reader: BagReader,
+        names: Collection[str],
+        made: Collection[str],
+        start: int,
+        stop: int,
+        whole: BagReader | None = None,
+    ) -> None:
+        self._reader, self._span = reader, (start, stop)
+        self.topics: list[Topic] = []
+        self.left_out: list[Damage] = []
+        self.count = 0
+        every = ALL in names
+        whole = whole or reader
+        for topic in whole.topics if every else whole.choose(names):
+            if topic.name not in made:
+                self._take(topic, every)
+            elif not every:
+                raise DataError(f"topic '{topic.name}' is written anew; it cannot be copied too")
+
+    def __enter__(self) -> 'Copies':
+        self.count = 0
+        self._cursor = TopicCursor(self._reader, self.topics, *self._span)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._cursor.close()
+
+    def until(self, time: int) -> Iterator[Record]:
+        """Yield the messages with log time <= time that have not come yet, in order."""
+        for record in self._cursor.until(time):
+            self.count += 1
+            yield record
+
+    def _take(self, topic: Topic, every: bool) -> None:
+        try:
+            embedded_definition(topic.channel)
+        except DataError as error:
+            if not every:
+                raise
+            counts = {one.name: one.count for one in self._reader.topics}
+            if topic.name in counts:
+                path, reason = self._reader.recording.path, f'not copied: {error}'
+                self.left_out.append(Damage(path, reason, counts[topic.name]))
+        else:
+            self.topics.append(topic)
 
 
-def _depth_topics(wanted: 'Extraction', whole: BagReader, topics: list[Topic]) -> list[Topic]:
-    if wanted.depth and len(topics) > 1:
-        raise DataError(
-            f'--depth is for one camera, and there are {len(topics)} topics of images; choose one '
-            'with --topics'
-        )
-    return whole.choose([wanted.depth], [IMAGE]) if wanted.depth else []
+class TopicCursor:
+    """The messages of topics, read in the background, up to a log time that only grows."""
+
+    def __init__(
+        self, reader: BagReader, topics: Collection[Topic], start: int, stop: int
+    ) -> None:
+        found = reader.records(topics, start, stop) if topics else iter(())
+        self._records = in_background(found, READ_AHEAD)
+        self._next: Record | None = None
+        self._newest: dict[str, Record] = {}
+        self._began = False
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._records.close()
+
+    def until(self, time: int) -> Iterator[Record]:
+        """Yield the messages with log time <= time that have not come yet, in order."""
+        if not self._began:
+            self._began, self._next = True, next(self._records, None)
+        while self._next is not None and self._next.time <= time:
+            yield self._next
+            self._next = next(self._records, None)
+
+    def newest(self, topic: str, time: int) -> Any:
+        """Return the newest message of a topic with log time <= time; None without, or damaged."""
+        self._newest |= {record.channel.topic: record for record in self.until(time)}
+        record = self._newest.get(topic)
+        return decoded(record) if record else None
+
+
+class NearestByStamp:
+    """The message of a topic whose stamp is nearest to one that only grows."""
+
+    def __init__(self, records: Iterator[Record]) -> None:
+        self._records = in_background(records, READ_AHEAD)
+        self._before = self._after = self._take()
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._records.close()
+
+    def to(self, stamp: int, slack: int) -> Any:
+        """Return the message that is at most `slack` nanoseconds away, or None."""
+        while self._after is not None and _stamp(self._after) < stamp:
+            self._before, self._after = self._after, self._take()
+        found = [message for message in (self._before, self._after) if message is not None]
+        nearest = min(found, key=lambda message: abs(_stamp(message) - stamp), default=None)
+        return nearest if nearest and abs(_stamp(nearest) - stamp) <= slack else None
+
+    def _take(self) -> Any:
+        messages = (decoded(record) for record in self._records)
+        return next((message for message in messages if message), None)
+
+
+def decoded(record: Record) -> Any:
+    """Return the message of a record, or None where it is damaged."""
+    try:
+        return decode(record)
+    except BadImageError:
+        return None
+
+
+def _stamp(message: Any) -> int:
+    return nanoseconds(message.header.stamp)

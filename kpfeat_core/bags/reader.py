@@ -1,4 +1,4 @@
-"""Bytes of messages to objects, by the definition that a recording has of them."""
+"""Recordings of any kind as records by time, and their messages as objects."""
 
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator
@@ -18,23 +18,18 @@ from rosbags.typesys import (
 )
 from rosbags.typesys.store import Typestore
 
-from .chunks import unpacked_file
+from .chunks import Contents, merge_by_time, OnDamage, Segment, Storage, unpacked_file
 from .mcap import McapFile
 from .recording import (
     Channel,
-    Contents,
     Damage,
     find_recording,
     IMAGES,
     in_time,
     LAST_TIME,
-    merge_by_time,
     nanoseconds,
-    Note,
     Record,
     Recording,
-    Storage,
-    Stretch,
 )
 from .ros1 import Ros1File
 from .sqlite import SqliteFile
@@ -146,7 +141,7 @@ class BagReader:
         self.recording = source if isinstance(source, Recording) else find_recording(source)
         self._damage: dict[tuple[Path, str], set[Hashable]] = {}
         for name in self.recording.missing:
-            self._note(self.recording.path / name, 'the file is missing')
+            self._damaged(self.recording.path / name, 'the file is missing')
         self._known: dict[Channel, Channel] = {}
         self._contents = [self._contents_of(file) for file in self.recording.files]
         self.start = min(contents.start for contents in self._contents)
@@ -236,14 +231,14 @@ class BagReader:
         threads may each read their own.
         """
         names = {(topic.name, topic.msgtype) for topic in topics}
-        stretches = []
+        segments = []
         for file, contents in zip(self.recording.files, self._contents, strict=True):
             channels = contents.channels.values()
             wanted = {c for c in channels if (c.topic, c.msgtype) in names}
             if wanted and contents.end >= start and contents.start < stop:
                 opened = partial(self._records_of, file, wanted, start, stop)
-                stretches.append(Stretch(contents.start, opened))
-        return merge_by_time(stretches)
+                segments.append(Segment(contents.start, opened))
+        return merge_by_time(segments)
 
     def last(self, topic: Topic, stop: int) -> Record | None:
         """Return the last message with log time < stop of the newest file that holds one."""
@@ -264,8 +259,8 @@ class BagReader:
     def _records_of(
         self, file: Path, wanted: set[Channel], start: int, stop: int
     ) -> Iterator[Record]:
-        note = self._note_for(file)
-        with unpacked_file(file, note) as path, closing(_open(path, note)) as storage:
+        on_damage = partial(self._damaged, file)
+        with unpacked_file(file, on_damage) as path, closing(_open(path, on_damage)) as storage:
             yield from storage.messages(wanted, start, stop)
 
     def _shows_depth(self, topic: Topic) -> bool:
@@ -279,25 +274,22 @@ class BagReader:
         return words.partition(';')[0].strip() in DEPTH
 
     def _contents_of(self, file: Path) -> Contents:
-        note = self._note_for(file)
-        with unpacked_file(file, note) as path, closing(_open(path, note)) as storage:
+        on_damage = partial(self._damaged, file)
+        with unpacked_file(file, on_damage) as path, closing(_open(path, on_damage)) as storage:
             contents = storage.contents
         # long recordings repeat their definitions in every part: once is enough
         once = self._known.setdefault
         contents.channels = {key: once(c, c) for key, c in contents.channels.items()}
         return contents
 
-    def _note_for(self, file: Path) -> Note:
-        return partial(self._note, file)
-
-    def _note(self, file: Path, reason: str, lost: Hashable = None) -> None:
+    def _damaged(self, file: Path, reason: str, lost: Hashable = None) -> None:
         which = self._damage.setdefault((file, reason), set())
         if lost is not None:
             which.add(lost)
 
 
-def _open(path: Path, note: Note) -> Storage:
-    return STORAGES[path.suffix](path, note)
+def _open(path: Path, on_damage: OnDamage) -> Storage:
+    return STORAGES[path.suffix](path, on_damage)
 
 
 HELD = 32  # messages that are looked through for a stamp, should they not be in order

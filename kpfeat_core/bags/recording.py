@@ -1,13 +1,13 @@
-"""What recordings consist of: channels, records, damage; and stretches of them merged by time."""
+"""Recordings: their files and where they are found, and their channels, records and damage."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 import glob
-import heapq
+import os
 from pathlib import Path
 import re
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -57,84 +57,6 @@ class Damage:
         return f'{self.path.name}: {self.reason}{lost}'
 
 
-@dataclass
-class Contents:
-    """What a file holds: channels by its own ids, messages of each, first and last log time."""
-
-    channels: dict[int, Channel] = field(default_factory=dict)
-    counts: dict[int, int] = field(default_factory=dict)
-    start: int = LAST_TIME
-    end: int = -1
-
-    def add(self, key: int, start: int, end: int, count: int = 1) -> None:
-        """Note messages of a channel."""
-        self.counts[key] = self.counts.get(key, 0) + count
-        self.cover(start, end)
-
-    def cover(self, start: int, end: int) -> None:
-        """Note the times of messages."""
-        self.start, self.end = min(self.start, start), max(self.end, end)
-
-    @property
-    def count(self) -> int:
-        """Return the number of messages."""
-        return sum(self.counts.values())
-
-
-@runtime_checkable
-class Storage(Protocol):
-    """
-    One open file of a recording.
-
-    The file's contents are known once it is open. What cannot be read is told to the function
-    that it was opened with, and passed over.
-    """
-
-    contents: Contents
-
-    def messages(self, wanted: set[Channel], start: int, stop: int) -> Iterator[Record]:
-        """Yield the messages of channels with start <= log time < stop in the order of time."""
-
-    def close(self) -> None:
-        """Close the file."""
-
-
-# Takes the reason, and what names the one message that is lost, if it is known to be one.
-Note = Callable[..., None]
-
-
-class Stretch(NamedTuple):
-    """A stretch of a recording: its earliest log time, and what opens its records, by time."""
-
-    start: int
-    open: Callable[[], Iterator[Record]]
-
-
-def merge_by_time(stretches: Iterable[Stretch]) -> Iterator[Record]:
-    """
-    Yield the records of all stretches in the order of their log times.
-
-    A stretch is opened when its time has come, so memory holds those that overlap. Records of the
-    same time keep the order of their stretches.
-    """
-    waiting = sorted(enumerate(stretches), key=lambda item: (item[1].start, item[0]), reverse=True)
-    running: list[tuple[int, int, Record, Iterator[Record]]] = []
-
-    def advance(order: int, records: Iterator[Record]) -> None:
-        record = next(records, None)
-        if record is not None:
-            heapq.heappush(running, (record.time, order, record, records))
-
-    while running or waiting:
-        while waiting and (not running or waiting[-1][1].start <= running[0][0]):
-            order, stretch = waiting.pop()
-            advance(order, stretch.open())
-        if running:
-            _, order, record, records = heapq.heappop(running)
-            yield record
-            advance(order, records)
-
-
 def nanoseconds(stamp: Any) -> int:
     """Return the stamp of a header as one number."""
     return stamp.sec * 10**9 + stamp.nanosec
@@ -160,6 +82,7 @@ def in_time(text: str, start: int) -> int:
 METADATA = 'metadata.yaml'
 ENDINGS = ('.mcap', '.db3', '.bag')
 PACKED = ('.zst', '.zstd')
+NAMED_FILES = ('.mcap', '.db3', '.db', '.bag', '.h5')  # endings that name a file, not a folder
 PART = re.compile(r'(.+)_\d+')  # how recorders name the parts of one recording
 
 
@@ -280,6 +203,125 @@ def stem(path: Path) -> str:
 
 def _natural(path: Path) -> list[Any]:
     return [int(word) if word.isdigit() else word for word in re.split(r'(\d+)', path.name)]
+
+
+@dataclass(frozen=True)
+class BagFile:
+    """
+    One file of a recording, of which a batch makes one output.
+
+    name: of its output without an ending, below the folder of all outputs; recordings have a
+    folder each, so drive/drive_0.
+    """
+
+    recording: Recording
+    index: int
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Return the file itself."""
+        return self.recording.files[self.index]
+
+    @property
+    def group(self) -> str:
+        """Return the name of its recording: the folder of the outputs."""
+        return self.name.rpartition('/')[0]
+
+    @property
+    def is_last(self) -> bool:
+        """Return whether no other file follows."""
+        return self.index == len(self.recording.files) - 1
+
+
+def single_recording(words: Sequence[Path], out: Path) -> bool:
+    """
+    Return whether words stand for one recording that is to be one output; raises DataError.
+
+    That is so where the only word is a recording itself, or `out` is the name of a file and there
+    is one recording.
+    """
+    if len(words) != 1:
+        return False
+    found = find_recordings(words)
+    return len(found) == 1 and (
+        out.suffix in NAMED_FILES or found[0].path == words[0].expanduser()
+    )
+
+
+def find_bag_files(words: Sequence[Path], out: Path) -> list[BagFile]:
+    """
+    Return the files of all recordings that words stand for, sorted by name; raises DataError.
+
+    A recording is named by its path below the folder that all words have in common, without an
+    ending, so that names stay what they are when recordings are added. What lies in `out` is
+    never taken.
+    """
+    if out.suffix in NAMED_FILES or out.is_file():
+        raise DataError(f"--out is '{out}', expected a folder for several recordings")
+    target = _absolute(out)
+    everything = (_rooted(one) for one in find_recordings(words))
+    found = {one.path: one for one in everything}
+    found = {path: one for path, one in found.items() if target not in (path, *path.parents)}
+    if not found:
+        raise DataError(f"there is no recording outside of --out, which is '{out}'")
+    inside = [path for path in found if path in target.parents]
+    if inside:
+        raise DataError(f"--out is '{out}', in the recording '{inside[0]}'; choose another folder")
+    root = os.path.commonpath([_root(word, found) for word in words])
+    files, groups = [], set()
+    for path in sorted(found):
+        below = path.relative_to(root)
+        group = _unique(below.with_name(_name(path)).as_posix(), below.as_posix(), groups)
+        names: set[str] = set()
+        for index, file in enumerate(found[path].files):
+            name = _unique(stem(file), file.name, names)
+            files.append(BagFile(found[path], index, f'{group}/{name}'))
+    return files
+
+
+def _rooted(recording: Recording) -> Recording:
+    """Return a recording with paths that mean the same on every machine."""
+    files = tuple(_absolute(file) for file in recording.files)
+    return replace(recording, path=_absolute(recording.path), files=files)
+
+
+def _root(word: Path, found: dict[Path, Recording]) -> Path:
+    """Return the folder that a word searches: of a pattern what comes before its first sign."""
+    word = word.expanduser()
+    if not word.exists():
+        words = Path(*_before_pattern(word.parts))
+        return _absolute(words)
+    path = _absolute(word)
+    return path if path.is_dir() and path not in found else path.parent
+
+
+def _before_pattern(words: tuple[str, ...]) -> list[str]:
+    plain = []
+    for word in words[:-1]:
+        if glob.has_magic(word):
+            break
+        plain.append(word)
+    return plain
+
+
+def _name(path: Path) -> str:
+    """Return the name of a recording: of a folder, or of files that begin with this one."""
+    if path.is_dir():
+        return path.name
+    match = PART.fullmatch(stem(path))
+    return match[1] if match else stem(path)
+
+
+def _unique(name: str, otherwise: str, taken: set[str]) -> str:
+    """Return a name, or another one where it is taken, and take it."""
+    chosen = otherwise if name in taken else name
+    taken.add(chosen)
+    return chosen
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))
 
 
 def base_topic(image: str) -> str:

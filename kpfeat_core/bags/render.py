@@ -1,53 +1,39 @@
-"""Options of pictures of a recording."""
+"""Videos and contact sheets of a recording: its images with what was found in them."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 
-from .extract import Extraction, Report
-from .frames import count_sight, Followed, Following, Sight, Sights
+from .frames import BagReport, FeatureFrame, Frames, open_frames
 from .plan import image_topics
 from .reader import BagReader
+from .request import (
+    ExtractRequest,
+    FramesRequest,
+    KEYPOINTS,
+    MATCHES,
+    RenderConfig,
+    TRACKS,
+)
 from .writers import check_target
 from ..axes import Float
-from ..config import AUTO, check_config, MatcherConfig, option
+from ..config import AUTO, check_config, MatcherConfig
 from ..errors import DataError
 from ..image import fit, rescale_points, write_image
 from ..io import replacing
-from ..matching import MutualNearestNeighbor
+from ..matching import match_pair, MutualNearestNeighbor, PairMatches
 from ..tracks import Tracks, Trail
 from ..video import find_codec, H264, letterbox, Video
 from ..visualize import draw_features, draw_matches, draw_tracks, GAP, side_by_side, to_rgb8
 
 if TYPE_CHECKING:
     from ..models.base import Extractor
-
-KEYPOINTS, TRACKS, MATCHES = SHOWN = ('keypoints', 'tracks', 'matches')
-
-
-@dataclass(frozen=True)
-class RenderConfig:
-    """What pictures of a recording show."""
-
-    show: str = option(
-        AUTO,
-        'what is drawn; matches stand beside the image before; auto: tracks, and keypoints where '
-        'only a sheet is made',
-        choices=(AUTO, *SHOWN),
-    )
-    speed: float = option(1.0, 'how many times as fast a video plays', low=0.01, high=1000.0)
-    max_width: int = option(
-        1280, 'reduce wider pictures of a video to this many pixels', low=64, high=16384
-    )
-    tiles: int = option(12, 'pictures of a sheet, spread evenly over time', low=1, high=1000)
-    max_matches: int = option(200, 'draw the best N matches of a pair; -1 draws all', low=-1)
-
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 TEXT_SIZE = 0.45  # of capital letters about 10 pixels high
@@ -56,35 +42,72 @@ MARGIN = 6  # pixels left and right of a line
 LIGHT = (225, 225, 225)
 
 
-def draw_keypoints(sight: Sight, width: int) -> np.ndarray:
+class Matched(NamedTuple):
+    """An earlier image of the same topic, and the matches with it."""
+
+    before: FeatureFrame
+    pair: PairMatches
+
+
+class ConsecutiveMatcher:
+    """
+    Matches each image with the one before it in its topic.
+
+    Images without features are passed over: the next one is matched with the one before them.
+    Holds one image of each topic.
+    """
+
+    def __init__(self, matcher: MutualNearestNeighbor) -> None:
+        self._matcher = matcher
+        self._before: dict[str, FeatureFrame] = {}
+
+    def match(self, frame: FeatureFrame) -> Matched | None:
+        """
+        Return what an image with features is matched with; None for a first one.
+
+        Descriptors of another size are of another model, with which a topic begins anew. Raises
+        DataError where there are no descriptors.
+        """
+        if frame.features.count() and not frame.features.descriptor_dim:
+            raise DataError(f"features of '{frame.topic}' have no descriptors to be matched by")
+        before = self._before.get(frame.topic)
+        self._before[frame.topic] = frame
+        if before is None or before.features.descriptor_dim != frame.features.descriptor_dim:
+            return None
+        return Matched(before, match_pair(self._matcher, before.features, frame.features))
+
+
+def draw_keypoints(frame: FeatureFrame, width: int) -> np.ndarray:
     """Draw an image, reduced to at most `width` pixels, with its keypoints: (H, W, 3) RGB."""
-    picture = _reduced(sight.image, width)
-    sizes = sight.image.shape[:2], picture.shape[:2]
-    keypoints = rescale_points(sight.features.keypoints, *sizes)
-    return draw_features(picture, replace(sight.features, keypoints=keypoints))
+    picture = _reduced(frame.image, width)
+    sizes = frame.image.shape[:2], picture.shape[:2]
+    keypoints = rescale_points(frame.features.keypoints, *sizes)
+    return draw_features(picture, replace(frame.features, keypoints=keypoints))
 
 
-def draw_trails(sight: Sight, trails: Sequence[Trail], width: int) -> np.ndarray:
+def draw_trails(frame: FeatureFrame, trails: Sequence[Trail], width: int) -> np.ndarray:
     """Draw an image, reduced to at most `width` pixels, with its tracks: (H, W, 3) RGB."""
-    picture = _reduced(sight.image, width)
-    sizes = sight.image.shape[:2], picture.shape[:2]
+    picture = _reduced(frame.image, width)
+    sizes = frame.image.shape[:2], picture.shape[:2]
     moved = [replace(trail, points=_rescaled(trail.points, *sizes)) for trail in trails]
     return draw_tracks(picture, moved)
 
 
-def draw_pair(sight: Sight, followed: Followed | None, width: int, limit: int = -1) -> np.ndarray:
+def draw_pair(
+    frame: FeatureFrame, matched: Matched | None, width: int, limit: int = -1
+) -> np.ndarray:
     """Draw the image before beside this one and their best matches, at most `width` pixels."""
     half = (width - GAP) // 2
-    picture = _reduced(sight.image, half)
-    if followed is None:
+    picture = _reduced(frame.image, half)
+    if matched is None:
         return side_by_side(np.zeros_like(picture), picture)[0]
-    pair, before = followed.pair, followed.before.image
+    pair, before = matched.pair, matched.before.image
     picture0 = _reduced(before, half)
     return draw_matches(
         picture0,
         picture,
         _rescaled(pair.keypoints0, before.shape[:2], picture0.shape[:2]),
-        _rescaled(pair.keypoints1, sight.image.shape[:2], picture.shape[:2]),
+        _rescaled(pair.keypoints1, frame.image.shape[:2], picture.shape[:2]),
         correct=None if pair.geometry == 'none' else pair.inliers,
         scores=pair.scores,
         limit=limit,
@@ -119,9 +142,9 @@ SPARE = 3  # images looked at for each picture of a sheet, so that they lie abou
 
 
 @dataclass
-class RenderReport(Report):
+class RenderReport(BagReport):
     """
-    What became of a recording; `Report` has the rest.
+    What became of a recording; `BagReport` has the rest.
 
     files: what was written. codec: the encoder of the videos.
     """
@@ -129,17 +152,21 @@ class RenderReport(Report):
     files: list[Path] = field(default_factory=list)
     codec: str = ''
 
+    hidden = ('total', 'resumed', 'discarded', 'copied')
+
+    def described(self) -> dict[str, Any]:
+        return super().described() | {'files': [str(file) for file in self.files]}
+
     @property
     def is_h264(self) -> bool:
-        """Say whether the videos are of the kind that browsers and phones play."""
+        """Return whether the videos are of the kind that browsers and phones play."""
         return self.codec in H264
 
 
 def render_recording(
-    wanted: Extraction,
+    request: FramesRequest,
     video: Path | None = None,
     sheet: Path | None = None,
-    features: Path | None = None,
     config: RenderConfig | None = None,
     matching: MatcherConfig | None = None,
     extractor: 'Extractor | None' = None,
@@ -148,10 +175,9 @@ def render_recording(
     """
     Draw the images of a recording with their features, to an .mp4 file, a sheet, or both.
 
-    wanted: which images, and what makes the features where they are not recorded, as `Sights`
-    reads it; its `out` does not count. features: the recording that holds them. Of several image
-    topics each has files of its own, NAME.CAMERA.mp4. extractor: the one that `wanted` describes,
-    where it is loaded already. on_image is called at the start and after each image.
+    Of several image topics each has files of its own, NAME.CAMERA.mp4. extractor: the one that
+    `request` describes, where it is loaded already. on_image is called at the start and after each
+    image.
 
     Only a sheet of keypoints needs no more than about the images that it shows. Raises KpfeatError
     and OSError; the files are then as they were before.
@@ -160,53 +186,59 @@ def render_recording(
     check_config(config)
     if config.show == AUTO:
         config = replace(config, show=TRACKS if video else KEYPOINTS)
-    if wanted.view.undistort:
+    if request.view.undistort:
         raise DataError(
             'keypoints without distortion do not lie where the picture shows them; leave out '
             'undistort'
         )
     codec = find_codec() if video else ''
-    reader = BagReader(wanted.source)
+    reader = BagReader(request.source)
     if not video and config.show == KEYPOINTS:
-        wanted = replace(wanted, stride=_stride_of_sheet(wanted, reader, config.tiles))
-    sights = Sights(wanted, features, extractor=extractor)
+        request = replace(request, stride=_stride_of_sheet(request, reader, config.tiles))
+    frames = open_frames(request, extractor=extractor)
     for out in filter(None, (video, sheet)):
-        inputs = [sights.reader.recording, sights.source.recording]
+        inputs = [frames.reader.recording, frames.source.recording]
         check_target(out, inputs, recording=False)
-    report = RenderReport(sights.reader.recording.path, Path(), sights.total, codec=codec)
+    report = RenderReport(frames.reader.recording.path, total=frames.total, codec=codec)
     on_image(report)
-    with ExitStack() as stack, closing(sights.lists()) as lists:
-        show = _Show(stack, sights, config, MutualNearestNeighbor(matching), video, sheet)
+    with ExitStack() as stack, closing(frames.lists()) as lists:
+        show = _Show(stack, frames, config, MutualNearestNeighbor(matching), video, sheet)
         for found in lists:
-            for sight in found:
-                count_sight(report, sight)
-                if sight.features is not None:
-                    show.add(sight)
+            for frame in found:
+                report.add(frame)
+                if frame.features is not None:
+                    show.add(frame)
                 on_image(report)
-        report.check(sights.damage)
+        report.check(frames.damage)
         show.write_sheets()
-    report.files, report.damage, report.left_out = show.files, sights.damage, sights.left_out
+    report.files, report.damage = show.files, frames.damage
+    report.left_out = list(frames.plan.left_out)
     return report
 
 
-def check_extraction(wanted: Extraction) -> None:
+def check_extraction(request: FramesRequest) -> None:
     """Raise DataError where `render_extracted` could make no video of what will be written."""
-    if wanted.view.undistort:
+    if request.view.undistort:
         raise DataError('a video shows images as they are; leave out undistort')
     find_codec()
 
 
 def render_extracted(
-    wanted: Extraction,
+    request: ExtractRequest,
     video: Path,
     on_image: Callable[[RenderReport], None] = lambda report: None,
 ) -> RenderReport:
     """Make a video of what `extract_recording` wrote as a recording; raises KpfeatError."""
-    check_extraction(wanted)
-    images = Extraction(
-        wanted.source, Path(), wanted.topics, wanted.start, wanted.end, wanted.stride, model=''
+    check_extraction(request)
+    images = FramesRequest(
+        request.source,
+        features=str(request.out),
+        topics=request.topics,
+        start=request.start,
+        end=request.end,
+        stride=request.stride,
     )
-    return render_recording(images, video, features=wanted.out, on_image=on_image)
+    return render_recording(images, video, on_image=on_image)
 
 
 class _Show:
@@ -215,7 +247,7 @@ class _Show:
     def __init__(
         self,
         stack: ExitStack,
-        sights: Sights,
+        frames: Frames,
         config: RenderConfig,
         matcher: MutualNearestNeighbor,
         video: Path | None,
@@ -223,27 +255,27 @@ class _Show:
     ) -> None:
         self._stack, self._config = stack, config
         self._video, self._sheet = video, sheet
-        self._following = Following(matcher)
-        self._tracks = {topic: Tracks() for topic in sights.topics}
-        self._start = sights.reader.start
-        self._sheets = {t: _Tiles(sights, config.tiles) for t in sights.topics if sheet}
+        self._matcher = ConsecutiveMatcher(matcher)
+        self._tracks = {topic: Tracks() for topic in frames.topics}
+        self._start = frames.reader.start
+        self._sheets = {t: _Tiles(frames, config.tiles) for t in frames.topics if sheet}
         self._videos: dict[str, Video] = {}
         self.files: list[Path] = []
 
-    def add(self, sight: Sight) -> None:
+    def add(self, frame: FeatureFrame) -> None:
         """Draw an image that has features."""
-        followed, trails = None, []
+        matched, trails = None, []
         if self._config.show != KEYPOINTS:
-            followed = self._following.follow(sight)
-            trails = self._follow(sight, followed)
-        line = self._line(sight, followed)
+            matched = self._matcher.match(frame)
+            trails = self._follow(frame, matched)
+        line = self._line(frame, matched)
         if self._video:
-            picture = with_line(self._draw(sight, followed, trails, self._config.max_width), line)
-            self._video_of(sight.topic, picture).add(sight.time, picture)
-        if self._sheet and self._sheets[sight.topic].wants(sight.time):
-            picture = self._draw(sight, followed, trails, FINENESS * TILE_WIDTH)
+            picture = with_line(self._draw(frame, matched, trails, self._config.max_width), line)
+            self._video_of(frame.topic, picture).add(frame.time, picture)
+        if self._sheet and self._sheets[frame.topic].wants(frame.time):
+            picture = self._draw(frame, matched, trails, FINENESS * TILE_WIDTH)
             picture = fit(picture, (TILE_WIDTH, len(picture)))
-            self._sheets[sight.topic].add(with_line(picture, f'{self._seconds(sight):.2f} s'))
+            self._sheets[frame.topic].add(with_line(picture, f'{self._seconds(frame):.2f} s'))
 
     def write_sheets(self) -> None:
         """Write the sheets of all topics."""
@@ -254,34 +286,34 @@ class _Show:
                 write_image(temporary, tiles.sheet())
                 self.files.append(path)
 
-    def _follow(self, sight: Sight, followed: Followed | None) -> list[Trail]:
-        tracks = self._tracks[sight.topic]
-        if followed is None:
+    def _follow(self, frame: FeatureFrame, matched: Matched | None) -> list[Trail]:
+        tracks = self._tracks[frame.topic]
+        if matched is None:
             tracks.clear()
             return []
-        tracks.add(followed.before.index, sight.index, followed.pair)
+        tracks.add(matched.before.index, frame.index, matched.pair)
         return tracks.trails()
 
     def _draw(
-        self, sight: Sight, followed: Followed | None, trails: list[Trail], width: int
+        self, frame: FeatureFrame, matched: Matched | None, trails: list[Trail], width: int
     ) -> np.ndarray:
         if self._config.show == MATCHES:
-            return draw_pair(sight, followed, width, self._config.max_matches)
+            return draw_pair(frame, matched, width, self._config.max_matches)
         if self._config.show == TRACKS:
-            return draw_trails(sight, trails, width)
-        return draw_keypoints(sight, width)
+            return draw_trails(frame, trails, width)
+        return draw_keypoints(frame, width)
 
-    def _line(self, sight: Sight, followed: Followed | None) -> str:
-        words = [f'{self._seconds(sight):.2f} s', f'#{sight.index}']
-        words.append(f'{sight.features.count()} keypoints')
-        if followed is not None:
-            words.append(f'{len(followed.pair)} matches')
-            if followed.pair.geometry != 'none':
-                words.append(f'{followed.pair.inliers.sum()} inliers')
+    def _line(self, frame: FeatureFrame, matched: Matched | None) -> str:
+        words = [f'{self._seconds(frame):.2f} s', f'#{frame.index}']
+        words.append(f'{frame.features.count()} keypoints')
+        if matched is not None:
+            words.append(f'{len(matched.pair)} matches')
+            if matched.pair.geometry != 'none':
+                words.append(f'{matched.pair.inliers.sum()} inliers')
         return '   '.join(words)
 
-    def _seconds(self, sight: Sight) -> float:
-        return 1e-9 * (sight.time - self._start)
+    def _seconds(self, frame: FeatureFrame) -> float:
+        return 1e-9 * (frame.time - self._start)
 
     def _video_of(self, topic: str, picture: np.ndarray) -> Video:
         if topic not in self._videos:
@@ -302,15 +334,15 @@ class _Show:
 class _Tiles:
     """The pictures of a sheet: the first one of each of so many equal parts of the time."""
 
-    def __init__(self, sights: Sights, count: int) -> None:
-        start, stop = sights.reader.span(sights.wanted.start, sights.wanted.end)
-        self._start = max(start, sights.reader.start)
-        self._length = max(1, min(stop, sights.reader.end + 1) - self._start)
+    def __init__(self, frames: Frames, count: int) -> None:
+        start, stop = frames.reader.span(frames.request.start, frames.request.end)
+        self._start = max(start, frames.reader.start)
+        self._length = max(1, min(stop, frames.reader.end + 1) - self._start)
         self._count, self._part = count, -1
         self.pictures: list[np.ndarray] = []
 
     def wants(self, time: int) -> bool:
-        """Say whether an image is the first one of its part."""
+        """Return whether an image is the first one of its part."""
         part = (time - self._start) * self._count // self._length
         first, self._part = part > self._part, max(part, self._part)
         return first
@@ -334,8 +366,8 @@ def _with_gap(picture: np.ndarray) -> np.ndarray:
     return cv2.copyMakeBorder(picture, *edges, cv2.BORDER_CONSTANT, value=(0, 0, 0))
 
 
-def _stride_of_sheet(wanted: Extraction, reader: BagReader, tiles: int) -> int:
+def _stride_of_sheet(request: FramesRequest, reader: BagReader, tiles: int) -> int:
     """Return how many images may be passed over so that every part of the time still has one."""
-    span = reader.span(wanted.start, wanted.end)
-    counts = [reader.expected([topic], *span) for topic in image_topics(reader, wanted.topics)]
-    return wanted.stride * max(1, min(counts) // wanted.stride // (SPARE * tiles))
+    span = reader.span(request.start, request.end)
+    counts = [reader.expected([topic], *span) for topic in image_topics(reader, request.topics)]
+    return request.stride * max(1, min(counts) // request.stride // (SPARE * tiles))

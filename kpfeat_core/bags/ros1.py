@@ -14,8 +14,8 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores, TypesysError
 from rosbags.typesys.msg import normalize_msgtype
 
-from .chunks import ChunkedFile, ERRORS, inflate, Piece
-from .recording import Channel, LAST_TIME, Note, Record
+from .chunks import ChunkedFile, ChunkInfo, ERRORS, inflate, OnDamage
+from .recording import Channel, LAST_TIME, Record
 from ..messages.definitions import definition_of, typestore
 
 MAGIC = b'#ROSBAG V2.0\n'
@@ -28,32 +28,34 @@ Convert = Callable[[bytes], bytes]  # from the form of ROS 1 to that of ROS 2
 class Ros1File(ChunkedFile):
     """A ROS 1 bag as a `Storage`."""
 
-    def __init__(self, path: Path, note: Note) -> None:
+    def __init__(self, path: Path, on_damage: OnDamage) -> None:
         self._convert: dict[int, Convert] = {}
-        super().__init__(path, note)
+        super().__init__(path, on_damage)
 
     def _messages_in(
-        self, piece: Piece, keys: set[int], start: int, stop: int
+        self, chunk: ChunkInfo, keys: set[int], start: int, stop: int
     ) -> Iterator[Record]:
         found = []
-        for key, time, data in self._raw_messages(piece):
+        for key, time, data in self._raw_messages(chunk):
             if key in keys and start <= time < stop:
                 try:
                     data = self._convert[key](data)
                 except (SerdeError, AssertionError, KeyError, IndexError) as error:
-                    self._note(f'messages are not as their definition says ({error})', (key, time))
+                    self._on_damage(
+                        f'messages are not as their definition says ({error})', (key, time)
+                    )
                 else:
                     found.append(Record(self.contents.channels[key], time, data))
         yield from sorted(found, key=lambda record: record.time)
 
-    def _raw_messages(self, piece: Piece) -> Iterator[tuple[int, int, bytes]]:
+    def _raw_messages(self, chunk: ChunkInfo) -> Iterator[tuple[int, int, bytes]]:
         """Yield connection, time and ROS 1 bytes of the messages of a chunk."""
-        self._file.seek(piece.offset)
-        packed = self._file.read(piece.size)
-        if len(packed) < piece.size:
-            self._note('the file is cut off')
+        self._file.seek(chunk.offset)
+        packed = self._file.read(chunk.size)
+        if len(packed) < chunk.size:
+            self._on_damage('the file is cut off')
         try:
-            data = BytesIO(inflate(piece.compression, packed))
+            data = BytesIO(inflate(chunk.compression, packed))
             while data.tell() < len(data.getbuffer()):
                 header = Header.read(data)
                 body = read_bytes(data, read_uint32(data))
@@ -62,8 +64,8 @@ class Ros1File(ChunkedFile):
                 elif header.get_uint8('op') == RecordType.MSGDATA:
                     yield header.get_uint32('conn'), header.get_time('time'), body
         except BROKEN as error:
-            if len(packed) == piece.size:
-                self._note(f'the chunk at byte {piece.offset} is damaged ({error})')
+            if len(packed) == chunk.size:
+                self._on_damage(f'the chunk at byte {chunk.offset} is damaged ({error})')
 
     def _read_index(self) -> bool:
         reader = Reader(self._path)  # only for its records: its own index is one of all messages
@@ -87,7 +89,7 @@ class Ros1File(ChunkedFile):
             offset, size, compression = header
             keys = frozenset(chunk.connection_counts)
             times = chunk.start_time, chunk.end_time - 1
-            self._pieces.append(Piece(*times, offset, keys, size, compression))
+            self._chunks.append(ChunkInfo(*times, offset, keys, size, compression))
             for key, count in chunk.connection_counts.items():
                 self.contents.add(key, *times, count)
         return True
@@ -101,9 +103,9 @@ class Ros1File(ChunkedFile):
     def _scan(self) -> None:
         self._file.seek(0)
         if self._file.read(len(MAGIC)) != MAGIC:
-            self._note('it does not begin as ROS 1 bags of version 2.0 do')
+            self._on_damage('it does not begin as ROS 1 bags of version 2.0 do')
             return
-        self._note('it has no index that is whole')
+        self._on_damage('it has no index that is whole')
         try:
             while self._file.read(1):
                 self._file.seek(-1, 1)
@@ -114,17 +116,17 @@ class Ros1File(ChunkedFile):
                     self._scan_chunk(size, header.get_string('compression'))
                 self._file.seek(after)
         except BROKEN as error:
-            self._note(f'the file cannot be read to its end ({error})')
+            self._on_damage(f'the file cannot be read to its end ({error})')
 
     def _scan_chunk(self, size: int, compression: str) -> None:
-        piece = Piece(0, LAST_TIME, self._file.tell(), None, size, compression)
+        chunk = ChunkInfo(0, LAST_TIME, self._file.tell(), None, size, compression)
         times = []
-        for key, time, _ in self._raw_messages(piece):
+        for key, time, _ in self._raw_messages(chunk):
             if key in self.contents.channels:
                 times.append(time)
                 self.contents.add(key, time, time)
         if times:
-            self._pieces.append(piece._replace(start=min(times), end=max(times)))
+            self._chunks.append(chunk._replace(start=min(times), end=max(times)))
 
     def _add_connection(self, header: Header, body: bytes) -> None:
         """Take a connection that stands between messages, where no index told of it."""
@@ -153,7 +155,7 @@ class Ros1File(ChunkedFile):
         try:
             text, convert = _as_ros2(definition, msgtype)
         except (TypesysError, KeyError) as error:
-            self._note(f"the definition of '{topic}' cannot be read ({error})")
+            self._on_damage(f"the definition of '{topic}' cannot be read ({error})")
             return
         self._convert[key] = convert
         qos = tuple(LATCH) if latching else ()

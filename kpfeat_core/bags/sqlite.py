@@ -12,8 +12,8 @@ import numpy as np
 from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.metadata import parse_qos
 
-from .chunks import ERRORS, unpacked_message
-from .recording import Channel, Contents, Note, Record
+from .chunks import Contents, ERRORS, OnDamage, unpacked_message
+from .recording import Channel, Record
 
 BESIDE = ('-wal', '-journal')  # what a recorder that was killed leaves beside its file
 
@@ -25,16 +25,16 @@ class SqliteFile:
     The file is opened as one that cannot change, so that nothing is written beside it.
     """
 
-    def __init__(self, path: Path, note: Note) -> None:
+    def __init__(self, path: Path, on_damage: OnDamage) -> None:
         self.contents = Contents()
-        self._note = note
+        self._on_damage = on_damage
         self._stack = ExitStack()
         self._rows = np.empty((0, 3), np.int64)  # log time, id, topic; in this order
         try:
             self._open(path)
             self._read_contents()
         except sqlite3.DatabaseError as error:
-            self._note(f'SQLite cannot read it ({error})')
+            self._on_damage(f'SQLite cannot read it ({error})')
         except BaseException:
             self.close()
             raise
@@ -57,9 +57,9 @@ class SqliteFile:
             (data,) = self._ask('SELECT data FROM messages WHERE id = ?', row).fetchone()
             return unpacked_message(data)
         except (sqlite3.DatabaseError, *ERRORS) as error:
-            self._note(f'messages cannot be read ({error})', row)
+            self._on_damage(f'messages cannot be read ({error})', row)
         except TypeError:  # no such row, or no bytes in it
-            self._note('messages are missing', row)
+            self._on_damage('messages are missing', row)
         return None
 
     def _open(self, path: Path) -> None:
@@ -82,7 +82,7 @@ class SqliteFile:
     def _read_contents(self) -> None:
         tables = {name for (name,) in self._ask('SELECT name FROM sqlite_master')}
         if not {'topics', 'messages'} <= tables:
-            self._note('it has no tables of rosbag2')
+            self._on_damage('it has no tables of rosbag2')
             return
         definitions: dict[str, tuple[str, str]] = {}
         if 'message_definitions' in tables:
@@ -95,7 +95,7 @@ class SqliteFile:
             f'SELECT id, name, type, {qos} FROM topics'
         ):
             if not all(isinstance(name, str) for name in (topic, msgtype)):
-                self._note('the name of a topic is damaged')
+                self._on_damage('the name of a topic is damaged')
                 continue
             text, form = definitions.get(msgtype, ('', ''))
             channel = Channel(topic, msgtype, text, form if text else '', _qos(profiles))
@@ -106,7 +106,7 @@ class SqliteFile:
         query = 'SELECT timestamp, id, topic_id FROM messages'
         rows, error = _as_far_as_it_goes(self._ask(query))
         if error:
-            self._note(f'SQLite cannot read it to its end ({error})')
+            self._on_damage(f'SQLite cannot read it to its end ({error})')
             rows = self._salvage(rows)
         known = np.isin(rows[:, 2], list(self.contents.channels))
         rows = rows[known]
@@ -128,7 +128,7 @@ class SqliteFile:
             try:
                 (key,) = self._ask('SELECT topic_id FROM messages WHERE id = ?', row).fetchone()
             except (sqlite3.DatabaseError, TypeError):
-                self._note('messages cannot be read', row)
+                self._on_damage('messages cannot be read', row)
             else:
                 found.append((time, row, key))
         return np.concatenate([rows, np.array(found, np.int64).reshape(-1, 3)])

@@ -1,4 +1,4 @@
-"""How sharp an image is, and how well it is exposed."""
+"""Numbers of a recording: features, matches, sharpness, exposure and timing of its images."""
 
 from array import array
 from collections import deque
@@ -6,17 +6,15 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 import math
-from pathlib import Path
-from typing import NamedTuple, TYPE_CHECKING
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from .extract import Extraction, Report
-from .frames import count_sight, Followed, Following, Sight, Sights
-from .reader import BagReader, decode
-from .recording import nanoseconds
-from .render import draw_pair
+from .frames import BagReport, FeatureFrame, open_frames
+from .reader import BagReader
+from .render import ConsecutiveMatcher, draw_pair, Matched
+from .request import FramesRequest
 from ..axes import Float, Int
 from ..config import MatcherConfig
 from ..evaluation.metrics import match_coverage
@@ -89,19 +87,19 @@ class Survival:
         self._alive = np.zeros(2, np.int64)  # keypoints of the newest image, by age of their track
         self._ended = np.zeros(2, np.int64)  # tracks, by their length
 
-    def add(self, index: int, keypoints: int, followed: Followed | None) -> list[float]:
+    def add(self, index: int, keypoints: int, matched: Matched | None) -> list[float]:
         """
         Take in the next image, and return the shares of the keypoints after so many images.
 
-        followed: None where nothing goes on. NaN where there was no image so long before, or none
+        matched: None where nothing goes on. NaN where there was no image so long before, or none
         with keypoints.
         """
-        if followed is None:
+        if matched is None:
             self._tracks.clear()
             self._keypoints.clear()
             ages = []
         else:
-            self._tracks.add(followed.before.index, index, followed.pair)
+            self._tracks.add(matched.before.index, index, matched.pair)
             ages = [trail.age for trail in self._tracks.trails()]
         alive = np.bincount(ages, minlength=2) if ages else np.zeros(2, np.int64)
         alive[1] = keypoints - alive.sum()
@@ -131,9 +129,10 @@ class Survival:
 
 
 KEPT = 4
+DIGITS = 6  # after the point
 
 
-class Moment(NamedTuple):
+class BadFrame(NamedTuple):
     """One image that is bad: how bad, its number, its log time, a picture; None without images."""
 
     badness: float
@@ -142,33 +141,33 @@ class Moment(NamedTuple):
     picture: np.ndarray | None
 
 
-class Moments:
+class WorstFrames:
     """
-    The worst moments of one kind; of those within `apart` nanoseconds only the worst.
+    The worst frames of one kind; of those within `apart` nanoseconds only the worst.
 
     Memory is that of a few pictures.
     """
 
     def __init__(self, apart: int) -> None:
         self._apart = apart
-        self.worst: list[Moment] = []  # the worst first
+        self.worst: list[BadFrame] = []  # the worst first
 
     def offer(
         self, badness: float, index: int, time: int, draw: Callable[[], np.ndarray | None]
     ) -> None:
-        """Keep a moment if it is among the worst so far; NaN never is."""
-        near = [moment for moment in self.worst if abs(moment.time - time) < self._apart]
-        others = [moment for moment in self.worst if abs(moment.time - time) >= self._apart]
-        if not all(badness > moment.badness for moment in near):
+        """Keep a frame if it is among the worst so far; NaN never is."""
+        near = [frame for frame in self.worst if abs(frame.time - time) < self._apart]
+        others = [frame for frame in self.worst if abs(frame.time - time) >= self._apart]
+        if not all(badness > frame.badness for frame in near):
             return
         if np.isnan(badness) or (len(others) == KEPT and badness <= others[-1].badness):
             return
-        kept = [*others, Moment(badness, index, time, draw())]
-        self.worst = sorted(kept, key=lambda moment: (-moment.badness, moment.index))[:KEPT]
+        kept = [*others, BadFrame(badness, index, time, draw())]
+        self.worst = sorted(kept, key=lambda frame: (-frame.badness, frame.index))[:KEPT]
 
 
 LATE = 1.5  # an image comes after a gap where its interval is longer than so many usual ones
-APART = 10**9  # nanoseconds between two of the worst moments, less in a short recording
+APART = 10**9  # nanoseconds between two of the worst frames, less in a short recording
 PICTURE_WIDTH = 640  # of two images side by side
 SINGLE_WIDTH = 400
 DRAWN_MATCHES = 100
@@ -184,8 +183,8 @@ class TopicStatistics:
     The numbers of one topic, a column for each kind with a value for each image that was used.
 
     index, time, stamp: number, log time and stamp (0: none) in nanoseconds. columns: by the names
-    of COLUMNS; NaN where there is no value. moments: the worst, by what is bad. model: that made
-    the features.
+    of COLUMNS; NaN where there is no value. worst_frames: by what is bad. model: that made the
+    features.
     """
 
     def __init__(self, start: int, duration: int) -> None:
@@ -193,29 +192,30 @@ class TopicStatistics:
         self.index, self.time, self.stamp = array('q'), array('q'), array('q')
         self.columns = {name: array('d') for name in COLUMNS}
         apart = min(APART, duration // 20)
-        self.moments = {kind: Moments(apart) for kind in ('blur', 'lost', 'gap')}
+        self.worst_frames = {kind: WorstFrames(apart) for kind in ('blur', 'lost', 'gap')}
         self._survival = Survival()
-        self._before: Sight | None = None  # of whatever use
+        self._before: FeatureFrame | None = None  # of whatever use
 
-    def add(self, sight: Sight, followed: Followed | None) -> None:
+    def add(self, frame: FeatureFrame, matched: Matched | None) -> None:
         """Take in the next image; one without features only for its stamp."""
-        interval = self._interval(sight)
-        self._before = sight._replace(image=None) if sight.header else self._before
-        if sight.features is None:
+        interval = self._interval(frame)
+        self._before = frame._replace(image=None, record=None) if frame.header else self._before
+        if frame.features is None:
             return
-        self.index.append(sight.index)
-        self.time.append(sight.time)
-        self.stamp.append(_stamp(sight))
-        values = dict(zip(OF_FEATURES, _of_features(sight), strict=True))
-        values |= _of_matches(followed)
-        shares = self._survival.add(sight.index, sight.features.count(), followed)
+        self.index.append(frame.index)
+        self.time.append(frame.time)
+        self.stamp.append(frame.stamp)
+        self.model = self.model or frame.model
+        values = dict(zip(OF_FEATURES, _of_features(frame), strict=True))
+        values |= _of_matches(matched)
+        shares = self._survival.add(frame.index, frame.features.count(), matched)
         values |= {f'survived_{k}': s for k, s in zip(AFTER, shares, strict=True)}
-        values |= _of_image(sight)
+        values |= _of_image(frame)
         values['interval_ms'] = interval
-        values['delay_ms'] = 1e-6 * (sight.time - _stamp(sight)) if _stamp(sight) else math.nan
+        values['delay_ms'] = 1e-6 * (frame.time - frame.stamp) if frame.stamp else math.nan
         for name, column in self.columns.items():
             column.append(values.get(name, math.nan))
-        self._offer(sight, followed, values)
+        self._offer(frame, matched, values)
 
     def column(self, name: str) -> Float[np.ndarray, ' n']:
         """Return one column."""
@@ -269,26 +269,28 @@ class TopicStatistics:
         values = values[np.isfinite(values)]
         return float(function(values)) if len(values) else math.nan
 
-    def _interval(self, sight: Sight) -> float:
+    def _interval(self, frame: FeatureFrame) -> float:
         """Return milliseconds since the image before, by stamps where both have one."""
-        if sight.header is None or self._before is None:
+        if frame.header is None or self._before is None:
             return math.nan
-        stamps = _stamp(self._before), _stamp(sight)
-        before, now = stamps if all(stamps) else (self._before.time, sight.time)
+        stamps = self._before.stamp, frame.stamp
+        before, now = stamps if all(stamps) else (self._before.time, frame.time)
         return 1e-6 * (now - before)
 
-    def _offer(self, sight: Sight, followed: Followed | None, values: dict[str, float]) -> None:
+    def _offer(
+        self, frame: FeatureFrame, matched: Matched | None, values: dict[str, float]
+    ) -> None:
         """Let an image be among the worst."""
 
         def alone() -> np.ndarray | None:
-            if sight.image is None:
+            if frame.image is None:
                 return None
-            return fit(to_rgb8(sight.image), (SINGLE_WIDTH, len(sight.image)))
+            return fit(to_rgb8(frame.image), (SINGLE_WIDTH, len(frame.image)))
 
         def beside_the_one_before() -> np.ndarray | None:
-            if sight.image is None:
+            if frame.image is None:
                 return None
-            return draw_pair(sight, followed, PICTURE_WIDTH, DRAWN_MATCHES)
+            return draw_pair(frame, matched, PICTURE_WIDTH, DRAWN_MATCHES)
 
         lost = 1 - values['survived_1']
         for kind, badness, draw in (
@@ -296,13 +298,13 @@ class TopicStatistics:
             ('lost', lost, beside_the_one_before),
             ('gap', values['interval_ms'], beside_the_one_before),
         ):
-            self.moments[kind].offer(badness, sight.index, sight.time, draw)
+            self.worst_frames[kind].offer(badness, frame.index, frame.time, draw)
 
 
 @dataclass
-class StatisticsReport(Report):
+class StatsReport(BagReport):
     """
-    What became of a recording; `Report` has the rest.
+    What became of a recording; `BagReport` has the rest.
 
     topics: numbers, by topic of features. recorded: whether the features were. geometry: that
     matches were verified with. with_images: whether there are any.
@@ -313,63 +315,81 @@ class StatisticsReport(Report):
     geometry: str = ''
     with_images: bool = True
 
+    def summary(self) -> str:
+        return f'{self.features} of {self.images} images'
+
+    def described(self) -> dict[str, Any]:
+        """Return what is known as plain values; None for what is not known."""
+        return {
+            'source': str(self.source),
+            'images': self.images,
+            'used': self.features,
+            'features': 'recorded' if self.recorded else 'made',
+            'geometry': self.geometry,
+            'skipped': dict(self.skipped),
+            'reasons': self.reasons,
+            'damage': [str(damage) for damage in self.damage],
+            'left_out': self.left_out,
+            'topics': {
+                name: {
+                    'model': topic.model,
+                    'summary': {key: plain(value) for key, value in topic.summary().items()},
+                    'track_lengths': topic.track_lengths()[1:].tolist(),
+                }
+                for name, topic in self.topics.items()
+            },
+        }
+
 
 def measure_recording(
-    wanted: Extraction,
-    features: Path | None = None,
+    request: FramesRequest,
     matching: MatcherConfig | None = None,
     extractor: 'Extractor | None' = None,
-    on_image: Callable[[StatisticsReport], None] = lambda report: None,
-) -> StatisticsReport:
+    on_image: Callable[[StatsReport], None] = lambda report: None,
+) -> StatsReport:
     """
     Measure features, matches with the image before, sharpness, exposure and timing of all images.
 
-    wanted: which images, and what makes the features where they are not recorded, as `Sights`
-    reads it; its `out` does not count. features: the recording that holds them. Without images
-    what they are needed for is left out. extractor: the one that `wanted` describes, where it is
-    loaded already. on_image is called at the start and after each image.
+    Without images what they are needed for is left out. extractor: the one that `request`
+    describes, where it is loaded already. on_image is called at the start and after each image.
 
     Memory grows by some 150 bytes an image. Raises KpfeatError.
     """
-    with_images = any(topic.count for topic in BagReader(wanted.source).image_topics())
-    sights = Sights(wanted, features, with_images, extractor)
-    matcher = MutualNearestNeighbor(matching)
-    report = StatisticsReport(sights.reader.recording.path, Path(), sights.total)
-    report.recorded, report.with_images = sights.recorded, with_images
-    report.left_out = sights.left_out
-    report.geometry = matcher.config.geometry
-    start, duration = sights.reader.start, sights.reader.end - sights.reader.start
-    report.topics = {topic: TopicStatistics(start, duration) for topic in sights.topics}
-    following = Following(matcher)
+    with_images = any(topic.count for topic in BagReader(request.source).image_topics())
+    frames = open_frames(request, with_images, extractor)
+    reader, consecutive = frames.reader, ConsecutiveMatcher(MutualNearestNeighbor(matching))
+    report = StatsReport(reader.recording.path, total=frames.total)
+    report.recorded, report.with_images = frames.recorded, with_images
+    report.left_out = list(frames.plan.left_out)
+    report.geometry = (matching or MatcherConfig()).geometry
+    start, duration = reader.start, reader.end - reader.start
+    report.topics = {topic: TopicStatistics(start, duration) for topic in frames.topics}
     on_image(report)
-    with closing(sights.lists()) as lists:
+    with closing(frames.lists()) as lists:
         for found in lists:
-            for sight in found:
-                count_sight(report, sight)
-                topic = report.topics[sight.topic]
-                if sight.features is not None and not topic.model:
-                    topic.model = _model(sights, sight)
-                topic.add(sight, following.follow(sight) if sight.features is not None else None)
+            for frame in found:
+                report.add(frame)
+                matched = None if frame.features is None else consecutive.match(frame)
+                report.topics[frame.topic].add(frame, matched)
                 on_image(report)
-    report.damage = sights.damage
+    report.damage = frames.damage
     report.check(report.damage)
     return report
 
 
-def _model(sights: Sights, sight: Sight) -> str:
-    return decode(sight.record).model if sight.record else sights.wanted.model
-
-
-def _stamp(sight: Sight) -> int:
-    return nanoseconds(sight.header.stamp)
+def plain(value: float) -> float | int | None:
+    """Return a number for JSON: whole or rounded; None for what is not finite."""
+    if not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) else round(value, DIGITS)
 
 
 def _highest(values: Float[np.ndarray, ' n']) -> float:
     return float(np.percentile(values, 95))
 
 
-def _of_features(sight: Sight) -> tuple[float, float, float]:
-    features = sight.features
+def _of_features(frame: FeatureFrame) -> tuple[float, float, float]:
+    features = frame.features
     count = features.count()
     if not count:
         return 0.0, math.nan, 0.0
@@ -378,16 +398,16 @@ def _of_features(sight: Sight) -> tuple[float, float, float]:
     return float(count), score, match_coverage(features.keypoints[0], (width, height))
 
 
-def _of_matches(followed: Followed | None) -> dict[str, float]:
-    if followed is None:
+def _of_matches(matched: Matched | None) -> dict[str, float]:
+    if matched is None:
         return {}
-    matches, inliers = len(followed.pair), int(followed.pair.inliers.sum())
+    matches, inliers = len(matched.pair), int(matched.pair.inliers.sum())
     share = inliers / matches if matches else 0.0
     return {'matches': float(matches), 'inliers': float(inliers), 'inlier_share': share}
 
 
-def _of_image(sight: Sight) -> dict[str, float]:
-    if sight.image is None:
+def _of_image(frame: FeatureFrame) -> dict[str, float]:
+    if frame.image is None:
         return {}
-    gray = cv2.cvtColor(to_rgb8(sight.image), cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(to_rgb8(frame.image), cv2.COLOR_RGB2GRAY)
     return {'blur': blur(gray), **exposure(gray)._asdict()}

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from .stats import AFTER, COLUMNS, LATE, Moment, StatisticsReport, TopicStatistics
+from .stats import AFTER, BadFrame, COLUMNS, LATE, plain, StatsReport, TopicStatistics
 from ..axes import Float
 from ..html_report import color, figure, is_dashed, picture_element, require_libraries, write_page
 from ..io import replacing
 
-DIGITS = 6  # after the point
 MISSING = '–'
 # Names of `TopicStatistics.summary`: what to call each, how to write it, and what it is.
 SUMMARY = {
@@ -49,7 +48,7 @@ SUMMARY = {
 }
 
 
-def summary_rows(report: StatisticsReport) -> list[tuple[str, list[str], str]]:
+def summary_rows(report: StatsReport) -> list[tuple[str, list[str], str]]:
     """Return name, a text for each topic, and meaning of what is known of at least one topic."""
     summaries = [topic.summary() for topic in report.topics.values()]
     rows = []
@@ -61,38 +60,17 @@ def summary_rows(report: StatisticsReport) -> list[tuple[str, list[str], str]]:
     return rows
 
 
-def as_json(report: StatisticsReport, with_images: bool = False) -> dict[str, Any]:
-    """Return what is known as plain values; None for what is not known."""
-    return {
-        'source': str(report.source),
-        'images': report.images,
-        'used': report.features,
-        'features': 'recorded' if report.recorded else 'made',
-        'geometry': report.geometry,
-        'skipped': dict(report.skipped),
-        'reasons': report.reasons,
-        'damage': [str(damage) for damage in report.damage],
-        'left_out': report.left_out,
-        'topics': {
-            name: {
-                'model': topic.model,
-                'summary': {key: _plain(value) for key, value in topic.summary().items()},
-                'track_lengths': topic.track_lengths()[1:].tolist(),
-                **({'columns': _columns(topic)} if with_images else {}),
-            }
-            for name, topic in report.topics.items()
-        },
-    }
-
-
-def write_json(path: Path, report: StatisticsReport) -> None:
+def write_json(path: Path, report: StatsReport) -> None:
     """Write all numbers, a list for each column; track_lengths begins with those of 1 image."""
-    text = json.dumps(as_json(report, with_images=True), allow_nan=False)
+    values = report.described()
+    for name, topic in report.topics.items():
+        values['topics'][name]['columns'] = _columns(topic)
+    text = json.dumps(values, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + '\n', encoding='utf-8')
 
 
-def write_csv(path: Path, report: StatisticsReport) -> None:
+def write_csv(path: Path, report: StatsReport) -> None:
     """Write a row for each image; empty for what is not known."""
     with replacing(path) as temporary, temporary.open('w', newline='', encoding='utf-8') as file:
         rows = csv.writer(file, lineterminator='\n')
@@ -112,15 +90,9 @@ def _columns(topic: TopicStatistics) -> dict[str, list[Any]]:
         'index': topic.index.tolist(),
         'time_ns': topic.time.tolist(),
         'stamp_ns': topic.stamp.tolist(),
-        'seconds': [_plain(value) for value in topic.seconds().tolist()],
-        **{name: [_plain(v) for v in column] for name, column in topic.columns.items()},
+        'seconds': [plain(value) for value in topic.seconds().tolist()],
+        **{name: [plain(v) for v in column] for name, column in topic.columns.items()},
     }
-
-
-def _plain(value: float) -> float | int | None:
-    if not math.isfinite(value):
-        return None
-    return int(value) if value == int(value) else round(value, DIGITS)
 
 
 MAX_POINTS = 500  # of a curve; more images are drawn as the median and the range of a stretch
@@ -238,13 +210,18 @@ KINDS = {
 }
 
 
-def write_report(path: Path, report: StatisticsReport) -> None:
+def write_numbers(path: Path, report: StatsReport) -> None:
+    """Write a page or numbers, by the ending of the name: .html, .json or .csv."""
+    {'.html': write_report, '.json': write_json, '.csv': write_csv}[path.suffix](path, report)
+
+
+def write_report(path: Path, report: StatsReport) -> None:
     """Write the page, all of it or nothing; raises DataError where a library is missing."""
     require_libraries()
     write_page(path, TEMPLATE, _content(report))
 
 
-def _content(report: StatisticsReport) -> dict[str, Any]:
+def _content(report: StatsReport) -> dict[str, Any]:
     topics = {name: topic for name, topic in report.topics.items() if len(topic.index)}
     start = next(iter(topics.values())).start
     return {
@@ -283,13 +260,15 @@ def _moments(topic: TopicStatistics) -> list[dict[str, Any]]:
     found = []
     for kind, (title, form) in KINDS.items():
         least = LATE * topic.usual_interval_ms() if kind == 'gap' else 0.0
-        worst = [_moment(m, topic, form) for m in topic.moments[kind].worst if m.badness > least]
+        worst = [
+            _moment(m, topic, form) for m in topic.worst_frames[kind].worst if m.badness > least
+        ]
         if worst:
             found.append({'title': title, 'single': kind == 'blur', 'moments': worst})
     return found
 
 
-def _moment(moment: Moment, topic: TopicStatistics, form: str) -> dict[str, Any]:
+def _moment(moment: BadFrame, topic: TopicStatistics, form: str) -> dict[str, Any]:
     seconds = 1e-9 * (moment.time - topic.start)
     picture = None if moment.picture is None else picture_element(moment.picture, PICTURE_WIDTH)
     return {

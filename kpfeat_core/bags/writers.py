@@ -1,68 +1,111 @@
-"""Where results of a recording go: a rosbag2 recording, .npz files, or an HDF5 file."""
+"""Where frames go: what all outputs have in common, and recordings of rosbag2."""
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 import errno
+import fcntl
 import os
 from pathlib import Path
 import shutil
 import sqlite3
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable, TextIO
+import zlib
 
 from rosbags.rosbag2 import Writer
 from rosbags.rosbag2.enums import StoragePlugin
 
+from .frames import FeatureFrame
 from .reader import BagReader, embedded_definition
-from .recording import Channel, METADATA, nanoseconds, Record, Recording
+from .recording import Channel, METADATA, Record, Recording
 from ..errors import DataError
-from ..io import HlocWriter, write_npz
-from ..messages.conversions import message_to_features
-from ..messages.definitions import FEATURES, from_cdr, RGBD_IMAGE
+from ..messages.definitions import FEATURES, RGBD_IMAGE
 
 MADE = (FEATURES, RGBD_IMAGE)  # types of messages that every recording of ours has
 METADATA_VERSION = 8  # of Iron: that of Jazzy is one which Humble cannot read
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 FILES = {'.mcap': 'mcap', '.db3': 'sqlite3'}  # endings that make a file rather than a folder
 NO_FOLDERS = (*FILES, '.bag', '.h5', '.db', '.npz')  # nobody would call a folder that
+FULL = (errno.ENOSPC, errno.EDQUOT)  # h5py, SQLite and COLMAP say them in their own words
+Encode = Callable[[FeatureFrame], Sequence[Record]]
+LogEntry = dict[str, Any]  # what the log holds of a frame
 
 
 @runtime_checkable
 class Sink(Protocol):
-    """What takes the results, in order; they are where they belong once it ends well."""
+    """
+    An output that grows in a folder, frame by frame and in order.
 
-    def __enter__(self) -> 'Sink':
-        """Begin."""
+    It is put to its place at the end of a `with` block that ends well; else it stays in the
+    folder, as far as it was flushed. Used once.
+    """
 
-    def __exit__(self, *error: Any) -> bool | None:
-        """Finish, or throw away after an error."""
+    def open(self, folder: Path, resume: bool) -> None:
+        """Begin in a folder; resume: to be given back what an earlier run left there."""
 
-    def write(self, record: Record) -> None:
-        """Take a message."""
+    def recall(self, entries: Sequence[LogEntry]) -> list[FeatureFrame] | None:
+        """Return the next frames of the earlier run; None where they are damaged or missing."""
+
+    def forget(self) -> None:
+        """End recalling: the rest of the earlier run is thrown away."""
+
+    def add(self, frame: FeatureFrame) -> LogEntry:
+        """Take a frame, and return what `recall` needs to know of it."""
+
+    def copy(self, record: Record) -> None:
+        """Take a message of the input."""
+
+    def flush(self) -> None:
+        """Give all that was taken to the system, which keeps it should this process be killed."""
+
+    def finish(self) -> None:
+        """Put the output to its place."""
+
+    def close(self) -> None:
+        """Close what is open."""
 
 
 class BagSink:
     """
-    Writes a rosbag2 recording: to a folder, or to one file for a name that ends in .mcap or .db3.
+    A rosbag2 recording: a folder, or one file for a name that ends in .mcap or .db3.
 
-    The same records give the same bytes. Written in the folder `work`, which is on the same disk,
-    and put to `out` at the end. storage: mcap or sqlite3, '' by the name of `out`. channels: all
-    that will be written, so that a topic without messages is there as well. Raises DataError.
+    The same frames in the same batches give the same bytes. storage: mcap or sqlite3, '' by the
+    name of `out`. channels: all that will be written, so that a topic without messages is there as
+    well; copied: those of them that are copied. encode: gives the messages of a frame. Raises
+    DataError.
     """
 
-    def __init__(self, out: Path, storage: str, work: Path, channels: list[Channel]) -> None:
-        self._out = out
-        self._folder = work / 'bag' / (out.stem if out.suffix in FILES else out.name)
-        self._storage = storage_for(out, storage)
+    def __init__(
+        self,
+        out: Path,
+        storage: str,
+        channels: Sequence[Channel],
+        copied: Collection[Channel] = (),
+        encode: Encode = lambda frame: frame.messages,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._out, self._storage = out, storage_for(out, storage)
+        self._encode, self._on_close = encode, on_close
+        self._made = {channel.topic for channel in channels} - {one.topic for one in copied}
+        self._name = out.stem if out.suffix in FILES else out.name
         self._definitions = {channel: embedded_definition(channel) for channel in channels}
         self._connections: dict[tuple[str, str], Any] = {}
+        self._earlier: Iterator[Record] = iter(())
 
-    def __enter__(self) -> 'BagSink':
+    def open(self, folder: Path, resume: bool) -> None:
+        self._folder, self._before = folder / 'bag' / self._name, folder / 'before'
+        if not self._before.exists() and self._folder.exists() and resume:
+            os.replace(self._folder, self._before)
+        if not resume:
+            shutil.rmtree(self._before, ignore_errors=True)
         shutil.rmtree(self._folder.parent, ignore_errors=True)
-        self._folder.parent.mkdir(parents=True)
-        self._writer = Writer(
-            self._folder, version=METADATA_VERSION, storage_plugin=STORAGES[self._storage]
-        )
+        self._folder.parent.mkdir()
+        if resume:
+            self._earlier = _records_in(self._before, self._made)
+        plugin = STORAGES[self._storage]
+        self._writer = Writer(self._folder, version=METADATA_VERSION, storage_plugin=plugin)
         self._writer.open()
+        if self._storage == 'sqlite3':  # `put` sees to the disk, once for all
+            self._writer.storage.conn.execute('PRAGMA synchronous = OFF')
         for channel, (text, digest) in self._definitions.items():
             self._connections[channel.topic, channel.msgtype] = self._writer.add_connection(
                 channel.topic,
@@ -71,109 +114,106 @@ class BagSink:
                 rihs01=digest,
                 offered_qos_profiles=channel.qos,
             )
-        return self
 
-    def write(self, record: Record) -> None:
-        channel = record.channel
-        connection = self._connections[channel.topic, channel.msgtype]
-        with disk_errors(self._folder):
-            self._writer.write(connection, record.time, record.data)
+    def recall(self, entries: Sequence[LogEntry]) -> list[FeatureFrame] | None:
+        frames = []
+        for entry in entries:
+            records = [next(self._earlier, None) for _ in range(entry.get('records', 0))]
+            if None in records or _checksum(records) != entry.get('crc', 0):
+                return None
+            frames.append(frame_of(entry)._replace(messages=tuple(records)))
+        return frames
 
-    def __exit__(self, kind: Any, *rest: Any) -> None:
+    def forget(self) -> None:
+        self._earlier = iter(())
+        shutil.rmtree(self._before, ignore_errors=True)
+
+    def add(self, frame: FeatureFrame) -> LogEntry:
+        records = self._encode(frame)
+        for record in records:
+            self.copy(record)
+        return {'records': len(records), 'crc': _checksum(records)}
+
+    def copy(self, record: Record) -> None:
+        connection = self._connections[record.channel.topic, record.channel.msgtype]
+        self._writer.write(connection, record.time, record.data)
+
+    def flush(self) -> None:
+        storage = self._writer.storage
+        if self._storage == 'sqlite3':
+            storage.conn.commit()
+        else:  # a chunk for each batch, which the reader salvages without an index
+            if storage.chunk.bio.tell():
+                storage.close_chunk()
+            storage.bio.flush()
+
+    def finish(self) -> None:
+        self._writer.close()
+        name = f'{self._folder.name}{self._out.suffix}'
+        put(self._folder / name if self._out.suffix in FILES else self._folder, self._out)
+
+    def close(self) -> None:
+        with suppress(Exception):  # after `finish` there is nothing to abort
+            self._writer.abort()
+        self._on_close()
+
+
+def frame_of(entry: LogEntry) -> FeatureFrame:
+    """Return the frame that a log tells of, without its features."""
+    problem = entry.get('problem')
+    return FeatureFrame(
+        entry['index'],
+        entry['time'],
+        entry['topic'],
+        problem=problem and tuple(problem),
+        counts=entry.get('counts', {}),
+    )
+
+
+def _checksum(records: Sequence[Record]) -> int:
+    total = 0
+    for record in records:
+        total = zlib.crc32(record.data, total)
+    return total
+
+
+def _records_in(folder: Path, topics: Collection[str]) -> Iterator[Record]:
+    """Yield the messages of topics in a recording that may have no end."""
+    for file in folder.glob('*.db3'):  # SQLite rolls back what was not committed
+        with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(file)) as connection:
+            connection.execute('SELECT count(*) FROM topics')
+    try:
+        reader = BagReader(folder)
+    except DataError:
+        return
+    yield from reader.records([topic for topic in reader.topics if topic.name in topics])
+
+
+class InUseError(DataError):
+    """Another process is at work on the same output."""
+
+
+def lock(path: Path) -> TextIO:
+    """
+    Open a file to read and append, which is locked until it is closed or the process ends.
+
+    The folder is made where it is missing. The owner of the lock may delete the file. Raises
+    InUseError where another process holds it.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open('a+', encoding='utf-8')
         try:
-            if kind is None:
-                with disk_errors(self._folder):
-                    self._writer.close()
-                name = f'{self._folder.name}{self._out.suffix}'
-                put(self._folder / name if self._out.suffix in FILES else self._folder, self._out)
-        finally:
-            with suppress(Exception):  # after close there is nothing to abort
-                self._writer.abort()
-            shutil.rmtree(self._folder.parent, ignore_errors=True)
-
-
-class NpzSink:
-    """
-    Writes an .npz file for each image: FOLDER/CAMERA/STAMP.npz, the stamp in nanoseconds.
-
-    Written in the folder `work`, which is on the same disk, and moved to `out` at the end; other
-    files that are there stay.
-    """
-
-    def __init__(self, out: Path, work: Path) -> None:
-        if out.is_file():
-            raise DataError(f"--out is '{out}', a file; expected the name of a folder for npz")
-        self._out, self._folder, self._names = out, work / 'npz', ImageNames()
-
-    def __enter__(self) -> 'NpzSink':
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
-        return self
-
-    def __exit__(self, kind: Any, *rest: Any) -> None:
-        if kind is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        elif not self._out.exists():
-            os.replace(self._folder, self._out)
-        else:
-            for made in sorted(self._folder.rglob('*.npz')):
-                target = self._out / made.relative_to(self._folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(made, target)
-
-    def write(self, record: Record) -> None:
-        name, arrays = self._names.unpack(record)
-        write_npz(self._folder / f'{name}.npz', arrays)
-
-
-class HlocSink:
-    """
-    Writes an HDF5 file in the layout of hloc with the groups CAMERA/STAMP.
-
-    Written in the folder `work`, which is on the same disk, so that a run that is killed leaves
-    nothing elsewhere; put to `out` at the end.
-    """
-
-    def __init__(self, out: Path, work: Path) -> None:
-        if out.is_dir():
-            raise DataError(f"--out is '{out}', a folder; expected the name of a file for h5")
-        self._out, self._folder, self._names = out, work / 'h5', ImageNames()
-
-    def __enter__(self) -> 'HlocSink':
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._file = HlocWriter(self._folder / self._out.name)
-        return self
-
-    def __exit__(self, kind: Any, *rest: Any) -> None:
-        self._file.__exit__(kind, *rest)
-        if kind is None:
-            put(self._folder / self._out.name, self._out)
-
-    def write(self, record: Record) -> None:
-        self._file.add(*self._names.unpack(record))
-
-
-class ImageNames:
-    """
-    Names of images by camera and stamp: cam0/1403715273262142976; later twins get -1, -2.
-
-    digits: of stamps at least, with zeros before them, for those who sort names.
-    """
-
-    def __init__(self, digits: int = 1) -> None:
-        self._digits = digits
-        self._taken: dict[str, int] = {}
-
-    def unpack(self, record: Record) -> tuple[str, Any]:
-        """Return the name and the arrays of a Features message."""
-        message = from_cdr(record.data, FEATURES)
-        camera = record.channel.topic.strip('/').removesuffix('features').strip('/')
-        number = str(nanoseconds(message.header.stamp)).zfill(self._digits)
-        name = '/'.join(filter(None, [camera, number]))
-        before = self._taken.get(name, 0)
-        self._taken[name] = before + 1
-        arrays = message_to_features(message).numpy()
-        return (f'{name}-{before}' if before else name), arrays
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise InUseError(
+                f"another run is writing to '{path.parent}'; wait for it, or choose another --out"
+            ) from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # it was deleted after it was opened: the lock of it keeps nobody out
 
 
 def storage_for(out: Path, storage: str) -> str:
@@ -222,7 +262,7 @@ def check_target(out: Path, inputs: Collection[Recording], recording: bool = Tru
 
 
 def _is_made(recording: Path) -> bool:
-    """Say whether a recording may be an earlier output; what cannot be read may be one."""
+    """Return whether a recording may be an earlier output; what cannot be read may be one."""
     try:
         topics = BagReader(recording).topics
     except DataError:
@@ -249,12 +289,31 @@ def put(made: Path, out: Path) -> None:
         raise
 
 
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Say what SQLite says of a full disk, by itself or through COLMAP, as the system would."""
+def full_disk(kept: Any) -> Iterator[None]:
+    """
+    Raise DataError where the disk is full; str(kept): what is not lost.
+
+    SQLite, also through COLMAP, and h5py have their own words for it.
+    """
     try:
         yield
-    except (sqlite3.OperationalError, RuntimeError) as error:
-        if 'is full' not in str(error):
+    except (OSError, sqlite3.OperationalError, RuntimeError) as error:
+        words = [os.strerror(why) for why in FULL]
+        if isinstance(error, OSError):
+            full = error.errno in FULL or any(word in str(error) for word in words)
+        else:
+            full = 'is full' in str(error)
+        if not full:
             raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise DataError(
+            f'the disk is full: {kept}; make room and give the same command again, which goes on '
+            'from there'
+        ) from error

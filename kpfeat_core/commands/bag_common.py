@@ -2,101 +2,35 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-import enum
 import json
 from pathlib import Path
 import time
-from typing import Annotated, Any, Optional, TYPE_CHECKING, TypeVar
+from typing import Annotated, Any, TYPE_CHECKING, TypeVar
 
 import typer
 
 from .common import image_progress, SOME_FAILED, tell
+from ..bags.request import FramesRequest
 from ..config import DEFAULT_MODEL, make_config, parse_options, ViewConfig
 from ..errors import DataError
 
 if TYPE_CHECKING:
-    from ..bags.extract import Extraction, Report
+    from ..bags.frames import BagReport
+    from ..bags.recording import Damage
 
-R = TypeVar('R', bound='Report')
-
-
-class StorageKind(str, enum.Enum):
-    """How a recording is stored."""
-
-    mcap = 'mcap'
-    sqlite3 = 'sqlite3'
-
-
-class DescriptorKind(str, enum.Enum):
-    """How the numbers of a descriptor are stored."""
-
-    float32 = 'float32'
-    float16 = 'float16'
-    int8 = 'int8'
-    binary = 'binary'
-
-
+R = TypeVar('R', bound='BagReport')
+Request = TypeVar('Request', bound=FramesRequest)
+FLAGS = {
+    'max_num_keypoints': '--max-keypoints',
+    'topics': '--topics -t',
+    'features': '--features -f',
+    'model': '--model -m',
+    'weights': '--weights -w',
+}
+CODES = 'Exit code 0: all done; 2: nothing was written; 3: some images were skipped, or damaged.'
 RecordingArgument = Annotated[
     Path,
     typer.Argument(help='Folder of rosbag2, or a file that ends in .mcap, .db3, .bag or .zst.'),
-]
-FeaturesOption = Annotated[
-    Optional[Path],  # noqa: UP045 - typer 0.9 knows no `|`
-    typer.Option(
-        '--features',
-        '-f',
-        help='Recording that holds the features, as `kpfeat bag extract` writes it.',
-    ),
-]
-TopicsOption = Annotated[
-    list[str],
-    typer.Option(
-        '--topics',
-        '-t',
-        metavar='TOPIC,...',
-        help='Topics to take; by default all but depth images.',
-        show_default=False,
-    ),
-]
-StartOption = Annotated[
-    str,
-    typer.Option(help='Begin here: seconds from the first message, or since 1970.'),
-]
-EndOption = Annotated[str, typer.Option(help='End before this: seconds as for --start.')]
-StrideOption = Annotated[int, typer.Option(min=1, help='Take every k-th image of a topic.')]
-StorageOption = Annotated[
-    Optional[StorageKind],  # noqa: UP045 - typer 0.9 knows no `|`
-    typer.Option('--storage', help='How a recording is stored; by the name of --out, else mcap.'),
-]
-CopyOption = Annotated[
-    list[str],
-    typer.Option(
-        '--copy',
-        metavar='TOPIC,...',
-        help="Topics of the input to copy, '*' for all.",
-        show_default=False,
-    ),
-]
-DescriptorTypeOption = Annotated[
-    DescriptorKind,
-    typer.Option('--descriptor-type', help='How descriptors are stored in messages.'),
-]
-BatchSizeOption = Annotated[
-    int,
-    typer.Option(
-        '--batch-size',
-        min=-1,
-        help='Images that go through the network together; -1: 8 on a GPU, else 1.',
-    ),
-]
-MadeByOption = Annotated[
-    str,
-    typer.Option(
-        '--model',
-        help='Model that makes the features; by default the recorded ones are taken, and '
-        f'{DEFAULT_MODEL} where there are none.',
-        show_default=False,
-    ),
 ]
 QuietOption = Annotated[bool, typer.Option('--quiet', '-q', help='Say nothing but errors.')]
 JsonOption = Annotated[bool, typer.Option('--json', help='Print the result as JSON.')]
@@ -114,39 +48,32 @@ def need_packages() -> None:
     del mcap, rosbags
 
 
-def topic_names(words: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of topics that were given one by one, or with commas between them."""
-    return tuple(name.strip() for word in words for name in word.split(',') if name.strip())
-
-
 def check_ending(option: str, path: Path, endings: Sequence[str]) -> None:
     """Raise DataError for a name that ends in none of these."""
     if path.suffix not in endings:
         raise DataError(f"{option} is '{path}', expected a name ending in {' or '.join(endings)}")
 
 
-def wanted_images(
+def make_request(
+    cls: type[Request],
     source: Path,
-    model: str,
+    request: Mapping[str, Any],
     settings: Sequence[str],
     extraction: Mapping[str, Any],
     view: Mapping[str, Any],
-    out: Path = Path(),
     **others: Any,
-) -> 'Extraction':
+) -> Request:
     """
-    Return which images are meant, what makes their features, and where these go, if anywhere.
+    Return a request; raises KpfeatError.
 
-    model: '' for recorded features. settings: of --set. extraction, view: flags of their classes.
-    others: more of `Extraction`.
+    request, extraction, view: flags of their classes. settings: of --set. others: more of `cls`.
     """
-    from ..bags.extract import Extraction
     from ..registry import extractor_config_class
 
-    parsed = parse_options(settings, extractor_config_class(model or DEFAULT_MODEL))
-    options = {**extraction, **parsed}
-    view = make_config(ViewConfig, view)
-    return Extraction(source, out, model=model, options=options, view=view, **others)
+    model = request.get('model') or DEFAULT_MODEL
+    options = {**extraction, **parse_options(settings, extractor_config_class(model))}
+    seen = make_config(ViewConfig, view)
+    return cls(source, **others, **request, options=options, view=seen)
 
 
 def on_images(
@@ -181,21 +108,8 @@ def said_if_stopped(resumes: bool = True) -> Iterator[None]:
         raise
 
 
-def described(report: 'Report', seconds: float, *others: str) -> dict[str, Any]:
-    """Return a report for JSON, without `others` of its values."""
-    values = {k: v for k, v in vars(report).items() if k not in ('total', *others)}
-    paths = {name: str(values[name]) for name in ('source', 'out') if name in values}
-    damage = [str(damage) for damage in report.damage]
-    return {**values, **paths, 'damage': damage, 'seconds': round(seconds, 3)}
-
-
-def earlier(count: int) -> str:
-    """Say how many of those that were named before are of an earlier run."""
-    return f' ({count} of them by an earlier run)' if count else ''
-
-
 def pace(images: int, seconds: float) -> str:
-    """Say how long work took, and its speed where there were images to be done."""
+    """Return how long work took, and its speed where there were images to be done."""
     speed = f', {images / max(seconds, 1e-9):.1f} frames/s' if images else ''
     return f'{seconds:.1f} s{speed}'
 
@@ -208,7 +122,17 @@ def print_result(values: Mapping[str, Any], sentence: str, quiet: bool, as_json:
         typer.echo(sentence)
 
 
-def finish(report: 'Report', quiet: bool) -> None:
+def print_report(
+    report: 'BagReport', seconds: float, written: Sequence[Path], quiet: bool, as_json: bool
+) -> None:
+    """Print a report: as JSON, or else as a sentence; written: the files."""
+    done = pace(report.images - report.resumed, seconds)
+    where = f', written to {", ".join(map(str, written))}' if written else ''
+    values = report.described() | {'seconds': round(seconds, 3)}
+    print_result(values, f'{report.summary()}, {done}{where}', quiet, as_json)
+
+
+def finish(report: 'BagReport', quiet: bool) -> None:
     """Leave with an exit code, and with a word on stderr about what was not used or not read."""
     if report.left_out and not quiet:
         names = ', '.join(report.left_out)
@@ -222,7 +146,7 @@ def finish(report: 'Report', quiet: bool) -> None:
     raise typer.Exit(SOME_FAILED)
 
 
-def tell_damage(damages: Sequence[Any]) -> None:
+def tell_damage(damages: Sequence['Damage']) -> None:
     """Say on stderr what of a recording could not be read."""
     for damage in damages:
         tell(f'damaged: {damage}')

@@ -1,57 +1,27 @@
-"""`kpfeat bag extract`: the features of every image of a recording."""
+"""`kpfeat bag extract`: the features of every image of a recording, or of many."""
 
-import enum
 from pathlib import Path
-from typing import Annotated, Any, Optional, TYPE_CHECKING
+from typing import Annotated, Any, Optional
 
 import typer
 
+from .bag_batch import extract_several
 from .bag_common import (
-    BatchSizeOption,
-    CopyOption,
-    described,
-    DescriptorKind,
-    DescriptorTypeOption,
-    earlier,
-    EndOption,
     finish,
+    FLAGS,
     JsonOption,
+    make_request,
     need_packages,
     on_images,
-    pace,
-    print_result,
+    print_report,
     QuietOption,
-    StartOption,
-    StorageOption,
-    StrideOption,
-    topic_names,
-    TopicsOption,
-    wanted_images,
 )
-from .bag_fleet import (
-    AddressOption,
-    ByPartOption,
-    cluster_config,
-    ClusterOption,
-    CpusOption,
-    extract_several,
-    GpusOption,
-    VerifyOption,
-)
-from .bag_render import check_drawing, draw_extracted
-from .common import (
-    configured,
-    DeviceOption,
-    examples,
-    ModelOption,
-    SetOption,
-    WeightsOption,
-)
-from ..config import DEFAULT_MODEL, ExtractorConfig, ViewConfig
+from .bag_show import check_drawing, draw_extracted
+from .common import configured, examples, SetOption
+from ..bags.request import ExtractRequest
+from ..config import ExtractorConfig, ViewConfig
 
-if TYPE_CHECKING:
-    from ..bags.extract import Extraction, Report
-
+PANEL = 'Options for several recordings'
 EPILOG = examples(
     'kpfeat bag extract drive/ --out features.mcap',
     'kpfeat bag extract drive.bag --topics /left/image_raw --start 10 --end 25 --out left.mcap',
@@ -61,23 +31,13 @@ EPILOG = examples(
     'kpfeat bag extract drive/ --format colmap --pictures --out drive.db',
     'kpfeat bag extract drive/ --format rtabmap --depth /depth/image --out rtabmap.mcap',
     "kpfeat bag extract fleet/ 'depot/*/camera*' --out features",
-    'kpfeat bag extract fleet/ --cluster --device cuda --gpus-per-task 0.5 --out features',
+    'kpfeat bag extract fleet/ --cluster --cpus-per-task 2 --out features',
     'Exit code 0: all done; 2: nothing was written; 3: some images were skipped, or damaged, or '
     'a part failed.',
 )
 
 
-class Format(str, enum.Enum):
-    """How features are stored."""
-
-    bag = 'bag'
-    npz = 'npz'
-    h5 = 'h5'
-    colmap = 'colmap'
-    rtabmap = 'rtabmap'
-
-
-@configured({'max_num_keypoints': '--max-keypoints'}, extraction=ExtractorConfig, view=ViewConfig)
+@configured(FLAGS, request=ExtractRequest, extraction=ExtractorConfig, view=ViewConfig)
 def extract(
     recordings: Annotated[
         list[Path],
@@ -96,48 +56,6 @@ def extract(
             '--format npz a folder, with h5 and colmap a file. For several recordings a folder.',
         ),
     ],
-    topics: TopicsOption = [],  # noqa: B006 - typer copies it
-    start: StartOption = '',
-    end: EndOption = '',
-    stride: StrideOption = 1,
-    format: Annotated[
-        Format,
-        typer.Option(
-            '--format',
-            help='bag: messages; npz: a file for each image, CAMERA/STAMP.npz; h5: one file in '
-            'the layout of hloc; colmap: a database of COLMAP, to be matched by it; rtabmap: '
-            'messages RGBDImage, of images with their features.',
-        ),
-    ] = Format.bag,
-    storage: StorageOption = None,
-    copy: CopyOption = [],  # noqa: B006 - typer copies it
-    model: ModelOption = DEFAULT_MODEL,
-    weights: WeightsOption = '',
-    device: DeviceOption = 'cpu',
-    descriptor_type: DescriptorTypeOption = DescriptorKind.float32,
-    batch_size: BatchSizeOption = -1,
-    annotations: Annotated[
-        bool,
-        typer.Option(
-            '--annotations',
-            help='With the format bag: keypoints to be shown by Foxglove over the images as well, '
-            'on image_annotations beside features.',
-        ),
-    ] = False,
-    pictures: Annotated[
-        bool,
-        typer.Option(
-            '--pictures', help='With the format colmap: write the images too, to OUT.images.'
-        ),
-    ] = False,
-    depth: Annotated[
-        str,
-        typer.Option(
-            metavar='TOPIC',
-            help='With the format rtabmap: depth images in the pixels of the images.',
-            show_default=False,
-        ),
-    ] = '',
     video: Annotated[
         Optional[Path],  # noqa: UP045 - typer 0.9 knows no `|`
         typer.Option(
@@ -147,15 +65,45 @@ def extract(
         ),
     ] = None,
     settings: SetOption = [],  # noqa: B006 - typer copies it
-    by_part: ByPartOption = False,
-    verify: VerifyOption = False,
-    cluster: ClusterOption = False,
-    address: AddressOption = '',
-    cpus_per_task: CpusOption = -1,
-    gpus_per_task: GpusOption = -1,
+    by_part: Annotated[
+        bool,
+        typer.Option(
+            '--by-part',
+            help='Take one recording as several are taken: its parts one by one, with a manifest.',
+            rich_help_panel=PANEL,
+        ),
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            '--verify',
+            help='Hash the outputs that are there, to find those that were changed; without it a '
+            'file of the right size counts as done.',
+            rich_help_panel=PANEL,
+        ),
+    ] = False,
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            '--cluster',
+            help='Work on Ray, a task for each part: that of $RAY_ADDRESS, else one of its own on '
+            'this machine.',
+            rich_help_panel=PANEL,
+        ),
+    ] = False,
+    cpus_per_task: Annotated[
+        float,
+        typer.Option(
+            min=-1,
+            help='Cores for a part, with and without --cluster; the last digits of features '
+            'depend on it. -1: 4 beside a GPU, else 1.',
+            rich_help_panel=PANEL,
+        ),
+    ] = -1,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     *,
+    request: dict[str, Any],
     extraction: dict[str, Any],
     view: dict[str, Any],
 ) -> None:
@@ -178,55 +126,27 @@ def extract(
     many, with the same result.
     """
     need_packages()
-    from ..bags.parts import single_recording
+    from ..bags.recording import single_recording
 
-    wanted = wanted_images(
-        recordings[0],
-        model,
-        settings,
-        extraction,
-        view,
-        out,
-        topics=topic_names(topics),
-        start=start,
-        end=end,
-        stride=stride,
-        format=format.value,
-        storage=storage.value if storage else '',
-        copy=topic_names(copy),
-        weights=weights,
-        device=device,
-        descriptor_type=descriptor_type.value,
-        batch_size=batch_size,
-        annotations=annotations,
-        pictures=pictures,
-        depth=depth,
+    wanted = make_request(
+        ExtractRequest, recordings[0], request, settings, extraction, view, out=out
     )
-    tasks = cluster_config(cluster, address, gpus_per_task)
     several = by_part or verify or cluster or not single_recording(recordings, out)
     if video:
         check_drawing(video, wanted, several)
     if several:
-        extract_several(recordings, wanted, tasks, cpus_per_task, verify, quiet, as_json)
+        extract_several(recordings, wanted, cluster, cpus_per_task, verify, quiet, as_json)
     else:
         _extract_one(wanted, video, quiet, as_json)
 
 
-def _extract_one(wanted: 'Extraction', video: Path | None, quiet: bool, as_json: bool) -> None:
+def _extract_one(request: ExtractRequest, video: Path | None, quiet: bool, as_json: bool) -> None:
     from ..bags.extract import extract_recording
 
     report, seconds = on_images(
-        'extracting', quiet, lambda show: extract_recording(wanted, on_step=show), resumes=True
+        'extracting', quiet, lambda show: extract_recording(request, on_image=show), resumes=True
     )
-    print_result(described(report, seconds), _sentence(report, seconds), quiet, as_json)
+    print_report(report, seconds, [request.out], quiet, as_json)
     if video:
-        draw_extracted(video, wanted, quiet or as_json)
+        draw_extracted(video, request, quiet or as_json)
     finish(report, quiet)
-
-
-def _sentence(report: 'Report', seconds: float) -> str:
-    return (
-        f'{report.features} of {report.images} images{earlier(report.resumed)}, '
-        f'{report.keypoints} keypoints, {pace(report.images - report.resumed, seconds)}, '
-        f'written to {report.out}'
-    )

@@ -1,53 +1,38 @@
 """`kpfeat bag match`: matches between the images of a recording."""
 
 from pathlib import Path
-from typing import Annotated, Any, TYPE_CHECKING
+from typing import Annotated, Any
 
 import typer
 
 from .bag_common import (
-    BatchSizeOption,
-    CopyOption,
-    described,
-    DescriptorKind,
-    DescriptorTypeOption,
-    earlier,
-    EndOption,
-    FeaturesOption,
+    CODES,
     finish,
+    FLAGS,
     JsonOption,
-    MadeByOption,
+    make_request,
     need_packages,
     on_images,
-    pace,
-    print_result,
+    print_report,
     QuietOption,
     RecordingArgument,
-    StartOption,
-    StorageOption,
-    StrideOption,
-    topic_names,
-    TopicsOption,
-    wanted_images,
 )
-from .common import configured, DeviceOption, examples, SetOption, WeightsOption
-from ..bags.match_steps import PairingConfig
+from .common import configured, examples, SetOption
+from ..bags.request import MatchRequest, PairingConfig
 from ..config import ExtractorConfig, make_config, MatcherConfig, ViewConfig
-
-if TYPE_CHECKING:
-    from ..bags.match import MatchReport
 
 EPILOG = examples(
     'kpfeat bag match drive/ --out matches.mcap',
     'kpfeat bag match features.mcap --every 5 --geometry fundamental --out matches.mcap',
     'kpfeat bag match drive/ --features features.mcap --keyframes --out matches.mcap',
     "kpfeat bag match drive.bag --model alike-n --copy '*' --out with_matches",
-    'Exit code 0: all done; 2: nothing was written; 3: some images were skipped, or damaged.',
+    CODES,
 )
 
 
 @configured(
-    {'max_num_keypoints': '--max-keypoints'},
+    FLAGS,
+    request=MatchRequest,
     pairing=PairingConfig,
     matching=MatcherConfig,
     extraction=ExtractorConfig,
@@ -63,22 +48,11 @@ def match(
             help='What to write: FILE.mcap, FILE.db3, or a folder with metadata.yaml.',
         ),
     ],
-    features: FeaturesOption = None,
-    topics: TopicsOption = [],  # noqa: B006 - typer copies it
-    start: StartOption = '',
-    end: EndOption = '',
-    stride: StrideOption = 1,
-    storage: StorageOption = None,
-    copy: CopyOption = [],  # noqa: B006 - typer copies it
-    model: MadeByOption = '',
-    weights: WeightsOption = '',
-    device: DeviceOption = 'cpu',
-    descriptor_type: DescriptorTypeOption = DescriptorKind.float32,
-    batch_size: BatchSizeOption = -1,
     settings: SetOption = [],  # noqa: B006 - typer copies it
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     *,
+    request: dict[str, Any],
     pairing: dict[str, Any],
     matching: dict[str, Any],
     extraction: dict[str, Any],
@@ -99,51 +73,21 @@ def match(
     when the same command is given again.
     """
     need_packages()
-    from ..bags.match import match_recording, Matching
+    from ..bags.match import match_recording
 
-    images = wanted_images(
+    wanted = make_request(
+        MatchRequest,
         recording,
-        model,
+        request,
         settings,
         extraction,
         view,
-        out,
-        topics=topic_names(topics),
-        start=start,
-        end=end,
-        stride=stride,
-        storage=storage.value if storage else '',
-        copy=topic_names(copy),
-        weights=weights,
-        device=device,
-        descriptor_type=descriptor_type.value,
-        batch_size=batch_size,
-    )
-    wanted = Matching(
-        images,
-        features,
-        make_config(PairingConfig, pairing),
-        make_config(MatcherConfig, matching),
+        out=out,
+        pairing=make_config(PairingConfig, pairing),
+        matcher=make_config(MatcherConfig, matching),
     )
     report, seconds = on_images(
-        'matching', quiet, lambda show: match_recording(wanted, on_step=show), resumes=True
+        'matching', quiet, lambda show: match_recording(wanted, on_image=show), resumes=True
     )
-    values = described(report, seconds, 'shares')
-    values['inlier_share'] = round(report.inlier_share, 4)
-    sentence = _sentence(report, seconds, wanted.matcher.geometry)
-    print_result(values, sentence, quiet, as_json)
+    print_report(report, seconds, [out], quiet, as_json)
     finish(report, quiet)
-
-
-def _sentence(report: 'MatchReport', seconds: float, geometry: str) -> str:
-    inliers = f', {report.inliers} inliers (median {100 * report.inlier_share:.0f} % of a pair)'
-    return (
-        f'{report.pairs} pairs of {report.images} images{earlier(report.resumed)}, '
-        f'{report.matches} matches{inliers if geometry != "none" else ""}'
-        f'{_keyframes(report.keyframes)}, {pace(report.images - report.resumed, seconds)}, '
-        f'written to {report.out}'
-    )
-
-
-def _keyframes(count: int) -> str:
-    return f', {count} {"keyframe" if count == 1 else "keyframes"}' if count else ''

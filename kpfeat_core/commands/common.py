@@ -63,7 +63,8 @@ def configured(
     Add one flag to a command for each field of configuration classes.
 
     `@configured(matching=MatcherConfig)` calls the command with `matching`, a dict of the options
-    that the user set. Help and bounds come from the fields; flags: other names for some.
+    that the user set. Help and bounds come from the fields; flags: other names for some. The
+    options of `request` stand among the command's own, the others in panels of their own.
     """
     flags = flags or {}
 
@@ -74,7 +75,7 @@ def configured(
         def run(**given: Any) -> None:
             for group, options in described.items():
                 values = {option.name: given.pop(option.name) for option in options}
-                given[group] = {k: v for k, v in values.items() if v is not None}
+                given[group] = {k: _words(v) for k, v in values.items() if v not in (None, [], ())}
             command(**given)
 
         signature = inspect.signature(command)
@@ -94,7 +95,7 @@ def configured(
 
 def _described(cls: type) -> list[OptionDescription]:
     """Return the options of a configuration class, by their old names as well."""
-    options = {f.name: describe(f) for f in fields(cls)}
+    options = {f.name: describe(f) for f in fields(cls) if 'help' in f.metadata}
     old = {name: options[now] for name, now in OLD_NAMES.items() if now in options}
     return [*options.values(), *(option._replace(name=name) for name, option in old.items())]
 
@@ -110,19 +111,27 @@ def _parameter(
         flag = f'{flag}/--no-{flag[2:]}'
     allowed = f'; {described.allowed}' if described.allowed else ''
     option = typer.Option(
-        flag,
+        *flag.split(),
         help=f'{described.help} (default{whose} {described.default_in_words}{allowed})',
-        metavar={bool: None, int: 'INT', float: 'NUMBER', str: 'TEXT'}[kind],
+        metavar={bool: None, int: 'INT', float: 'NUMBER', str: 'TEXT', tuple: 'A,B,...'}[kind],
         show_default=False,
-        rich_help_panel=f'{group.capitalize()} options',
+        rich_help_panel=None if group == 'request' else f'{group.capitalize()} options',
         hidden=described.name in OLD_NAMES,
     )
+    given = list[str] if kind is tuple else kind
     return inspect.Parameter(
         described.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[Optional[kind], option],  # noqa: UP045 - typer 0.9 knows no `|`
+        annotation=Annotated[Optional[given], option],  # noqa: UP045 - typer 0.9 knows no `|`
     )
+
+
+def _words(value: Any) -> Any:
+    """Return a list of words, given one by one or with commas between them, as a tuple."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(word.strip() for text in value for word in text.split(',') if word.strip())
 
 
 def prose(function: Callable[..., Any]) -> str:

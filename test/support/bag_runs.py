@@ -19,19 +19,19 @@ class Killed(BaseException):
 
 
 def kill_after(count: int) -> Callable[[Any], None]:
-    """Return a function for on_step that ends a run after so many images."""
+    """Return a function for on_image that ends a run after so many images."""
 
-    def on_step(report: Any) -> None:
+    def on_image(report: Any) -> None:
         if report.images == count:
             raise Killed
 
-    return on_step
+    return on_image
 
 
-def journal_size(out: Path) -> int:
-    """Return the bytes of what a run has kept beside its output."""
-    work = out.with_name(f'.{out.name}.partial')
-    return sum(file.stat().st_size for file in work.glob('steps-*.mcap'))
+def batches_done(out: Path) -> int:
+    """Return how many batches of images an unfinished run has done."""
+    log = out.with_name(f'.{out.name}.partial') / 'done.jsonl'
+    return log.read_bytes().count(b'\n') if log.is_file() else 0
 
 
 def read(path: Path, topic: str = '/left/features') -> list[Record]:

@@ -40,11 +40,12 @@ def stereo(tmp_path_factory):
 @pytest.fixture
 def extract(extractor, bag, tmp_path):
     """Return a function that extracts, by default from `bag` to out.mcap, and reports."""
-    from kpfeat_core.bags.extract import extract_recording, Extraction
+    from kpfeat_core.bags.extract import extract_recording
+    from kpfeat_core.bags.request import ExtractRequest
 
-    def extract(out='out.mcap', source=bag, on_step=lambda report: None, **options):
-        wanted = Extraction(source, tmp_path / out, **options)
-        return extract_recording(wanted, extractor, on_step)
+    def extract(out='out.mcap', source=bag, on_image=lambda report: None, **options):
+        wanted = ExtractRequest(source, tmp_path / out, **options)
+        return extract_recording(wanted, extractor, on_image)
 
     return extract
 

@@ -5,7 +5,8 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import sha256
-from kpfeat_core.bags.extract import extract_recording, Extraction
+from kpfeat_core.bags.extract import extract_recording
+from kpfeat_core.bags.request import ExtractRequest
 from kpfeat_core.messages.conversions import image_annotations
 from kpfeat_core.messages.definitions import constructors, IMAGE_ANNOTATIONS, to_cdr, typestore
 from made_bags import header, images, LOG_DELAY, PERIOD, pictures, START, write_bag
@@ -23,7 +24,7 @@ def extract(extractor, tmp_path):
     bag = write_bag(tmp_path / 'bag', images(COUNT))
 
     def extract(**options):
-        wanted = Extraction(bag, tmp_path / 'out.mcap', annotations=True, **options)
+        wanted = ExtractRequest(bag, tmp_path / 'out.mcap', annotations=True, **options)
         return extract_recording(wanted, extractor)
 
     return extract

@@ -17,13 +17,13 @@ if find_spec('ray') is None:  # importing it here would be too early
     pytest.skip('a cluster needs Ray', allow_module_level=True)
 
 from bag_runs import contents
+from kpfeat_core.bags import batch as work
 from kpfeat_core.bags import cluster
-from kpfeat_core.bags import tasks as work
-from kpfeat_core.bags.batch import extract_fleet, InTurn
-from kpfeat_core.bags.cluster import ClusterConfig, OnRay
-from kpfeat_core.bags.extract import Extraction
-from kpfeat_core.bags.manifest import Entry
-from kpfeat_core.bags.parts import find_parts
+from kpfeat_core.bags.batch import extract_batch, InTurn
+from kpfeat_core.bags.cluster import OnRay
+from kpfeat_core.bags.manifest import ManifestEntry
+from kpfeat_core.bags.recording import find_bag_files
+from kpfeat_core.bags.request import ExtractRequest
 from kpfeat_core.errors import ConfigError, DataError
 from made_bags import images, PERIOD, START, write_bag, write_split_bag
 from run_kpfeat import run
@@ -34,7 +34,7 @@ COUNT = 60  # images of the part whose worker is killed
 @pytest.fixture(scope='module')
 def local_ray():
     """Have one Ray for all tests of this file."""
-    with OnRay(ClusterConfig(slots=2)) as runner:
+    with OnRay(slots=2) as runner:
         yield runner
 
 
@@ -52,21 +52,21 @@ def fleet(tmp_path_factory):
 @pytest.fixture
 def extract(fleet, weights, tmp_path):
     def extract(out, runner, cpus=1.0):
-        wanted = Extraction(
+        wanted = ExtractRequest(
             fleet, tmp_path / out, weights=str(weights), options={'max_num_keypoints': 30}
         )
-        return extract_fleet(wanted, find_parts([fleet], wanted.out), runner, cpus)
+        return extract_batch(wanted, find_bag_files([fleet], wanted.out), runner, cpus)
 
     return extract
 
 
-def kill_worker(journal, killed):
-    """Kill the process that writes a journal, once there is something in it."""
+def kill_worker(partial, killed):
+    """Kill the process that writes an output, once some images are done."""
+    log = partial / 'done.jsonl'
     while not killed.is_set():
-        steps = list(journal.glob('steps-*.mcap'))
-        if steps and steps[0].stat().st_size > 20_000:
+        if log.is_file() and log.stat().st_size > 300:
             for process in Path('/proc').iterdir():
-                if process.name.isdigit() and opened(process, steps[0]):
+                if process.name.isdigit() and opened(process, log):
                     os.kill(int(process.name), signal.SIGKILL)
                     killed.set()
                     return
@@ -85,10 +85,10 @@ def test_a_killed_worker_changes_neither_outputs_nor_manifest(
 ):
     in_turn = extract('in_turn', InTurn())
     killed = threading.Event()
-    journal = tmp_path / 'on_ray/drive/.drive_0.mcap.partial'
-    killer = threading.Thread(target=kill_worker, args=(journal, killed))
+    partial = tmp_path / 'on_ray/drive/.drive_0.mcap.partial'
+    killer = threading.Thread(target=kill_worker, args=(partial, killed))
     killer.start()
-    on_ray = extract('on_ray', OnRay(ClusterConfig()))
+    on_ray = extract('on_ray', OnRay())
     assert killed.is_set()
     killer.join()
     assert contents(tmp_path / 'on_ray') == contents(tmp_path / 'in_turn')
@@ -101,7 +101,7 @@ def test_a_second_run_does_only_what_is_missing(extract, local_ray, tmp_path):
     extract('out', InTurn())
     before = contents(tmp_path / 'out')
     (tmp_path / 'out/drive/drive_1.mcap').unlink()
-    report = extract('out', OnRay(ClusterConfig()))
+    report = extract('out', OnRay())
     assert list(report.seconds) == ['drive/drive_1']
     assert contents(tmp_path / 'out') == before
 
@@ -117,7 +117,9 @@ def test_the_command_works_on_ray(fleet, weights, local_ray, tmp_path):
 
 
 def test_a_worker_whose_gpu_broke_makes_room_for_another(monkeypatch):
-    entry = Entry({}, '', error='AcceleratorError: CUDA error: an illegal memory access (a.py:1)')
+    entry = ManifestEntry(
+        {}, '', error='AcceleratorError: CUDA error: an illegal memory access (a.py:1)'
+    )
     monkeypatch.setattr(work, 'work', lambda *words: work.Result(None, entry))
     left = []
     monkeypatch.setattr(os, '_exit', left.append)
@@ -127,7 +129,7 @@ def test_a_worker_whose_gpu_broke_makes_room_for_another(monkeypatch):
 
 def test_a_task_that_this_machine_never_has_room_for_is_said(extract, local_ray, tmp_path):
     with pytest.raises(ConfigError, match='a task takes 64 CPUs and 0 GPUs, but there are 2'):
-        extract('out', OnRay(ClusterConfig()), cpus=64)
+        extract('out', OnRay(), cpus=64)
     assert not (tmp_path / 'out').exists()
 
 
@@ -140,11 +142,11 @@ def test_a_ray_of_its_own_keeps_to_this_machine(local_ray):
 @pytest.mark.parametrize('name', ['cuda:1', 'mps'])
 def test_a_device_by_number_is_refused(name):
     with pytest.raises(ConfigError, match='Ray chooses'):
-        OnRay(ClusterConfig()).device(name)
+        OnRay().device(name)
 
 
 def test_auto_is_the_gpu_of_any_machine():
-    runner = OnRay(ClusterConfig())
+    runner = OnRay()
     assert runner.device('auto') == 'cpu'
     runner.machines = [{'CPU': 4.0}, {'CPU': 4.0, 'GPU': 1.0}]
     assert runner.device('auto') == 'cuda'
@@ -157,7 +159,7 @@ def test_an_address_where_no_ray_is_is_said(monkeypatch):
     ray = SimpleNamespace(is_initialized=lambda: False, init=refuse)
     monkeypatch.setattr(cluster, '_ray', lambda own: ray)
     with pytest.raises(DataError, match="no Ray at 'auto': nobody answers"):
-        OnRay(ClusterConfig('auto')).__enter__()
+        OnRay('auto').__enter__()
 
 
 def test_an_address_where_nobody_answers_is_said_at_once():

@@ -1,6 +1,5 @@
 """COLMAP databases of recordings: what is in them, and that COLMAP matches them."""
 
-import errno
 import importlib.util
 import json
 import signal
@@ -15,8 +14,8 @@ if not importlib.util.find_spec('pycolmap'):  # importing it before OpenCV break
     pytest.skip('these need pycolmap', allow_module_level=True)
 
 from bag_runs import kill_after, Killed, sha256
-from kpfeat_core.bags.extract import extract_recording, Extraction
-from kpfeat_core.bags.writers import disk_errors
+from kpfeat_core.bags.extract import extract_recording
+from kpfeat_core.bags.request import ExtractRequest
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.factory import create_extractor
@@ -84,9 +83,9 @@ def bag(tmp_path_factory):
 def extract(extractor, bag, tmp_path):
     """Return a function that extracts, by default from `bag` to out.db."""
 
-    def extract(source=bag, on_step=lambda report: None, **options):
+    def extract(source=bag, on_image=lambda report: None, **options):
         options = {'format': 'colmap', 'out': tmp_path / 'out.db', **options}
-        return extract_recording(Extraction(source, **options), extractor, on_step)
+        return extract_recording(ExtractRequest(source, **options), extractor, on_image)
 
     return extract
 
@@ -184,21 +183,12 @@ def test_the_same_input_gives_the_same_bytes_however_often_it_was_killed(extract
     expected = sha256(tmp_path / 'out.db')
     for count in (1, 5):
         with pytest.raises(Killed):
-            extract(on_step=kill_after(count), pictures=True)
+            extract(on_image=kill_after(count), pictures=True)
         assert sha256(tmp_path / 'out.db') == expected  # what was there before
     report = extract(pictures=True)
     assert (report.resumed, sha256(tmp_path / 'out.db')) == (5, expected)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {'out.db', 'out.db.images'}
-
-
-def test_features_of_a_run_that_was_to_make_a_bag_are_taken_over(extract, tmp_path):
-    with pytest.raises(Killed):
-        extract(on_step=kill_after(3), format='bag', out=tmp_path / 'out')
-    report = extract(out=tmp_path / 'out')
-    assert (report.resumed, report.features) == (3, 2 * COUNT)
-    with open_database(tmp_path / 'out') as database:
-        assert database.num_images() == 2 * COUNT
 
 
 def test_pictures_have_the_names_in_the_database_and_the_pixels_of_the_images(extract, tmp_path):
@@ -253,27 +243,13 @@ def test_without_pycolmap_the_error_says_what_to_install(extract, monkeypatch):
         extract()
 
 
-def test_a_recording_that_changes_while_it_is_read_is_an_error(extract, monkeypatch, tmp_path):
-    other = compressed(pictures(1)[0], START + 1)
-    monkeypatch.setattr('kpfeat_core.bags.reader.decode', lambda record: other)
-    with pytest.raises(DataError, match='is not there any more'):
-        extract(pictures=True)
-    assert not (tmp_path / 'out.db').exists()
-
-
-def test_a_full_disk_is_told_as_the_system_does(tmp_path):
-    with pytest.raises(OSError, match='No space left') as caught, disk_errors(tmp_path):
-        raise RuntimeError('SQLite error: database or disk is full')
-    assert caught.value.errno == errno.ENOSPC
-
-
 def test_a_run_that_is_ended_says_nothing_of_it(bag, tmp_path):
     code = (
         'import os, signal, sys; from pathlib import Path; '
-        'from kpfeat_core.bags import extraction;'
-        'wanted = extraction.Extraction(Path(sys.argv[1]), Path(sys.argv[2]), format="colmap");'
+        'from kpfeat_core.bags import extract, request;'
+        'wanted = request.ExtractRequest(Path(sys.argv[1]), Path(sys.argv[2]), format="colmap");'
         'end = lambda report: report.images and os.kill(os.getpid(), signal.SIGTERM);'
-        'extraction.extract_recording(wanted, on_step=end)'
+        'extract.extract_recording(wanted, on_image=end)'
     )
     command = [sys.executable, '-c', code, str(bag), str(tmp_path / 'out.db')]
     done = subprocess.run(command, capture_output=True, text=True)

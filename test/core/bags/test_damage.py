@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
-from kpfeat_core.bags.extract import Extraction
-from kpfeat_core.bags.match import match_recording, Matching
+from kpfeat_core.bags.match import match_recording
 from kpfeat_core.bags.reader import BagReader, decode
+from kpfeat_core.bags.request import MatchRequest
 from kpfeat_core.errors import BadImageError, DataError
 from made_bags import (
     blot,
@@ -178,4 +178,4 @@ def test_where_damage_leaves_no_image_the_error_tells_of_it(tmp_path, extract):
     with pytest.raises(DataError, match='no image .* could be used: .* damaged'):
         extract(source=bag)
     with pytest.raises(DataError, match='no two images .* matched: .* damaged'):
-        match_recording(Matching(Extraction(bag, tmp_path / 'matches.mcap')))
+        match_recording(MatchRequest(bag, tmp_path / 'matches.mcap', model='alike-t'))

@@ -9,9 +9,9 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import COUNT, read, sha256
 import h5py
-from kpfeat_core import registry
-from kpfeat_core.bags.extract import Extraction, load
+from kpfeat_core.bags.frames import load_extractor
 from kpfeat_core.bags.reader import BagReader, decode
+from kpfeat_core.bags.request import ExtractRequest
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import ConfigError, DataError
 from kpfeat_core.factory import create_extractor
@@ -152,8 +152,8 @@ def test_a_model_is_loaded_in_a_thread_that_ends(bag, weights, tmp_path, monkeyp
         used.append(threading.current_thread())
         return create_extractor(*words, **options)
 
-    monkeypatch.setattr(registry, 'create_extractor', create)
-    load(Extraction(bag, tmp_path / 'out.mcap', weights=str(weights)))
+    monkeypatch.setattr('kpfeat_core.factory.create_extractor', create)
+    load_extractor(ExtractRequest(bag, tmp_path / 'out.mcap', weights=str(weights)))
     assert [thread.is_alive() for thread in used] == [False]
 
 

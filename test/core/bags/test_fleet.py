@@ -10,13 +10,14 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import contents, DRIVE_COUNT, sha256, write_drive
-from kpfeat_core.bags import tasks as work
-from kpfeat_core.bags.batch import extract_fleet, InTurn
-from kpfeat_core.bags.extract import extract_recording, Extraction
-from kpfeat_core.bags.locking import InUseError
+from kpfeat_core.bags import batch as work
+from kpfeat_core.bags.batch import extract_batch, InTurn
+from kpfeat_core.bags.extract import extract_recording
 from kpfeat_core.bags.manifest import LOG, MANIFEST, Manifest
-from kpfeat_core.bags.parts import find_parts
 from kpfeat_core.bags.reader import BagReader
+from kpfeat_core.bags.recording import find_bag_files
+from kpfeat_core.bags.request import ExtractRequest
+from kpfeat_core.bags.writers import InUseError
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import DataError
 from made_bags import (
@@ -48,12 +49,12 @@ def extract(weights, fleet, tmp_path, monkeypatch):
     """Return a function that extracts a fleet, by default `fleet` to the folder out."""
     monkeypatch.setattr(work, 'PAUSES', (0.0,))
 
-    def extract(out='out', words=(fleet,), verify=False, on_step=lambda report: None, **options):
-        wanted = Extraction(
+    def extract(out='out', words=(fleet,), verify=False, on_image=lambda report: None, **options):
+        wanted = ExtractRequest(
             tmp_path, tmp_path / out, weights=str(weights), options=OPTIONS, **options
         )
-        parts = find_parts(words, wanted.out)
-        return extract_fleet(wanted, parts, InTurn(on_step), verify=verify)
+        parts = find_bag_files(words, wanted.out)
+        return extract_batch(wanted, parts, InTurn(on_image), verify=verify)
 
     return extract
 
@@ -86,7 +87,7 @@ def test_the_outputs_of_all_parts_are_one_recording_as_if_it_was_never_split(
     extract, fleet, weights, tmp_path
 ):
     extract()
-    whole = Extraction(
+    whole = ExtractRequest(
         fleet / 'site/drive', tmp_path / 'whole.mcap', weights=str(weights), options=OPTIONS
     )
     extract_recording(whole)
@@ -203,10 +204,10 @@ def test_an_interrupted_run_goes_on_with_the_same_result(extract, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract(on_step=stop)
+        extract(on_image=stop)
     assert 0 < len(manifest(tmp_path / 'out')) < 4
     resumed = []
-    report = extract(on_step=lambda one: resumed.append(one.resumed))
+    report = extract(on_image=lambda one: resumed.append(one.resumed))
     assert max(resumed) > 0 and len(report.seconds) < 4
     assert contents(tmp_path / 'out') == contents(tmp_path / 'expected')
 
@@ -237,7 +238,7 @@ def test_a_part_takes_the_calibration_of_the_parts_before(extract, fleet, weight
     made = write_drive(fleet / 'site/drive', camera_info(START), camera_info(START + PERIOD, 60))
     view = ViewConfig(undistort=True)
     extract(words=[fleet / 'site'], view=view)
-    whole = Extraction(
+    whole = ExtractRequest(
         made, tmp_path / 'whole.mcap', weights=str(weights), options=OPTIONS, view=view
     )
     extract_recording(whole)
@@ -310,7 +311,7 @@ def test_outputs_are_never_inputs(extract, fleet):
     extract(fleet / 'features')
     assert extract(fleet / 'features').seconds == {}
     with pytest.raises(DataError, match='no recording outside'):
-        find_parts([fleet / 'features'], fleet)
+        find_bag_files([fleet / 'features'], fleet)
 
 
 def test_a_disk_that_is_full_for_the_manifest_is_told(extract, tmp_path):

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import threading
 import time
 
-from kpfeat_core.bags.flow import ahead, batches, in_background
+from kpfeat_core.runtime import ahead, batches, in_background
 import pytest
 
 

@@ -2,8 +2,8 @@
 
 import os
 
-from kpfeat_core.bags import locking
-from kpfeat_core.bags.locking import InUseError, lock
+from kpfeat_core.bags import writers as locking
+from kpfeat_core.bags.writers import InUseError, lock
 import pytest
 
 

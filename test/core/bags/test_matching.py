@@ -8,10 +8,9 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import kill_after, Killed, LEFT, read, RIGHT, sha256
-from kpfeat_core.bags.extract import Extraction
-from kpfeat_core.bags.match import match_recording, Matching
-from kpfeat_core.bags.match_steps import PairingConfig
+from kpfeat_core.bags.match import match_recording
 from kpfeat_core.bags.reader import BagReader, decode
+from kpfeat_core.bags.request import MatchRequest, PairingConfig
 from kpfeat_core.config import MatcherConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.factory import create_matcher
@@ -52,11 +51,11 @@ def features(extractor):
 def match(extractor, stereo, tmp_path):
     """Return a function that matches the images of `stereo` by default, to out.mcap."""
 
-    def match(out='out.mcap', source=stereo, on_step=lambda report: None, **options):
-        about = {name: options.pop(name) for name in ('features', 'pairing', 'matcher')
-                 if name in options}  # fmt: skip
-        wanted = Extraction(source, tmp_path / out, **{'model': '', **options})
-        return match_recording(Matching(wanted, **about), extractor, on_step)
+    def match(out='out.mcap', source=stereo, on_image=lambda report: None, **options):
+        if 'features' in options:
+            options['features'] = str(options['features'])
+        request = MatchRequest(source, tmp_path / out, **options)
+        return match_recording(request, extractor, on_image)
 
     return match
 
@@ -212,7 +211,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(
     whole = match('whole/out.mcap', **options)
     for count in (1, 4, 7, 9):
         with pytest.raises(Killed):
-            match(on_step=kill_after(count), **options)
+            match(on_image=kill_after(count), **options)
         assert not (tmp_path / 'out.mcap').exists()
     report = match(**options)
     assert sha256(tmp_path / 'out.mcap') == sha256(tmp_path / 'whole/out.mcap')
@@ -229,7 +228,7 @@ def test_what_other_options_matched_is_not_taken_over(match):
         {'descriptor_type': 'float16'},
     ):
         with pytest.raises(Killed):
-            match(on_step=kill_after(4))
+            match(on_image=kill_after(4))
         report = match(**options)
         assert report.resumed == 0 and report.discarded
 
@@ -244,7 +243,7 @@ def test_images_without_usable_features_are_skipped_and_counted(match, features,
     source = write_bag(tmp_path / 'bag', made)
     for pairing in (PairingConfig(), PairingConfig(keyframes=True)):
         with pytest.raises(Killed):
-            match(source=source, pairing=pairing, on_step=kill_after(5))
+            match(source=source, pairing=pairing, on_image=kill_after(5))
         report = match(source=source, pairing=pairing)
         assert report.resumed == 5 and not report.complete
         assert report.skipped == {'no_keypoints': 1, 'message': 1}
@@ -268,7 +267,7 @@ def test_features_of_another_model_are_matched_among_themselves_only(match, feat
     source = write_bag(tmp_path / 'bag', made)
     for pairing in (PairingConfig(), PairingConfig(keyframes=True)):
         with pytest.raises(Killed):
-            match(source=source, pairing=pairing, on_step=kill_after(3))
+            match(source=source, pairing=pairing, on_image=kill_after(3))
         report = match(source=source, pairing=pairing)
         assert report.resumed == 3 and report.skipped == {'other_model': 2}
         assert "'b' with 64 numbers, those before of 'a'" in report.reasons['other_model']

@@ -1,7 +1,9 @@
 """Nothing is lost: runs that are killed, disks that are full, outputs that are there already."""
 
 import errno
+import os
 import shutil
+import sqlite3
 import threading
 
 import pytest
@@ -9,27 +11,30 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import COUNT, kill_after, Killed, read, sha256
-from kpfeat_core.bags import steps
+from kpfeat_core.bags import extract as extraction
 from kpfeat_core.bags import writers as writing
-from kpfeat_core.bags.extract import extract_recording, Extraction
+from kpfeat_core.bags.extract import extract_recording
 from kpfeat_core.bags.reader import BagReader
+from kpfeat_core.bags.request import ExtractRequest
+from kpfeat_core.bags.writers import remove
 from kpfeat_core.errors import DataError
 from made_bags import IMAGE, image, images, Made, pictures, START, texts, write_bag
 import numpy as np
 
+FORMATS = {'out.h5': 'h5', 'npz': 'npz'}
 
-@pytest.mark.parametrize('out', ['out.mcap', 'out.db3', 'folder', 'out.h5'])
+
+@pytest.mark.parametrize('out', ['out.mcap', 'out.db3', 'folder', *FORMATS])
 @pytest.mark.parametrize('batch_size', [1, 3])
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(extract, tmp_path, out, batch_size):
-    options = {'copy': ('*',)} if out != 'out.h5' else {'format': 'h5'}
-    options |= {'batch_size': batch_size}
+    form = FORMATS.get(out, 'bag')
+    options = {'format': form, 'batch_size': batch_size, 'copy': ('*',) if form == 'bag' else ()}
     extract(out, **options)
     expected = sha256(tmp_path / out)
-    for path in (tmp_path / out,):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove(tmp_path / out)
     for count in (1, 4, 5):
         with pytest.raises(Killed):
-            extract(out, on_step=kill_after(count), **options)
+            extract(out, on_image=kill_after(count), **options)
         assert not (tmp_path / out).exists()
     report = extract(out, **options)
     assert sha256(tmp_path / out) == expected
@@ -37,46 +42,97 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(extract, tmp_path, out,
     assert [path.name for path in tmp_path.iterdir()] == [out]
 
 
-def test_a_journal_that_is_cut_anywhere_leads_to_the_same_bytes(extract, tmp_path):
-    extract()
-    expected = sha256(tmp_path / 'out.mcap')
+@pytest.mark.parametrize('out', ['out.mcap', 'out.db3', 'npz'])
+@pytest.mark.parametrize('what', ['output', 'log'])
+def test_what_is_left_may_be_cut_off_anywhere(extract, tmp_path, out, what):
+    form = FORMATS.get(out, 'bag')
+    extract(out, format=form)
+    expected = sha256(tmp_path / out)
     with pytest.raises(Killed):
-        extract(on_step=kill_after(6))
-    kept = tmp_path / 'kept'
-    work = tmp_path / '.out.mcap.partial'
-    shutil.copytree(work, kept)
-    data = (kept / 'steps-000000.mcap').read_bytes()
+        extract(out, format=form, on_image=kill_after(6))
+    partial, kept = tmp_path / f'.{out}.partial', tmp_path / 'kept'
+    shutil.copytree(partial, kept)
+    path = partial / 'done.jsonl'
+    if what == 'output':
+        files = [*partial.rglob('*.mcap'), *partial.rglob('*.db3'), *partial.rglob('*.npz')]
+        path = sorted(files)[len(files) // 2]
+    data = path.read_bytes()
     resumed = set()
-    for cut in np.random.default_rng(1).integers(0, len(data), 12):
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.copytree(kept, work)
-        (work / 'steps-000000.mcap').write_bytes(data[:cut])
-        resumed.add(extract().resumed)
-        assert sha256(tmp_path / 'out.mcap') == expected
-    assert len(resumed) > 2
+    for cut in np.linspace(0, len(data) - 1, 6).astype(int):
+        remove(partial)
+        shutil.copytree(kept, partial)
+        path.write_bytes(data[:cut])
+        resumed.add(extract(out, format=form).resumed)
+        assert sha256(tmp_path / out) == expected
+    assert len(resumed) > 1 or out != 'out.mcap'
+    assert max(resumed) <= 6
 
 
-def test_a_damaged_journal_is_used_up_to_the_damage(extract, tmp_path):
-    extract()
-    expected = sha256(tmp_path / 'out.mcap')
+@pytest.mark.parametrize('out', ['out.mcap', 'out.db3', 'npz'])
+def test_a_damaged_output_is_used_up_to_the_damage(extract, tmp_path, out):
+    form = FORMATS.get(out, 'bag')
+    extract(out, format=form)
+    expected = sha256(tmp_path / out)
     with pytest.raises(Killed):
-        extract(on_step=kill_after(6))
-    path = tmp_path / '.out.mcap.partial/steps-000000.mcap'
+        extract(out, format=form, on_image=kill_after(6))
+    partial = tmp_path / f'.{out}.partial'
+    files = [*partial.rglob('*.mcap'), *partial.rglob('*.db3'), *partial.rglob('*.npz')]
+    path = sorted(files)[len(files) // 2]
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert extract().resumed < 6
+    assert extract(out, format=form).resumed < 6
+    assert sha256(tmp_path / out) == expected
+
+
+def test_a_run_that_is_killed_while_it_goes_on_loses_nothing(extract, tmp_path):
+    extract(copy=('*',))
+    expected = sha256(tmp_path / 'out.mcap')
+    with pytest.raises(Killed):
+        extract(copy=('*',), on_image=kill_after(6))
+    for count in (2, 4):  # among those that are recalled
+        with pytest.raises(Killed):
+            extract(copy=('*',), on_image=kill_after(count))
+    assert extract(copy=('*',)).resumed == 6
     assert sha256(tmp_path / 'out.mcap') == expected
 
 
-def test_what_other_options_made_is_not_taken_over(extract, extractor, bag, tmp_path):
+def test_files_are_moved_once_where_a_run_is_killed_while_it_does(extract, tmp_path, monkeypatch):
+    extract('npz', format='npz')
+    expected = sha256(tmp_path / 'npz')
+    moved = []
+
+    def replace(source, target, replace=os.replace):
+        if '.partial' in str(source) and str(target).startswith(str(tmp_path / 'npz')):
+            moved.append(target)
+            if len(moved) == 4:
+                raise Killed
+        replace(source, target)
+
+    monkeypatch.setattr(os, 'replace', replace)
     with pytest.raises(Killed):
-        extract(on_step=kill_after(4))
-    assert extract(stride=2).resumed == 0
-    with pytest.raises(Killed):
-        extract(on_step=kill_after(4))
-    wanted = Extraction(bag, tmp_path / 'out.mcap')
-    assert extract_recording(wanted, extractor.with_options(max_num_keypoints=9)).resumed == 0
+        extract('npz', format='npz')
+    assert extract('npz', format='npz').resumed == COUNT
+    assert sha256(tmp_path / 'npz') == expected
+    assert [path.name for path in tmp_path.iterdir()] == ['npz']
+
+
+def test_what_other_options_or_inputs_made_is_not_taken_over(extract, extractor, bag, tmp_path):
+    wanted = ExtractRequest(bag, tmp_path / 'out')
+    other = extractor.with_options(max_num_keypoints=9)
+    changed = write_bag(tmp_path / 'in/bag', images(COUNT, size=(80, 64)))
+    for again in (
+        lambda: extract('out', stride=2),
+        lambda: extract('out', format='npz'),
+        lambda: extract('out', copy=('/text',)),
+        lambda: extract('out', source=changed),
+        lambda: extract_recording(wanted, other),
+    ):
+        with pytest.raises(Killed):
+            extract('out', on_image=kill_after(4))
+        report = again()
+        assert report.resumed == 0 and report.discarded
+        remove(tmp_path / 'out')
 
 
 def test_skipped_images_are_counted_after_a_resumed_run_as_well(extract, tmp_path):
@@ -85,7 +141,7 @@ def test_skipped_images_are_counted_after_a_resumed_run_as_well(extract, tmp_pat
     made = [Made('/a', IMAGE, START + k, one) for k, one in enumerate(made)]
     source = write_bag(tmp_path / 'bag', made)
     with pytest.raises(Killed):
-        extract(source=source, on_step=kill_after(3))
+        extract(source=source, on_image=kill_after(3))
     report = extract(source=source)
     assert report.skipped == {'encoding': 1} and 'hologram' in report.reasons['encoding']
     assert report.resumed == 3 and report.features == 4
@@ -96,25 +152,25 @@ def test_a_full_disk_is_told_and_what_is_done_is_kept(extract, tmp_path, monkeyp
     extract(out)
     expected = sha256(tmp_path / out)
     (tmp_path / out).unlink()
-    write, written = writing.BagSink.write, []
+    copy, written = writing.BagSink.copy, []
 
     def full(sink, record):
         written.append(record)
         if len(written) == 5:
             raise OSError(errno.ENOSPC, 'No space left on device')
-        write(sink, record)
+        copy(sink, record)
 
-    monkeypatch.setattr(writing.BagSink, 'write', full)
+    monkeypatch.setattr(writing.BagSink, 'copy', full)
     with pytest.raises(
-        DataError, match='the disk is full: 5 images are done and kept in'
+        DataError, match='the disk is full: 4 images are done and kept in'
     ) as error:
         extract(out)
     assert 'same command again' in str(error.value)
     assert not (tmp_path / out).exists()
-    partial = BagReader(tmp_path / f'.{out}.partial/steps-000000.mcap')  # as any viewer reads it
-    assert len(list(partial.records(partial.choose(['/left/features'])))) == 5
-    monkeypatch.setattr(writing.BagSink, 'write', write)
-    assert extract(out).resumed == 5
+    partial = BagReader(tmp_path / f'.{out}.partial/bag/out')  # as any viewer reads it
+    assert len(list(partial.records(partial.choose(['/left/features'])))) == 4
+    monkeypatch.setattr(writing.BagSink, 'copy', copy)
+    assert extract(out).resumed == 4
     assert sha256(tmp_path / out) == expected
 
 
@@ -124,7 +180,7 @@ def test_two_runs_never_write_to_one_output(extract, extractor, bag, tmp_path):
             with pytest.raises(DataError, match='another run is writing'):
                 extract()
 
-    assert extract(on_step=again).complete
+    assert extract(on_image=again).complete
 
 
 def test_the_output_never_replaces_the_input_or_other_folders(extract, bag, tmp_path):
@@ -169,35 +225,45 @@ def test_all_that_a_killed_run_would_leave_is_in_one_folder(extract, tmp_path, f
     def look(report):
         assert [path.name for path in tmp_path.iterdir()] == ['.out.partial']
 
-    extract('out', format=format, on_step=look)
+    extract('out', format=format, on_image=look)
 
 
 def test_an_older_output_stays_until_the_new_one_is_complete(extract, tmp_path):
     extract('folder')
     before = sha256(tmp_path / 'folder')
     with pytest.raises(Killed):
-        extract('folder', stride=2, on_step=kill_after(2))
+        extract('folder', stride=2, on_image=kill_after(2))
     assert sha256(tmp_path / 'folder') == before
     extract('folder', stride=2)
     assert len(read(tmp_path / 'folder')) == COUNT // 2
 
 
-def test_the_disk_may_be_full_at_any_write_of_the_journal(extract, tmp_path, monkeypatch):
+def test_the_disk_may_be_full_at_any_write_of_the_log(extract, tmp_path, monkeypatch):
     extract()
     expected = sha256(tmp_path / 'out.mcap')
     (tmp_path / 'out.mcap').unlink()
-    add = steps.Journal.add
+    add = extraction.ResumeLog.add
 
-    def full(journal, done):
-        if done[0].index == 3:
-            journal._file.write(b'half a chunk')
+    def full(log, frames, entries):
+        if frames[0].index == 3:
+            log._file.write('[{"half a')
             raise OSError(errno.ENOSPC, 'No space left on device')
-        add(journal, done)
+        add(log, frames, entries)
 
-    monkeypatch.setattr(steps.Journal, 'add', full)
+    monkeypatch.setattr(extraction.ResumeLog, 'add', full)
     with pytest.raises(DataError, match='the disk is full: 3 images are done'):
         extract()
     assert not any('kpfeat' in thread.name for thread in threading.enumerate())
-    monkeypatch.setattr(steps.Journal, 'add', add)
+    monkeypatch.setattr(extraction.ResumeLog, 'add', add)
     assert extract().resumed == 3
     assert sha256(tmp_path / 'out.mcap') == expected
+
+
+@pytest.mark.parametrize('word', ['database or disk is full', 'SQLite error: disk is full'])
+def test_a_full_disk_is_told_whatever_library_says_so(word):
+    for error in (RuntimeError(word), sqlite3.OperationalError(word)):
+        told = pytest.raises(DataError, match='the disk is full: 3 done; make room')
+        with told, writing.full_disk('3 done'):
+            raise error
+    with pytest.raises(RuntimeError, match='another'), writing.full_disk(''):
+        raise RuntimeError('another')

@@ -1,6 +1,7 @@
 """Partners of images: the k-th before, or a keyframe."""
 
-from kpfeat_core.bags.match_steps import make_pairing, PairingConfig
+from kpfeat_core.bags.match import make_pairing
+from kpfeat_core.bags.request import PairingConfig
 from kpfeat_core.config import make_config
 from kpfeat_core.errors import ConfigError
 import numpy as np

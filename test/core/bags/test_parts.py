@@ -4,12 +4,12 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
-from kpfeat_core.bags.parts import find_parts, single_recording
+from kpfeat_core.bags.recording import find_bag_files, single_recording
 from kpfeat_core.errors import DataError
 
 
 def names(words, out):
-    return [part.name for part in find_parts(words, out)]
+    return [part.name for part in find_bag_files(words, out)]
 
 
 def test_names_are_paths_below_what_all_words_have_in_common(fleet, tmp_path, monkeypatch):
@@ -37,7 +37,7 @@ def test_recordings_of_one_name_get_different_folders(tmp_path):
 )
 def test_a_place_that_cannot_hold_outputs_is_refused(fleet, tmp_path, out, sentence):
     with pytest.raises(DataError, match=sentence):
-        find_parts([fleet], tmp_path / out)
+        find_bag_files([fleet], tmp_path / out)
 
 
 def test_one_recording_is_what_is_named_alone(fleet, tmp_path):

@@ -1,14 +1,13 @@
 """Recorded features find their images, whatever the stamps."""
 
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
-from kpfeat_core.bags.extract import extract_recording, Extraction
-from kpfeat_core.bags.frames import Sights
+from kpfeat_core.bags.extract import extract_recording
+from kpfeat_core.bags.frames import open_frames
 from kpfeat_core.bags.reader import BagReader, HELD, Recorded
+from kpfeat_core.bags.request import ExtractRequest, FramesRequest
 from kpfeat_core.features import Features
 from kpfeat_core.messages.conversions import fill_features
 from kpfeat_core.messages.definitions import empty_message, FEATURES, from_cdr, to_cdr
@@ -17,6 +16,11 @@ import numpy as np
 import torch
 
 TOPIC = '/left/features'
+
+
+def all_of(request, extractor=None):
+    frames = open_frames(request, extractor=extractor)
+    return [frame for found in frames.lists() for frame in found]
 
 
 def image_bag(path, stamps):
@@ -32,12 +36,10 @@ def image_bag(path, stamps):
 @pytest.mark.parametrize('stamp', [0, START])
 def test_stamps_that_do_not_grow_lead_to_the_right_features(tmp_path, extractor, steps, stamp):
     bag = image_bag(tmp_path / 'bag', [stamp + k * PERIOD for k in steps])
-    extract_recording(Extraction(bag, tmp_path / 'features.mcap'), extractor)
+    extract_recording(ExtractRequest(bag, tmp_path / 'features.mcap'), extractor)
     for some in ({}, {'stride': 2}, {'start': '0.3'}):
-        wanted = Extraction(bag, Path(), model='', **some)
-        made = [s for found in Sights(wanted, extractor=extractor).lists() for s in found]
-        sights = Sights(wanted, tmp_path / 'features.mcap')
-        found = [sight for one in sights.lists() for sight in one]
+        made = all_of(FramesRequest(bag, **some), extractor)
+        found = all_of(FramesRequest(bag, features=str(tmp_path / 'features.mcap'), **some))
         assert len(found) == len(made) > 2
         for one, other in zip(found, made, strict=True):
             assert torch.equal(one.features.keypoints, other.features.keypoints)
@@ -45,10 +47,9 @@ def test_stamps_that_do_not_grow_lead_to_the_right_features(tmp_path, extractor,
 
 def test_without_stamps_an_image_never_gets_the_features_of_another(tmp_path, extractor):
     bag = image_bag(tmp_path / 'bag', [0] * 6)
-    extract_recording(Extraction(bag, tmp_path / 'features.mcap', stride=2), extractor)
-    sights = Sights(Extraction(bag, Path(), model=''), tmp_path / 'features.mcap')
-    found = [sight for one in sights.lists() for sight in one]
-    assert [sight.problem is None for sight in found] == [True, False] * 3
+    extract_recording(ExtractRequest(bag, tmp_path / 'features.mcap', stride=2), extractor)
+    found = all_of(FramesRequest(bag, features=str(tmp_path / 'features.mcap')))
+    assert [frame.problem is None for frame in found] == [True, False] * 3
 
 
 def feature_bag(path, stamps, times):

@@ -1,7 +1,6 @@
 """Videos and contact sheets of recordings."""
 
 from dataclasses import replace
-from pathlib import Path
 import sys
 
 import pytest
@@ -12,13 +11,13 @@ pytest.importorskip('av', reason='videos need PyAV')
 import av
 from bag_runs import sha256
 from kpfeat_core import video as video_module
-from kpfeat_core.bags.extract import extract_recording, Extraction
-from kpfeat_core.bags.frames import Sight
-from kpfeat_core.bags.render import (
-    draw_keypoints,
+from kpfeat_core.bags.extract import extract_recording
+from kpfeat_core.bags.frames import FeatureFrame
+from kpfeat_core.bags.render import draw_keypoints, render_extracted, render_recording
+from kpfeat_core.bags.request import (
+    ExtractRequest,
+    FramesRequest,
     MATCHES,
-    render_extracted,
-    render_recording,
     RenderConfig,
     SHOWN,
 )
@@ -59,8 +58,10 @@ def render(extractor, bag, tmp_path):
     """Return a function that renders a recording; paths are names in the temporary folder."""
 
     def render(video='drive.mp4', sheet=None, source=bag, config=None, on_image=None, **options):
+        if 'features' in options:
+            options['features'] = str(options['features'])
         return render_recording(
-            Extraction(source, Path(), **{'model': '', **options}),
+            FramesRequest(source, **options),
             tmp_path / video if video else None,
             tmp_path / sheet if sheet else None,
             config=RenderConfig(**(config or {})),
@@ -189,8 +190,10 @@ def test_keypoints_of_a_reduced_picture_are_where_they_belong():
             'image_size': np.array([200, 100], np.float32),
         }
     )
-    sight = Sight(0, 0, '/features', image=np.zeros((100, 200), np.uint8), features=features)
-    picture = draw_keypoints(sight, 100)
+    frame = FeatureFrame(
+        0, 0, '/features', image=np.zeros((100, 200), np.uint8), features=features
+    )
+    picture = draw_keypoints(frame, 100)
     assert picture.shape == (50, 100, 3)
     rows, columns = np.nonzero(picture.max(2) > 60)
     assert (columns.mean(), rows.mean()) == pytest.approx((79.5, 39.5), abs=0.6)
@@ -228,7 +231,7 @@ def test_what_is_stopped_leaves_nothing_and_what_was_there_before(render, tmp_pa
 
 def test_recorded_features_give_the_same_video_as_made_ones(render, extractor, bag, tmp_path):
     render('made.mp4')
-    wanted = Extraction(bag, tmp_path / 'features.mcap', options={'max_num_keypoints': 40})
+    wanted = ExtractRequest(bag, tmp_path / 'features.mcap', options={'max_num_keypoints': 40})
     extract_recording(wanted, extractor)
     report = render_extracted(wanted, tmp_path / 'recorded.mp4')
     assert report.complete

@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import sha256
-from kpfeat_core.bags.extract import extract_recording, Extraction
+from kpfeat_core.bags.extract import extract_recording
+from kpfeat_core.bags.request import ExtractRequest
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import BadImageError, DataError
 from kpfeat_core.features import Features
@@ -55,14 +56,14 @@ PUBLISHED = 'RIHS01_968d5fe5899dd06767063ffe39db48a9661c87d756abaa8448dd6be85990
 def extract(extractor, tmp_path):
     """Return a function that writes messages to a recording and extracts of that to out.mcap."""
 
-    def extract(made, on_step=lambda report: None, **options):
+    def extract(made, on_image=lambda report: None, **options):
         source = tmp_path / f'bag{len(list(tmp_path.iterdir()))}'
         write_bag(source, sorted(made, key=lambda one: one.time))
-        return again(source, on_step, **options)
+        return again(source, on_image, **options)
 
-    def again(source, on_step=lambda report: None, **options):
+    def again(source, on_image=lambda report: None, **options):
         options = {'format': 'rtabmap', 'out': tmp_path / 'out.mcap', **options}
-        return extract_recording(Extraction(source, **options), extractor, on_step)
+        return extract_recording(ExtractRequest(source, **options), extractor, on_image)
 
     extract.again = again
     return extract
@@ -255,7 +256,7 @@ def test_depth_is_refused_for_several_cameras(extract):
 
 
 def test_damaged_depth_and_calibrations_are_passed_over(extract, tmp_path, monkeypatch):
-    from kpfeat_core.bags import copying as beside
+    from kpfeat_core.bags import plan as beside
 
     def decode(record):
         damaged = record.channel.topic == '/depth/image' and record.time == START + PERIOD

@@ -3,7 +3,6 @@
 from dataclasses import replace
 import json
 import math
-from pathlib import Path
 import re
 import sys
 
@@ -14,8 +13,10 @@ pytest.importorskip('matplotlib', reason='pages need matplotlib')
 pytest.importorskip('jinja2', reason='pages need jinja2')
 
 import cv2
-from kpfeat_core.bags.extract import extract_recording, Extraction
-from kpfeat_core.bags.frames import Followed, Sight
+from kpfeat_core.bags.extract import extract_recording
+from kpfeat_core.bags.frames import FeatureFrame
+from kpfeat_core.bags.render import Matched
+from kpfeat_core.bags.request import ExtractRequest, FramesRequest
 from kpfeat_core.bags.stats import (
     AFTER,
     blur,
@@ -23,13 +24,12 @@ from kpfeat_core.bags.stats import (
     exposure,
     KEPT,
     measure_recording,
-    Moments,
     OF_IMAGES,
     Survival,
     TopicStatistics,
+    WorstFrames,
 )
 from kpfeat_core.bags.stats_report import (
-    as_json,
     MAX_POINTS,
     over_time,
     write_csv,
@@ -78,9 +78,9 @@ def report(bag, extractor):
 
 
 def measure(bag, extractor=None, **options):
-    features = options.pop('features', None)
-    wanted = Extraction(bag, Path(), **{'model': '', **options})
-    return measure_recording(wanted, features, extractor=extractor)
+    if 'features' in options:
+        options['features'] = str(options['features'])
+    return measure_recording(FramesRequest(bag, **options), extractor=extractor)
 
 
 def pair_of(*indices):
@@ -113,14 +113,14 @@ def test_gaps_rate_and_delay_are_found_from_stamps(report):
     assert (summary['gaps'], summary['missing'], summary['backward']) == (1, 2, 0)
     assert summary['longest_s'] == pytest.approx(0.3)
     assert summary['delay_ms'] == pytest.approx(7)
-    assert [m.index for m in report.topics[LEFT].moments['gap'].worst][:1] == [COUNT - 4]
+    assert [m.index for m in report.topics[LEFT].worst_frames['gap'].worst][:1] == [COUNT - 4]
 
 
 def test_the_blurred_and_the_dark_image_stand_out(report):
     topic = report.topics[LEFT]
     assert topic.column('blur').argmax() == 3
     assert topic.column('brightness').argmin() == 6 and topic.column('dark')[6] > 0.99
-    worst = topic.moments['blur'].worst[0]
+    worst = topic.worst_frames['blur'].worst[0]
     assert (worst.index, worst.time) == (3, START + 3 * PERIOD + LOG_DELAY)
     assert worst.picture.shape == (64, 96, 3)
 
@@ -145,13 +145,13 @@ def test_exposure_counts_both_ends():
 
 def test_survival_follows_keypoints_over_images():
     survival = Survival()
-    sight = [Sight(k, k, LEFT) for k in range(4)]
+    frame = [FeatureFrame(k, k, LEFT) for k in range(4)]
     assert np.isnan(survival.add(0, 4, None)).all()
-    shares = survival.add(1, 5, Followed(sight[0], pair_of((0, 1), (1, 2), (3, 0))))
+    shares = survival.add(1, 5, Matched(frame[0], pair_of((0, 1), (1, 2), (3, 0))))
     assert shares[0] == 3 / 4 and np.isnan(shares[1:]).all()
-    shares = survival.add(2, 5, Followed(sight[1], pair_of((1, 0), (4, 3))))
+    shares = survival.add(2, 5, Matched(frame[1], pair_of((1, 0), (4, 3))))
     assert shares[:2] == [2 / 5, 1 / 4]
-    shares = survival.add(3, 1, Followed(sight[2], pair_of((0, 0))))
+    shares = survival.add(3, 1, Matched(frame[2], pair_of((0, 0))))
     assert shares[:2] == [1 / 5, 1 / 5]
     # 0-1-2-3 lives; 4 of image 1 and 2; two of images 0 and 1; 11 keypoints that were seen once
     lengths = survival.lengths()
@@ -163,7 +163,7 @@ def test_survival_follows_keypoints_over_images():
 
 
 def test_moments_are_the_worst_and_apart_from_each_other():
-    moments = Moments(10)
+    moments = WorstFrames(10)
     badness = [0, 5, 6, 1, 9, 2, 3, math.nan, 4, 8, 7]
     for k, value in enumerate(badness):
         moments.offer(value, k, 4 * k, lambda: None)
@@ -197,7 +197,7 @@ def test_stamps_that_are_missing_or_go_back_are_seen(extractor, tmp_path):
 
 def test_features_alone_give_all_but_what_needs_images(report, bag, extractor, tmp_path):
     features = tmp_path / 'features.mcap'
-    extract_recording(Extraction(bag, features), extractor)
+    extract_recording(ExtractRequest(bag, features), extractor)
     alone = measure(features)
     assert alone.recorded and not alone.with_images
     for name in COLUMNS:
@@ -254,7 +254,7 @@ def test_json_and_csv_hold_the_numbers_of_every_image(report, tmp_path):
     assert topic['columns']['stamp_ns'][1] == START + PERIOD
     assert topic['columns']['inliers'][0] is None and topic['columns']['keypoints'][0] == 40
     assert sum(topic['track_lengths']) == report.topics[LEFT].track_lengths().sum()
-    assert 'columns' not in as_json(report)['topics'][LEFT]
+    assert 'columns' not in report.described()['topics'][LEFT]
     write_csv(tmp_path / 'stats.csv', report)
     rows = [line.split(',') for line in (tmp_path / 'stats.csv').read_text().splitlines()]
     assert len(rows) == COUNT + 1 and rows[0][:2] == ['topic', 'index']

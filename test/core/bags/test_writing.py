@@ -38,8 +38,11 @@ def written(request, tmp_path):
     """Write one message of a latched topic and none of another to a folder."""
     channels = [Channel('/latched', STRING, qos=(LATCHED,)), Channel('/empty', STRING)]
     data = bytes(typestore().serialize_cdr(make(STRING, data='here'), STRING))
-    with BagSink(tmp_path / 'out', request.param, tmp_path / 'work', channels) as sink:
-        sink.write(Record(channels[0], START, data))
+    sink = BagSink(tmp_path / 'out', request.param, channels)
+    (tmp_path / 'work').mkdir()
+    sink.open(tmp_path / 'work', resume=False)
+    sink.copy(Record(channels[0], START, data))
+    sink.finish()
     return tmp_path / 'out'
 
 
