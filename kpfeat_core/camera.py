@@ -20,6 +20,7 @@ COEFFICIENTS = {
 }
 FISHEYE_MODELS = ('equidistant', 'fisheye')
 EXACT = (cv2.TERM_CRITERIA_MAX_ITER | cv2.TERM_CRITERIA_EPS, 100, 1e-9)
+LARGEST_ERROR_PX = 0.1  # after distorting again; points beyond have no place without distortion
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,6 @@ def with_depth(
     return at_distance(calibration, points[rows], 1.0) * z[:, None], rows
 
 
-LARGEST_ERROR_PX = 0.1  # after distorting again; points beyond have no place without distortion
-
-
 def undistort(
     calibration: Calibration, points: Float[np.ndarray, 'n 2']
 ) -> tuple[Float[np.ndarray, 'n 2'], Bool[np.ndarray, ' n']]:
@@ -208,7 +206,9 @@ def read_calibration(path: Path | str) -> Calibration:
     except OSError as error:
         raise ConfigError(f"calibration '{path}' cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, KeyError, TypeError, ValueError, ConfigError) as error:
-        reason = f'{error} is missing' if isinstance(error, KeyError) else error
+        reason = 'an entry is not of the expected form'
+        if isinstance(error, (ConfigError, KeyError)):
+            reason = f'{error} is missing' if isinstance(error, KeyError) else error
         raise ConfigError(
             f"'{path}' is no calibration ({reason}); expected YAML with image_width, "
             'image_height, camera_matrix, distortion_model and distortion_coefficients, as '

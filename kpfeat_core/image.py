@@ -16,6 +16,10 @@ from .geometry import flat_index
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of OpenCV's RGB to gray
 ImageLike = np.ndarray | Tensor
+# Markers of JPEG (ITU-T T.81, annex B)
+START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
+ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.tif', '.tiff')
+MaskLike = np.ndarray | Tensor
 
 
 def read_image(path: Path | str, upright: bool = True, all_bits: bool = False) -> np.ndarray:
@@ -226,10 +230,6 @@ def rescale_points(
     return (points + 0.5) * scale - 0.5
 
 
-# Markers of JPEG (ITU-T T.81, annex B)
-START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
-
-
 def decoding_problem(error: cv2.error) -> str:
     """Return in words why OpenCV raised an error for a picture that it was to decode."""
     if 'IMAGE_PIXELS' in str(error) or 'IMAGE_WIDTH' in str(error) or 'IMAGE_HEIGHT' in str(error):
@@ -257,9 +257,6 @@ def _is_cut_jpeg(data: bytes) -> bool:
     return data.find(END_OF_IMAGE, place) < 0
 
 
-ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.tif', '.tiff')
-
-
 def find_images(folder: Path | str) -> list[Path]:
     """List the image files below a folder, sorted; raises DataError if there are none."""
     folder = Path(folder)
@@ -282,9 +279,6 @@ def fit(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
         return image
     smaller = max(1, round(width * scale)), max(1, round(height * scale))
     return cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
-
-
-MaskLike = np.ndarray | Tensor
 
 
 def masks_for(

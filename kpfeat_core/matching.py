@@ -17,6 +17,12 @@ from .geometry import point_array
 # Similarities held at once: 4 MB of float32, so that the full table never exists and a part of
 # it is still in the cache when its rows and then its columns are searched.
 CHUNK_ELEMENTS = 1 << 20
+# MAGSAC's score needs no exact noise level; it was the most precise of OpenCV's USAC methods in
+# the tests here and is no slower than its plain ones.
+METHOD = cv2.USAC_MAGSAC
+CONFIDENCE = 0.9999
+MAX_ITERATIONS = 10_000
+FEWEST_POINTS = {'homography': 4, 'fundamental': 8}
 
 
 class MutualNearestNeighbor:
@@ -144,14 +150,6 @@ def _check(features0: Features, features1: Features) -> None:
             f'descriptors of {features0.descriptor_dim} numbers cannot be matched to descriptors '
             f'of {features1.descriptor_dim}; extract both images with the same model'
         )
-
-
-# MAGSAC's score needs no exact noise level; it was the most precise of OpenCV's USAC methods in
-# the tests here and is no slower than its plain ones.
-METHOD = cv2.USAC_MAGSAC
-CONFIDENCE = 0.9999
-MAX_ITERATIONS = 10_000
-FEWEST_POINTS = {'homography': 4, 'fundamental': 8}
 
 
 def find_geometry(

@@ -22,6 +22,8 @@ CHUNK = 512  # patches that are read at once: 4 MB of positions at 32 x 32
 BLUR = 0.08  # of a patch before its gradients are taken, in sides of the patch
 FLAT = 1e-4  # histograms below hold rounding and no gradient, with gray values in 0..1
 SMOOTHING = 2  # passes over the histogram of three bins each
+DESCRIPTOR_DIM = 128  # of SIFT
+WIDTHS = 6  # side of the described region in keypoint sizes: 4 cells, each 1.5 sizes wide
 
 
 def extract_patches(
@@ -116,10 +118,6 @@ def _orientation_histogram(patches: Float[Tensor, 'n s s']) -> Float[Tensor, 'n 
     low = low.long()
     histogram.scatter_add_(1, low % BINS, lengths * (1 - share))
     return histogram.scatter_add_(1, (low + 1) % BINS, lengths * share)
-
-
-DESCRIPTOR_DIM = 128
-WIDTHS = 6  # side of the described region in keypoint sizes: 4 cells, each 1.5 sizes wide
 
 
 def sift_descriptors(

@@ -33,6 +33,17 @@ KEPT_BYTES = 2**29  # that are free and stay with the process
 ARENAS = 4
 PATIENCE_S = 0.05  # a stage that waits looks this often whether it is still wanted
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # names of mallopt
+# Modules, and their names for pip: the list of requirements/core.txt.
+NEEDED = {
+    'cv2': 'opencv-python-headless',
+    'numpy': 'numpy',
+    'rich': 'rich',
+    'safetensors': 'safetensors',
+    'torch': 'torch>=2.1',
+    'typer': 'typer>=0.9',
+}
+NODES_NEED = ('rclpy', 'kpfeat')
+_totals: ContextVar[dict[str, float] | None] = ContextVar('totals', default=None)
 
 
 def share_cores() -> None:
@@ -65,18 +76,6 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         if 'MALLOC_ARENA_MAX' not in os.environ:
             libc.mallopt(M_ARENA_MAX, ARENAS)
-
-
-# Modules, and their names for pip: the list of requirements/core.txt.
-NEEDED = {
-    'cv2': 'opencv-python-headless',
-    'numpy': 'numpy',
-    'rich': 'rich',
-    'safetensors': 'safetensors',
-    'torch': 'torch>=2.1',
-    'typer': 'typer>=0.9',
-}
-NODES_NEED = ('rclpy', 'kpfeat')
 
 
 def leave_if_missing(nodes: bool = False) -> None:
@@ -148,9 +147,6 @@ def lazy_face(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(importlib.import_module(f'.{places[name]}', package), name)
 
     return find
-
-
-_totals: ContextVar[dict[str, float] | None] = ContextVar('totals', default=None)
 
 
 @contextmanager

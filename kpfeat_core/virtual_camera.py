@@ -26,6 +26,7 @@ FOCAL_SHARE = 0.9  # focal length by the frame's long side, which then spans 58 
 FOOTPRINT_SHARE = 0.8  # of a side of the photograph, used by turning and zooming
 CHECKED_TIMES = 720  # points of the loop at which footprints are measured
 MARGIN_PX = 1.0  # from the photograph's outer pixel centres, for the times between
+TRUE_WITHIN_PX = 3.0  # largest error of a match that counts as true
 
 
 @dataclass(frozen=True)
@@ -159,9 +160,6 @@ def _calibration(size: tuple[int, int]) -> Calibration:
 def _project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     moved = np.column_stack([points, np.ones(len(points))]) @ matrix.T
     return moved[:, :2] / moved[:, 2:]
-
-
-TRUE_WITHIN_PX = 3.0
 
 
 @dataclass

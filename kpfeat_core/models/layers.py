@@ -8,6 +8,11 @@ import torch.nn.functional as F
 
 from ..axes import Float, Int
 
+# Zeros around the maps: positions at least one pixel outside read nothing else.
+BEFORE, AFTER = 1, 2
+# Floats that one chunk of pixels may read: 4 MB, which stays in a CPU's cache.
+CHUNK_ELEMENTS = 1 << 20
+
 
 def normalized_conv(x: Tensor, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> Tensor:
     """
@@ -74,12 +79,6 @@ def halve_in_strips(
             strips.append(F.max_pool2d(y[:, :, above : above + rows], 2))
         images.append(torch.cat(strips, 2))
     return torch.cat(images)
-
-
-# Zeros around the maps: positions at least one pixel outside read nothing else.
-BEFORE, AFTER = 1, 2
-# Floats that one chunk of pixels may read: 4 MB, which stays in a CPU's cache.
-CHUNK_ELEMENTS = 1 << 20
 
 
 def deform_conv2d(

@@ -21,6 +21,24 @@ CONTAINERS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weig
 # Settings beside KP2D's published weights; a mapping, and read as that.
 SETTINGS = 'yacs.config.CfgNode'
 PREFIXES = ('module.', '_orig_mod.', 'model.', 'net.')
+# Of the table files of TensorFlow checkpoints
+FOOTER_SIZE = 48
+MAGIC = 0xDB4775248B80FB57
+LONGEST_NUMBER = 70  # bits: ten bytes of seven
+TRAILER_SIZE = 5  # of a block: one byte for the compression, four for the checksum
+DATA_FILE = re.compile(r'\.data-\d{5}-of-\d{5}$')
+TEXT = 7  # the number of the type of strings, which hold notes and no weights
+NUMBER_TYPES = {
+    1: '<f4',
+    2: '<f8',
+    3: '<i4',
+    4: '<u1',
+    5: '<i2',
+    6: '<i1',
+    9: '<i8',
+    10: '|b1',
+    19: '<f2',
+}
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str = 'cpu') -> Any:
@@ -82,25 +100,6 @@ def some_names(names: list[str], most: int = 3) -> str:
     """Join the first few of many names for a message."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + more
-
-
-FOOTER_SIZE = 48
-MAGIC = 0xDB4775248B80FB57
-LONGEST_NUMBER = 70  # bits: ten bytes of seven
-TRAILER_SIZE = 5  # of a block: one byte for the compression, four for the checksum
-DATA_FILE = re.compile(r'\.data-\d{5}-of-\d{5}$')
-TEXT = 7  # the number of the type of strings, which hold notes and no weights
-NUMBER_TYPES = {
-    1: '<f4',
-    2: '<f8',
-    3: '<i4',
-    4: '<u1',
-    5: '<i2',
-    6: '<i1',
-    9: '<i8',
-    10: '|b1',
-    19: '<f2',
-}
 
 
 def find_tf_index(path: Path | str) -> Path | None:

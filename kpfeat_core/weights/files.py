@@ -18,8 +18,12 @@ from .published import published_for
 from ..errors import WeightsError
 from ..io import replacing
 
-SCALE = '.scale'
-LEVELS = 127  # on either side of zero
+SCALE = '.scale'  # ending of the name of the steps of a matrix that is stored as int8
+LEVELS = 127  # of int8, on either side of zero
+FORMAT_VERSION = 1
+ENVIRONMENT = 'KPFEAT_WEIGHTS'
+BUNDLED = Path(__file__).parent
+OWN_NOTES = ('format', 'format_version', 'model', 'architecture', 'structure')
 
 
 def quantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,12 +56,6 @@ def dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         del values[name + SCALE]
         values[name] = (value.flatten(1) * scale[:, None]).reshape(value.shape)
     return values
-
-
-FORMAT_VERSION = 1
-ENVIRONMENT = 'KPFEAT_WEIGHTS'
-BUNDLED = Path(__file__).parent
-OWN_NOTES = ('format', 'format_version', 'model', 'architecture', 'structure')
 
 
 def candidate_weights(model: str) -> list[tuple[str, Path]]:

@@ -69,7 +69,7 @@ def read_manifest(folder: Path = BUNDLED) -> dict[str, dict]:
     try:
         return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
-        raise WeightsError(f"'{path}' is damaged: {error}") from error
+        raise WeightsError(f"'{path}' is damaged; install kpfeat again") from error
 
 
 def write_manifest(folder: Path = BUNDLED) -> dict[str, dict]:

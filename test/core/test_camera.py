@@ -235,7 +235,7 @@ def test_file_of_camera_calibration_is_read(tmp_path) -> None:
         ('0.01]', '0.01, 1]', 'got 6 coefficients'),
         ('plumb_bob', 'mirror', "distortion model is 'mirror'"),
         ('[500', '[0', 'not calibrated'),
-        ('[500', '[500, 1', 'reshape'),
+        ('[500', '[500, 1', 'an entry is not of the expected form'),
         ('[500', '[[', 'no calibration'),
         (FILE, 'text', 'no calibration'),
     ],
