@@ -23,7 +23,7 @@ NEXT_STEP = {
 
 
 @dataclass(frozen=True)
-class StatisticsReport:
+class NodeReport:
     """Totals since the start, events a second since the last report, and recent durations."""
 
     totals: dict[str, int]
@@ -122,7 +122,7 @@ class Statistics:
         with self._lock:
             return self._totals.get(name, 0)
 
-    def report(self) -> StatisticsReport:
+    def report(self) -> NodeReport:
         """Sum up, and start the next interval."""
         with self._lock:
             now, totals = self._clock(), self._totals.copy()
@@ -134,7 +134,7 @@ class Statistics:
                 stage: (statistics.median(values), max(values))
                 for stage, values in self._durations.items()
             }
-        return StatisticsReport(
+        return NodeReport(
             totals=dict(totals),
             rates={name: new[name] / elapsed for name in totals if '.' not in name},
             durations_ms=durations,
@@ -162,7 +162,7 @@ def judge_rest(state: str, node: str, trouble: str = '') -> Judgement:
 
 
 def judge(
-    report: StatisticsReport,
+    report: NodeReport,
     topic: str,
     mismatches: Sequence[str] = (),
     rests: bool = False,
@@ -182,7 +182,7 @@ def judge(
     )
 
 
-def _judge_failures(report: StatisticsReport, mismatches: Sequence[str]) -> Judgement | None:
+def _judge_failures(report: NodeReport, mismatches: Sequence[str]) -> Judgement | None:
     if report.failures:
         kinds = ', '.join(f'{count} {kind}' for kind, count in report.failures.items())
         return DiagnosticStatus.WARN, f'failed since the last report: {kinds}'
@@ -192,7 +192,7 @@ def _judge_failures(report: StatisticsReport, mismatches: Sequence[str]) -> Judg
 
 
 def _judge_input(
-    report: StatisticsReport, topic: str, rests: bool, limits: DiagnosticsOptions
+    report: NodeReport, topic: str, rests: bool, limits: DiagnosticsOptions
 ) -> Judgement | None:
     if rests and not report.rates['received']:
         return DiagnosticStatus.OK, IDLE
@@ -213,7 +213,7 @@ def _judge_input(
 
 
 def _judge_work(
-    report: StatisticsReport, topic: str, limits: DiagnosticsOptions
+    report: NodeReport, topic: str, limits: DiagnosticsOptions
 ) -> Judgement | None:
     rates, share = report.rates, report.drop_share
     if rates.get('unpaired') and not rates['processed']:

@@ -18,7 +18,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.utilities import remove_ros_args
 from std_srvs.srv import Trigger
 
-from .diagnostics import gpu_memory, judge, judge_rest, StatisticsReport
+from .diagnostics import gpu_memory, judge, judge_rest, NodeReport
 from .endpoints import ConnectedNode
 from .options import DiagnosticsOptions, LifecycleOptions
 from .parameters import NodeParameters
@@ -158,7 +158,7 @@ class KpfeatNode(ConnectedNode):
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
 
-    def _values(self, report: StatisticsReport) -> list[tuple[str, str]]:
+    def _values(self, report: NodeReport) -> list[tuple[str, str]]:
         settings = self.settings() if self.state in ('inactive', 'active') else {}
         return [('state', self.state), *settings.items(), *report.values(), *gpu_memory()]
 

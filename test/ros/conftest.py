@@ -1,6 +1,7 @@
 """Real nodes over real DDS, on a domain of their own; skipped in words where rclpy is missing."""
 
 from collections.abc import Callable, Iterator
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from ros_domain import claim_domain
+import ros_forks
+from ros_forks import Forked, ForkServer
 from ros_harness import Ros
 from steered import Steered
 
@@ -65,11 +68,23 @@ def ros_context() -> Iterator[None]:
     reason = why_no_ros()
     if reason:
         pytest.skip(reason)
+    from kpfeat_ros import extractor_node, matcher_node, node, overlay_node  # noqa: F401
     import rclpy
 
+    node.DIAGNOSTICS_PERIOD_S = 0.1
     rclpy.init(args=[])
+    gc.collect()
+    gc.freeze()  # nodes collect garbage when they end: what is imported for good is passed over
     yield
     rclpy.try_shutdown()
+
+
+@pytest.fixture(scope='session')
+def forks(ros_context: None) -> Iterator[Callable[..., Forked]]:
+    """Give what starts programs of ours in processes, at once."""
+    server = ForkServer()
+    yield ros_forks.start
+    server.close()
 
 
 @pytest.fixture

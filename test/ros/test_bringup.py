@@ -1,22 +1,21 @@
-"""What a launch file decides, without `launch`; and real processes started and stopped."""
+"""What is started for which options, and what the launch file makes of that."""
 
 from dataclasses import fields
 import importlib.util
 import os
 from pathlib import Path
 import re
-import signal
-import subprocess
 import sys
-import time
+from types import ModuleType, SimpleNamespace
 
 from kpfeat_core.errors import ConfigError
 from kpfeat_ros import bringup
-from kpfeat_ros.bringup import LaunchOptions, NodePlan
+from kpfeat_ros.bringup import NodePlan
+from kpfeat_ros.options import LaunchOptions
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 60.0
+LAUNCH_FILE = ROOT / 'launch/kpfeat.launch.py'
 
 
 def test_plan_is_extractor_matcher_and_overlay() -> None:
@@ -168,177 +167,112 @@ def test_command_line_is_split_at_ros_args() -> None:
     assert ros == ['--ros-args', '-p', 'nms_radius:=4']
 
 
-def test_importing_bringup_is_quick_enough_for_a_launch_file() -> None:
-    code = 'import sys, kpfeat_ros.bringup; print({"torch", "rclpy", "cv2"} & set(sys.modules))'
-    found = subprocess.run(
-        [sys.executable, '-c', code], capture_output=True, text=True, check=True
-    )
-    assert found.stdout.strip() == 'set()'
-
-
 def test_launch_file_holds_no_defaults_of_its_own() -> None:
-    source = (ROOT / 'launch/kpfeat.launch.py').read_text()
+    source = LAUNCH_FILE.read_text()
     names = '|'.join(field.name for field in fields(LaunchOptions))
     assert not re.search(rf"'({names})'", source)
 
 
-def test_launch_file_describes_its_arguments() -> None:
-    pytest.importorskip('launch_ros', reason='launch and launch_ros are not installed')
-    path = ROOT / 'launch/kpfeat.launch.py'
-    spec = importlib.util.spec_from_file_location('kpfeat_launch', path)
+def load_launch_file() -> ModuleType:
+    spec = importlib.util.spec_from_file_location('kpfeat_launch', LAUNCH_FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    description = module.generate_launch_description()
+    return module
+
+
+def test_launch_file_describes_its_arguments_to_launch() -> None:
+    pytest.importorskip('launch_ros', reason='launch and launch_ros are not installed')
+    description = load_launch_file().generate_launch_description()
     names = [argument.name for argument in description.get_launch_arguments()]
     assert names == [field.name for field in fields(LaunchOptions)]
 
 
-class Running:
-    """A command in a process, with what it prints."""
-
-    def __init__(self, command: list[str], log: Path) -> None:
-        self.log = log
-        with log.open('w') as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-
-    def end(self, number: int = signal.SIGINT) -> tuple[int, str]:
-        """Send a signal; gives the exit code and all that was printed."""
-        self.process.send_signal(number)
-        code = self.process.wait(WAIT_S)
-        return code, self.log.read_text()
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+def recorded(kind: str):
+    """Return a stand-in that keeps what it is made with."""
+    return lambda *values, **named: SimpleNamespace(kind=kind, values=values, **named)
 
 
 @pytest.fixture
-def run(tmp_path, request):
-    def running(*arguments: str) -> Running:
-        started = Running([sys.executable, '-m', *arguments], tmp_path / 'log.txt')
-        request.addfinalizer(started.kill)
-        return started
+def launch_file(monkeypatch):
+    """Return the launch file as a module; what it imports are stand-ins."""
+    names = {
+        'launch': ['LaunchDescription'],
+        'launch.actions': ['DeclareLaunchArgument', 'OpaqueFunction'],
+        'launch_ros': [],
+        'launch_ros.actions': ['Node'],
+        'launch.substitutions': [],
+    }
+    for module_name, classes in names.items():
+        module = ModuleType(module_name)
+        for name in classes:
+            setattr(module, name, recorded(name))
+        monkeypatch.setitem(sys.modules, module_name, module)
+    sys.modules['launch.substitutions'].LaunchConfiguration = lambda name: SimpleNamespace(
+        perform=lambda context: context.launch_configurations[name]
+    )
+    return load_launch_file()
 
-    return running
+
+def started(launch_file, **given: str) -> list:
+    """Return the actions for arguments as they are typed, all others at their defaults."""
+    context = {name: default for name, default, _ in bringup.launch_arguments()} | given
+    return launch_file.start(SimpleNamespace(launch_configurations=context))
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_node_of_its_own_process_ends_cleanly_when_interrupted(
-    ros, run, weights_file, number
+def test_arguments_are_declared_with_default_and_description(launch_file) -> None:
+    *arguments, function = launch_file.generate_launch_description().values[0]
+    found = [(a.values[0], a.default_value, a.description) for a in arguments]
+    assert found == bringup.launch_arguments()
+    assert function.function is launch_file.start
+
+
+def test_one_camera_gets_three_nodes_whose_defaults_are_those_of_the_parameter_file(
+    launch_file,
 ) -> None:
-    arguments = ['--ros-args', '-p', 'model:=alike-t', '-p', f'weights:={weights_file}']
-    node = run('kpfeat_ros.extractor_node', *arguments, '-r', 'image:=/camera/image_raw')
-    ros.until(lambda: ros.probe.count_publishers('/features'), 'the node')
-    code, log = node.end(number)
-    assert code == 0
-    assert 'alike-t is ready on' in log
-    assert 'Traceback' not in log
+    nodes = started(launch_file)
+    assert [node.executable for node in nodes] == [
+        'extractor_node',
+        'matcher_node',
+        'overlay_node',
+    ]
+    for node in nodes:
+        assert node.parameters == [*bringup.find_params_files(), {}]
+        assert node.remappings == [] and node.namespace == '/'
 
 
-@pytest.mark.parametrize('mode', [['--composed'], []])
-def test_all_three_nodes_turn_images_into_pictures(ros, run, weights_file, photo, mode) -> None:
-    from sensor_msgs.msg import Image
-
-    options = ['--image', '/camera/image_raw', '--namespace', 'robot', *mode]
-    nodes = run('kpfeat_ros.bringup', *options, '--ros-args', '-p', f'weights:={weights_file}')
-    keypoints = ros.listen(Image, '/robot/image_keypoints')
-    matches = ros.listen(Image, '/robot/image_matches')
-    camera = ros.camera('/camera/image_raw')
-    ros.until(lambda: camera.get_subscription_count() == 2, 'extractor and overlay')
-    ros.until(lambda: ros.probe.count_subscribers('/robot/matches'), 'the overlay')
-    last = [0.0]
-
-    def shown() -> bool:
-        if time.monotonic() - last[0] > 0.2:  # a camera of 5 Hz
-            camera.publish(ros.image(photo))
-            last[0] = time.monotonic()
-        return bool(keypoints and matches)
-
-    ros.until(shown, 'pictures of keypoints and matches')
-    assert keypoints[0].width == 128
-    code, log = nodes.end()
-    assert code == 0
-    assert 'Traceback' not in log
+def test_each_of_several_cameras_gets_its_nodes_in_its_namespace(launch_file) -> None:
+    nodes = started(launch_file, cameras='left, right', image='image_raw', namespace='/robot')
+    assert [(node.namespace, node.name) for node in nodes] == [
+        (f'/robot/{camera}', name)
+        for camera in ('left', 'right')
+        for name in ('extractor', 'matcher', 'overlay')
+    ]
+    assert nodes[3].remappings == [('image', 'image_raw')]
 
 
-@pytest.mark.parametrize('mode', [['--composed'], []])
-def test_each_of_two_cameras_has_features_of_its_own(ros, run, weights_file, photo, mode) -> None:
-    from kpfeat.msg import Features
-
-    options = ['--cameras', 'left,right', '--image', 'image_raw', *mode]
-    nodes = run('kpfeat_ros.bringup', *options, '--ros-args', '-p', f'weights:={weights_file}')
-    found = {name: ros.listen(Features, f'/{name}/features') for name in ('left', 'right')}
-    for name, picture in (('left', photo), ('right', photo[:64])):
-        camera = ros.camera(f'/{name}/image_raw')
-        ros.spin(0.5)  # until both ends know of each other
-        camera.publish(ros.image(picture))
-        ros.until(lambda: found[name], f'features of {name}')  # noqa: B023
-    assert [message.height for name in found for message in found[name]] == [96, 64]
-    assert nodes.end()[0] == 0
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'sentence'),
-    [
-        (['kpfeat_ros.extractor_node', '--ros-args', '-p', 'model:=sift'], "no model 'sift'"),
-        (['kpfeat_ros.extractor_node', '--ros-args', '-p', 'weights:=/none'], '/none'),
-        (['kpfeat_ros.matcher_node', '--ros-args', '--params-file', '/none'], 'params file'),
-        (['kpfeat_ros.matcher_node', '--ros-args', '-p', 'mode'], 'parameter override rule'),
-        (['kpfeat_ros.matcher_node', '-p', 'mode:=x'], 'expected --ros-args before'),
-        (['kpfeat_ros.bringup', '--params-file', '/none'], "no parameter file '/none'"),
-    ],
-)
-def test_mistake_of_the_user_is_one_sentence_and_exit_code_2(
-    ros, run, arguments, sentence
+def test_namespace_of_the_launch_file_around_it_holds_for_nodes_and_their_topics(
+    launch_file,
 ) -> None:
-    node = run(*arguments)
-    code = node.process.wait(WAIT_S)
-    log = node.log.read_text()
-    assert code == 2
-    assert len(re.findall('^error: ', log, re.MULTILINE)) == 1
-    assert sentence in log
-    assert 'Traceback' not in log
+    given = {'cameras': 'l,r', 'pairs': 'l-r', 'ros_namespace': '/fleet', 'namespace': 'one'}
+    nodes = started(launch_file, **given)
+    assert nodes[0].namespace == '/fleet/one/l'
+    assert ('features1', '/fleet/one/r/features') in nodes[-2].remappings
+    (process,) = started(launch_file, composed='true', **given)
+    assert bringup.parse_arguments(process.arguments)[0].namespace == 'fleet/one'
 
 
-INTERRUPTED = """
-import os, signal, sys, time
-from kpfeat_ros.matcher_node import MatcherNode
-from kpfeat_ros.node import run
-
-def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(0.5)  # until the signal has ended ROS
-
-class Node(MatcherNode):
-    def configure(self):
-        if '{when}' == 'configure':
-            interrupt()
-        super().configure()
-
-    def activate(self):
-        super().activate()
-        if '{when}' == 'activate':
-            interrupt()
-
-def make():
-    if '{when}' == 'before':
-        interrupt()
-    return Node()
-
-sys.exit(run([make], []))
-"""
+def test_composed_is_one_process_with_the_same_options(launch_file) -> None:
+    (process,) = started(launch_file, composed='true', cameras='a,b', model='alike-n')
+    options, _ = bringup.parse_arguments(process.arguments)
+    assert options == LaunchOptions(composed=True, cameras='a,b', model='alike-n')
 
 
-@pytest.mark.parametrize('when', ['before', 'configure', 'activate'])
-def test_interrupt_while_a_node_is_starting_is_a_clean_end(ros, when) -> None:
-    code = INTERRUPTED.format(when=when)
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert 'Traceback' not in done.stderr
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize('cameras', ['left,left', 'left,', 'left,ri ght', 'a/b', ',', '1st'])
+def test_names_that_are_none_or_not_different_are_refused(cameras) -> None:
+    with pytest.raises(ConfigError, match='expected different names between commas'):
+        bringup.plan_nodes(LaunchOptions(cameras=cameras))
 
 
-def test_help_says_how_parameters_are_given(run) -> None:
-    node = run('kpfeat_ros.matcher_node', '--help')
-    assert node.process.wait(WAIT_S) == 0
-    assert '-p NAME:=VALUE' in node.log.read_text()
+def test_one_topic_for_all_cameras_is_refused_with_what_to_write() -> None:
+    with pytest.raises(ConfigError, match='image_raw for /left/image_raw'):
+        bringup.plan_nodes(LaunchOptions(cameras='left,right', image='/camera/image_raw'))

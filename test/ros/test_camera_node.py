@@ -1,8 +1,6 @@
 """The camera node over real DDS: what it sends is what its source holds."""
 
 from pathlib import Path
-import subprocess
-import sys
 
 from kpfeat_core.image import write_image
 from kpfeat_core.messages.conversions import camera_info_to_calibration, image_to_array
@@ -129,25 +127,3 @@ def test_nothing_is_sent_before_somebody_listens(ros, sent, folder) -> None:
     node = ros.start(CameraNode, images=str(folder), rate_hz=50.0)
     ros.spin(0.3)
     assert node.statistics.total('received') == 0
-
-
-@pytest.mark.parametrize(
-    ('parameter', 'sentence'),
-    [
-        ('images:=/there/is/none', "there is no folder '/there/is/none'"),
-        ('video:={file}', 'is not a video that OpenCV can decode'),
-        ('size:=wide', "size is 'wide', expected WIDTHxHEIGHT"),
-    ],
-)
-def test_impossible_source_ends_the_process_with_one_sentence(
-    ros_context, tmp_path, repository, parameter, sentence
-) -> None:
-    (tmp_path / 'broken.mp4').write_bytes(b'not a video')
-    parameter = parameter.format(file=tmp_path / 'broken.mp4')
-    command = [sys.executable, '-m', 'kpfeat_ros.camera_node', '--ros-args', '-p', parameter]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2
-    assert lines[-1].startswith('error: ')
-    assert sentence in lines[-1]
-    assert 'Traceback' not in done.stderr

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any, NamedTuple
 
 import cv2
 from kpfeat_core.errors import ConfigError
@@ -15,30 +16,48 @@ from kpfeat_core.image import read_image, write_image
 from kpfeat_ros.demo import large_images, main, parse, plan_demo
 import numpy as np
 import pytest
+import ros_forks
 
 SMALL = ['--size', '160x120', '--max-keypoints', '100', '--device', 'cpu']
 
 
+class Done(NamedTuple):
+    """A demo that has ended: its exit code and what it printed."""
+
+    returncode: int
+    stdout: str
+
+
+class Demo:
+    """Runs the demo; nodes are forks as well, unless it is real: then all is as users start it."""
+
+    def __init__(self, forks, folder: Path, weights: str) -> None:
+        self._forks, self._folder = forks, folder
+        self._given = [*SMALL, '--weights', weights, '--out', str(folder / 'out')]
+        self._given += ['--domain-id', os.environ['ROS_DOMAIN_ID']]
+
+    def start(self, *arguments: str, prepare: str = '', real: bool = False) -> Any:
+        """Start it; prepare: Python statements that run before."""
+        program = f'from kpfeat_ros import bringup, demo\nimport sys, __main__\n{prepare}\n'
+        if not real:
+            program += 'bringup.start_process = __main__.start\n'
+        program += f'sys.exit(demo.main({[*self._given, *arguments]!r}))'
+        with (self._folder / 'log').open('wb') as log:
+            start = subprocess.Popen if real else self._forks
+            return start([sys.executable, '-c', program], stdout=log, stderr=subprocess.STDOUT)
+
+    def run(self, *arguments: str, **options: Any) -> Done:
+        """Run it to its end."""
+        code = self.start(*arguments, **options).wait()
+        return Done(code, self.log())
+
+    def log(self) -> str:
+        return (self._folder / 'log').read_text()
+
+
 @pytest.fixture
-def demo(tmp_path, repository, weights_file, ros_context):
-    """Run the demo to its end; prepare: Python statements that run before."""
-
-    def run(*arguments: str, prepare: str = '') -> subprocess.CompletedProcess:
-        return subprocess.run(
-            command(tmp_path, weights_file, arguments, prepare),
-            capture_output=True,
-            text=True,
-            cwd=repository,
-        )
-
-    return run
-
-
-def command(out: Path, weights: str, arguments, prepare: str = '') -> list[str]:
-    given = [*SMALL, '--weights', weights, '--out', str(out / 'out')]
-    given += ['--domain-id', os.environ['ROS_DOMAIN_ID'], *arguments]
-    program = f'from kpfeat_ros import demo\n{prepare}\nimport sys\nsys.exit(demo.main({given!r}))'
-    return [sys.executable, '-c', program]
+def demo(tmp_path, forks, weights_file) -> Demo:
+    return Demo(forks, tmp_path, weights_file)
 
 
 def value(text: str, name: str) -> str:
@@ -46,17 +65,16 @@ def value(text: str, name: str) -> str:
     return re.search(rf'{re.escape(name)}\s+│\s+(.+?)\s+│', text).group(1)
 
 
-def error_of(done: subprocess.CompletedProcess) -> str:
-    """Return the only line on stderr."""
-    assert done.stdout.count('Traceback') == done.stderr.count('Traceback') == 0
-    lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-    assert len(lines) == 1, done.stderr
-    return lines[0]
+def error_of(done: Done) -> str:
+    """Return the only line of an error."""
+    assert 'Traceback' not in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith('error: ')]
+    return line
 
 
 def test_virtual_camera_gives_numbers_pictures_and_accuracy(demo, tmp_path) -> None:
-    done = demo('--seconds', '2')
-    assert done.returncode == 0, done.stderr
+    done = demo.run('--seconds', '1', real=True)
+    assert done.returncode == 0, done.stdout
     assert int(value(done.stdout, 'pairs matched')) >= 3
     assert float(value(done.stdout, 'rate').removesuffix(' Hz')) > 1
     assert 'median' in value(done.stdout, 'latency, image stamp to matches')
@@ -75,8 +93,8 @@ def test_virtual_camera_gives_numbers_pictures_and_accuracy(demo, tmp_path) -> N
 def test_folder_of_images_is_shown_without_a_truth(demo, tmp_path, photo) -> None:
     gray = np.repeat(photo[..., :1], 3, axis=2)
     write_image(tmp_path / '2024' / 'a.png', gray)
-    done = demo('--seconds', '1', '--images', str(tmp_path / '2024'))
-    assert done.returncode == 0, done.stderr
+    done = demo.run('--seconds', '0.5', '--images', str(tmp_path / '2024'))
+    assert done.returncode == 0, done.stdout
     assert int(value(done.stdout, 'matches of a pair')) > 50
     assert 'truth' not in done.stdout
     picture = read_image(tmp_path / 'out/keypoints.png').astype(int)
@@ -106,7 +124,7 @@ def test_mistakes_are_said_before_any_node_starts(
 
 
 def test_node_that_refuses_says_why_through_the_demo(demo) -> None:
-    done = demo('--device', 'cuda:77')
+    done = demo.run('--device', 'cuda:77')
     assert done.returncode == 2
     assert "the extractor node says: device 'cuda:77' is not there" in error_of(done)
 
@@ -114,52 +132,34 @@ def test_node_that_refuses_says_why_through_the_demo(demo) -> None:
 def test_node_that_dies_fails_the_demo_and_names_its_log(demo, tmp_path) -> None:
     kill = (
         'import threading, subprocess\n'
-        'starts = demo.ProcessGroup.start\n'
+        'starts = bringup.ProcessGroup.start\n'
         'def start(self, plan):\n'
         '    starts(self, plan)\n'
         "    if plan.name == 'matcher': self._running['matcher'].kill()\n"
-        'demo.ProcessGroup.start = start'
+        'bringup.ProcessGroup.start = start'
     )
-    done = demo(prepare=kill)
+    done = demo.run(prepare=kill)
     assert done.returncode == 1
     assert 'the matcher node was killed by signal 9' in error_of(done)
     assert str(tmp_path / 'out/logs/matcher.log') in error_of(done)
 
 
 def test_demo_without_any_images_fails_in_words(demo) -> None:
-    done = demo('--rate', '0.001', prepare='demo.FIRST_MATCHES_TIMEOUT_S = 2.0')
+    done = demo.run('--rate', '0.001', prepare='demo.FIRST_MATCHES_TIMEOUT_S = 2.0')
     assert done.returncode == 1
     assert 'waited 2 s in vain: no matches; the camera says: ' in error_of(done)
     assert "nothing received on '/camera/image_raw'" in error_of(done)
 
 
-def test_ctrl_c_stops_all_nodes(ros_context, tmp_path, repository, weights_file) -> None:
-    words = command(tmp_path, weights_file, ['--seconds', '60'])
-    process = subprocess.Popen(
-        words, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    log = tmp_path / 'out/logs/camera.log'  # the last node to start
-    while process.poll() is None and not log.exists():
-        time.sleep(0.1)
+def test_ctrl_c_stops_all_nodes(demo, tmp_path) -> None:
+    process = demo.start('--seconds', '60')
+    while process.poll() is None and not (tmp_path / 'out/logs/camera.log').exists():
+        time.sleep(0.02)  # the last node to start
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
-    assert process.returncode == 130
-    assert errors.splitlines()[-1] == 'interrupted; all nodes are stopped'
-    assert 'Traceback' not in errors
-    assert nodes_with(weights_file) == []
-
-
-def nodes_with(text: str) -> list[str]:
-    """Return the command lines of running processes that hold a text."""
-    found = []
-    for file in Path('/proc').glob('[0-9]*/cmdline'):
-        try:
-            line = file.read_bytes().replace(b'\0', b' ').decode(errors='replace')
-        except OSError:  # it has just ended
-            continue
-        if text in line:
-            found.append(line)
-    return found
+    assert process.wait() == 130
+    assert demo.log().splitlines()[-1] == 'interrupted; all nodes are stopped'
+    assert 'Traceback' not in demo.log()
+    assert ros_forks.running() == []
 
 
 def test_names_that_look_like_numbers_reach_the_nodes_as_texts() -> None:

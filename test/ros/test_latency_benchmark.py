@@ -3,45 +3,51 @@
 import json
 from pathlib import Path
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
+import ros_forks
 
-SMALL = ['--sizes', '64x48', '--keypoints', '50', '--device', 'cpu', '--rate', '20']
 SCRIPT = 'benchmarks/latency.py'
+SMALL = ['--sizes', '64x48', '--keypoints', '50', '--device', 'cpu', '--rate', '20']
+
+
+class Benchmark:
+    """Runs the script, with a model that nobody trained; the nodes it starts are forks as well."""
+
+    def __init__(self, forks, log: Path, weights: str) -> None:
+        self._forks, self._log = forks, log
+        self._given = [SCRIPT, *SMALL, '--weights', weights]
+
+    def start(self, *arguments: str, hidden: str = '') -> ros_forks.Forked:
+        """Start it; hidden: modules that it does not find."""
+        program = (
+            f'import runpy, sys, __main__\nsys.path.insert(0, "benchmarks")\n'
+            f'from kpfeat_ros import bringup\nbringup.start_process = __main__.start\n'
+            f'sys.modules.update(dict.fromkeys({hidden.split()!r}))\n'
+            f'sys.argv = {[*self._given, *arguments]!r}\n'
+            f"runpy.run_path({SCRIPT!r}, run_name='__main__')"
+        )
+        with self._log.open('wb') as log:
+            return self._forks([sys.executable, '-c', program], stdout=log)
+
+    def said(self) -> str:
+        return self._log.read_text()
 
 
 @pytest.fixture
-def command(ros_context, weights_file) -> list[str]:
-    """Return how the benchmark is started, with a model that nobody trained."""
-    return [sys.executable, SCRIPT, *SMALL, '--weights', weights_file]
+def benchmark(forks, tmp_path, weights_file, repository, monkeypatch) -> Benchmark:
+    monkeypatch.chdir(repository)
+    return Benchmark(forks, tmp_path / 'log', weights_file)
 
 
-def nodes_with(text: str) -> list[Path]:
-    """Return the running processes whose command line holds a text."""
-    found = []
-    for file in Path('/proc').glob('[0-9]*/cmdline'):
-        try:
-            if text.encode() in file.read_bytes():
-                found.append(file.parent)
-        except OSError:  # it has just ended
-            continue
-    return found
-
-
-def test_parts_of_the_latency_are_no_more_than_the_whole(command, repository, tmp_path) -> None:
+def test_parts_of_the_latency_are_no_more_than_the_whole(benchmark, tmp_path) -> None:
     out = tmp_path / 'latency.jsonl'
-    done = subprocess.run(
-        # one image: medians of several need not add up
-        [*command, '--frames', '1', '--out', str(out), '--markdown'],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert '| milliseconds | 64x48, separate | 64x48, composed |' in done.stdout
+    # one image: medians of several need not add up
+    process = benchmark.start('--frames', '1', '--out', str(out), '--markdown')
+    assert process.wait() == 0, benchmark.said()
+    assert '| milliseconds | 64x48, separate | 64x48, composed |' in benchmark.said()
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line['arrangement'] for line in lines] == ['separate', 'composed']
     for line in lines:
@@ -59,45 +65,26 @@ def test_parts_of_the_latency_are_no_more_than_the_whole(command, repository, tm
         assert {'commit', 'load_average', 'rmw'} <= set(line)
 
 
-def test_ctrl_c_stops_everything_that_was_started(command, repository, weights_file) -> None:
-    process = subprocess.Popen(
-        [*command, '--frames', '10000'], cwd=repository, stdout=subprocess.PIPE, text=True
-    )
-    while process.poll() is None and len(nodes_with(weights_file)) < 2:
-        time.sleep(0.1)
+def test_ctrl_c_stops_everything_that_was_started(benchmark) -> None:
+    process = benchmark.start('--frames', '10000')
+    while process.poll() is None and len(ros_forks.running()) < 3:  # itself and two nodes
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate()
-    assert process.returncode == 130
-    assert 'interrupted; all nodes are stopped' in output
-    assert nodes_with(weights_file) == []
+    assert process.wait() == 130
+    assert 'interrupted; all nodes are stopped' in benchmark.said()
+    assert ros_forks.running() == []
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'sentence'),
+    ('arguments', 'hidden', 'words'),
     [
-        (['--sizes', 'full'], 'expected WIDTHxHEIGHT'),
-        (['--arrangements', 'stacked'], "arrangement is 'stacked', expected separate or composed"),
+        (['--sizes', 'full'], '', ['error: ', 'expected WIDTHxHEIGHT']),
+        (['--arrangements', 'stacked'], '', ["'stacked', expected separate or composed"]),
+        ([], 'rclpy', ['rclpy', 'source']),
     ],
 )
-def test_mistakes_are_said_in_a_sentence(command, repository, arguments, sentence) -> None:
-    done = subprocess.run([*command, *arguments], cwd=repository, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert 'error: ' in done.stdout
-    assert sentence in done.stdout.replace('\n', ' ')
-    assert 'Traceback' not in done.stdout + done.stderr
-
-
-def test_without_ros_it_says_what_to_do(repository) -> None:
-    program = (
-        'import runpy, sys\n'
-        "sys.modules['rclpy'] = None\n"
-        "sys.path.insert(0, 'benchmarks')\n"
-        f'sys.argv = [{SCRIPT!r}]\n'
-        f"runpy.run_path({SCRIPT!r}, run_name='__main__')"
-    )
-    done = subprocess.run(
-        [sys.executable, '-c', program], cwd=repository, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert 'rclpy' in done.stdout
-    assert 'source' in done.stdout
+def test_mistakes_are_said_in_a_sentence(benchmark, arguments, hidden, words) -> None:
+    assert benchmark.start(*arguments, hidden=hidden).wait(60) == 2
+    said = benchmark.said().replace('\n', ' ')
+    assert all(word in said for word in words), said
+    assert 'Traceback' not in said

@@ -1,10 +1,5 @@
 """Nobody listens, nothing is done: inputs come and go with those who want the results."""
 
-from pathlib import Path
-import subprocess
-import sys
-import time
-
 import pytest
 
 pytest.importorskip('rclpy', reason='rclpy is not installed')
@@ -146,36 +141,3 @@ def test_deactivate_ends_what_is_connected_lazily(ros, extractor) -> None:
     ros.until(lambda: not camera.get_subscription_count(), 'unsubscribing')
     extractor.trigger_activate()
     ros.until(camera.get_subscription_count, 'subscribing again')
-
-
-def cpu_seconds(process: subprocess.Popen) -> float:
-    """Return the time that a process has had on the processors so far."""
-    import os
-
-    fields = Path(f'/proc/{process.pid}/stat').read_text().rpartition(')')[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
-
-
-@pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='there is no /proc')
-def test_idle_node_beside_a_stream_of_images_hardly_needs_the_processor(
-    ros, weights_file, record_property
-) -> None:
-    import numpy as np
-
-    command = [sys.executable, '-m', 'kpfeat_ros.extractor_node', '--ros-args']
-    node = subprocess.Popen([*command, '-p', f'weights:={weights_file}', '-p', 'device:=cpu'])
-    try:
-        ros.until(lambda: ros.probe.count_publishers('/features'), 'the node')
-        camera, image = camera_of(ros), ros.image(np.zeros((480, 640, 3), np.uint8))
-        timer = ros.probe.create_timer(1 / 30, lambda: camera.publish(image))
-        ros.spin(1.0)  # the end of its start
-        before, begin = cpu_seconds(node), time.monotonic()
-        ros.spin(3.0)
-        share = (cpu_seconds(node) - before) / (time.monotonic() - begin)
-        timer.cancel()
-    finally:
-        node.terminate()
-        assert node.wait(30) == 0
-    record_property('cpu_percent', 100 * share)
-    print(f'idle: {100 * share:.1f} % of one core')
-    assert share < 0.013  # receiving and dropping them takes twice that

@@ -30,7 +30,9 @@ class Ros:
         return node
 
     def start(self, cls: type, *arguments: str, **parameters: Any) -> Any:
-        """Start one of our nodes with ROS arguments and parameters."""
+        """Start one of our nodes with ROS arguments and parameters; networks warm up small."""
+        if cls.__name__ == 'ExtractorNode':
+            parameters = {'device': 'cpu', 'warm_up_size': '64x64'} | parameters
         given = [word for name, value in parameters.items() for word in ('-p', f'{name}:={value}')]
         return self.add(cls(cli_args=['--ros-args', *arguments, *given]))
 
