@@ -99,7 +99,7 @@ def test_model_can_be_another_after_cleanup_and_changed_values_stay(
     subject = steered(max_num_keypoints=77)
     subject.change('configure')
     assert subject.set(nms_radius=5).successful
-    refused = subject.set(warm_up_size='64x64')
+    refused = subject.set(warm_up_size='96x64')
     assert not refused.successful
     assert 'read-only' in refused.reason and 'ros2 lifecycle set /extractor' in refused.reason
     subject.change('cleanup')

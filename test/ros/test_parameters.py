@@ -76,7 +76,7 @@ def test_live_parameter_changes_the_extractor_at_once(ros, extractor) -> None:
         ('detection_threshold', float('nan'), ''),
         ('descriptor_type', 'float8', 'expected one of float32'),
         ('max_num_keypoints', 'many', ''),
-        ('warm_up_size', '64x64', 'read-only'),
+        ('warm_up_size', '96x64', 'read-only'),
         ('image_transport', 'compressed', 'read-only'),
         ('undistort', True, 'read-only'),
         ('model', 'sift', "there is no model 'sift'; expected one of"),

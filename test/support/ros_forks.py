@@ -5,6 +5,7 @@ Python with torch and rclpy takes seconds to import. `ForkServer` runs this file
 `start` forks it, as if `python -m MODULE` or `python -c CODE` had been started.
 """
 
+from contextlib import suppress
 import gc
 import importlib
 import json
@@ -23,6 +24,8 @@ from typing import Any
 MODULES = ('bringup', 'camera_node', 'container', 'demo', 'extractor_node', 'matcher_node')
 MODULES += ('observer', 'overlay_node')
 SOCKET = 'KPFEAT_TEST_FORKS'  # variable with the address of the server
+# in a fork: starts other forks, as `bringup.start_process` starts processes
+STARTER = 'bringup.interrupted_later()(__main__.start)'
 
 
 class Forked:
@@ -98,8 +101,8 @@ def serve(listener: socket.socket) -> dict | None:
         if sys.stdin in ready:
             return None
         client, _ = listener.accept()
-        with client, client.makefile('rw') as stream:
-            request = json.loads(stream.readline())
+        with suppress(OSError, ValueError), client, client.makefile('rw') as stream:
+            request = json.loads(stream.readline())  # a client may be interrupted at any time
             for pid in [pid for pid, code in codes.items() if code is None]:
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 codes[pid] = os.waitstatus_to_exitcode(status) if ended else None
