@@ -55,12 +55,20 @@ def test_bootstrap_interval_holds_the_mean_and_shrinks_with_more_pairs():
     assert many[1] - many[0] == pytest.approx(2 * 1.96 * 0.0158, rel=0.1)
 
 
-def test_bootstrap_interval_of_equal_values_is_that_value():
+def test_equal_values_and_constant_gains_have_no_spread_and_nothing_is_not_a_number():
     assert bootstrap_interval([0.25] * 7) == (0.25, 0.25)
+    others = np.array([0.1, 0.5, 1.0, 0.2, 0.9])
+    assert bootstrap_difference(others + 0.25, others) == pytest.approx((0.25, 0.25, 0.25))
+    assert all(map(math.isnan, [*bootstrap_interval([]), *bootstrap_difference([], [])]))
+    with pytest.raises(ValueError, match='same shape'):
+        bootstrap_difference([0.5], [0.1, 0.2])
 
 
-def test_bootstrap_interval_of_nothing_is_not_a_number():
-    assert all(math.isnan(value) for value in bootstrap_interval([]))
+def test_a_difference_is_the_same_for_the_same_seed():
+    values, others = np.random.default_rng(3).normal(0, 1, (2, 30))
+    first = bootstrap_difference(values, others, seed=5)
+    assert first == bootstrap_difference(values, others, seed=5)
+    assert first != bootstrap_difference(values, others, seed=6)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():
@@ -117,12 +125,6 @@ def test_means_of_motion_are_over_scenes_and_its_differences_may_be_clear():
     assert comparison_cells([strong, weak], 'weak', ['MMA@3'])['strong'][0].kind == 'better'
 
 
-def test_bootstrap_difference_of_a_constant_gain_is_that_gain():
-    others = [0.1, 0.5, 1.0, 0.2, 0.9]
-    values = [value + 0.25 for value in others]
-    assert bootstrap_difference(values, others) == pytest.approx((0.25, 0.25, 0.25))
-
-
 def test_bootstrap_difference_is_paired_and_sees_what_two_intervals_hide():
     rng = np.random.default_rng(1)
     others = rng.uniform(0, 1, 60)  # how hard each pair is for everybody
@@ -143,22 +145,6 @@ def test_bootstrap_difference_of_equals_is_mostly_noise():
         _, low, high = bootstrap_difference(*rng.normal(0, 1, (2, 40)), rounds=300)
         clear += low > 0 or high < 0
     assert clear <= 0.1 * 200  # 5 % are expected
-
-
-def test_bootstrap_difference_is_the_same_for_the_same_seed():
-    values, others = np.random.default_rng(3).normal(0, 1, (2, 30))
-    first = bootstrap_difference(values, others, seed=5)
-    assert first == bootstrap_difference(values, others, seed=5)
-    assert first != bootstrap_difference(values, others, seed=6)
-
-
-def test_bootstrap_difference_of_nothing_is_not_a_number():
-    assert all(map(math.isnan, bootstrap_difference([], [])))
-
-
-def test_bootstrap_difference_refuses_values_of_different_pairs():
-    with pytest.raises(ValueError, match='same shape'):
-        bootstrap_difference([0.5], [0.1, 0.2])
 
 
 def test_a_summary_has_a_row_for_each_extractor_with_headlines_matches_and_time(two):
