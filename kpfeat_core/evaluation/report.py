@@ -35,8 +35,8 @@ MAX_LABELLED = 24
 MAX_BANDS = 3  # with more, intervals hide each other; they are in the tables
 # What a picture says beside itself; accuracy at a threshold repeats what the errors say.
 SHOT_COLUMNS = (
-    'MMA@3', 'precision', 'right', 'matches', 'corner_error', 'pose_error', 'repeatability',
-    'localization_px', 'coverage',
+    'MMA@3', 'epipolar@2', 'precision', 'right', 'matches', 'corner_error', 'pose_error',
+    'repeatability', 'localization_px', 'coverage',
 )  # fmt: skip
 MEANINGS = {
     'MMA': 'share of the matches within {} px of the truth; 0 without matches',
