@@ -176,6 +176,3 @@ class Preprocessor:
                 'this size, or let the driver fill in roi and binning of camera_info',
             )
         return self.calibration
-
-
-View, Look, Preprocessor.look = Preprocessor, Preprocessed, Preprocessor.apply

@@ -25,7 +25,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
 
 
-@pytest.mark.parametrize('size', [(64, 64), (65, 97), (120, 70)])
+@pytest.mark.parametrize('size', [(64, 64), (47, 70), (65, 97)])
 def test_any_image_size_gives_unit_descriptors_at_points_inside(extractor, size) -> None:
     features = extractor.extract(picture(*size))
     assert 0 < features.count() <= 60

@@ -29,27 +29,29 @@ def test_a_written_image_is_read_back_as_rgb(tmp_path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / 'new' / 'ä.png'), image)
 
 
-def test_missing_broken_and_empty_files_are_told_apart(tmp_path) -> None:
+def test_missing_broken_and_empty_files_folders_and_odd_paths_are_told_apart(tmp_path) -> None:
+    with pytest.raises(ImageError, match='is a folder, expected an image'):
+        read_image(tmp_path)
+    with pytest.raises(ImageError, match='x{300}.*name too long$'):
+        read_image(tmp_path / (300 * 'x'))
     with pytest.raises(ImageError, match='there is no file'):
         read_image(tmp_path / 'none.png')
     (tmp_path / 'text.png').write_text('hello')
     (tmp_path / 'empty.png').touch()
     for name in ('text.png', 'empty.png'):
-        with pytest.raises(ImageError, match=name):
+        with pytest.raises(ImageError, match=name) as error:
             read_image(tmp_path / name)
+        assert '(-215' not in str(error.value)  # OpenCV's own words
 
 
-def test_a_path_that_cannot_be_looked_at_is_an_error_that_names_it(tmp_path) -> None:
-    with pytest.raises(ImageError, match='x{300}'):
-        read_image(tmp_path / (300 * 'x'))
-
-
-def test_an_unknown_ending_is_an_error(tmp_path) -> None:
+def test_pictures_of_an_unknown_ending_or_of_no_bytes_are_not_written(tmp_path) -> None:
     with pytest.raises(ImageError, match='ending'):
         write_image(tmp_path / 'picture.xyz', np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(ImageError, match='float32, expected uint8; `to_rgb8`'):
+        write_image(tmp_path / 'a.png', np.ones((4, 4, 3), np.float32))
 
 
-def test_uint8_and_float_gray_and_colour_become_the_same_tensor() -> None:
+def test_uint8_and_float_gray_and_color_become_the_same_tensor() -> None:
     gray = np.random.default_rng(0).integers(0, 255, (6, 8), np.uint8)
     expected = image_to_tensor(gray)
     assert expected.shape == (1, 3, 6, 8)
@@ -124,11 +126,6 @@ def test_all_bits_of_a_deep_file_are_read_where_asked(tmp_path) -> None:
     np.testing.assert_array_equal((found[..., 0] * 65535).round(), deep)
     cv2.imwrite(str(tmp_path / 'shallow.png'), deep.astype(np.uint8))
     assert read_image(tmp_path / 'shallow.png', all_bits=True).dtype == np.uint8
-
-
-def test_a_picture_that_is_not_of_bytes_is_not_written(tmp_path) -> None:
-    with pytest.raises(ImageError, match='float32, expected uint8; `to_rgb8`'):
-        write_image(tmp_path / 'a.png', np.ones((4, 4, 3), np.float32))
 
 
 def test_gray_16_bit_and_transparent_files_become_rgb8(tmp_path) -> None:

@@ -39,13 +39,10 @@ def levels(source, count: int) -> list[int | None]:
     return [None if image is None else int(image.mean().round()) for image in images]
 
 
-def test_images_come_by_name_and_start_again(folder) -> None:
+def test_images_come_by_name_and_start_again_unless_no_loop_is_wanted(folder) -> None:
     source = create_source(SourceConfig(images=str(folder)))
     assert levels(source, 4) == [10, 20, 30, 10]
     assert source.rate_hz == 10
-
-
-def test_images_end_where_no_loop_is_wanted(folder) -> None:
     source = create_source(SourceConfig(images=str(folder), loop=False))
     assert levels(source, 5) == [10, 20, 30, None, None]
 
@@ -67,13 +64,10 @@ def test_folder_without_a_readable_image_is_refused_in_words(tmp_path) -> None:
         create_source(SourceConfig(images=str(tmp_path)))
 
 
-def test_video_comes_frame_by_frame_and_starts_again(video) -> None:
+def test_video_comes_frame_by_frame_and_starts_again_unless_no_loop_is_wanted(video) -> None:
     source = create_source(SourceConfig(video=str(video)))
     assert source.rate_hz == pytest.approx(5)
     assert np.allclose(levels(source, 7), [40, 80, 120, 160, 200, 40, 80], atol=3)
-
-
-def test_video_ends_where_no_loop_is_wanted(video) -> None:
     source = create_source(SourceConfig(video=str(video), loop=False))
     assert levels(source, 7)[4:] == [pytest.approx(200, abs=3), None, None]
 
@@ -94,11 +88,6 @@ def test_broken_video_makes_no_noise_on_stderr(tmp_path) -> None:
     )
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '')
-
-
-def test_missing_video_is_named() -> None:
-    with pytest.raises(DataError, match="there is no video 'drive.mp4'"):
-        create_source(SourceConfig(video='drive.mp4'))
 
 
 def test_given_rate_replaces_that_of_the_source(video) -> None:
@@ -127,7 +116,9 @@ def test_size_that_is_none_is_refused(text) -> None:
         parse_size(text)
 
 
-def test_sources_that_exclude_each_other_are_refused() -> None:
+def test_sources_that_are_missing_or_exclude_each_other_are_refused() -> None:
+    with pytest.raises(DataError, match="there is no video 'drive.mp4'"):
+        create_source(SourceConfig(video='drive.mp4'))
     with pytest.raises(ConfigError, match='got images and video'):
         create_source(SourceConfig(images='a', video='b'))
     with pytest.raises(ConfigError, match='full'):

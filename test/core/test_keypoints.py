@@ -48,6 +48,7 @@ def test_suppression_with_enough_rounds_is_greedy_suppression() -> None:
     score_map = torch.rand(1, 24, 31)
     kept = suppress_non_maxima(score_map, 2, rounds=20)
     assert places(kept[0]) == greedy(score_map[0], 2)
+    assert torch.equal(suppress_non_maxima(score_map, 0), score_map)
 
 
 @pytest.mark.parametrize('radius', [0, 1, 4, 9])
@@ -61,13 +62,10 @@ def test_exact_suppression_is_a_loop_from_the_best_on(radius: int, levels: int) 
         assert torch.equal(other[other > 0], one[other > 0])
 
 
-def test_exact_suppression_follows_a_chain_to_its_end() -> None:
+def test_exact_suppression_follows_a_chain_to_its_end_and_keeps_nothing_of_nothing() -> None:
     ramp = torch.arange(1.0, 101).view(1, 1, 100)  # each pixel is suppressed by the next
     kept = suppress_greedily(ramp, 4)[0, 0].nonzero().squeeze(1)
     assert kept.tolist() == list(range(4, 100, 5))
-
-
-def test_exact_suppression_of_nothing_keeps_nothing() -> None:
     assert not suppress_greedily(torch.zeros(2, 5, 7), 3).any()
     assert not suppress_greedily(torch.full((1, 5, 7), 0.5), 3, threshold=0.5).any()
 
@@ -80,11 +78,6 @@ def test_running_maxima_equal_max_pooling(radius: int) -> None:
     marks = maps > 1
     pooled = torch.nn.functional.max_pool2d(marks.float(), 2 * radius + 1, 1, radius) > 0
     assert torch.equal(max_filter(marks, radius), pooled)
-
-
-def test_radius_zero_keeps_everything() -> None:
-    score_map = torch.rand(1, 5, 5)
-    assert torch.equal(suppress_non_maxima(score_map, 0), score_map)
 
 
 def test_best_come_first_and_padding_last_in_a_batch_of_different_counts() -> None:
@@ -120,12 +113,9 @@ def test_the_first_of_the_kept_keypoints_stay_in_their_order() -> None:
     assert keep_first(every, torch.zeros_like(kept), 2).keypoints.shape == (2, 0, 2)
 
 
-def test_threshold_drops_scores_at_or_below_it() -> None:
+def test_threshold_drops_scores_at_or_below_it_all_where_none_is_above() -> None:
     score_map = torch.tensor([[[0.25, 0.5], [0.75, 0.0]]])
     assert select_best(score_map, 0.5, -1)[1].tolist() == [[0.75]]
-
-
-def test_nothing_above_the_threshold_gives_no_keypoints() -> None:
     xy, scores, mask = select_best(torch.zeros(2, 4, 4), 0.0, 10)
     assert xy.shape == (2, 0, 2) and mask.shape == (2, 0)
 

@@ -40,15 +40,11 @@ def at_angles(*degrees):
     return features_of(torch.stack([angle.cos(), angle.sin()], 1).float())
 
 
-def test_only_pairs_that_choose_each_other_match():
+def test_only_pairs_that_choose_each_other_match_unless_each_may_take_its_nearest():
     # 0 and 10 degrees both prefer 8; 8 prefers 10
-    matches = match(at_angles(0, 10), at_angles(8, 90))
-    assert matches.matches0.tolist() == [[-1, 0]]
-
-
-def test_without_mutual_every_keypoint_takes_its_nearest():
-    matches = match(at_angles(0, 10), at_angles(8, 90), mutual=False)
-    assert matches.matches0.tolist() == [[0, 0]]
+    here, there = at_angles(0, 10), at_angles(8, 90)
+    assert match(here, there).matches0.tolist() == [[-1, 0]]
+    assert match(here, there, mutual=False).matches0.tolist() == [[0, 0]]
 
 
 def test_score_is_half_of_one_plus_cosine_and_zero_where_unmatched():
@@ -73,11 +69,8 @@ def test_ratio_works_in_both_directions_with_mutual():
     assert one_way.matches0.tolist() == [[0, 0]]
 
 
-def test_the_only_candidate_passes_the_ratio_test():
+def test_the_only_candidate_passes_the_ratio_test_and_equal_ones_fail_it():
     assert match(at_angles(0), at_angles(30), ratio_threshold=0.5).matches0.tolist() == [[0]]
-
-
-def test_equal_candidates_are_ambiguous_and_fail_the_ratio_test():
     assert match(at_angles(0), at_angles(0, 0), ratio_threshold=0.99).matches0.tolist() == [[-1]]
 
 

@@ -76,17 +76,14 @@ def test_an_orientation_of_a_quarter_turn_points_down_the_image():
     assert abs((x.max() - 40) - (40 - x.min())) <= 1
 
 
-def test_the_image_given_is_not_drawn_on():
-    image = np.full((60, 80, 3), 128, np.uint8)
+def test_the_image_given_is_not_drawn_on_and_nothing_to_draw_gives_the_plain_picture():
+    image, empty = np.full((60, 80, 3), 128, np.uint8), np.zeros((0, 2))
     draw_features(image, features_at([[40, 30]], [1.0]))
     draw_matches(image, image, [[1, 1]], [[9, 9]])
     assert (image == 128).all()
-
-
-def test_no_keypoints_and_no_matches_give_the_plain_picture():
-    empty = np.zeros((0, 2))
     assert not changed(draw_features(gray(), features_at(empty, []))).any()
     assert draw_matches(gray(), gray(), empty, empty).shape == (60, 160 + GAP, 3)
+    assert not changed(draw_tracks(gray(), [])).any()
 
 
 def test_images_of_different_sizes_and_types_stand_side_by_side():
@@ -107,10 +104,7 @@ def test_correct_matches_are_green_and_wrong_ones_red():
     assert tuple(picture[10, 80 + GAP + 70]) == CORRECT
     assert tuple(picture[50, 10]) == WRONG
     assert changed(picture)[:, 40].sum() > 0
-
-
-def test_one_truth_value_stands_for_all_matches():
-    picture = draw_matches(gray(), gray(), [[10, 10], [10, 50]], [[70, 10], [70, 50]], True)
+    picture = draw_matches(gray(), gray(), points0, points1, True)  # one value for all
     assert tuple(picture[50, 10]) == CORRECT
 
 
@@ -144,13 +138,10 @@ def test_points_and_values_that_do_not_fit_are_refused():
         draw_matches(gray(), gray(), np.zeros((2, 2)), np.zeros((2, 2)), scores=[1, 2, 3])
 
 
-@pytest.mark.parametrize('image', [np.zeros((4, 5, 2)), np.zeros((0, 5)), np.zeros(7)])
-def test_what_is_no_image_is_refused_with_its_shape(image):
-    with pytest.raises(ImageError, match='image has shape'):
-        to_rgb8(image)
-
-
-def test_an_image_of_whole_numbers_beyond_16_bits_is_refused():
+def test_what_is_no_image_is_refused_with_its_shape_or_type():
+    for image in (np.zeros((4, 5, 2)), np.zeros((0, 5)), np.zeros(7)):
+        with pytest.raises(ImageError, match='image has shape'):
+            to_rgb8(image)
     with pytest.raises(ImageError, match='type int64'):
         to_rgb8(np.zeros((4, 5), np.int64))
 
@@ -185,7 +176,3 @@ def test_places_that_are_not_finite_are_left_out_of_a_trail():
     picture = draw_tracks(gray(), [trail([np.nan, 5], [30, 30]), trail([np.inf, 5], [np.nan, 0])])
     assert changed(picture)[30, 30]
     assert not changed(picture)[:25].any() and not changed(picture)[:, :25].any()
-
-
-def test_no_trails_give_the_image_as_it_is():
-    assert not changed(draw_tracks(gray(), [])).any()
