@@ -90,6 +90,9 @@ def test_options_are_taken_from_flags_and_from_set(extract, photos, tmp_path):
     keypoints = read_npz(tmp_path / 'out/a.npz')['keypoints']
     assert len(keypoints) <= 9
     assert np.array_equal(keypoints, keypoints.round())
+    with pytest.warns(FutureWarning, match="'enlarge_to' is called 'upsample_to' now"):
+        assert extract(photos / 'a.png', '--enlarge-to', 200).exit_code == 0
+    assert 'enlarge' not in run('extract', '--help').output.replace('enlarge images', '')
 
 
 def test_bad_images_are_named_skipped_and_counted_with_exit_code_3(extract, photos, tmp_path):
