@@ -152,6 +152,8 @@ PRIMITIVES = (
     'lines', 'polygon', 'polygons', 'ellipses', 'star', 'checkerboard', 'stripes', 'cube', 'noise'
 )  # fmt: skip
 UNLABELED = ('ellipses', 'noise')
+# How often images without or with few labels are drawn, compared to the others.
+SHARES = {'ellipses': 0.3, 'stripes': 0.2, 'noise': 0.1}
 
 
 class ShapesConfig(NamedTuple):
@@ -177,16 +179,3 @@ class ShapesConfig(NamedTuple):
     blobs: int = 100
     blob_radius: tuple[float, float] = (0.02, 0.031)
     smooth_px: tuple[int, int] = (150, 500)
-
-
-@dataclass(frozen=True)
-class SharesConfig:
-    """How often images without or with few labels are drawn, compared to the others."""
-
-    ellipses_share: float = option(0.3, 'share of the ellipses that is kept', 0.0, 1.0)
-    stripes_share: float = option(0.2, 'share of the stripes that is kept', 0.0, 1.0)
-    noise_share: float = option(0.1, 'share of the noise that is kept', 0.0, 1.0)
-
-    def weights(self) -> list[float]:
-        """Return the weight of each primitive, in their order."""
-        return [getattr(self, f'{name}_share', 1.0) for name in PRIMITIVES]

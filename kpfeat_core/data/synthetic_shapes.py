@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from .config import PRIMITIVES, ShapesConfig, SharesConfig
+from .config import PRIMITIVES, ShapesConfig, SHARES
 from .labelled import LabelledImages
 from .shape_figures import (
     Canvas,
@@ -93,12 +93,11 @@ class ShapesBank:
     def __init__(
         self,
         split: str,
-        shares: SharesConfig = SharesConfig(),  # noqa: B008 - frozen
         config: ShapesConfig = ShapesConfig(),  # noqa: B008 - frozen
         workers: int = 1,
     ) -> None:
         self.split, self.config = split, config
-        weights = torch.tensor(shares.weights(), dtype=torch.float64)
+        weights = torch.tensor([SHARES.get(p, 1.0) for p in PRIMITIVES], dtype=torch.float64)
         weights = weights.repeat(getattr(config, split))
         self.probabilities = (weights / weights.sum()).float()
         self.pool = ThreadPoolExecutor(workers, 'shapes')

@@ -14,7 +14,7 @@ from .recipe import load_labelled_photographs, Recipe
 from .validation import draw_labelled, evaluating
 from ..axes import Float
 from ..config import AUTO, option
-from ..data.config import homography_config, ShapesConfig, SharesConfig
+from ..data.config import homography_config, ShapesConfig
 from ..data.homography_pairs import PairConfig, sample_views
 from ..data.image_folder import no_progress, Progress
 from ..data.labelled import LabelledBank, LabelledImages, warp_labelled
@@ -64,8 +64,8 @@ class LabelConfig:
 
 
 @dataclass(frozen=True)
-class MagicPointLossConfig(LabelConfig, SharesConfig):
-    """What is learnt from: shapes by their shares where there are no labels of photographs."""
+class MagicPointLossConfig(LabelConfig):
+    """What is learnt from: shapes where there are no labels of photographs."""
 
     workers: int = option(1, 'threads that draw shapes; -1 takes all cores', low=-1)
 
@@ -131,7 +131,7 @@ class MagicPointRecipe(Recipe):
             make = _sample_labelled
         else:
             workers = count_workers(loss.workers)
-            banks = (ShapesBank(split, loss, SHAPES, workers) for split in ('train', 'val'))
+            banks = (ShapesBank(split, SHAPES, workers) for split in ('train', 'val'))
             make = _sample_shapes
         training, validation = banks
         return (

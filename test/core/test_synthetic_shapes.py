@@ -1,7 +1,7 @@
 """Synthetic Shapes: labels are where the image shows corners; the data follow from the options."""
 
 import cv2
-from kpfeat_core.data.config import PRIMITIVES, ShapesConfig, SharesConfig, UNLABELED
+from kpfeat_core.data.config import PRIMITIVES, ShapesConfig, UNLABELED
 from kpfeat_core.data.shape_figures import Canvas, contrasting_grays, inset
 from kpfeat_core.data.synthetic_shapes import draw_large, draw_shape, finish, ShapesBank
 from kpfeat_core.errors import ConfigError, DataError
@@ -250,7 +250,7 @@ def test_an_image_follows_from_seed_split_primitive_and_number() -> None:
 
 
 def test_rows_of_a_split_are_its_images_and_labels() -> None:
-    bank = ShapesBank('val', config=SMALL, workers=2)
+    bank = ShapesBank('val', SMALL, workers=2)
     assert len(bank) == 18
     batch = bank.draw(list(range(18)))
     assert batch.images.shape == (18, 1, 30, 40) and batch.valid.all()
@@ -265,30 +265,27 @@ def test_batches_follow_from_the_seed_whether_they_were_drawn_ahead_or_not() -> 
     def seeded(seed: int) -> torch.Generator:
         return torch.Generator().manual_seed(seed)
 
-    bank = ShapesBank('train', config=SMALL, workers=2)
+    bank = ShapesBank('train', SMALL, workers=2)
     in_turn = [
         bank.sample(count, seeded(seed)) for seed, count in ((3, 5), (4, 5), (5, 5), (6, 4))
     ]
     assert bank.ahead  # of seed 7
     for seed, batch in ((5, in_turn[2]), (3, in_turn[0]), (4, in_turn[1])):
-        again = ShapesBank('train', config=SMALL).sample(5, seeded(seed))
+        again = ShapesBank('train', SMALL).sample(5, seeded(seed))
         assert torch.equal(batch.images, again.images)
         assert torch.equal(batch.keypoints, again.keypoints)
     assert len(in_turn[3]) == 4
     assert not torch.equal(in_turn[0].images, in_turn[1].images)
     after, expected = seeded(4), seeded(4)
     bank.sample(5, after)  # the numbers that come after it are the same as well
-    ShapesBank('train', config=SMALL).sample(5, expected)
+    ShapesBank('train', SMALL).sample(5, expected)
     assert torch.equal(after.get_state(), expected.get_state())
 
 
 def test_shapes_without_corners_are_drawn_less_often() -> None:
-    bank = ShapesBank('val', config=SMALL)
+    bank = ShapesBank('val', SMALL)
     shares = bank.probabilities.view(-1, len(PRIMITIVES)).sum(0).tolist()
     assert shares == pytest.approx([s / 6.6 for s in (1, 1, 1, 0.3, 1, 1, 0.2, 1, 0.1)])
-    bank = ShapesBank('val', SharesConfig(0.0, 0.0, 0.0), SMALL)
-    shares = bank.probabilities.view(-1, len(PRIMITIVES)).sum(0)
-    assert [PRIMITIVES[k] for k in (shares == 0).nonzero()] == ['ellipses', 'stripes', 'noise']
 
 
 def test_wrong_names_are_named() -> None:
