@@ -8,6 +8,7 @@ batches there.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,6 +33,10 @@ OVERLAP_POINTS = 16  # the overlap of two photographs is measured on 16 x 16 poi
 class DepthConfig:
     """Which photographs with depth and poses form pairs, and when their depths agree."""
 
+    scenes: str = option(
+        '', 'folder of scenes with depth and poses to learn from beside the photographs of a run'
+    )
+    scenes_share: float = option(0.3, 'share of pairs that come from `scenes`', 0.0, 1.0)
     min_overlap: float = option(
         0.15, 'posed photographs: smallest share of each that the other shows', 0.0, 1.0
     )
@@ -88,6 +93,31 @@ class SceneBank:
         """Return camera `source` to camera `target` coordinates, for rows of images."""
         # of poses far from the world's origin only the difference fits into float32
         return (self.poses[target] @ torch.linalg.inv(self.poses[source])).float()
+
+
+@dataclass(frozen=True)
+class MixedBank:
+    """Photographs, and scenes to learn from beside them."""
+
+    photographs: ImageBank
+    scenes: SceneBank
+
+    def __len__(self) -> int:
+        return len(self.photographs) + len(self.scenes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of both."""
+        return (*self.photographs.names, *self.scenes.names)
+
+    @property
+    def left_out(self) -> tuple[Path, ...]:
+        """Return the photographs that could not be used."""
+        return self.photographs.left_out
+
+    def to(self, device: torch.device | str) -> 'MixedBank':
+        """Move everything to a device."""
+        return MixedBank(self.photographs.to(device), self.scenes.to(device))
 
 
 def load_scenes(

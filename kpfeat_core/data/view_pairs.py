@@ -95,13 +95,14 @@ class PairBatch:
     """
     Two views of each of B photographs.
 
-    images (2, B, 3, V, V) RGB in [0, 1]; H_0to1 (B, 3, 3) maps pixels of view 0 to view 1; valid
-    (2, B, V, V) tells which pixels show the photograph (others mirror it to avoid edges).
+    images (2, B, 3, H, W) RGB in [0, 1], squares as they are drawn here; H_0to1 (B, 3, 3) maps
+    pixels of view 0 to view 1; valid (2, B, H, W) tells which pixels show the photograph (others
+    mirror it to avoid edges).
     """
 
-    images: Float[Tensor, '2 b 3 v v']
+    images: Float[Tensor, '2 b 3 h w']
     H_0to1: Float[Tensor, 'b 3 3']
-    valid: Bool[Tensor, '2 b v v']
+    valid: Bool[Tensor, '2 b h w']
 
     def __len__(self) -> int:
         return len(self.H_0to1)

@@ -74,7 +74,17 @@ def seen_from(
     both images. The map has no gradient.
     """
     points = pixel_grid(*size, other.device, other.dtype).expand(len(other), -1, -1)
-    warped = warp_points(points, H_0to1)
+    return read_seen(other, warp_points(points, H_0to1), size, border)
+
+
+def read_seen(
+    other: Float[Tensor, 'b h1 w1'],
+    warped: Float[Tensor, 'b n 2'],
+    size: Sequence[int],
+    border: int = 16,
+) -> tuple[Float[Tensor, 'b h w'], Bool[Tensor, 'b h w']]:
+    """Do the same where the pixels of image 0, row after row, lie at `warped` in image 1."""
+    points = pixel_grid(*size, other.device, other.dtype).expand(len(other), -1, -1)
     both = inside(points, *size, border) & inside(warped, *other.shape[1:], border)
     scores = sample(other.detach()[:, None], warped.nan_to_num(nan=-1e4))
     return scores.view(-1, *size), both.view(-1, *size)
@@ -125,12 +135,26 @@ def multi_scale_index_proposal_loss(
     least `border` pixels from the edges: a proposal should not be drawn to a maximum that the
     other image could not have. A network without any score yet has nothing to learn from.
     """
-    total = scores0.new_zeros(len(scores0))
-    for here, there, forth in (
-        (scores0, scores1, H_0to1),
-        (scores1, scores0, torch.linalg.inv(H_0to1)),
-    ):
-        label, visible = seen_from(there, forth, here.shape[1:], border)
+    labels = [
+        seen_from(there, forth, here.shape[1:], border)
+        for here, there, forth in (
+            (scores0, scores1, H_0to1),
+            (scores1, scores0, torch.linalg.inv(H_0to1)),
+        )
+    ]
+    return proposal_losses((scores0, scores1), labels, windows, window_weights, weigh_by_score)
+
+
+def proposal_losses(
+    scores: Sequence[Float[Tensor, 'b _h _w']],
+    labels: Sequence[tuple[Float[Tensor, 'b _h _w'], Bool[Tensor, 'b _h _w']]],
+    windows: Sequence[int] = WINDOWS,
+    window_weights: Sequence[float] = WINDOW_WEIGHTS,
+    weigh_by_score: bool = True,
+) -> Float[Tensor, ' b']:
+    """Return the same for both images' maps and what `seen_from` or `read_seen` says of each."""
+    total = scores[0].new_zeros(len(scores[0]))
+    for here, (label, visible) in zip(scores, labels, strict=True):
         for window, weight in zip(windows, window_weights, strict=True):
             loss = index_proposal_loss(here, label, visible, window, weigh_by_score)
             total = total + weight / 2 * loss

@@ -300,9 +300,29 @@ def sample_point_pairs(
     Those count that lie on valid cells of both. The generator lies on the device of valid1.
     """
     (batch, rows, columns), device = valid1.shape, valid1.device
+    points = sample_cell_points(batch, rows, columns, device, generator)
+    return place_points(points, warp_points(points.to(H_0to1.dtype), H_0to1), valid0, valid1)
+
+
+def sample_cell_points(
+    batch: int,
+    rows: int,
+    columns: int,
+    device: torch.device | str,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, 'b n 2']:
+    """Sample a point of each cell, anywhere in it, for each of a batch of images."""
     shift = torch.rand((batch, rows * columns, 2), generator=generator, device=device)
-    points = cell_centers(rows, columns, device) + (shift - 0.5) * CELL
-    places = warp_points(points.to(H_0to1.dtype), H_0to1)
+    return cell_centers(rows, columns, device) + (shift - 0.5) * CELL
+
+
+def place_points(
+    points: Float[Tensor, 'b n 2'],
+    places: Float[Tensor, 'b n 2'],
+    valid0: Bool[Tensor, 'b r c'],
+    valid1: Bool[Tensor, 'b r c'],
+) -> PointPairs:
+    """Pair the points of all cells of image 0 with their places in image 1, NaN where nowhere."""
     known = _in_cells(places, valid1)[1] & valid0.flatten(1)
     return PointPairs(points, torch.where(known[..., None], places, 0), known)
 

@@ -64,6 +64,7 @@ class HardNetRecipe(Recipe):
         side = options.pairs.view_size
         if side < SMALLEST:
             raise ConfigError(f'view_size is {side}, expected at least {SMALLEST}')
+        options.check_shares(cls.takes_shares)
 
     @classmethod
     def sample(

@@ -1,6 +1,6 @@
 """Key.Net's training objective: both views propose the same positions (M-SIP)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -8,8 +8,9 @@ from torch import Generator, Tensor
 
 from .recipe import Recipe
 from ..config import option
-from ..data.view_pairs import PairBatch
-from ..losses.keynet import multi_scale_index_proposal_loss, WINDOWS
+from ..data.view_pairs import ViewPairs
+from ..geometry import pixel_grid
+from ..losses.keynet import proposal_losses, read_seen
 from ..models.base import Extractor
 
 
@@ -25,6 +26,7 @@ class KeyNetRecipe(Recipe):
     """The M-SIP loss on a batch of pairs; the descriptor is not trained."""
 
     loss_class = KeyNetLossConfig
+    takes_scenes = True
     # Views and rate as published; half of its batch. Some pairs are turned by any angle: among
     # others an offset common to all keypoints costs nothing.
     defaults = {
@@ -37,19 +39,26 @@ class KeyNetRecipe(Recipe):
     }
     build_options = {'descriptor': 'sift', 'multi_scale': False}
 
-    def forward(self, batch: PairBatch, generator: Generator) -> dict[str, Tensor]:
+    def forward(self, batch: ViewPairs, generator: Generator) -> dict[str, Tensor]:
         """Return the loss `total`, which is M-SIP alone, and the highest score."""
         maps = self.see(batch.images.flatten(0, 1))
         with torch.autocast(batch.images.device.type, enabled=False):
             scores = maps.score_map.float().unflatten(0, (2, -1))
-            losses = multi_scale_index_proposal_loss(
-                *scores,
-                batch.H_0to1,
-                WINDOWS,
-                border=self.config.border,
-                weigh_by_score=self.config.weigh_by_score,
+            labels = [self._label(batch, scores, view) for view in (0, 1)]
+            losses = proposal_losses(
+                tuple(scores), labels, weigh_by_score=self.config.weigh_by_score
             )
         return {'total': losses.mean(), 'msip': losses.mean(), 'highest': scores.max()}
+
+    def _label(self, pairs: ViewPairs, scores: Tensor, view: int) -> tuple[Tensor, Tensor]:
+        """Return the other view's scores at the pixels of one view, and which pixels count."""
+        # what mirrors a photograph around it follows the same geometry
+        pairs = replace(pairs, valid=torch.ones_like(pairs.valid))
+        size = scores.shape[-2:]
+        grid = pixel_grid(*size, scores.device).expand(len(pairs), -1, -1)
+        warped = pairs.warp(grid, view)
+        label, both = read_seen(scores[1 - view], warped.points, size, self.config.border)
+        return label, both & warped.visible.view_as(both)
 
     @classmethod
     def validation_keypoints(cls, batch: Any) -> int:

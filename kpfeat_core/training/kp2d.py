@@ -1,6 +1,7 @@
 """KP2D's training objective: positions, scores, descriptors, and outliers told by IO-Net."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -9,19 +10,21 @@ import torch.nn.functional as F
 
 from .options import Options
 from .recipe import Recipe
-from ..axes import Bool, Float
+from ..axes import Float
 from ..config import option
 from ..data.config import homography_config
+from ..data.depth_pairs import MixedBank, SceneBank
 from ..data.homographies import sample_homographies
 from ..data.homography_pairs import render_views, sample_view_homographies
 from ..data.image_folder import ImageBank
 from ..data.photometric import augment
-from ..data.view_pairs import PairBatch
-from ..geometry import inside, normalize_points, sample, warp_points
+from ..data.view_pairs import PairBatch, ViewPairs
+from ..errors import ConfigError
+from ..geometry import inside, normalize_points, sample
 from ..keypoints import clear_borders, Keypoints
 from ..losses import kp2d as losses
 from ..losses.common import infonce_terms
-from ..models.base import DenseMaps
+from ..models.base import DenseMaps, Extractor
 from ..models.kp2d import CELL, Kp2d
 
 
@@ -111,6 +114,7 @@ class Kp2dRecipe(Recipe):
     """
 
     loss_class = Kp2dLossConfig
+    takes_scenes = True
     # Adam without decay at half of the published rate, which was found for 64 pairs in a step and
     # halved once, after 40 of 50 epochs.
     defaults = {'learning_rate': 5e-4, 'weight_decay': 0.0}
@@ -121,42 +125,49 @@ class Kp2dRecipe(Recipe):
         self.io_net = IoNet()
 
     @classmethod
+    def check(cls, options: Options, extractor: Extractor, data: Path | str) -> None:
+        """Raise ConfigError if the network does not take views, or the sampler other sources."""
+        super().check(options, extractor, data)
+        if options.loss.sampler != 'views' and options.other_shares():
+            raise ConfigError(
+                f'sampler is {options.loss.sampler}, expected views beside rooms_share or scenes'
+            )
+
+    @classmethod
     def sample(
-        cls, options: Options, bank: ImageBank, count: int, generator: Generator
-    ) -> PairBatch:
+        cls,
+        options: Options,
+        bank: ImageBank | SceneBank | MixedBank,
+        count: int,
+        generator: Generator,
+    ) -> ViewPairs:
         """Make pairs as all systems do, or as the paper does."""
         if options.loss.sampler == 'views':
             return super().sample(options, bank, count, generator)
+        if not isinstance(bank, ImageBank):
+            raise ConfigError('the published sampler needs photographs alone: sampler=views')
         return published_pairs(bank, count, options, generator)
 
-    def forward(self, batch: PairBatch, generator: Generator) -> dict[str, Tensor]:
+    def forward(self, batch: ViewPairs, generator: Generator) -> dict[str, Tensor]:
         """Return the loss `total`, its parts, and what tells how well the network does."""
         maps = self.see(batch.images.flatten(0, 1))
-        count = len(batch.H_0to1)
+        count = len(batch)
         halves = [_rows(maps, slice(start, start + count)) for start in (0, count)]
         with torch.autocast(batch.images.device.type, enabled=False):
-            return self.compare(*halves, batch.H_0to1, batch.valid)
+            return self.compare(*halves, batch)
 
-    def compare(
-        self,
-        maps0: DenseMaps,
-        maps1: DenseMaps,
-        H_0to1: Float[Tensor, 'b 3 3'],
-        valid: Bool[Tensor, '2 b h w'],
-    ) -> dict[str, Tensor]:
+    def compare(self, maps0: DenseMaps, maps1: DenseMaps, pairs: ViewPairs) -> dict[str, Tensor]:
         """Return the losses of two views; what is not valid in either of them does not count."""
-        config, size = self.config, valid.shape[-2:]
+        config, valid, size = self.config, pairs.valid, pairs.valid.shape[-2:]
         view0, view1 = (
             _View(maps, maps.positions.flatten(1, 2), maps.score_map.flatten(1))
             for maps in (maps0, maps1)
         )
-        with torch.no_grad():
-            warped0 = warp_points(view0.keypoints, H_0to1)
-            within = inside(warped0, *size)
-        # pixel (0, 0) for what is outside: what is behind the horizon is NaN
-        there = warp_points(torch.where(within[..., None], view0.keypoints, 0), H_0to1)
+        warped = pairs.warp(view0.keypoints, 0)
+        # pixel (0, 0) for what is not seen: what is behind the horizon is NaN
+        there = torch.where(warped.visible[..., None], warped.points, 0)
         shown, shown_there = _shown(valid[0], view0.keypoints), _shown(valid[1], there)
-        counted = shown & within & shown_there & _inner_cells(maps0.score_map)
+        counted = warped.visible & shown & shown_there & _inner_cells(maps0.score_map)
 
         parts = self._detection_losses(view0, view1, there, counted, size)
         pairs = (
@@ -170,8 +181,9 @@ class Kp2dRecipe(Recipe):
         triplets = losses.triplet_terms(*pairs, config.margin)
         parts['triplet'] = losses.triplet_loss(triplets.loss, counted).mean()
         # what falls outside has no partner; of what falls on no photograph, nothing is known
-        known = shown & (~within | shown_there)
-        parts['rejection'] = self._rejection_loss(view0, view1, warped0, known, size)
+        known = shown & (warped.outside | (warped.visible & shown_there))
+        places = warped.points.detach()
+        parts['rejection'] = self._rejection_loss(view0, view1, places, known, size)
         parts['total'] = sum(getattr(config, name) * value for name, value in parts.items())
         return parts | {'recall': triplets.correct.sum() / counted.sum().clamp(min=1)}
 

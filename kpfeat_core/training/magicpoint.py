@@ -101,6 +101,7 @@ class MagicPointRecipe(Recipe):
     @classmethod
     def check(cls, options: Options, extractor: Extractor, data: Path | str) -> None:
         """Raise ConfigError for options that the network, the shapes or the data do not take."""
+        options.check_shares(cls.takes_shares)
         if options.loss.labels:
             super().check(options, extractor, data)
             return

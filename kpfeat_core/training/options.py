@@ -1,6 +1,6 @@
 """All options of a run together: one flat set of names, one dataclass for each part."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 import math
 from pathlib import Path
@@ -11,9 +11,10 @@ from ..config import current_names, make_config
 from ..data.depth_pairs import DepthConfig
 from ..data.homography_pairs import PairConfig
 from ..data.photometric import PhotometricConfig
+from ..data.rooms import RoomConfig
 from ..errors import ConfigError
 
-COMMON_CLASSES = (TrainConfig, PairConfig, PhotometricConfig, DepthConfig)
+COMMON_CLASSES = (TrainConfig, PairConfig, PhotometricConfig, DepthConfig, RoomConfig)
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Options:
     pairs: PairConfig
     photometric: PhotometricConfig
     depth: DepthConfig
+    rooms: RoomConfig
     loss: Any
 
     @staticmethod
@@ -56,6 +58,25 @@ class Options:
             raise ConfigError(
                 f'view_size is {side}, expected a multiple of {stride}, the stride of the network'
             )
+
+    def other_shares(self) -> dict[str, float]:
+        """Return the shares of pairs that are no views of photographs, those above 0."""
+        shares = {'rooms_share': self.rooms.rooms_share}
+        if self.depth.scenes:
+            shares['scenes_share'] = self.depth.scenes_share
+        return {name: share for name, share in shares.items() if share}
+
+    def check_shares(self, takes: Collection[str]) -> None:
+        """Raise ConfigError for shares above 1 together, or of sources that are not taken."""
+        beside = self.other_shares()
+        if sum(beside.values()) > 1 + 1e-9:
+            raise ConfigError(
+                f'rooms_share and scenes_share are {sum(beside.values()):g} together, expected at '
+                'most 1: the rest are pairs of views of photographs'
+            )
+        for name, share in beside.items():
+            if name not in takes:
+                raise ConfigError(f'{name} is {share:g}, expected 0: not for this model')
 
     def flat(self) -> dict[str, Any]:
         """Return all options by name."""

@@ -14,7 +14,7 @@ from . import TrainConfig
 from .options import Options, parse_kind_weights
 from .validation import draw_matched_pairs, draw_pairs, MAX_NUM_KEYPOINTS, validate
 from ..axes import Float
-from ..data.depth_pairs import load_scenes, make_depth_pairs, SceneBank
+from ..data.depth_pairs import load_scenes, make_depth_pairs, MixedBank, SceneBank
 from ..data.homography_pairs import make_pairs
 from ..data.image_folder import (
     find_row,
@@ -26,14 +26,18 @@ from ..data.image_folder import (
     split_images,
 )
 from ..data.labelled import LabelledBank, load_labelled
+from ..data.mixed_pairs import sample_mixed
 from ..data.posed_scenes import find_scenes, PosedScene, read_scene
-from ..data.view_pairs import BatchSource, DepthPairBatch, ViewPairs
+from ..data.rooms import make_room_pairs
+from ..data.view_pairs import BatchSource, ViewPairs
 from ..errors import ConfigError, DataError
 from ..image import channels_last, find_images, match_channels
 from ..io import unpacked
 from ..models.base import DenseMaps, Extractor
 from ..registry import build_extractor
 from ..weights.files import load_weights, sha256
+
+SHARES = ('rooms_share', 'scenes_share')
 
 
 class Recipe(nn.Module):
@@ -43,13 +47,15 @@ class Recipe(nn.Module):
     A subclass sets `loss_class` and defines `forward`; the others where the usual is not right.
     defaults: options of a run whose default differs. build_options: options of the extractor.
     takes_scenes: whether the losses ask a batch where points lie (ViewPairs), so that it may come
-    from photographs with depth and poses as well.
+    from photographs with depth and poses as well. takes_shares: sources that it may come from
+    beside photographs, by the options for their shares; all of them where it takes scenes.
     """
 
     loss_class: ClassVar[type]
     defaults: ClassVar[Mapping[str, Any]] = {}
     build_options: ClassVar[Mapping[str, Any]] = {}
     takes_scenes: ClassVar[bool] = False
+    takes_shares: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, extractor: nn.Module, config: Any) -> None:
         super().__init__()
@@ -73,6 +79,7 @@ class Recipe(nn.Module):
         """Raise ConfigError where options or data ('' for none) do not suit the network."""
         require_data(data)
         options.check_view_size(extractor.stride)
+        options.check_shares(SHARES if cls.takes_scenes else cls.takes_shares)
 
     @classmethod
     def load(
@@ -85,18 +92,49 @@ class Recipe(nn.Module):
                 f"'{folder}' holds scenes with depth and poses, which this model does not train "
                 'on; expected photographs alone, such as the images folder of a scene'
             )
+        if scenes and options.other_shares():
+            raise ConfigError(
+                f"'{folder}' holds scenes with depth and poses; expected photographs beside "
+                'rooms_share or scenes'
+            )
         if scenes:
             banks = load_posed_photographs(folder, scenes, options, progress)
-            make = partial(_sample_depth_pairs, options)
         else:
             banks = load_photographs(folder, options.train, progress)
-            make = partial(cls.sample, options)
-        return tuple(BatchSource(bank, make) for bank in banks)
+        if options.depth.scenes:
+            beside = Path(options.depth.scenes)
+            posed = load_posed_photographs(beside, find_scenes(beside), options, progress)
+            banks = tuple(MixedBank(*pair) for pair in zip(banks, posed, strict=True))
+        return tuple(BatchSource(bank, partial(cls.sample, options)) for bank in banks)
 
     @classmethod
-    def sample(cls, options: Options, bank: ImageBank, count: int, generator: Generator) -> Any:
-        """Make a batch of `count` from photographs; all that is random comes from generator."""
-        return make_pairs(bank, count, options.pairs, options.photometric, generator)
+    def sample(
+        cls,
+        options: Options,
+        bank: ImageBank | SceneBank | MixedBank,
+        count: int,
+        generator: Generator,
+    ) -> Any:
+        """Make a batch of `count` from a bank; all that is random comes from generator."""
+        pairs, rooms, light = options.pairs, options.rooms, options.photometric
+
+        def posed(scenes: SceneBank, size: int) -> ViewPairs:
+            return make_depth_pairs(scenes, size, pairs, options.depth.rules, light, generator)
+
+        if isinstance(bank, SceneBank):
+            return posed(bank, count)
+        photographs = bank.photographs if isinstance(bank, MixedBank) else bank
+
+        def views(size: int) -> ViewPairs:
+            return make_pairs(photographs, size, pairs, light, generator)
+
+        def in_rooms(size: int) -> ViewPairs:
+            return make_room_pairs(photographs, size, pairs.view_size, rooms, light, generator)
+
+        others = [(rooms.rooms_share, in_rooms)]
+        if isinstance(bank, MixedBank):
+            others.append((options.depth.scenes_share, partial(posed, bank.scenes)))
+        return sample_mixed(count, views, others, generator)
 
     @classmethod
     def picture(cls, batch: Any) -> np.ndarray:
@@ -133,14 +171,6 @@ def require_data(data: Path | str) -> None:
     """Raise ConfigError where no folder of photographs is given."""
     if not data:
         raise ConfigError('there is nothing to learn from: give photographs with --data FOLDER')
-
-
-def _sample_depth_pairs(
-    options: Options, bank: SceneBank, count: int, generator: Generator
-) -> DepthPairBatch:
-    return make_depth_pairs(
-        bank, count, options.pairs, options.depth.rules, options.photometric, generator
-    )
 
 
 def load_photographs(

@@ -22,15 +22,19 @@ from ..config import option
 from ..data.homography_pairs import sample_views
 from ..data.image_folder import no_progress, Progress
 from ..data.labelled import LabelledBank, LabelledPairs
+from ..data.mixed_pairs import MixedPairs, sample_mixed
 from ..data.photometric import augment
-from ..data.view_pairs import BatchSource
+from ..data.rooms import make_room_pairs
+from ..data.view_pairs import BatchSource, DepthPairBatch
 from ..errors import ConfigError, WeightsError
 from ..losses.superpoint import (
     descriptor_hinge,
     HingeScaling,
     NORMALIZED,
     PAPER,
+    place_points,
     point_softmax,
+    sample_cell_points,
     sample_point_pairs,
     sample_sparse_pairs,
     sparse_descriptor_hinge,
@@ -44,6 +48,7 @@ SPARSE = 'sparse'
 SPARSE_WEIGHT = 1.0  # published beside this kind
 SOFTMAX = 'softmax'
 SOFTMAX_WEIGHT = 1.0
+DETECTOR_PARTS = ('detector', 'keypoint_accuracy', 'dustbin_accuracy')
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class SuperPointRecipe(Recipe):
     """
 
     loss_class = SuperPointLossConfig
+    takes_shares = ('rooms_share',)
     defaults = {
         **{k: v for k, v in MagicPointRecipe.defaults.items() if k != 'validation_pairs'},
         'batch_size': 8,
@@ -110,6 +116,11 @@ class SuperPointRecipe(Recipe):
                 'PHOTOGRAPHS --out LABELS`, and give them with --set labels=LABELS'
             )
         super().check(options, extractor, data)
+        if options.rooms.rooms_share and options.loss.descriptor_loss != SOFTMAX:
+            raise ConfigError(
+                f'descriptor_loss is {options.loss.descriptor_loss}, expected {SOFTMAX} beside '
+                'rooms_share: the others are for homographies'
+            )
 
     @classmethod
     def load(
@@ -122,8 +133,23 @@ class SuperPointRecipe(Recipe):
     @classmethod
     def sample(
         cls, options: Options, bank: LabelledBank, count: int, generator: Generator
+    ) -> LabelledPairs | MixedPairs | DepthPairBatch:
+        """Sample views of photographs and the same moved, under different light; and rooms."""
+        side, rooms = options.pairs.view_size, options.rooms
+        photographs, light = bank.photographs, options.photometric
+
+        def in_rooms(size: int) -> DepthPairBatch:
+            return make_room_pairs(photographs, size, side, rooms, light, generator)
+
+        def labelled(size: int) -> LabelledPairs:
+            return cls._sample_labelled(options, bank, size, generator)
+
+        return sample_mixed(count, labelled, [(rooms.rooms_share, in_rooms)], generator)
+
+    @classmethod
+    def _sample_labelled(
+        cls, options: Options, bank: LabelledBank, count: int, generator: Generator
     ) -> LabelledPairs:
-        """Sample a photograph's view and the same moved, under different light."""
         pairs, photometric = published_changes(options, 'superpoint-pair')
         index, homographies, H_0to1 = sample_views(bank.photographs, count, pairs, generator)
         views = [bank.views(index, h, pairs.view_size, options.loss.margin) for h in homographies]
@@ -135,26 +161,54 @@ class SuperPointRecipe(Recipe):
         )
         return LabelledPairs(images, H_0to1, valid, keypoints, mask)
 
-    def forward(self, batch: LabelledPairs, generator: Generator) -> dict[str, Tensor]:
-        """Return the loss `total` and its parts, each averaged over the batch."""
+    def forward(
+        self, batch: LabelledPairs | MixedPairs | DepthPairBatch, generator: Generator
+    ) -> dict[str, Tensor]:
+        """
+        Return the loss `total` and its parts, each averaged over the pairs that have them.
+
+        Rooms have no labels: the descriptors alone learn from them.
+        """
         logits, descriptors = read_heads(self.extractor, batch.images.flatten(0, 1))
         with torch.autocast(logits.device.type, enabled=False):
+            pieces = batch.batches if isinstance(batch, MixedPairs) else (batch,)
             views = logits.float().unflatten(0, (2, -1))
-            terms = [
-                detector_terms(views[i], batch.view(i), self.config, generator) for i in (0, 1)
-            ]
-            parts = {name: (value + terms[1][name]) / 2 for name, value in terms[0].items()}
+            parts = self._detector_parts(views, pieces[0], generator)
             described = F.normalize(descriptors.float(), dim=1).unflatten(0, (2, -1))
-            loss, weight = self._descriptor_loss(described, batch, generator)
-            parts['descriptor'] = weight * loss.mean()
+            shares = described.split([len(piece) for piece in pieces], 1)
+            losses = [
+                self._descriptor_loss(share, piece, generator)
+                for share, piece in zip(shares, pieces, strict=True)
+            ]
+            weight = losses[0][1]
+            parts['descriptor'] = weight * torch.cat([loss for loss, _ in losses]).mean()
         return {'total': 2 * parts['detector'] + parts['descriptor'], **parts}
 
+    def _detector_parts(
+        self, logits: Tensor, batch: LabelledPairs | DepthPairBatch, generator: Generator
+    ) -> dict[str, Tensor]:
+        """Return the parts of the first pairs of a batch, which have labels if any has."""
+        if not isinstance(batch, LabelledPairs):
+            return dict.fromkeys(DETECTOR_PARTS, logits.new_zeros(()))
+        terms = [
+            detector_terms(logits[i, : len(batch)], batch.view(i), self.config, generator)
+            for i in (0, 1)
+        ]
+        return {name: (value + terms[1][name]) / 2 for name, value in terms[0].items()}
+
     def _descriptor_loss(
-        self, descriptors: Tensor, batch: LabelledPairs, generator: Generator
+        self, descriptors: Tensor, batch: LabelledPairs | DepthPairBatch, generator: Generator
     ) -> tuple[Tensor, float]:
         """Return the loss of each pair and its weight."""
         config, valid = self.config, valid_cells(batch.valid[1])
-        if config.descriptor_loss == SPARSE:
+        if isinstance(batch, DepthPairBatch):
+            weight, valid0 = SOFTMAX_WEIGHT, valid_cells(batch.valid[0])
+            points = sample_cell_points(*valid.shape, valid.device, generator)
+            warped = batch.warp(points, 0)
+            places = torch.where(warped.visible[..., None], warped.points, torch.nan)
+            pairs = place_points(points, places, valid0, valid)
+            loss = point_softmax(*descriptors, pairs, config.temperature)
+        elif config.descriptor_loss == SPARSE:
             weight = SPARSE_WEIGHT
             pairs = sample_sparse_pairs(
                 batch.H_0to1, valid, generator, config.positives, config.negatives

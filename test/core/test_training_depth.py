@@ -50,12 +50,9 @@ def test_a_folder_of_scenes_trains_alike_and_is_refused_by_others(tmp_path, room
     weights = train('alike-t', tmp_path / 'scenes', tmp_path / 'run', **RUN)
     assert weights.is_file()
     assert cv2.imread(str(tmp_path / 'run/pairs.jpg')) is not None
+    others = {k: v for k, v in RUN.items() if k not in ('detected', 'random')}
+    assert train('keynet-tiny', tmp_path / 'scenes', tmp_path / 'keynet', **others).is_file()
     with pytest.raises(DataError, match='which this model does not train on'):
-        train(
-            'keynet-tiny',
-            tmp_path / 'scenes',
-            tmp_path / 'other',
-            **{k: v for k, v in RUN.items() if k not in ('detected', 'random')},
-        )
+        train('hardnet', tmp_path / 'scenes', tmp_path / 'other', **others | {'view_size': 256})
     with pytest.raises(ConfigError, match='depth_tolerance is -1.0'):
         train('alike-t', tmp_path / 'scenes', tmp_path / 'x', **RUN | {'depth_tolerance': -1.0})

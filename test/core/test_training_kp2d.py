@@ -32,6 +32,11 @@ PUBLISHED = {
 }
 
 
+def as_pairs(H_0to1, valid) -> PairBatch:
+    """Return pairs of nothing but their geometry."""
+    return PairBatch(torch.zeros(valid.shape[:2] + (3,) + valid.shape[2:]), H_0to1, valid)
+
+
 @pytest.fixture(scope='module')
 def golden(reference):
     return np.load(reference / 'golden/kp2d_fill.npz')
@@ -57,7 +62,7 @@ def parts(reference, golden) -> dict[str, float]:
     valid = torch.ones(2, 2, HEIGHT, WIDTH, dtype=torch.bool)
     with torch.no_grad():
         maps = [recipe.see(views) for views in (sources, targets)]  # statistics of each alone
-        return {k: float(v) for k, v in recipe.compare(*maps, H_0to1, valid).items()}
+        return {k: float(v) for k, v in recipe.compare(*maps, as_pairs(H_0to1, valid)).items()}
 
 
 def test_detection_losses_are_the_published_ones(golden, parts) -> None:
@@ -107,7 +112,8 @@ def compare(recipe, maps0, maps1, H_0to1=ONE_CELL, valid=None) -> dict[str, floa
     if valid is None:
         valid = torch.ones(2, 1, SIDE, SIDE, dtype=torch.bool)
     with torch.no_grad():
-        return {k: float(v) for k, v in recipe.compare(maps0, maps1, H_0to1, valid).items()}
+        parts = recipe.compare(maps0, maps1, as_pairs(H_0to1, valid))
+        return {k: float(v) for k, v in parts.items()}
 
 
 def test_maps_that_move_with_the_image_have_no_error_and_others_do(recipe, views) -> None:
