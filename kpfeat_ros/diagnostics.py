@@ -212,9 +212,7 @@ def _judge_input(
     return None
 
 
-def _judge_work(
-    report: NodeReport, topic: str, limits: DiagnosticsOptions
-) -> Judgement | None:
+def _judge_work(report: NodeReport, topic: str, limits: DiagnosticsOptions) -> Judgement | None:
     rates, share = report.rates, report.drop_share
     if rates.get('unpaired') and not rates['processed']:
         return (
