@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import metrics, two_view
 from .pairs import load_depth, MotionPair, Pair, PlanarPair, PosePair
-from .results import OVERLAP, Protocol, USAC
+from .results import OVERLAP, Protocol, RANSAC, USAC
 from ..axes import Bool, Float, Int
 from ..config import MatcherConfig
 from ..features import Features
@@ -105,7 +105,8 @@ def _measure_pose(pair: PosePair, view0: Viewed, view1: Viewed, protocol: Protoc
     features = [_best(v.features, protocol.max_num_keypoints) for v in (view0, view1)]
     index0, index1 = _matches(*features).unbind(1)
     matched = features[0].keypoints[0][index0], features[1].keypoints[0][index1]
-    pose = two_view.estimate_relative_pose(*matched, *cameras, protocol.ransac_px)
+    plain = protocol.estimator == RANSAC
+    pose = two_view.estimate_relative_pose(*matched, *cameras, protocol.ransac_px, plain)
     coarse = isinstance(pair, MotionPair) and pair.coarse
     error = two_view.pose_error(pair.T_0to1, pose, rotation_only=coarse)
     if isinstance(pair, MotionPair):

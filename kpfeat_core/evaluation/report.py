@@ -125,8 +125,11 @@ def protocol_in_words(protocol: Protocol, columns: Sequence[str]) -> list[str]:
         px = f'{protocol.ransac_px:g} px'
         words.append(f'Homographies are estimated by {estimator} with inliers up to {px}.')
     if any(name.startswith('pose_') for name in columns):
-        px = f'{protocol.ransac_px:g} px'
-        words.append(f'Poses come from essential matrices with inliers up to {px}, refined.')
+        how = 'refined' if protocol.estimator == USAC else 'not refined'
+        words.append(
+            f'Poses come from essential matrices by {estimator} with inliers up to '
+            f'{protocol.ransac_px:g} px, {how}.'
+        )
     if 'repeatability' in columns:
         how = f'within {protocol.repeated_px:g} px of a keypoint of the other image'
         if protocol.repeatability == OVERLAP:

@@ -98,8 +98,8 @@ PROTOCOLS = {
                  headlines=('repeatability', 'repeatability_scale', 'localization_px')),
         Protocol(POSE, 'Sarlin et al. 2020 (SuperGlue), with the sizes of glue-factory', 2048,
                  long_side=1600, ransac_px=1.0, headlines=(*_POSE, 'precision')),
-        Protocol(MOTION, 'kpfeat', long_side=640, ransac_px=1.0, repeated_px=5.0,
-                 scenes_alike=True, headlines=(
+        Protocol(MOTION, 'kpfeat', long_side=640, estimator=RANSAC, ransac_px=1.0,
+                 repeated_px=5.0, scenes_alike=True, headlines=(
                      *_POSE, 'epipolar@1', 'epipolar@2', 'MMA@3', 'MMA@5', 'repeatability')),
     )
 }  # fmt: skip

@@ -23,6 +23,7 @@ Matrix = np.ndarray | Tensor
 METHOD = cv2.USAC_ACCURATE  # OpenCV's locally optimized RANSAC, a good start for what refines it
 CONFIDENCE = 0.99999
 MAX_ITERATIONS = 10_000
+PLAIN_ITERATIONS = 1000  # as OpenCV sets it
 REFINEMENTS = 20  # at most; about five are made
 SHORTEST = 1e-9  # normal of a line: a point that is the other camera has no line to be far from
 FEWEST_POINTS = 6  # five fix an essential matrix, and one must agree
@@ -55,9 +56,13 @@ def estimate_relative_pose(
     K0: Matrix,
     K1: Matrix,
     threshold_px: float = 1.0,
+    plain: bool = False,
 ) -> RelativePose | None:
     """
     Fit an essential matrix to matches with OpenCV's USAC, take its pose and refine that.
+
+    plain: with OpenCV's RANSAC from a fixed seed, and without refining, as most published numbers
+    are made. It tells precise keypoints from others: what is refined averages over hundreds.
 
     threshold_px: largest Sampson distance of an inlier, turned into camera coordinates by the mean
     of the four focal lengths (Sarlin et al. 2020). Of several matrices and the four poses of each,
@@ -73,9 +78,11 @@ def estimate_relative_pose(
     threshold = threshold_px / float(
         torch.stack([_matrix(K).diagonal()[:2] for K in (K0, K1)]).mean()
     )
+    method, iterations = (cv2.RANSAC, PLAIN_ITERATIONS) if plain else (METHOD, MAX_ITERATIONS)
+    cv2.setRNGSeed(0)  # plain RANSAC draws from OpenCV's own generator
     try:
         essential, mask = cv2.findEssentialMat(
-            rays0, rays1, np.eye(3), METHOD, CONFIDENCE, threshold, MAX_ITERATIONS
+            rays0, rays1, np.eye(3), method, CONFIDENCE, threshold, iterations
         )
     except cv2.error:  # how some OpenCV releases report a degenerate sample
         return None
@@ -86,8 +93,9 @@ def estimate_relative_pose(
     R, t, before = max(poses, key=lambda pose: pose[2].sum())
     if not before.any():
         return None
-    matrix, mask = _refine(R, t, rays0, rays1, threshold)
-    R, t, before = _recover_pose(matrix, rays0, rays1, mask)
+    if not plain:
+        matrix, mask = _refine(R, t, rays0, rays1, threshold)
+        R, t, before = _recover_pose(matrix, rays0, rays1, mask)
     inliers = np.zeros(len(finite), dtype=bool)
     inliers[finite] = before
     return RelativePose(R, t, inliers)
