@@ -11,13 +11,14 @@ import traceback
 from typing import Any, NamedTuple
 import weakref
 
-from kpfeat_core.errors import ConfigError, KpfeatError
-from rclpy.exceptions import NameValidationException, ParameterException
+from kpfeat_core.errors import ConfigError
+from rclpy.exceptions import NameValidationException
 from rclpy.logging import LoggingSeverity, set_logger_level
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from .exchange import Exchange, using
+from .lifecycle import EXPECTED
 from .model import release_memory
 from .node import KpfeatNode
 
@@ -149,8 +150,6 @@ def _takes(cls: type[Node], options: dict[str, Any]) -> bool:
     return True
 
 
-# Errors whose text says to a user all there is to say.
-EXPECTED = (KpfeatError, NameValidationException, ParameterException)
 FLAGS = (  # extra arguments that the container of rclcpp knows
     'enable_logger_service',
     'enable_rosout',
@@ -362,8 +361,8 @@ class ComponentManager:
             getattr(self._host.get_logger(), level)(sentence)
 
     def _explain(self, error: BaseException, plugin: str) -> str:
-        """Say what went wrong, in one sentence; the log has where, if it is no mistake of use."""
-        if isinstance(error, EXPECTED):
+        """Return a sentence; where an error that is no mistake of use came from is in the log."""
+        if isinstance(error, (*EXPECTED, NameValidationException)):
             return ' '.join(str(error).split())
         where = ''.join(traceback.format_exception(error))
         self._log('error', f"'{plugin}' failed to start: {where}")

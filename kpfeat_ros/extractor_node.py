@@ -2,7 +2,6 @@
 
 from functools import partial
 import sys
-import traceback
 from typing import Any
 
 from kpfeat.msg import Features
@@ -22,6 +21,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from .frames import StampedFeatures
 from .images import image_to_array, Stream, topic_of
+from .lifecycle import answer_to
 from .model import ModelManager
 from .node import KpfeatNode, run
 from .options import ExtractorNodeOptions, split_names
@@ -172,10 +172,7 @@ class ExtractorNode(KpfeatNode):
                 )
             response.features = await self._requests.answer(request.image)
         except Exception as error:
-            response.message = str(error)
-            if not isinstance(error, KpfeatError):  # ours, not the user's: say where
-                response.message = f'{type(error).__name__}: {error}; the log says where'
-                self.get_logger().error(''.join(traceback.format_exception(error)))
+            response.message = answer_to(self, error)
             return response
         response.success = True
         response.message = f'{len(response.features.scores)} keypoints'

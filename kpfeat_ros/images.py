@@ -54,7 +54,7 @@ class Throttle:
         self._due = -float('inf')
 
     def admits(self, rate_hz: float) -> bool:
-        """Say whether the item that has come now is to be worked on; rate_hz <= 0 admits all."""
+        """Return whether the item that comes now is to be worked on; rate_hz <= 0 admits all."""
         if rate_hz <= 0:
             return True
         now, period = self._clock(), 1 / rate_hz

@@ -13,6 +13,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
+EXPECTED = (KpfeatError, ParameterException)  # their text says all there is to say to a user
 # For these rclpy has no public way: to refuse a transition without ending the process (before
 # Kilted), to read the state and to leave the graph at once, and to read values given at start.
 PRIVATE = ('_service_change_state', '_state_machine', '_parameter_overrides')
@@ -27,6 +28,21 @@ def private(node: Node, name: str) -> Any:
             f'the rclpy of this ROS distribution has no {type(node).__name__}.{name}, which '
             'kpfeat uses; it is tested on Jazzy and Kilted: report it with the name of yours'
         ) from None
+
+
+def explain(error: Exception) -> str:
+    """Return the sentence of an expected error; of any other, which is ours, also its place."""
+    return (
+        str(error) if isinstance(error, EXPECTED) else ''.join(traceback.format_exception(error))
+    )
+
+
+def answer_to(node: Node, error: Exception) -> str:
+    """Return the sentence for a caller; where an error of ours came from is in the log."""
+    if isinstance(error, EXPECTED):
+        return str(error)
+    node.get_logger().error(explain(error))
+    return f'{type(error).__name__}: {error}; the log says where'
 
 
 class ManagedNode(LifecycleNode):
@@ -155,22 +171,21 @@ class ManagedNode(LifecycleNode):
             step()
             return TransitionCallbackReturn.SUCCESS
         except Exception as error:
-            expected = isinstance(error, (KpfeatError, ParameterException))
-            self._note_failure(error, expected)
+            self._note_failure(error)
+            expected = isinstance(error, EXPECTED)
         if not expected:
             return TransitionCallbackReturn.ERROR  # on_error frees everything
         if undo:
             undo()
         return TransitionCallbackReturn.FAILURE
 
-    def _note_failure(self, error: Exception, expected: bool) -> None:
+    def _note_failure(self, error: Exception) -> None:
+        expected = isinstance(error, EXPECTED)
         self.trouble = str(error) if expected else f'{type(error).__name__}: {error}'
         if self._starting:
             self._failure = error
-        elif expected:
-            self.get_logger().error(self.trouble)
         else:
-            self.get_logger().error(''.join(traceback.format_exception(error)))
+            self.get_logger().error(explain(error))
 
     def _on_change_state(self, request: Any, response: Any) -> Any:
         """Refuse a transition that this state does not allow, which raises before Kilted."""

@@ -18,7 +18,7 @@ import traceback
 from typing import Any, NamedTuple, TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from kpfeat_core.errors import ConfigError, KpfeatError
+from kpfeat_core.errors import ConfigError
 from kpfeat_core.factory import check_device, create_extractor
 from kpfeat_core.features import Features
 from kpfeat_core.registry import extractor_config_class, extractor_names
@@ -28,6 +28,7 @@ import numpy as np
 from rclpy.parameter import Parameter
 import torch
 
+from .lifecycle import explain
 from .options import ModelOptions
 from .worker import Background
 
@@ -313,10 +314,8 @@ class ModelManager:
 
     def _stay(self, options: ModelOptions, error: Exception) -> None:
         """Log why the old model goes on, and put its parameters back."""
-        running, what = _source(self.options), str(error)
-        if not isinstance(error, KpfeatError):  # ours, not the user's: say where
-            what = ''.join(traceback.format_exception(error))
-        trouble = f'{options.model} could not be loaded: {what}'
+        running = _source(self.options)
+        trouble = f'{options.model} could not be loaded: {explain(error)}'
         self._trouble['switch_failed'] = trouble
         self._node.statistics.count('failed.switch')
         self._node.get_logger().error(f'{trouble} ({running["model"]} goes on)')

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 import os
 import signal
 import sys
-import traceback
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -13,13 +12,13 @@ from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.messages.conversions import stamp_ns
 from kpfeat_core.runtime import timed_stages
 import rclpy
-from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.utilities import remove_ros_args
 from std_srvs.srv import Trigger
 
 from .diagnostics import gpu_memory, judge, judge_rest, NodeReport
 from .endpoints import ConnectedNode
+from .lifecycle import EXPECTED, explain
 from .options import DiagnosticsOptions, LifecycleOptions
 from .parameters import NodeParameters
 from .worker import abandoned_work, Stage, Worker
@@ -116,10 +115,9 @@ class KpfeatNode(ConnectedNode):
         """Log the first failure of each kind; all of them are counted in diagnostics."""
         if not first or not self.context.ok():  # interrupted: nothing can be published any more
             return
-        what = str(error)
-        if not isinstance(error, KpfeatError):  # ours, not the user's: say where
-            what = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
-        self.get_logger().error(f'{kind}: {what} (further ones are only counted: /diagnostics)')
+        self.get_logger().error(
+            f'{kind}: {explain(error)} (further ones are only counted: /diagnostics)'
+        )
 
     def count_failure(self, kind: str, error: Exception) -> None:
         """Count what failed outside of a worker, and log the first of its kind."""
@@ -207,7 +205,7 @@ def _spin(makers: Sequence[Callable[[], KpfeatNode]]) -> int:
     except Exception as error:
         if not rclpy.ok():  # interrupted while starting: whatever failed, failed because of that
             return 0
-        if not isinstance(error, (KpfeatError, ParameterException)):
+        if not isinstance(error, EXPECTED):
             raise
         print(f'error: {error}', file=sys.stderr)
         return 2

@@ -21,6 +21,7 @@ from .images import image_to_array
 from .worker import Worker
 
 OUTPUTS = ('features', 'matches', 'image_keypoints', 'image_matches')
+KINDS = (Features, Matches, Image, Image)
 
 
 class Observer(Node):
@@ -40,14 +41,10 @@ class Observer(Node):
         self._film = film
         self._filming = Worker([('film', self._add_to_film)], Statistics(), self._on_error)
         self._filming.start()
-        for kind, topic, callback in (
-            (Features, 'features', self._on_features),
-            (Matches, 'matches', self._on_matches),
-            (Image, 'image_keypoints', self._on_keypoints_picture),
-            (Image, 'image_matches', self._on_matches_picture),
-            (DiagnosticArray, '/diagnostics', self._on_diagnostics),
-        ):
+        callbacks = (self._on_features, self._on_matches, self._on_keypoints, self._on_picture)
+        for kind, topic, callback in zip(KINDS, OUTPUTS, callbacks, strict=True):
             self.create_subscription(kind, topic, callback, RELIABLE)
+        self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, RELIABLE)
         self._camera = self.create_client(SetParameters, 'camera/set_parameters')
 
     def missing(self) -> list[str]:
@@ -55,13 +52,12 @@ class Observer(Node):
         return [topic for topic in OUTPUTS if not self.count_publishers(topic)]
 
     def has_pictures(self) -> bool:
-        """Tell whether a picture of each kind has come."""
+        """Return whether a picture of each kind has come."""
         return len(self.pictures) == 2
 
     def why_no_pictures(self) -> str:
-        """Say what the node that draws reports."""
-        said = self.diagnostics.get('overlay', {}).get('says', 'nothing')
-        return f'no pictures; the overlay says: {said}'
+        """Return what the node that draws reports."""
+        return f'no pictures; {self._said_by("overlay")}'
 
     def pause_camera(self) -> None:
         """Ask the camera node to send no more images, so that all counts come to rest."""
@@ -73,16 +69,16 @@ class Observer(Node):
         return float(self.diagnostics.get(node, {}).get(name, 0))
 
     def why_not_ready(self) -> str:
-        """Say which node has not come up."""
+        """Return the topics of nodes that have not come up."""
         return f'nobody publishes {", ".join(self.missing())}'
 
     def why_no_matches(self) -> str:
-        """Say what the nodes along the way report."""
-        said = [
-            f'the {node} says: {self.diagnostics.get(node, {}).get("says", "nothing")}'
-            for node in ('camera', 'extractor', 'matcher')
-        ]
-        return f'no matches; {"; ".join(said)}'
+        """Return what the nodes along the way report."""
+        return f'no matches; {self._said_by("camera", "extractor", "matcher")}'
+
+    def _said_by(self, *nodes: str) -> str:
+        said = {node: self.diagnostics.get(node, {}).get('says', 'nothing') for node in nodes}
+        return '; '.join(f'the {node} says: {words}' for node, words in said.items())
 
     def write_pictures(self, folder: Path) -> list[Path]:
         """Write the latest picture of each kind and finish the film; gives the files."""
@@ -107,10 +103,10 @@ class Observer(Node):
         stamps = stamp_ns(message.header0), stamp_ns(message.header)
         self.report.add_pair(message_to_matches(message), *stamps, now_ns)
 
-    def _on_keypoints_picture(self, message: Image) -> None:
+    def _on_keypoints(self, message: Image) -> None:
         self.pictures['keypoints'] = message
 
-    def _on_matches_picture(self, message: Image) -> None:
+    def _on_picture(self, message: Image) -> None:
         self.pictures['matches'] = message
         self._filming.submit(message)
 

@@ -105,11 +105,15 @@ class OverlayNode(KpfeatNode):
     def _add_views_of_one_camera(self) -> None:
         self._add_picture('keypoints', {'image', 'features'}, self._draw_keypoints)
         self._add_picture('tracks', {'image', 'matches'}, self._draw_tracks)
-        self._add_optional('image_annotations', 'ImageAnnotations', set(), self._annotate)
-        self._add_optional('keypoint_markers', 'MarkerArray', {'camera_info'}, self._mark)
-        self._add_output(
-            'keypoint_cloud', PointCloud2, {'features', 'depth', 'camera_info'}, self._place
-        )
+        found = {topic: messages for topic, messages in self.messages.items() if messages}
+        if 'image_annotations' in found:
+            kind = found['image_annotations'].ImageAnnotations
+            self._add_form('image_annotations', kind, {'features'}, self._annotate)
+        if 'keypoint_markers' in found:
+            kind = found['keypoint_markers'].MarkerArray
+            self._add_form('keypoint_markers', kind, {'features', 'camera_info'}, self._mark)
+        cloud = {'features', 'depth', 'camera_info'}
+        self._add_form('keypoint_cloud', PointCloud2, cloud, self._place)
 
     def deactivate(self) -> None:
         """Stop drawing and forget what was kept for it."""
@@ -132,26 +136,18 @@ class OverlayNode(KpfeatNode):
         worker = self.work_through([Stage(f'draw_{name}', draw), Stage('publish', publish)])
         self.outputs[name] = Output(frozenset(inputs), (raw, compressed), worker)
 
-    def _add_optional(
-        self, topic: str, kind: str, inputs: set[str], make: Callable[[Any], Any]
-    ) -> None:
-        messages = self.messages[topic]
-        if messages is not None:
-            self._add_output(topic, getattr(messages, kind), {'features', *inputs}, make)
-
-    def _add_output(
+    def _add_form(
         self, topic: str, kind: type, inputs: set[str], make: Callable[[Any], Any]
     ) -> None:
         publisher = self.advertise(kind, topic)
-        publish = publisher.publish
-        worker = self.work_through([Stage(f'make_{topic}', make), Stage('publish', publish)])
-        self.outputs[topic] = Output(frozenset(inputs), (publisher,), worker)
+        stages = [Stage(f'make_{topic}', make), Stage('publish', publisher.publish)]
+        self.outputs[topic] = Output(frozenset(inputs), (publisher,), self.work_through(stages))
 
     def _needs(self, name: str) -> bool:
         return name in self.inputs
 
     def review(self) -> None:
-        """Subscribe to what the listened-to outputs need, to nothing else, and forget the rest."""
+        """Subscribe to the inputs of outputs that are listened to, and forget the rest."""
         self.wanted = {name for name, output in self.outputs.items() if output.wanted()}
         self.inputs = {name for output in self.wanted for name in self.outputs[output].inputs}
         if self.wanted and self.options.keypoint_pixels == 'undistorted':

@@ -6,11 +6,10 @@ from difflib import get_close_matches
 from functools import partial
 import sys
 from threading import RLock
-import traceback
 from typing import Any, TypeVar
 
 from kpfeat_core.config import check_config, describe, OLD_NAMES, OptionDescription
-from kpfeat_core.errors import ConfigError, KpfeatError
+from kpfeat_core.errors import ConfigError
 from rcl_interfaces.msg import (
     FloatingPointRange,
     IntegerRange,
@@ -21,7 +20,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from .lifecycle import private
+from .lifecycle import answer_to, private
 
 Config = TypeVar('Config')
 LARGEST_INT = 2**31 - 1  # shown by `ros2 param describe` where an option has no upper bound
@@ -211,11 +210,7 @@ class NodeParameters:
             with self.lock:
                 self._apply(wanted)
         except Exception as error:
-            reason = str(error)
-            if not isinstance(error, KpfeatError):  # ours, not the user's: say where
-                reason = f'{type(error).__name__}: {error}; the log says where'
-                self._node.get_logger().error(''.join(traceback.format_exception(error)))
-            return SetParametersResult(successful=False, reason=reason)
+            return SetParametersResult(successful=False, reason=answer_to(self._node, error))
         for name in changes:
             self._refused.pop(name, None)
         return SetParametersResult(successful=True)

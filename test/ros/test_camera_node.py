@@ -6,16 +6,21 @@ from kpfeat_core.image import write_image
 from kpfeat_core.messages.conversions import camera_info_to_calibration, image_to_array
 from kpfeat_core.video import Film
 from kpfeat_core.virtual_camera import VirtualCamera
-from kpfeat_ros.frames import stamp_ns
 import numpy as np
 import pytest
+
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat_ros.camera_node import CameraNode
+from kpfeat_ros.frames import stamp_ns
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, Image
 
 
 @pytest.fixture
 def sent(ros):
     """Start a camera node; gives the node and the list that its images gather in."""
-    from kpfeat_ros.camera_node import CameraNode
-    from sensor_msgs.msg import Image
 
     def started(**parameters):
         node = ros.start(CameraNode, **{'rate_hz': 20.0, **parameters})
@@ -47,8 +52,6 @@ def test_stamp_of_a_virtual_image_gives_the_picture_and_so_the_truth(ros, sent) 
 
 
 def test_each_virtual_image_has_the_calibration_of_its_camera(ros, sent) -> None:
-    from sensor_msgs.msg import CameraInfo
-
     _, images = sent(size='160x120', frame_id='lens')
     infos = ros.listen(CameraInfo, 'camera/camera_info')
     ros.until(lambda: infos, 'camera_info')
@@ -68,8 +71,6 @@ def test_calibration_of_unknown_cameras_is_not_made_up(ros, sent, folder) -> Non
 
 
 def test_camera_info_lies_beside_images_that_are_remapped(ros) -> None:
-    from kpfeat_ros.camera_node import CameraNode
-
     ros.start(CameraNode, '-r', 'camera/image_raw:=/front/image')
     ros.until(lambda: ros.probe.count_publishers('/front/camera_info'), 'camera_info')
 
@@ -103,9 +104,6 @@ def test_frames_of_a_video_come_at_its_own_rate(ros, sent, tmp_path) -> None:
 
 
 def test_camera_pauses_and_goes_on_by_parameter(ros, sent) -> None:
-    from rcl_interfaces.srv import SetParameters
-    from rclpy.parameter import Parameter
-
     def set_sending(value):
         parameter = Parameter('sending', value=value).to_parameter_msg()
         ros.call(SetParameters, '/camera/set_parameters', parameters=[parameter])
@@ -122,8 +120,6 @@ def test_camera_pauses_and_goes_on_by_parameter(ros, sent) -> None:
 
 
 def test_nothing_is_sent_before_somebody_listens(ros, sent, folder) -> None:
-    from kpfeat_ros.camera_node import CameraNode
-
     node = ros.start(CameraNode, images=str(folder), rate_hz=50.0)
     ros.spin(0.3)
     assert node.statistics.total('received') == 0

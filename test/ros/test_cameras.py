@@ -6,6 +6,14 @@ from kpfeat_core.messages.conversions import message_to_features
 import numpy as np
 import pytest
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from diagnostic_msgs.msg import DiagnosticArray
+from kpfeat.msg import Features
+from kpfeat_core.errors import ConfigError
+from kpfeat_ros.extractor_node import ExtractorNode
+from sensor_msgs.msg import CameraInfo
+
 CAMERAS = ('left', 'right')
 
 
@@ -13,9 +21,6 @@ class Rig:
     """An extractor of two cameras, their images, and the features that came."""
 
     def __init__(self, ros, weights_file, photo, *arguments, images=(), **parameters) -> None:
-        from kpfeat.msg import Features
-        from kpfeat_ros.extractor_node import ExtractorNode
-
         self.ros, self.photo = ros, photo
         given = {'weights': weights_file, 'device': 'cpu', 'cameras': 'left,right'}
         self.node = ros.start(ExtractorNode, *arguments, **given | parameters)
@@ -117,8 +122,6 @@ def test_nobody_waits_for_a_camera_that_nobody_wants(rig, ros) -> None:
 
 
 def test_a_camera_that_stops_is_reported_by_its_topic(rig, ros) -> None:
-    from diagnostic_msgs.msg import DiagnosticArray
-
     subject = rig(max_age_warn_s=0.5)
     statuses = ros.listen(DiagnosticArray, '/diagnostics')
 
@@ -133,12 +136,10 @@ def test_a_camera_that_stops_is_reported_by_its_topic(rig, ros) -> None:
         return bool(statuses) and "'/right/image' for" in last()['message']
 
     ros.until(told, 'the warning')
-    assert float(last()['right.age_s']) > 0.5 > float(last()['left.age_s'])
+    assert float(last()['right.age_s']) >= 0.5 > float(last()['left.age_s'])
 
 
 def test_lens_of_each_camera_is_its_own(rig, ros, photo) -> None:
-    from sensor_msgs.msg import CameraInfo
-
     subject = rig(undistort=True)
     for name, strength in (('left', 0.0), ('right', 0.3)):
         info = CameraInfo(width=128, height=96, distortion_model='plumb_bob')
@@ -158,7 +159,5 @@ def test_lens_of_each_camera_is_its_own(rig, ros, photo) -> None:
 
 @pytest.mark.parametrize('cameras', ['left,left', 'left,', '1st', 'a/b'])
 def test_names_that_are_none_or_not_different_are_refused(rig, cameras) -> None:
-    from kpfeat_core.errors import ConfigError
-
     with pytest.raises(ConfigError, match='expected different names between commas'):
         rig(cameras=f"'{cameras}'")

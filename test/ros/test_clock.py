@@ -4,16 +4,22 @@ import time
 
 import pytest
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from diagnostic_msgs.msg import DiagnosticArray
+from kpfeat.msg import Features, Matches
+from kpfeat_ros.extractor_node import ExtractorNode
+from kpfeat_ros.matcher_node import MatcherNode
+from kpfeat_ros.overlay_node import OverlayNode
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+
 PERIOD_S = 0.1  # between images
 
 
 @pytest.fixture
 def simulated(ros, weights_file):
     """Start an extractor and a matcher on simulated time; gives the nodes and a clock to set."""
-    from kpfeat_ros.extractor_node import ExtractorNode
-    from kpfeat_ros.matcher_node import MatcherNode
-    from rosgraph_msgs.msg import Clock
-
     given = {'use_sim_time': 'true'}
     extractor = ros.start(ExtractorNode, weights=weights_file, device='cpu', **given)
     matcher = ros.start(MatcherNode, geometry='none', **given)
@@ -31,8 +37,6 @@ def simulated(ros, weights_file):
 
 
 def diagnostics(ros) -> list:
-    from diagnostic_msgs.msg import DiagnosticArray
-
     return ros.listen(DiagnosticArray, '/diagnostics')
 
 
@@ -52,8 +56,6 @@ def test_diagnostics_go_on_while_simulated_time_stands_still_or_jumps(ros, simul
 def test_images_are_served_whatever_the_clock_and_their_stamps_say(
     ros, simulated, photo, stamp
 ) -> None:
-    from kpfeat.msg import Features, Matches
-
     extractor, _, set_clock = simulated
     features, matches = ros.listen(Features, 'features'), ros.listen(Matches, 'matches')
     camera = ros.camera()
@@ -74,9 +76,6 @@ def test_images_are_served_whatever_the_clock_and_their_stamps_say(
 
 
 def test_pictures_are_drawn_after_the_stamps_jump_back(ros, simulated, photo) -> None:
-    from kpfeat_ros.overlay_node import OverlayNode
-    from sensor_msgs.msg import Image
-
     _, _, set_clock = simulated
     ros.start(OverlayNode, use_sim_time='true')
     pictures = ros.listen(Image, 'image_keypoints')

@@ -8,20 +8,24 @@ import weakref
 
 import pytest
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat_ros import components, exchange
+from kpfeat_ros.components import find_node_class, OWN
+from rclpy.logging import get_logger_level
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
 
 def node_of(manager: Any, unique_id: int) -> Any:
     return manager._nodes[unique_id]
 
 
 def level_of(name: str) -> int:
-    from rclpy.logging import get_logger_level
-
     return int(get_logger_level(name))
 
 
 def test_node_gets_name_namespace_remappings_parameters_and_level(ros, manager) -> None:
-    from rclpy.parameter import Parameter
-
     loaded = manager.load(
         'others',
         'others_nodes:Plain',
@@ -55,8 +59,6 @@ def test_node_is_found_as_entry_point_and_as_class(manager, plugin) -> None:
 
 
 def test_every_node_of_ours_is_a_plugin(repository) -> None:
-    from kpfeat_ros.components import find_node_class, OWN
-
     files = sorted(path.stem for path in (repository / 'kpfeat_ros').glob('*_node.py'))
     assert (
         sorted(path.partition(':')[0].removeprefix('kpfeat_ros.') for path in OWN.values())
@@ -126,8 +128,6 @@ def test_name_that_is_taken_is_refused_before_anything_is_loaded(manager) -> Non
 
 
 def test_second_node_of_ours_is_refused_before_it_is_made(manager, monkeypatch) -> None:
-    from kpfeat_ros import components
-
     assert manager.load('kpfeat', 'kpfeat::MatcherNode').full_node_name == '/matcher'
     # two nodes of one name would share its log, and the end of one would end it for both
     monkeypatch.setattr(components, 'construct', None)
@@ -169,9 +169,7 @@ def test_extra_arguments_reach_the_node_or_are_said_to_have_no_use(ros, manager)
 
 
 def test_nodes_of_ours_meet_in_memory_unless_intra_process_is_off(manager) -> None:
-    from kpfeat_ros import exchange
     import others_nodes
-    from rclpy.node import Node
 
     seen = []
 
@@ -192,8 +190,6 @@ def test_nodes_of_ours_meet_in_memory_unless_intra_process_is_off(manager) -> No
 
 
 def test_unloading_frees_the_model(ros, manager, weights_file) -> None:
-    from rclpy.parameter import Parameter
-
     given = {'model': 'alike-t', 'weights': weights_file, 'device': 'cpu', 'warm_up_size': '64x64'}
     parameters = [Parameter(name, value=value) for name, value in given.items()]
     loaded = manager.load('kpfeat', 'kpfeat::ExtractorNode', parameters=parameters)
@@ -212,8 +208,6 @@ def test_unloading_frees_the_model(ros, manager, weights_file) -> None:
 
 
 def test_bad_weights_of_our_node_give_its_own_sentence(manager) -> None:
-    from rclpy.parameter import Parameter
-
     parameters = [Parameter('weights', value='/no/such/file.safetensors')]
     loaded = manager.load('kpfeat', 'kpfeat::ExtractorNode', parameters=parameters)
     assert '/no/such/file.safetensors' in loaded.error

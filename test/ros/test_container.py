@@ -7,6 +7,13 @@ import weakref
 
 import pytest
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat_core.errors import ConfigError
+from kpfeat_ros.container import ComponentContainer
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import GetParameters
+
 needs_services = pytest.mark.skipif(
     importlib.util.find_spec('composition_interfaces') is None,
     reason='composition_interfaces is not installed: `make test` compiles it',
@@ -17,8 +24,6 @@ class Container:
     """A container among the nodes of a test, and its services."""
 
     def __init__(self, ros: Any) -> None:
-        from kpfeat_ros.container import ComponentContainer
-
         self.ros = ros
         self.node = ros.add(ComponentContainer(use_global_arguments=False))
 
@@ -48,8 +53,6 @@ def container(ros, others) -> Container:
 
 
 def parameter(name: str, **value: Any) -> Any:
-    from rcl_interfaces.msg import Parameter, ParameterValue
-
     return Parameter(name=name, value=ParameterValue(**value))
 
 
@@ -78,8 +81,6 @@ def test_services_load_list_and_unload(ros, container) -> None:
 
 @needs_services
 def test_loaded_nodes_are_spun(ros, container) -> None:
-    from rcl_interfaces.srv import GetParameters
-
     container.load('others::Open')
     answer = ros.call(GetParameters, '/open/get_parameters', names=['use_sim_time'])
     assert answer.values[0].bool_value is False
@@ -148,7 +149,6 @@ def test_unloading_over_the_service_frees_the_model(ros, container, weights_file
 
 
 def test_container_without_the_services_says_what_it_needs(ros, others, monkeypatch) -> None:
-    from kpfeat_core.errors import ConfigError
     from kpfeat_ros import container
 
     monkeypatch.setattr(container, 'LoadNode', None)

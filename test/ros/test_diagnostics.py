@@ -4,10 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip('rclpy', reason='rclpy is not installed')
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
 
+from diagnostic_msgs.msg import DiagnosticArray
+from kpfeat.msg import Features
 from kpfeat_ros.diagnostics import gpu_memory, judge, Statistics, USUAL_LIMITS
+from kpfeat_ros.extractor_node import ExtractorNode
+from kpfeat_ros.matcher_node import MatcherNode
 from kpfeat_ros.options import DiagnosticsOptions
+from rclpy.parameter import Parameter
 
 
 class Clock:
@@ -156,10 +161,6 @@ class Watched:
     """An extractor, its camera, and what it says about itself."""
 
     def __init__(self, ros, weights_file, **parameters) -> None:
-        from diagnostic_msgs.msg import DiagnosticArray
-        from kpfeat.msg import Features
-        from kpfeat_ros.extractor_node import ExtractorNode
-
         self.ros = ros
         given = {'weights': weights_file, 'device': 'cpu'} | parameters
         self.node = ros.start(ExtractorNode, **given)
@@ -203,8 +204,6 @@ def test_node_reports_rates_age_and_each_stage(ros, weights_file, photo) -> None
 
 
 def test_limits_can_be_changed_while_the_node_runs(ros, weights_file, photo) -> None:
-    from rclpy.parameter import Parameter
-
     watched = Watched(ros, weights_file)
     watched.says(OK, 'Hz', photo)
     watched.node.set_parameters([Parameter('min_rate_error_hz', value=900.0)])
@@ -227,8 +226,6 @@ def test_gpu_memory_is_told_for_each_gpu_in_use(monkeypatch) -> None:
 
 
 def test_messages_that_the_middleware_loses_are_counted(ros) -> None:
-    from kpfeat_ros.matcher_node import MatcherNode
-
     node = ros.start(MatcherNode)
     node._note_lost(SimpleNamespace(total_count_change=3))  # as rclpy calls it
     assert node.statistics.total('lost') == 3

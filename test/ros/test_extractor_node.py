@@ -11,6 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from kpfeat.msg import Features
+from kpfeat_core.errors import ConfigError, WeightsError
+from kpfeat_ros.extractor_node import ExtractorNode
+from sensor_msgs.msg import CompressedImage
+
 BAD = {
     'encoding': {'encoding': 'hologram'},
     'short_data': {'data': array.array('B', bytes(10))},
@@ -27,16 +35,12 @@ BAD = {
 @pytest.fixture
 def start(ros, weights_file):
     """Start an extractor node that somebody listens to; gives node, camera and features."""
-    from kpfeat.msg import Features
-    from kpfeat_ros.extractor_node import ExtractorNode
 
     def started(**parameters):
         node = ros.start(ExtractorNode, **{'weights': weights_file, 'device': 'cpu'} | parameters)
         features = ros.listen(Features, 'features')
         ros.until(node.streams[''].wanted, 'a listener')
         if parameters.get('image_transport') == 'compressed':
-            from sensor_msgs.msg import CompressedImage
-
             return node, ros.camera('image/compressed', CompressedImage), features
         return node, ros.camera(), features
 
@@ -138,8 +142,6 @@ def test_newest_image_wins_and_dropped_ones_are_counted(ros, start, photo) -> No
 
 
 def test_compressed_images_are_read_below_the_topic_of_the_images(ros, start, photo) -> None:
-    from sensor_msgs.msg import CompressedImage
-
     node, camera, features = start(image_transport='compressed')
     data = array.array('B', cv2.imencode('.png', photo[..., ::-1])[1].tobytes())
     image = CompressedImage(header=ros.image().header, format='rgb8; png compressed', data=data)
@@ -162,8 +164,6 @@ def test_descriptors_can_be_sent_smaller(ros, start, photo, kind, size) -> None:
 
 
 def test_diagnostics_tell_counts_stages_and_what_is_wrong(ros, start, photo) -> None:
-    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-
     _, camera, features = start()
     statuses = ros.listen(DiagnosticArray, '/diagnostics')
 
@@ -215,8 +215,6 @@ def test_publisher_of_images_may_go_and_come_again(ros, start, photo) -> None:
 
 
 def test_listener_to_features_may_go_and_come_again(ros, start, photo) -> None:
-    from kpfeat.msg import Features
-
     node, camera, features = start()
     for _ in range(2):
         ros.stop_listening(features)
@@ -229,16 +227,10 @@ def test_listener_to_features_may_go_and_come_again(ros, start, photo) -> None:
 
 
 def test_unknown_model_is_refused_with_the_names_of_the_others(ros) -> None:
-    from kpfeat_core.errors import ConfigError
-    from kpfeat_ros.extractor_node import ExtractorNode
-
     with pytest.raises(ConfigError, match="no model 'sift'.*alike-t"):
         ros.start(ExtractorNode, model='sift')
 
 
 def test_missing_weights_are_refused_with_the_file_looked_for(ros) -> None:
-    from kpfeat_core.errors import WeightsError
-    from kpfeat_ros.extractor_node import ExtractorNode
-
     with pytest.raises(WeightsError, match='/no/such/file'):
         ros.start(ExtractorNode, weights='/no/such/file')

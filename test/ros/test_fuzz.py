@@ -10,6 +10,11 @@ import cv2
 from made_messages import malformed_compressed, malformed_images
 import pytest
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat.msg import Features
+from kpfeat_ros.extractor_node import ExtractorNode
+
 COUNT = int(os.environ.get('KPFEAT_FUZZ', '1000'))
 CHUNK = 250
 OURS = {'failed.ImageError'}  # too small for the model
@@ -24,9 +29,6 @@ def resident_mib() -> float:
 @pytest.fixture(params=['raw', 'compressed'])
 def rig(request, ros, weights_file, photo):
     """Start an extractor for one kind of images; gives it and a maker of malformed ones."""
-    from kpfeat.msg import Features
-    from kpfeat_ros.extractor_node import ExtractorNode
-
     node = ros.start(
         ExtractorNode,
         weights=weights_file,

@@ -1,20 +1,24 @@
 """Extractor, matcher and overlay in one process: features in memory, with equal results."""
 
 from kpfeat_core.messages.conversions import message_to_matches
-from kpfeat_ros.exchange import Exchange, using
 import numpy as np
 import pytest
+
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat.msg import Features, Matches
+from kpfeat_ros.exchange import Exchange, using
+from kpfeat_ros.extractor_node import ExtractorNode
+from kpfeat_ros.matcher_node import MatcherNode
+from kpfeat_ros.overlay_node import OverlayNode
 from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import Image
 
 
 class Chain:
     """Extractor and matcher in one process; each image gives matches with the one before."""
 
     def __init__(self, ros, weights_file, apart: bool = False, **parameters) -> None:
-        from kpfeat.msg import Matches
-        from kpfeat_ros.extractor_node import ExtractorNode
-        from kpfeat_ros.matcher_node import MatcherNode
-
         given = {'weights': weights_file, 'device': 'cpu', 'warm_up_size': '64x64'}
         self.ros = ros
         self.extractor = ros.start(ExtractorNode, **given | parameters)
@@ -67,8 +71,6 @@ def test_results_are_equal_to_those_through_messages(ros, chain, photo) -> None:
 
 
 def test_nothing_is_published_while_only_nodes_of_the_process_listen(ros, chain, photo) -> None:
-    from kpfeat.msg import Features
-
     subject = chain()
     subject.send(photo)
     ros.spin(0.2)  # the first message shows that nobody but the matcher hears of it
@@ -105,9 +107,6 @@ def test_features_go_by_message_again_when_the_matcher_is_made_anew(ros, chain, 
 
 
 def test_overlay_draws_what_comes_in_memory(ros, chain, photo) -> None:
-    from kpfeat_ros.overlay_node import OverlayNode
-    from sensor_msgs.msg import Image
-
     subject = chain()
     overlay = ros.start(OverlayNode)
     pictures = ros.listen(Image, 'image_keypoints')
@@ -122,10 +121,6 @@ def test_overlay_draws_what_comes_in_memory(ros, chain, photo) -> None:
 def test_others_hear_of_features_that_a_node_of_the_process_cannot_hear_as_messages(
     ros, weights_file, photo
 ) -> None:
-    from kpfeat.msg import Features
-    from kpfeat_ros.extractor_node import ExtractorNode
-    from kpfeat_ros.matcher_node import MatcherNode
-
     given = {'weights': weights_file, 'device': 'cpu', 'warm_up_size': '64x64'}
     best_effort = ['-p', 'qos_overrides./features.publisher.reliability:=best_effort']
     extractor = ros.start(ExtractorNode, *best_effort, **given)
@@ -139,8 +134,6 @@ def test_others_hear_of_features_that_a_node_of_the_process_cannot_hear_as_messa
 
 
 def test_messages_that_wait_long_bring_no_features_twice(ros, chain, photo) -> None:
-    from kpfeat.msg import Features
-
     subject = chain()
     ros.listen(Features, 'features')  # so that messages are sent at all
     ros.until(lambda: subject.extractor.streams[''].wanted() == 2, 'another listener')

@@ -6,6 +6,15 @@ from kpfeat_core.messages.conversions import camera_info_to_calibration, message
 import numpy as np
 import pytest
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat.msg import Features
+from kpfeat_core.errors import ImageError
+from kpfeat_ros.extractor_node import ExtractorNode
+from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo
+
 COEFFICIENTS = [-0.2, 0.05, 0.001, -0.001, 0.0]
 
 
@@ -20,8 +29,6 @@ def large(photo) -> np.ndarray:
 @pytest.fixture
 def start(ros, weights_file):
     """Start an extractor node that somebody listens to; gives node, camera and features."""
-    from kpfeat.msg import Features
-    from kpfeat_ros.extractor_node import ExtractorNode
 
     def started(*arguments: str, **parameters):
         given = {'weights': weights_file, 'device': 'cpu', 'warm_up_size': '64x64'}
@@ -34,17 +41,12 @@ def start(ros, weights_file):
 
 
 def set_values(ros, **values):
-    from rcl_interfaces.srv import SetParametersAtomically
-    from rclpy.parameter import Parameter
-
     parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
     name = '/extractor/set_parameters_atomically'
     return ros.call(SetParametersAtomically, name, parameters=parameters).result
 
 
 def camera_info(ros, width: int = 128, height: int = 96, **fields):
-    from sensor_msgs.msg import CameraInfo
-
     k = [100.0, 0.0, width / 2, 0.0, 100.0, height / 2, 0.0, 0.0, 1.0]
     message = CameraInfo(width=width, height=height, k=k, header=ros.image().header)
     message.distortion_model, message.d = 'plumb_bob', COEFFICIENTS
@@ -140,8 +142,6 @@ def test_mask_hides_keypoints_and_may_change_live(ros, start, photo, tmp_path) -
 
 
 def test_mask_that_is_not_there_is_one_sentence_at_start(ros, start) -> None:
-    from kpfeat_core.errors import ImageError
-
     with pytest.raises(ImageError, match="there is no file '/no/mask.png'"):
         start(mask='/no/mask.png')
 
@@ -165,8 +165,6 @@ def expected_by_opencv(node, photo, info) -> np.ndarray:
 
 
 def test_keypoints_are_undistorted_by_camera_info_beside_the_images(ros, start, photo) -> None:
-    from sensor_msgs.msg import CameraInfo
-
     node, camera, features = start('-r', 'image:=/front/image_raw', undistort='true')
     info = camera_info(ros)
     camera.publish(ros.image(photo))
@@ -179,8 +177,6 @@ def test_keypoints_are_undistorted_by_camera_info_beside_the_images(ros, start, 
 
 
 def test_camera_info_can_be_remapped_and_a_bad_one_is_counted(ros, start, photo) -> None:
-    from sensor_msgs.msg import CameraInfo
-
     node, camera, features = start('-r', 'camera_info:=/other/info', undistort='true')
     publisher = ros.camera('/other/info', CameraInfo)
     errors = ros.logged()

@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat_ros.overlay_node import OverlayNode
+
 PICTURES = {'/image_keypoints', '/image_tracks', '/image_matches'}
 FORMS = {'/keypoint_cloud': 'PointCloud2', '/keypoint_markers': 'MarkerArray'}
 
@@ -46,8 +50,6 @@ def test_the_panels_of_foxglove_are_those_that_are_configured(foxglove) -> None:
 
 
 def test_the_overlay_publishes_what_the_layouts_show(ros) -> None:
-    from kpfeat_ros.overlay_node import OverlayNode
-
     ros.start(OverlayNode)
     shown = [*PICTURES, *(f'{topic}/compressed' for topic in PICTURES), *FORMS]
     for topic in shown:

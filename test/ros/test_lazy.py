@@ -2,15 +2,19 @@
 
 import pytest
 
-pytest.importorskip('rclpy', reason='rclpy is not installed')
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
 
+from diagnostic_msgs.msg import DiagnosticArray
+from kpfeat.msg import Features
 from kpfeat_ros import endpoints
+from kpfeat_ros.extractor_node import ExtractorNode
+from kpfeat_ros.matcher_node import MatcherNode
+from kpfeat_ros.overlay_node import OverlayNode
+from sensor_msgs.msg import Image
 
 
 @pytest.fixture
 def extractor(ros, weights_file):
-    from kpfeat_ros.extractor_node import ExtractorNode
-
     return ros.start(ExtractorNode, weights=weights_file, device='cpu')
 
 
@@ -28,14 +32,10 @@ def told(request, monkeypatch) -> bool:
 
 
 def camera_of(ros):
-    from sensor_msgs.msg import Image
-
     return ros.probe.create_publisher(Image, 'image', 10)
 
 
 def test_images_are_received_only_while_somebody_listens(ros, told, extractor, photo) -> None:
-    from kpfeat.msg import Features
-
     assert extractor._hears_of_listeners == told
     camera = camera_of(ros)
     ros.spin(0.5)
@@ -51,8 +51,6 @@ def test_images_are_received_only_while_somebody_listens(ros, told, extractor, p
 
 
 def test_middleware_that_knows_no_such_event_is_polled(ros, monkeypatch, weights_file) -> None:
-    from kpfeat_ros.extractor_node import ExtractorNode
-
     class Unknown(endpoints.PublisherEventCallbacks):
         def create_event_handlers(self, *arguments):
             if self.matched or self.incompatible_qos:
@@ -67,8 +65,6 @@ def test_middleware_that_knows_no_such_event_is_polled(ros, monkeypatch, weights
 
 
 def test_second_listener_that_leaves_does_not_end_the_first(ros, extractor, photo) -> None:
-    from kpfeat.msg import Features
-
     camera = camera_of(ros)
     first, second = ros.listen(Features, 'features'), ros.listen(Features, 'features')
     ros.until(lambda: extractor.streams[''].wanted() == 2, 'both listeners')
@@ -80,10 +76,6 @@ def test_second_listener_that_leaves_does_not_end_the_first(ros, extractor, phot
 
 
 def test_chain_of_nodes_wakes_from_its_end_and_falls_asleep_again(ros, extractor, photo) -> None:
-    from kpfeat_ros.matcher_node import MatcherNode
-    from kpfeat_ros.overlay_node import OverlayNode
-    from sensor_msgs.msg import Image
-
     matcher, overlay = ros.start(MatcherNode), ros.start(OverlayNode)
     nodes = (extractor, matcher, overlay)
     ros.spin(1.0)
@@ -103,8 +95,6 @@ def test_chain_of_nodes_wakes_from_its_end_and_falls_asleep_again(ros, extractor
 
 
 def test_diagnostics_say_that_the_node_rests_and_that_this_is_well(ros, extractor) -> None:
-    from diagnostic_msgs.msg import DiagnosticArray
-
     reports = ros.listen(DiagnosticArray, '/diagnostics')
     camera_of(ros)
     found = ros.until(lambda: reports and reports[-1].status[0], 'diagnostics')
@@ -119,9 +109,6 @@ def test_diagnostics_say_that_the_node_rests_and_that_this_is_well(ros, extracto
 def test_input_that_cannot_be_made_is_reported_and_the_node_lives_on(
     ros, weights_file, override, words
 ) -> None:
-    from kpfeat.msg import Features
-    from kpfeat_ros.extractor_node import ExtractorNode
-
     override = ['-p', f'qos_overrides./image.subscription.{override}']
     node = ros.start(ExtractorNode, *override, weights=weights_file, device='cpu')
     warnings = ros.logged(30)
@@ -131,8 +118,6 @@ def test_input_that_cannot_be_made_is_reported_and_the_node_lives_on(
 
 
 def test_deactivate_ends_what_is_connected_lazily(ros, extractor) -> None:
-    from kpfeat.msg import Features
-
     camera = camera_of(ros)
     ros.listen(Features, 'features')
     ros.until(camera.get_subscription_count, 'subscribing')

@@ -6,19 +6,24 @@ from kpfeat_core.weights.files import save_weights
 import pytest
 from steered import diagnostics, EXTRACTOR, topics_of
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat.msg import Features
+from kpfeat_core.models.base import Extractor
+from kpfeat_ros.camera_node import CameraNode
+from kpfeat_ros.extractor_node import ExtractorNode
+from kpfeat_ros.lifecycle import PRIVATE, private
+from kpfeat_ros.matcher_node import MatcherNode
+from kpfeat_ros.overlay_node import OverlayNode
+
 
 def test_node_starts_by_itself_unless_told_otherwise(ros, steered, weights_file) -> None:
-    from kpfeat_ros.extractor_node import ExtractorNode
-
     assert steered().state == 'unconfigured'
     node = ros.start(ExtractorNode, '-r', '__node:=other', weights=weights_file)
     assert node.state == 'active'
 
 
 def test_rclpy_has_every_private_member_that_we_use(ros) -> None:
-    from kpfeat_ros.lifecycle import PRIVATE, private
-    from kpfeat_ros.matcher_node import MatcherNode
-
     node = ros.start(MatcherNode, autostart='false')
     for name in PRIVATE:
         private(node, name)
@@ -27,10 +32,6 @@ def test_rclpy_has_every_private_member_that_we_use(ros) -> None:
 
 
 def test_every_node_is_managed(ros) -> None:
-    from kpfeat_ros.camera_node import CameraNode
-    from kpfeat_ros.matcher_node import MatcherNode
-    from kpfeat_ros.overlay_node import OverlayNode
-
     for cls in (CameraNode, MatcherNode, OverlayNode):
         node = ros.start(cls, autostart='false')
         for step in ('configure', 'activate', 'deactivate', 'cleanup', 'configure', 'shutdown'):
@@ -56,8 +57,6 @@ def test_life_from_configure_to_cleanup_is_published_as_events(ros, steered) -> 
 
 
 def test_topics_are_there_only_while_the_node_is_active(ros, steered, photo) -> None:
-    from kpfeat.msg import Features
-
     subject = steered()
     ros.spin(0.3)
     assert topics_of(ros) == set()
@@ -78,8 +77,6 @@ def test_topics_are_there_only_while_the_node_is_active(ros, steered, photo) -> 
 
 
 def test_configure_runs_the_network_once_at_the_expected_size(steered, monkeypatch) -> None:
-    from kpfeat_core.models.base import Extractor
-
     sizes, extract = [], Extractor.extract
 
     def noting(self, images, *others, **options):

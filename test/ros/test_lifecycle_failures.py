@@ -6,6 +6,11 @@ from kpfeat_core.errors import ConfigError
 import pytest
 from steered import diagnostics, EXTRACTOR, topics_of
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+
 
 @pytest.mark.parametrize(
     ('given', 'sentence', 'corrected'),
@@ -49,9 +54,6 @@ def test_broken_weights_fail_the_transition_with_the_file_named(ros, steered, tm
 
 
 def test_transition_that_is_not_possible_is_refused_and_survived(ros, steered) -> None:
-    from lifecycle_msgs.msg import Transition
-    from lifecycle_msgs.srv import ChangeState
-
     subject = steered()
     for wanted in (Transition(id=Transition.TRANSITION_ACTIVATE), Transition(id=99)):
         answer = ros.call(ChangeState, f'{EXTRACTOR}/change_state', transition=wanted)

@@ -7,15 +7,19 @@ from made_frames import shifted
 import numpy as np
 import pytest
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat.msg import Features as FeaturesMessage
+from kpfeat.msg import Matches
+from kpfeat_ros.matcher_node import MatcherNode
+from rclpy.parameter import Parameter
+from std_srvs.srv import Trigger
+
 
 class Rig:
     """A matcher node, a publisher of features, and the matches that came."""
 
     def __init__(self, ros, *arguments: str, listen: bool = True, **parameters) -> None:
-        from kpfeat.msg import Features as FeaturesMessage
-        from kpfeat.msg import Matches
-        from kpfeat_ros.matcher_node import MatcherNode
-
         self.ros, self.message = ros, FeaturesMessage
         self.node = ros.start(MatcherNode, *arguments, **parameters)
         self.publisher = ros.probe.create_publisher(FeaturesMessage, 'features', 10)
@@ -68,8 +72,6 @@ def test_matches_equal_those_of_match_pair(ros) -> None:
 
 
 def test_first_frame_is_the_reference_until_the_service_sets_another(ros) -> None:
-    from std_srvs.srv import Trigger
-
     rig = Rig(ros, mode='reference')
     early = ros.call(Trigger, '/matcher/set_reference')
     assert (early.success, early.message) == (False, "no frame on '/features' so far")
@@ -85,8 +87,6 @@ def test_first_frame_is_the_reference_until_the_service_sets_another(ros) -> Non
 
 
 def test_cleared_reference_is_replaced_by_the_next_frame(ros) -> None:
-    from std_srvs.srv import Trigger
-
     rig = Rig(ros, mode='reference')
     early = ros.call(Trigger, '/matcher/clear_reference')
     words = 'the next frame becomes the reference'
@@ -101,8 +101,6 @@ def test_cleared_reference_is_replaced_by_the_next_frame(ros) -> None:
 
 
 def test_reference_cannot_be_set_in_consecutive_mode_and_the_reason_is_given(ros) -> None:
-    from std_srvs.srv import Trigger
-
     rig = Rig(ros)
     for name in ('set_reference', 'clear_reference'):
         response = ros.call(Trigger, f'/matcher/{name}')
@@ -154,8 +152,6 @@ def test_nothing_is_matched_while_nobody_listens(ros) -> None:
 
 
 def test_consecutive_frames_are_not_received_while_nobody_listens(ros) -> None:
-    from kpfeat.msg import Matches
-
     rig = Rig(ros)
     rig.send(shifted())
     ros.stop_listening(rig.matches)
@@ -168,8 +164,6 @@ def test_consecutive_frames_are_not_received_while_nobody_listens(ros) -> None:
 
 
 def test_change_to_reference_mode_starts_listening_at_once(ros) -> None:
-    from rclpy.parameter import Parameter
-
     rig = Rig(ros, listen=False)
     assert rig.node.rests
     rig.node.set_parameters([Parameter('mode', value='reference')])
@@ -178,8 +172,6 @@ def test_change_to_reference_mode_starts_listening_at_once(ros) -> None:
 
 @pytest.mark.parametrize('namespace', ['', 'robot'])
 def test_topics_follow_namespace_and_remapping(ros, namespace) -> None:
-    from kpfeat_ros.matcher_node import MatcherNode
-
     arguments = ['-r', f'__ns:=/{namespace}'] if namespace else []
     node = ros.start(MatcherNode, *arguments, '-r', 'matches:=/elsewhere')
     assert node.input_topics[''] == ('/robot/features' if namespace else '/features')

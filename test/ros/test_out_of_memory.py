@@ -7,6 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat.msg import Features
+from kpfeat_core.errors import ConfigError
+from kpfeat_ros import model as loading
+from kpfeat_ros.extractor_node import ExtractorNode
+from kpfeat_ros.model import extract, OutOfMemoryError
+from rclpy.parameter import Parameter
+
 
 class Gpu:
     """An extractor as on a GPU that has no memory left."""
@@ -23,8 +32,6 @@ class Gpu:
 @pytest.fixture
 def loaded(monkeypatch) -> list[str]:
     """Return the devices for which networks are loaded."""
-    from kpfeat_ros import model as loading
-
     load, devices = loading.load_extractor, []
 
     def noting(options, config):
@@ -50,8 +57,6 @@ def full(monkeypatch, loaded) -> None:
 
 @pytest.fixture
 def start(ros, weights_file):
-    from kpfeat_ros.extractor_node import ExtractorNode
-
     def started(**parameters):
         given = {'weights': weights_file, 'device': 'auto', 'warm_up_size': '64x64'}
         return ros.start(ExtractorNode, **given | parameters)
@@ -60,8 +65,6 @@ def start(ros, weights_file):
 
 
 def test_configure_fails_with_what_to_do(full, start) -> None:
-    from kpfeat_core.errors import ConfigError
-
     with pytest.raises(
         ConfigError, match=r'too little memory for alike-t on 1 image\(s\) of 64x64'
     ):
@@ -78,8 +81,6 @@ def test_configure_goes_on_with_the_cpu_where_it_may_and_says_so(full, loaded, s
 def test_image_that_does_not_fit_fails_or_moves_the_model_once(
     ros, loaded, start, photo, rule
 ) -> None:
-    from kpfeat.msg import Features
-
     errors = ros.logged(level=30)
     node = start(on_out_of_memory=rule)
     ros.until(lambda: ros.probe.count_publishers('/rosout') > 1, 'the log')
@@ -104,8 +105,6 @@ def test_image_that_does_not_fit_fails_or_moves_the_model_once(
 
 
 def test_a_model_that_fits_where_it_was_asked_for_ends_the_trouble(ros, full, start) -> None:
-    from rclpy.parameter import Parameter
-
     node = start(on_out_of_memory='cpu')
     assert 'out_of_memory' in node.settings()
     node.set_parameters([Parameter('device', value='cpu')])
@@ -114,8 +113,6 @@ def test_a_model_that_fits_where_it_was_asked_for_ends_the_trouble(ros, full, st
 
 
 def test_what_did_not_fit_is_freed_before_anything_else_is_tried(photo) -> None:
-    from kpfeat_ros.model import extract, OutOfMemoryError
-
     kept = []
 
     class Full:

@@ -2,6 +2,11 @@
 
 import numpy as np
 from overlay_rig import GRAY, Rig
+import pytest
+
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat_ros.overlay_node import OverlayNode
 
 
 def cloud_rows(cloud) -> list[list[float]]:
@@ -72,8 +77,6 @@ def test_what_a_cloud_waits_for_is_named(ros) -> None:
 
 
 def test_camera_info_is_looked_for_beside_the_images(ros) -> None:
-    from kpfeat_ros.overlay_node import OverlayNode
-
     remap = ['-r', 'image:=/left/image_raw']
     beside = ros.start(OverlayNode, *remap)
     assert beside.camera_info_topic() == '/left/camera_info'

@@ -5,6 +5,15 @@ import numpy as np
 from overlay_rig import changed, GRAY, Rig
 import pytest
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from types import SimpleNamespace
+
+from kpfeat_ros import overlay_node
+from kpfeat_ros.overlay_node import OverlayNode
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+
 
 def test_keypoints_are_drawn_where_they_are_on_the_image_of_the_same_stamp(ros) -> None:
     rig = Rig(ros, 'image_keypoints')
@@ -33,9 +42,6 @@ def test_undistorted_keypoints_are_drawn_through_the_lens_of_camera_info(ros) ->
 
 
 def test_each_image_of_a_pair_has_its_own_lens(ros) -> None:
-    from kpfeat_ros.overlay_node import OverlayNode
-    from sensor_msgs.msg import Image
-
     remap = ['-r', 'image:=/left/image_raw', '-r', 'image1:=/right/image_raw']
     node = ros.start(OverlayNode, *remap, stereo=True, keypoint_pixels='undistorted')
     ros.listen(Image, 'image_matches')
@@ -174,11 +180,6 @@ def test_only_the_form_that_is_listened_to_is_published(ros) -> None:
 
 
 def test_annotations_need_nothing_but_features(ros, monkeypatch) -> None:
-    from types import SimpleNamespace
-
-    from kpfeat_ros import overlay_node
-    from sensor_msgs.msg import Image
-
     # any compiled message does for Foxglove's, which the wheels lack
     found = {'foxglove_msgs': SimpleNamespace(ImageAnnotations=Image)}
     monkeypatch.setattr(overlay_node, 'find_messages', found.get)
@@ -194,8 +195,6 @@ def test_annotations_need_nothing_but_features(ros, monkeypatch) -> None:
 
 
 def test_the_length_of_trails_changes_while_the_node_runs(ros) -> None:
-    from rclpy.parameter import Parameter
-
     rig = Rig(ros, 'image_tracks')
     images = [rig.send_image() for _ in range(4)]
     (done,) = rig.node.set_parameters([Parameter('track_length', value=2)])
@@ -208,8 +207,6 @@ def test_the_length_of_trails_changes_while_the_node_runs(ros) -> None:
 
 
 def test_without_the_messages_of_foxglove_the_node_says_so_once(ros, monkeypatch) -> None:
-    from kpfeat_ros import overlay_node
-
     monkeypatch.setattr(overlay_node, 'find_messages', lambda package: None)
     logged = ros.logged(level=20)
     ros.until(lambda: ros.probe.count_publishers('/rosout'), 'the log')

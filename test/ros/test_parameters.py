@@ -4,24 +4,28 @@ from dataclasses import fields
 
 from kpfeat_core.config import MatcherConfig, ViewConfig
 from kpfeat_core.errors import ConfigError
-from kpfeat_ros.options import ExtractorNodeOptions, ModelOptions
 import pytest
+
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat_ros.extractor_node import ExtractorNode
+from kpfeat_ros.matcher_node import MatcherNode
+from kpfeat_ros.options import ExtractorNodeOptions, MatcherNodeOptions, ModelOptions
+from kpfeat_ros.parameters import NodeParameters
+from rcl_interfaces.srv import DescribeParameters, SetParameters, SetParametersAtomically
+from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 LONG = 300 * 'x'  # more than a file system allows
 
 
 @pytest.fixture
 def extractor(ros, weights_file):
-    from kpfeat_ros.extractor_node import ExtractorNode
-
     return ros.start(ExtractorNode, weights=weights_file, device='cpu')
 
 
 def set_values(ros, node: str, atomically: bool = False, **values):
     """Set parameters over the service; gives the results."""
-    from rcl_interfaces.srv import SetParameters, SetParametersAtomically
-    from rclpy.parameter import Parameter
-
     parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
     if atomically:
         name = f'/{node}/set_parameters_atomically'
@@ -31,8 +35,6 @@ def set_values(ros, node: str, atomically: bool = False, **values):
 
 
 def describe(ros, node: str, *names: str):
-    from rcl_interfaces.srv import DescribeParameters
-
     name = f'/{node}/describe_parameters'
     return ros.call(DescribeParameters, name, names=list(names)).descriptors
 
@@ -120,10 +122,6 @@ def test_changes_made_together_are_made_all_or_none(ros, extractor) -> None:
 
 
 def test_change_that_cannot_be_applied_leaves_everything_as_it_was(ros) -> None:
-    from kpfeat_ros.options import MatcherNodeOptions
-    from kpfeat_ros.parameters import NodeParameters
-    from rclpy.node import Node
-
     node = ros.add(Node('subject'))
     parameters, applied = NodeParameters(node), []
 
@@ -140,8 +138,6 @@ def test_change_that_cannot_be_applied_leaves_everything_as_it_was(ros) -> None:
 
 
 def test_failure_of_our_own_refuses_the_change_and_the_node_goes_on(ros, monkeypatch) -> None:
-    from kpfeat_ros.matcher_node import MatcherNode
-
     node, errors = ros.start(MatcherNode, geometry='none'), ros.logged()
     ros.until(lambda: ros.probe.count_publishers('/rosout') > 1, 'the log')
     with monkeypatch.context() as patch:
@@ -156,8 +152,6 @@ def test_failure_of_our_own_refuses_the_change_and_the_node_goes_on(ros, monkeyp
 
 
 def test_matcher_follows_its_parameters(ros) -> None:
-    from kpfeat_ros.matcher_node import MatcherNode
-
     node = ros.start(MatcherNode, geometry='none')
     assert node.matcher.config.geometry == 'none'
     assert set_values(ros, 'matcher', geometry='fundamental').successful
@@ -177,7 +171,5 @@ def test_matcher_follows_its_parameters(ros) -> None:
 def test_value_that_is_not_allowed_at_start_is_one_sentence(
     ros, weights_file, name, value, reason
 ) -> None:
-    from kpfeat_ros.extractor_node import ExtractorNode
-
     with pytest.raises(ConfigError, match=reason):
         ros.start(ExtractorNode, weights=weights_file, **{name: value})

@@ -11,14 +11,29 @@ from made_frames import pair_of
 import numpy as np
 import pytest
 
-pytest.importorskip('rclpy', reason='rclpy is not installed: `make test` installs it')
-pytest.importorskip('sensor_msgs', reason='sensor_msgs is not installed: `make test` installs it')
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat.msg import Matches
+from kpfeat_core.messages.conversions import depth_to_metres, fill_matches
+from kpfeat_core.tracks import Trail
+from kpfeat_ros import pictures as points
+from kpfeat_ros.frames import StampedFeatures
+from kpfeat_ros.pictures import (
+    cloud_of_keypoints,
+    distortion_for,
+    fill_annotations,
+    fill_markers,
+    find_messages,
+    frame_in_image,
+    picture_of_keypoints,
+    picture_of_matches,
+    picture_of_tracks,
+)
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
 
 
 def made_frame(*points, scores=None, size=(80, 60)):
-    from kpfeat_ros.frames import StampedFeatures
-    from std_msgs.msg import Header
-
     count = len(points)
     arrays = {
         'keypoints': np.array(points, np.float32).reshape(-1, 2),
@@ -32,8 +47,6 @@ def made_frame(*points, scores=None, size=(80, 60)):
 
 
 def depth_message(array: np.ndarray, encoding: str, is_bigendian: int = 0, padding: int = 0):
-    from sensor_msgs.msg import Image
-
     rows = array.view(np.uint8).reshape(len(array), -1)
     rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=255)
     return Image(
@@ -51,8 +64,6 @@ def black_image():
 
 
 def camera_info(**fields):
-    from sensor_msgs.msg import CameraInfo
-
     message = CameraInfo(width=80, height=60, distortion_model='plumb_bob')
     message.k = [100.0, 0.0, 40.0, 0.0, 50.0, 30.0, 0.0, 0.0, 1.0]
     message.p = [200.0, 0.0, 40.0, -9.0, 0.0, 200.0, 30.0, 0.0, 0.0, 0.0, 1.0, 0.0]
@@ -69,23 +80,17 @@ def rows_of(cloud) -> np.ndarray:
     ('dtype', 'encoding'), [('<u2', '16UC1'), ('<u2', 'mono16'), ('>u2', '16UC1')]
 )
 def test_depths_of_16_bits_are_millimetres(dtype, encoding):
-    from kpfeat_core.messages.conversions import depth_to_metres
-
     stored = np.array([[0, 1500, 65535], [1, 2, 3]], dtype)
     found = depth_to_metres(depth_message(stored, encoding, int(dtype[0] == '>'), padding=5))
     np.testing.assert_allclose(found, [[0, 1.5, 65.535], [0.001, 0.002, 0.003]], rtol=1e-6)
 
 
 def test_depths_of_32_bits_are_metres_with_nan_for_unknown():
-    from kpfeat_core.messages.conversions import depth_to_metres
-
     stored = np.array([[np.nan, 0.5], [12, np.inf]], '<f4')
     np.testing.assert_array_equal(depth_to_metres(depth_message(stored, '32FC1')), stored)
 
 
 def test_what_is_no_depth_image_is_refused():
-    from kpfeat_core.messages.conversions import depth_to_metres
-
     with pytest.raises(BadImageError, match="encoding 'rgb8', expected 16UC1 in millimetres"):
         depth_to_metres(depth_message(np.zeros((2, 2), '<u2'), 'rgb8'))
     short = depth_message(np.zeros((2, 2), '<u2'), '16UC1')
@@ -98,8 +103,6 @@ def test_what_is_no_depth_image_is_refused():
     ('dtype', 'encoding', 'unit'), [('<u2', '16UC1', 1000), ('<f4', '32FC1', 1)]
 )
 def test_a_cloud_holds_keypoints_with_depth_and_their_scores(dtype, encoding, unit):
-    from kpfeat_ros.pictures import cloud_of_keypoints
-
     stored = np.zeros((60, 80), dtype)
     stored[30, 60], stored[55, 40] = 4 * unit, unit / 2
     features = made_frame((60, 30), (10, 10), (40, 55), scores=[0.9, 0.8, 0.25])
@@ -132,8 +135,6 @@ def bent():
 
 
 def test_a_cloud_of_undistorted_keypoints_has_the_depths_that_the_lens_shows_them_at(bent):
-    from kpfeat_ros.pictures import cloud_of_keypoints
-
     frame, info = bent
     slanted = (1 + np.arange(640) / 1000 + np.arange(480)[:, None] / 1000).astype('<f4')
     cloud = cloud_of_keypoints(frame, depth_message(slanted, '32FC1'), info, 'undistorted')
@@ -143,8 +144,6 @@ def test_a_cloud_of_undistorted_keypoints_has_the_depths_that_the_lens_shows_the
 
 
 def test_undistorted_keypoints_are_drawn_where_the_image_shows_them(bent):
-    from kpfeat_ros.pictures import distortion_for, picture_of_keypoints
-
     frame, info = bent
     distortion = distortion_for(info, 'undistorted')
     drawn = picture_of_keypoints(black_image(), frame, distortion).any(2)
@@ -153,12 +152,6 @@ def test_undistorted_keypoints_are_drawn_where_the_image_shows_them(bent):
 
 
 def test_undistorted_matches_and_tracks_are_drawn_where_the_images_show_them(bent):
-    from kpfeat.msg import Matches
-    from kpfeat_core.messages.conversions import fill_matches
-    from kpfeat_core.tracks import Trail
-    from kpfeat_ros.pictures import distortion_for, picture_of_matches, picture_of_tracks
-    from std_msgs.msg import Header
-
     frame, info = bent
     distortion = distortion_for(info, 'undistorted')
     ideal = frame.features.numpy()['keypoints']
@@ -176,8 +169,6 @@ def test_undistorted_matches_and_tracks_are_drawn_where_the_images_show_them(ben
 
 
 def test_pictures_of_few_of_16_bits_are_bright():
-    from kpfeat_ros.pictures import picture_of_keypoints, picture_of_tracks
-
     ramp = np.tile(np.linspace(300, 900, 80).astype('<u2'), (60, 1))
     image = depth_message(ramp, 'mono16')
     for picture in (picture_of_keypoints(image, made_frame()), picture_of_tracks(image, [])):
@@ -185,8 +176,6 @@ def test_pictures_of_few_of_16_bits_are_bright():
 
 
 def test_undistorted_keypoints_need_the_calibration_of_their_images(bent):
-    from kpfeat_ros.pictures import distortion_for, frame_in_image
-
     frame, info = bent
     with pytest.raises(BadImageError, match='no camera_info came so far') as error:
         distortion_for(None, 'undistorted')
@@ -198,8 +187,6 @@ def test_undistorted_keypoints_need_the_calibration_of_their_images(bent):
 
 
 def test_rectified_pixels_are_seen_by_p_and_undistorted_ones_by_k_alone():
-    from kpfeat_ros.pictures import cloud_of_keypoints
-
     depth = depth_message(np.ones((60, 80), '<f4'), '32FC1')
     info = camera_info(d=[-0.3, 0.1, 0.0, 0.0, 0.0])
     x = {
@@ -212,8 +199,6 @@ def test_rectified_pixels_are_seen_by_p_and_undistorted_ones_by_k_alone():
 
 
 def test_no_keypoints_and_no_depth_give_an_empty_cloud():
-    from kpfeat_ros.pictures import cloud_of_keypoints
-
     nothing = depth_message(np.zeros((60, 80), '<u2'), '16UC1')
     for features in (made_frame(), made_frame((60, 30))):
         cloud = cloud_of_keypoints(features, nothing, camera_info(), 'distorted')
@@ -221,8 +206,6 @@ def test_no_keypoints_and_no_depth_give_an_empty_cloud():
 
 
 def test_images_of_another_size_than_the_calibration_are_refused():
-    from kpfeat_ros.pictures import cloud_of_keypoints
-
     small = depth_message(np.ones((30, 40), '<f4'), '32FC1')
     with pytest.raises(ShapeError, match='depth image is of 40x30'):
         cloud_of_keypoints(made_frame((6, 3)), small, camera_info(), 'distorted')
@@ -234,8 +217,6 @@ def test_images_of_another_size_than_the_calibration_are_refused():
 
 
 def test_sensor_msgs_py_makes_the_cloud_where_it_is_installed(monkeypatch):
-    from kpfeat_ros import pictures as points
-
     given = []
     monkeypatch.setattr(points, 'create_cloud', lambda *args: given.append(args) or 'cloud')
     header, rows = object(), np.ones((2, 4), np.float32)
@@ -247,8 +228,6 @@ def test_our_cloud_is_that_of_sensor_msgs_py(monkeypatch):
     library = pytest.importorskip(
         'sensor_msgs_py.point_cloud2', reason='sensor_msgs_py comes with ROS, not as a wheel'
     )
-    from kpfeat_ros import pictures as points
-    from std_msgs.msg import Header
 
     rows = np.random.default_rng(0).random((5, 4), np.float32)
     theirs = library.create_cloud(Header(), points.FIELDS, rows)
@@ -291,8 +270,6 @@ class StandIn:
 
 
 def test_annotations_are_coloured_points_in_pixels_that_begin_at_the_corner():
-    from kpfeat_ros.pictures import fill_annotations, find_messages
-
     features = made_frame((0, 0), (20.25, 10), (5, 5), scores=[0.9, 0.5, 0.1])
     messages = find_messages('foxglove_msgs') or StandIn
     (points,) = fill_annotations(messages, features).points
@@ -305,8 +282,6 @@ def test_annotations_are_coloured_points_in_pixels_that_begin_at_the_corner():
 
 
 def test_newer_annotations_say_their_time_once_more():
-    from kpfeat_ros.pictures import fill_annotations
-
     class Newer(StandIn):
         class ImageAnnotations(StandIn.Of):
             FIELDS = ('timestamp', 'circles', 'points', 'texts')
@@ -316,8 +291,6 @@ def test_newer_annotations_say_their_time_once_more():
 
 
 def test_markers_of_no_keypoints_delete_those_before():
-    from kpfeat_ros.pictures import fill_markers, find_messages
-
     messages = find_messages('visualization_msgs')
     (marker,) = fill_markers(messages, made_frame(), camera_info(), 'distorted', 1.0).markers
     assert marker.action == marker.DELETE
@@ -326,8 +299,6 @@ def test_markers_of_no_keypoints_delete_those_before():
 
 
 def test_packages_that_are_not_installed_give_no_messages():
-    from kpfeat_ros.pictures import find_messages
-
     assert find_messages('hologram_msgs') is None
     assert find_messages('std_msgs').Header
 

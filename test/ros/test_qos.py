@@ -2,13 +2,19 @@
 
 import pytest
 
-pytest.importorskip('rclpy', reason='rclpy is not installed')
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
 
+from diagnostic_msgs.msg import DiagnosticArray
+from kpfeat.msg import Features
+from kpfeat_core.errors import ConfigError
 from kpfeat_ros.endpoints import broken_promises, RELIABLE
+from kpfeat_ros.extractor_node import ExtractorNode
 from rclpy.duration import Duration
+from rclpy.exceptions import ParameterException
+from rclpy.qos import qos_check_compatible, QoSCompatibility, QoSProfile
 from rclpy.qos import QoSDurabilityPolicy as Durability
-from rclpy.qos import QoSProfile
 from rclpy.qos import QoSReliabilityPolicy as Reliability
+from sensor_msgs.msg import Image
 
 
 def profile(**policies) -> QoSProfile:
@@ -18,7 +24,6 @@ def profile(**policies) -> QoSProfile:
 @pytest.fixture
 def start(ros, weights_file):
     """Start an extractor with ROS arguments for its QoS."""
-    from kpfeat_ros.extractor_node import ExtractorNode
 
     def started(*arguments: str):
         return ros.start(ExtractorNode, *arguments, weights=weights_file, device='cpu')
@@ -37,8 +42,6 @@ def override(topic: str, what: str, policy: str, value: object) -> list[str]:
 
 
 def listen(ros, topic: str, **policies) -> list:
-    from kpfeat.msg import Features
-
     found: list = []
     ros.probe.create_subscription(Features, topic, found.append, profile(**policies))
     return found
@@ -87,17 +90,12 @@ def test_override_lasts_through_deactivate_and_activate(ros, start) -> None:
 
 @pytest.mark.parametrize('value', ['sometimes', 3])
 def test_override_that_is_no_policy_is_refused_by_name(start, value) -> None:
-    from kpfeat_core.errors import ConfigError
-    from rclpy.exceptions import ParameterException
-
     with pytest.raises((ConfigError, ParameterException), match=r'/features') as caught:
         start(*override('/features', 'publisher', 'reliability', value))
     assert 'reliability' in str(caught.value)
 
 
 def test_camera_that_offers_too_little_is_named_once_with_the_remedy(ros, start) -> None:
-    from sensor_msgs.msg import Image
-
     warnings = ros.logged(30)
     node = start(*override('/image', 'subscription', 'reliability', 'reliable'))
     ros.listen(pytest.importorskip('kpfeat.msg').Features, '/features')
@@ -115,8 +113,6 @@ def test_camera_that_offers_too_little_is_named_once_with_the_remedy(ros, start)
 
 
 def test_listener_that_asks_for_too_much_is_named_with_the_remedy(ros, start) -> None:
-    from diagnostic_msgs.msg import DiagnosticArray
-
     warnings = ros.logged(30)
     start()
     reports = ros.listen(DiagnosticArray, '/diagnostics')
@@ -140,7 +136,6 @@ def test_the_remedy_that_was_named_helps(ros, start, photo) -> None:
 
 def test_mismatch_that_is_gone_is_not_reported_any_more(ros, start) -> None:
     node = start()
-    from kpfeat.msg import Features
 
     wish = profile(durability=Durability.TRANSIENT_LOCAL)
     greedy = ros.probe.create_subscription(Features, 'features', print, wish)
@@ -162,8 +157,6 @@ def test_mismatch_that_is_gone_is_not_reported_any_more(ros, start) -> None:
     ],
 )
 def test_broken_promises_are_those_that_the_middleware_refuses(offered, asked, policy) -> None:
-    from rclpy.qos import qos_check_compatible, QoSCompatibility
-
     known = {'reliability': Reliability.RELIABLE, 'durability': Durability.VOLATILE}
     ends = profile(**known | offered), profile(**known | asked)
     assert [name for name, *_ in broken_promises(*ends)] == ([policy] if policy else [])

@@ -7,11 +7,18 @@ from kpfeat_core.messages.conversions import message_to_features
 import numpy as np
 import pytest
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from kpfeat.srv import ExtractFeatures
+from kpfeat_ros.extractor_node import ExtractorNode, MOST_REQUESTS
+from kpfeat_ros.matcher_node import MatcherNode
+from rcl_interfaces.srv import GetParameters
+from rclpy.executors import SingleThreadedExecutor
+from std_srvs.srv import Trigger
+
 
 @pytest.fixture
 def start(ros, weights_file):
-    from kpfeat_ros.extractor_node import ExtractorNode
-
     def started(*arguments: str, **parameters):
         given = {'weights': weights_file, 'device': 'cpu', 'warm_up_size': '64x64'}
         return ros.start(ExtractorNode, *arguments, **given | parameters)
@@ -20,15 +27,11 @@ def start(ros, weights_file):
 
 
 def extract(ros, image, name: str = '/extractor/extract'):
-    from kpfeat.srv import ExtractFeatures
-
     return ros.call(ExtractFeatures, name, image=image)
 
 
 def ask(ros, *images):
     """Send requests at once; gives their futures."""
-    from kpfeat.srv import ExtractFeatures
-
     client = ros.probe.create_client(ExtractFeatures, '/extractor/extract')
     ros.until(client.service_is_ready, 'the service')
     return [client.call_async(ExtractFeatures.Request(image=image)) for image in images]
@@ -110,8 +113,6 @@ def test_failure_of_our_own_is_answered_and_the_node_lives(ros, start, photo) ->
 
 
 def test_executor_goes_on_while_a_request_is_at_work(ros, start, photo, gate) -> None:
-    from rcl_interfaces.srv import GetParameters
-
     node = start()
     asked = gate(node)
     (future,) = ask(ros, ros.image(photo))
@@ -127,8 +128,6 @@ def test_executor_goes_on_while_a_request_is_at_work(ros, start, photo, gate) ->
 def test_every_request_is_answered_in_order_and_too_many_are_refused(
     ros, start, photo, gate
 ) -> None:
-    from kpfeat_ros.extractor_node import MOST_REQUESTS
-
     node = start()
     asked = gate(node)
     images = [ros.image(photo) for _ in range(MOST_REQUESTS + 2)]
@@ -146,8 +145,6 @@ def test_every_request_is_answered_in_order_and_too_many_are_refused(
 
 def test_answer_comes_at_once_and_not_with_the_next_event(ros, start, photo) -> None:
     """Nothing else wakes an executor that sleeps: the end of the work must."""
-    from rclpy.executors import SingleThreadedExecutor
-
     node = start()
     for timer in list(node.timers):
         node.destroy_timer(timer)
@@ -194,9 +191,6 @@ def test_node_can_be_destroyed_with_a_request_at_work(ros, start, photo, gate) -
 
 @pytest.mark.parametrize('name', ['extractor', 'matcher'])
 def test_statistics_can_be_set_back(ros, start, name) -> None:
-    from kpfeat_ros.matcher_node import MatcherNode
-    from std_srvs.srv import Trigger
-
     node = start() if name == 'extractor' else ros.start(MatcherNode)
     node.statistics.count('received', 5)
     node.statistics.fail('encoding')

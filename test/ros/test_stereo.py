@@ -10,14 +10,20 @@ from made_frames import pair_of, shifted
 import numpy as np
 import pytest
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from diagnostic_msgs.msg import DiagnosticArray
+from kpfeat.msg import Features, Matches
+from kpfeat_ros.matcher_node import MatcherNode
+from kpfeat_ros.overlay_node import OverlayNode
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+
 
 class Stereo:
     """A matcher of two cameras, and the matches that came."""
 
     def __init__(self, ros, **parameters) -> None:
-        from kpfeat.msg import Features, Matches
-        from kpfeat_ros.matcher_node import MatcherNode
-
         self.ros, self.message = ros, Features
         self.node = ros.start(MatcherNode, **{'mode': 'stereo'} | parameters)
         self.matches = ros.listen(Matches, 'matches')
@@ -52,8 +58,6 @@ def test_frames_of_the_same_time_are_matched_left_to_right_whichever_comes_first
 
 
 def test_frames_of_different_times_are_counted_and_diagnostics_say_what_to_do(ros) -> None:
-    from diagnostic_msgs.msg import DiagnosticArray
-
     subject = Stereo(ros, stamp_tolerance_ms=5.0)
     statuses = ros.listen(DiagnosticArray, '/diagnostics')
     for k in range(15):
@@ -65,8 +69,6 @@ def test_frames_of_different_times_are_counted_and_diagnostics_say_what_to_do(ro
 
 
 def test_tolerance_changes_live(ros) -> None:
-    from rclpy.parameter import Parameter
-
     subject = Stereo(ros, stamp_tolerance_ms=5.0)
     subject.send(0, 1000), subject.send(1, 1050)
     subject.node.set_parameters([Parameter('stamp_tolerance_ms', value=60.0)])
@@ -84,8 +86,6 @@ def test_frames_of_two_models_are_refused_in_words(ros) -> None:
 
 
 def test_mode_changes_live_and_so_does_what_is_listened_to(ros) -> None:
-    from rclpy.parameter import Parameter
-
     subject = Stereo(ros)
     assert not ros.probe.count_subscribers('features')
     subject.node.set_parameters([Parameter('mode', value='consecutive')])
@@ -98,10 +98,6 @@ def test_mode_changes_live_and_so_does_what_is_listened_to(ros) -> None:
 
 @pytest.fixture
 def overlay(ros):
-    from kpfeat.msg import Matches
-    from kpfeat_ros.overlay_node import OverlayNode
-    from sensor_msgs.msg import Image
-
     node = ros.start(OverlayNode, stereo=True)
     pictures = ros.listen(Image, 'image_matches')
     kinds = {'image': Image, 'image1': Image, 'matches': Matches}
@@ -110,8 +106,6 @@ def overlay(ros):
 
 
 def test_picture_shows_the_images_of_both_cameras_side_by_side(ros, overlay) -> None:
-    from kpfeat.msg import Matches
-
     node, publishers, pictures = overlay
     dark, bright = np.full((60, 80, 3), 40, np.uint8), np.full((60, 80, 3), 200, np.uint8)
     images = ros.image(dark), ros.image(bright)

@@ -11,6 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
+
+from diagnostic_msgs.msg import DiagnosticArray
+from kpfeat.msg import Features
+from kpfeat_ros import model as loading
+from kpfeat_ros.extractor_node import ExtractorNode
+from rcl_interfaces.msg import SetParametersResult
+from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.parameter import Parameter
+
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory) -> dict[str, str]:
@@ -28,9 +38,6 @@ class Rig:
     """An extractor of alike-t at work, with the services that `ros2 param` uses."""
 
     def __init__(self, ros, weights, photo, **parameters) -> None:
-        from kpfeat.msg import Features
-        from kpfeat_ros.extractor_node import ExtractorNode
-
         given = {'weights': weights['alike-t'], 'device': 'cpu', 'warm_up_size': '64x64'}
         self.ros, self.photo = ros, photo
         self.node = ros.start(ExtractorNode, **given | parameters)
@@ -38,9 +45,6 @@ class Rig:
         self.camera = ros.camera()
 
     def set(self, **values):
-        from rcl_interfaces.srv import SetParametersAtomically
-        from rclpy.parameter import Parameter
-
         parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
         name = '/extractor/set_parameters_atomically'
         return self.ros.call(SetParametersAtomically, name, parameters=parameters).result
@@ -67,8 +71,6 @@ def rig(ros, weights, photo):
 @pytest.fixture
 def gate(monkeypatch):
     """Let loading beside the work wait; gives the event that opens, and the requests that came."""
-    from kpfeat_ros import model as loading
-
     opened, requests, load = threading.Event(), [], loading.load_extractor
 
     def waiting(options, config):
@@ -166,8 +168,6 @@ def test_old_network_is_freed_when_the_new_one_is_there(rig, weights) -> None:
 
 
 def test_what_fails_while_loading_is_told_and_put_back(ros, rig, weights) -> None:
-    from diagnostic_msgs.msg import DiagnosticArray
-
     subject, errors = rig(), ros.logged()
     statuses = ros.listen(DiagnosticArray, '/diagnostics')
     ros.until(lambda: ros.probe.count_publishers('/rosout') > 1, 'the log')
@@ -191,8 +191,6 @@ def test_what_fails_while_loading_is_told_and_put_back(ros, rig, weights) -> Non
 
 
 def test_failure_of_our_own_while_loading_is_survived(ros, rig, weights, monkeypatch) -> None:
-    from kpfeat_ros import model as loading
-
     subject, errors = rig(), ros.logged()
     ros.until(lambda: ros.probe.count_publishers('/rosout') > 1, 'the log')
     monkeypatch.setattr(loading, 'load_extractor', lambda *_: 1 / 0)
@@ -236,8 +234,6 @@ def test_of_several_switches_the_last_counts(rig, weights, gate) -> None:
 
 
 def _fine():
-    from rcl_interfaces.msg import SetParametersResult
-
     return SetParametersResult(successful=True)
 
 
