@@ -1,6 +1,7 @@
 """Real nodes over real DDS, on a domain of their own; skipped in words where rclpy is missing."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 import gc
 import importlib.util
 import os
@@ -88,21 +89,17 @@ def forks(ros_context: None) -> Iterator[Callable[..., Forked]]:
 
 
 @pytest.fixture
-def ros(ros_context: None) -> Iterator[Ros]:
+def ros(ros_context: None, weights_file: str) -> Iterator[Ros]:
     """Give nodes of their own to one test."""
-    harness = Ros()
+    harness = Ros(weights_file)
     yield harness
     harness.close()
 
 
 @pytest.fixture
-def steered(ros: Ros, weights_file: str) -> Callable[..., Steered]:
-    """Give extractors that wait to be told, with weights unless others are asked for."""
-
-    def started(**parameters) -> Steered:
-        return Steered(ros, **{'weights': weights_file} | parameters)
-
-    return started
+def steered(ros: Ros) -> Callable[..., Steered]:
+    """Give extractors that wait to be told."""
+    return partial(Steered, ros)
 
 
 @pytest.fixture(scope='module')

@@ -1,5 +1,6 @@
 """Several cameras in one extractor, over real DDS: a topic and counts each, one model for all."""
 
+from functools import partial
 import threading
 
 from kpfeat_core.messages.conversions import message_to_features
@@ -20,10 +21,9 @@ CAMERAS = ('left', 'right')
 class Rig:
     """An extractor of two cameras, their images, and the features that came."""
 
-    def __init__(self, ros, weights_file, photo, *arguments, images=(), **parameters) -> None:
+    def __init__(self, ros, photo, *arguments, images=(), **parameters) -> None:
         self.ros, self.photo = ros, photo
-        given = {'weights': weights_file, 'device': 'cpu', 'cameras': 'left,right'}
-        self.node = ros.start(ExtractorNode, *arguments, **given | parameters)
+        self.node = ros.start(ExtractorNode, *arguments, **{'cameras': 'left,right'} | parameters)
         self.features = {name: ros.listen(Features, f'{name}/features') for name in CAMERAS}
         for name in CAMERAS:
             ros.until(self.node.streams[name].wanted, 'a listener')
@@ -58,8 +58,8 @@ class Rig:
 
 
 @pytest.fixture
-def rig(ros, weights_file, photo):
-    return lambda *arguments, **parameters: Rig(ros, weights_file, photo, *arguments, **parameters)
+def rig(ros, photo):
+    return partial(Rig, ros, photo)
 
 
 def test_each_camera_gets_the_features_of_its_own_images(rig, ros, photo) -> None:

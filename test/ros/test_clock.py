@@ -18,10 +18,10 @@ PERIOD_S = 0.1  # between images
 
 
 @pytest.fixture
-def simulated(ros, weights_file):
+def simulated(ros):
     """Start an extractor and a matcher on simulated time; gives the nodes and a clock to set."""
     given = {'use_sim_time': 'true'}
-    extractor = ros.start(ExtractorNode, weights=weights_file, device='cpu', **given)
+    extractor = ros.start(ExtractorNode, **given)
     matcher = ros.start(MatcherNode, geometry='none', **given)
     publisher = ros.probe.create_publisher(Clock, '/clock', 10)
     ros.until(lambda: publisher.get_subscription_count() >= 2, 'listeners to the clock')

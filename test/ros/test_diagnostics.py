@@ -160,10 +160,9 @@ def test_age_begins_anew_when_input_is_waited_for_and_is_none_at_rest() -> None:
 class Watched:
     """An extractor, its camera, and what it says about itself."""
 
-    def __init__(self, ros, weights_file, **parameters) -> None:
+    def __init__(self, ros, **parameters) -> None:
         self.ros = ros
-        given = {'weights': weights_file, 'device': 'cpu'} | parameters
-        self.node = ros.start(ExtractorNode, **given)
+        self.node = ros.start(ExtractorNode, **parameters)
         ros.listen(Features, 'features')
         self.camera = ros.camera()
         self.reports = ros.listen(DiagnosticArray, '/diagnostics')
@@ -182,8 +181,8 @@ class Watched:
         return {pair.key: pair.value for pair in self.reports[-1].status[0].values}
 
 
-def test_node_reports_that_input_stops_and_that_it_is_back(ros, weights_file, photo) -> None:
-    watched = Watched(ros, weights_file, max_age_warn_s=0.4, max_age_error_s=0.8)
+def test_node_reports_that_input_stops_and_that_it_is_back(ros, photo) -> None:
+    watched = Watched(ros, max_age_warn_s=0.4, max_age_error_s=0.8)
     watched.says(WARN, "nothing received on '/image' yet")
     watched.says(OK, 'Hz', photo)
     watched.says(WARN, "nothing received on '/image' for")
@@ -192,8 +191,8 @@ def test_node_reports_that_input_stops_and_that_it_is_back(ros, weights_file, ph
     watched.says(OK, 'Hz', photo)
 
 
-def test_node_reports_rates_age_and_each_stage(ros, weights_file, photo) -> None:
-    watched = Watched(ros, weights_file)
+def test_node_reports_rates_age_and_each_stage(ros, photo) -> None:
+    watched = Watched(ros)
     watched.says(OK, 'Hz', photo)
     values = watched.says(OK, 'Hz', photo)
     stages = {'decode', 'transfer', 'network', 'detect', 'describe', 'extract', 'publish'}
@@ -203,8 +202,8 @@ def test_node_reports_rates_age_and_each_stage(ros, weights_file, photo) -> None
     assert 0.3 * float(values['extract_ms']) < inner < 1.5 * float(values['extract_ms'])
 
 
-def test_limits_can_be_changed_while_the_node_runs(ros, weights_file, photo) -> None:
-    watched = Watched(ros, weights_file)
+def test_limits_can_be_changed_while_the_node_runs(ros, photo) -> None:
+    watched = Watched(ros)
     watched.says(OK, 'Hz', photo)
     watched.node.set_parameters([Parameter('min_rate_error_hz', value=900.0)])
     watched.says(ERROR, 'less than asked for', photo)

@@ -33,11 +33,11 @@ BAD = {
 
 
 @pytest.fixture
-def start(ros, weights_file):
+def start(ros):
     """Start an extractor node that somebody listens to; gives node, camera and features."""
 
     def started(**parameters):
-        node = ros.start(ExtractorNode, **{'weights': weights_file, 'device': 'cpu'} | parameters)
+        node = ros.start(ExtractorNode, **parameters)
         features = ros.listen(Features, 'features')
         ros.until(node.streams[''].wanted, 'a listener')
         if parameters.get('image_transport') == 'compressed':

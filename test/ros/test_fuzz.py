@@ -27,15 +27,12 @@ def resident_mib() -> float:
 
 
 @pytest.fixture(params=['raw', 'compressed'])
-def rig(request, ros, weights_file, photo):
+def rig(request, ros, photo):
     """Start an extractor for one kind of images; gives it and a maker of malformed ones."""
     node = ros.start(
         ExtractorNode,
-        weights=weights_file,
-        device='cpu',
         image_transport=request.param,
         max_num_keypoints=16,
-        warm_up_size='64x64',
     )
     features = ros.listen(Features, 'features')
     ros.until(lambda: not node.rests, 'subscribing')

@@ -1,5 +1,7 @@
 """Extractor, matcher and overlay in one process: features in memory, with equal results."""
 
+from functools import partial
+
 from kpfeat_core.messages.conversions import message_to_matches
 import numpy as np
 import pytest
@@ -18,10 +20,9 @@ from sensor_msgs.msg import Image
 class Chain:
     """Extractor and matcher in one process; each image gives matches with the one before."""
 
-    def __init__(self, ros, weights_file, apart: bool = False, **parameters) -> None:
-        given = {'weights': weights_file, 'device': 'cpu', 'warm_up_size': '64x64'}
+    def __init__(self, ros, apart: bool = False, **parameters) -> None:
         self.ros = ros
-        self.extractor = ros.start(ExtractorNode, **given | parameters)
+        self.extractor = ros.start(ExtractorNode, **parameters)
         if apart:  # as in two processes
             with using(Exchange()):
                 self.matcher = ros.start(MatcherNode)
@@ -45,8 +46,8 @@ class Chain:
 
 
 @pytest.fixture
-def chain(ros, weights_file):
-    return lambda **options: Chain(ros, weights_file, **options)
+def chain(ros):
+    return partial(Chain, ros)
 
 
 def matched(ros, subject: Chain, photo: np.ndarray) -> list:
@@ -119,11 +120,10 @@ def test_overlay_draws_what_comes_in_memory(ros, chain, photo) -> None:
 
 
 def test_others_hear_of_features_that_a_node_of_the_process_cannot_hear_as_messages(
-    ros, weights_file, photo
+    ros, photo
 ) -> None:
-    given = {'weights': weights_file, 'device': 'cpu', 'warm_up_size': '64x64'}
     best_effort = ['-p', 'qos_overrides./features.publisher.reliability:=best_effort']
-    extractor = ros.start(ExtractorNode, *best_effort, **given)
+    extractor = ros.start(ExtractorNode, *best_effort)
     matcher = ros.start(MatcherNode, mode='reference')  # asks for reliable
     seen: list = []
     ros.probe.create_subscription(Features, 'features', seen.append, qos_profile_sensor_data)

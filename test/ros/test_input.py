@@ -11,8 +11,6 @@ pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` b
 from kpfeat.msg import Features
 from kpfeat_core.errors import ImageError
 from kpfeat_ros.extractor_node import ExtractorNode
-from rcl_interfaces.srv import SetParametersAtomically
-from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo
 
 COEFFICIENTS = [-0.2, 0.05, 0.001, -0.001, 0.0]
@@ -27,23 +25,16 @@ def large(photo) -> np.ndarray:
 
 
 @pytest.fixture
-def start(ros, weights_file):
+def start(ros):
     """Start an extractor node that somebody listens to; gives node, camera and features."""
 
     def started(*arguments: str, **parameters):
-        given = {'weights': weights_file, 'device': 'cpu', 'warm_up_size': '64x64'}
-        node = ros.start(ExtractorNode, *arguments, **given | parameters)
+        node = ros.start(ExtractorNode, *arguments, **parameters)
         features = ros.listen(Features, 'features')
         ros.until(node.streams[''].wanted, 'a listener')
         return node, ros.camera(node.resolve_topic_name('image')), features
 
     return started
-
-
-def set_values(ros, **values):
-    parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
-    name = '/extractor/set_parameters_atomically'
-    return ros.call(SetParametersAtomically, name, parameters=parameters).result
 
 
 def camera_info(ros, width: int = 128, height: int = 96, **fields):
@@ -74,12 +65,12 @@ def test_region_and_binning_change_together_and_live(ros, start, photo, large) -
     node, camera, features = start()
     wait(ros, camera, features, ros.image(large), 1)
     region = {'roi_x_offset': 128, 'roi_y_offset': 96, 'roi_width': 128, 'binning': 2}
-    assert set_values(ros, **region).successful
+    assert ros.set(**region).successful
     found = wait(ros, camera, features, ros.image(large), 2)
     small = cv2.resize(photo, (64, 48), interpolation=cv2.INTER_AREA)
     expected = node.extractor.extract(small).numpy()['keypoints']
     assert np.allclose(found['keypoints'], (expected + 0.5) * 2 - 0.5 + [128, 96], atol=1e-4)
-    refused = set_values(ros, roi_x_offset=0, binning=17)
+    refused = ros.set(roi_x_offset=0, binning=17)
     assert not refused.successful and 'binning' in refused.reason
     assert node.preprocessor.config.roi_x_offset == 128
 
@@ -90,7 +81,7 @@ def test_region_that_does_not_fit_is_counted_and_the_node_goes_on(ros, start, ph
     camera.publish(ros.image(photo))
     ros.until(lambda: node.statistics.total('failed.region'), 'the failure')
     ros.until(lambda: any('does not fit into an image of 128x96' in e for e in errors), 'the log')
-    set_values(ros, roi_width=100)
+    ros.set(roi_width=100)
     assert wait(ros, camera, features, ros.image(photo), 1)['keypoints'][:, 0].max() < 100
 
 
@@ -111,7 +102,7 @@ def test_few_of_16_bits_are_said_once_and_filled_by_a_live_option(ros, start, ph
     ros.until(lambda: warnings, 'the warning')
     assert len(warnings) == 1 and 'pixel_bits' in warnings[0] and "'/image'" in warnings[0]
     for count, bits in ((3, 12), (4, 0)):
-        assert set_values(ros, pixel_bits=bits).successful
+        assert ros.set(pixel_bits=bits).successful
         image, shown = in_12_bits(ros, photo)
         found = wait(ros, camera, features, image, count)['keypoints']
         if bits:
@@ -128,15 +119,15 @@ def test_mask_hides_keypoints_and_may_change_live(ros, start, photo, tmp_path) -
     node, camera, features = start(mask=str(tmp_path / 'left.png'))
     left = wait(ros, camera, features, ros.image(photo), 1)['keypoints']
     assert len(left) and left[:, 0].max() < 63.5
-    assert set_values(ros, mask=str(tmp_path / 'right.png')).successful
+    assert ros.set(mask=str(tmp_path / 'right.png')).successful
     right = wait(ros, camera, features, ros.image(photo), 2)['keypoints']
     assert len(right) and right[:, 0].min() >= 63.5
-    refused = set_values(ros, mask='/no/mask.png')
+    refused = ros.set(mask='/no/mask.png')
     assert (refused.successful, refused.reason) == (False, "there is no file '/no/mask.png'")
-    assert set_values(ros, mask=str(tmp_path / 'small.png')).successful
+    assert ros.set(mask=str(tmp_path / 'small.png')).successful
     camera.publish(ros.image(photo))
     ros.until(lambda: node.statistics.total('failed.mask') == 1, 'the failure')
-    assert set_values(ros, mask='').successful
+    assert ros.set(mask='').successful
     everything = wait(ros, camera, features, ros.image(photo), 3)['keypoints']
     assert len(everything) == len(left) + len(right)
 
@@ -154,7 +145,7 @@ def test_images_beyond_the_rate_are_counted_as_throttled(ros, start, photo) -> N
     ros.until(lambda: features, 'features of the first image')
     assert node.statistics.total('throttled') == 3
     assert node.statistics.total('dropped') == 0
-    assert set_values(ros, max_rate_hz=-1.0).successful
+    assert ros.set(max_rate_hz=-1.0).successful
     wait(ros, camera, features, ros.image(photo), 2)
 
 

@@ -14,8 +14,8 @@ from sensor_msgs.msg import Image
 
 
 @pytest.fixture
-def extractor(ros, weights_file):
-    return ros.start(ExtractorNode, weights=weights_file, device='cpu')
+def extractor(ros):
+    return ros.start(ExtractorNode)
 
 
 @pytest.fixture(params=[True, False], ids=['told', 'polling'])
@@ -50,7 +50,7 @@ def test_images_are_received_only_while_somebody_listens(ros, told, extractor, p
     assert extractor.statistics.total('processed') == 3
 
 
-def test_middleware_that_knows_no_such_event_is_polled(ros, monkeypatch, weights_file) -> None:
+def test_middleware_that_knows_no_such_event_is_polled(ros, monkeypatch) -> None:
     class Unknown(endpoints.PublisherEventCallbacks):
         def create_event_handlers(self, *arguments):
             if self.matched or self.incompatible_qos:
@@ -58,7 +58,7 @@ def test_middleware_that_knows_no_such_event_is_polled(ros, monkeypatch, weights
             return []
 
     monkeypatch.setattr(endpoints, 'PublisherEventCallbacks', Unknown)
-    node = ros.start(ExtractorNode, weights=weights_file, device='cpu')
+    node = ros.start(ExtractorNode)
     assert not node._hears_of_listeners
     ros.listen(pytest.importorskip('kpfeat.msg').Features, 'features')
     ros.until(lambda: not node.rests, 'subscribing')
@@ -106,11 +106,9 @@ def test_diagnostics_say_that_the_node_rests_and_that_this_is_well(ros, extracto
     [('reliability:=sometimes', "QoS of '/image' is not possible"), ('depth:=many', 'depth')],
     ids=['value', 'type'],
 )
-def test_input_that_cannot_be_made_is_reported_and_the_node_lives_on(
-    ros, weights_file, override, words
-) -> None:
+def test_input_that_cannot_be_made_is_reported_and_the_node_lives_on(ros, override, words) -> None:
     override = ['-p', f'qos_overrides./image.subscription.{override}']
-    node = ros.start(ExtractorNode, *override, weights=weights_file, device='cpu')
+    node = ros.start(ExtractorNode, *override)
     warnings = ros.logged(30)
     ros.listen(Features, 'features')
     ros.until(lambda: any(words in text for text in warnings), 'the warning')

@@ -17,9 +17,9 @@ from kpfeat_ros.matcher_node import MatcherNode
 from kpfeat_ros.overlay_node import OverlayNode
 
 
-def test_node_starts_by_itself_unless_told_otherwise(ros, steered, weights_file) -> None:
+def test_node_starts_by_itself_unless_told_otherwise(ros, steered) -> None:
     assert steered().state == 'unconfigured'
-    node = ros.start(ExtractorNode, '-r', '__node:=other', weights=weights_file)
+    node = ros.start(ExtractorNode, '-r', '__node:=other')
     assert node.state == 'active'
 
 

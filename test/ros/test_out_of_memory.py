@@ -56,10 +56,9 @@ def full(monkeypatch, loaded) -> None:
 
 
 @pytest.fixture
-def start(ros, weights_file):
+def start(ros):
     def started(**parameters):
-        given = {'weights': weights_file, 'device': 'auto', 'warm_up_size': '64x64'}
-        return ros.start(ExtractorNode, **given | parameters)
+        return ros.start(ExtractorNode, **{'device': 'auto'} | parameters)
 
     return started
 

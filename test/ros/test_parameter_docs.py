@@ -87,7 +87,7 @@ def test_page_without_markers_is_refused(docs) -> None:
         docs.replace_tables(f'{docs.END} before {docs.BEGIN}')
 
 
-def test_page_has_every_parameter_that_the_nodes_declare(ros, docs, weights_file) -> None:
+def test_page_has_every_parameter_that_the_nodes_declare(ros, docs) -> None:
     from kpfeat_ros.camera_node import CameraNode
     from kpfeat_ros.extractor_node import ExtractorNode
     from kpfeat_ros.matcher_node import MatcherNode

@@ -20,8 +20,8 @@ LONG = 300 * 'x'  # more than a file system allows
 
 
 @pytest.fixture
-def extractor(ros, weights_file):
-    return ros.start(ExtractorNode, weights=weights_file, device='cpu')
+def extractor(ros):
+    return ros.start(ExtractorNode)
 
 
 def set_values(ros, node: str, atomically: bool = False, **values):
@@ -168,8 +168,6 @@ def test_matcher_follows_its_parameters(ros) -> None:
         ('descriptor_type', 'float8', 'expected one of float32'),
     ],
 )
-def test_value_that_is_not_allowed_at_start_is_one_sentence(
-    ros, weights_file, name, value, reason
-) -> None:
+def test_value_that_is_not_allowed_at_start_is_one_sentence(ros, name, value, reason) -> None:
     with pytest.raises(ConfigError, match=reason):
-        ros.start(ExtractorNode, weights=weights_file, **{name: value})
+        ros.start(ExtractorNode, **{name: value})

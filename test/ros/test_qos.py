@@ -22,11 +22,11 @@ def profile(**policies) -> QoSProfile:
 
 
 @pytest.fixture
-def start(ros, weights_file):
+def start(ros):
     """Start an extractor with ROS arguments for its QoS."""
 
     def started(*arguments: str):
-        return ros.start(ExtractorNode, *arguments, weights=weights_file, device='cpu')
+        return ros.start(ExtractorNode, *arguments)
 
     return started
 

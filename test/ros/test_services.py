@@ -18,10 +18,9 @@ from std_srvs.srv import Trigger
 
 
 @pytest.fixture
-def start(ros, weights_file):
+def start(ros):
     def started(*arguments: str, **parameters):
-        given = {'weights': weights_file, 'device': 'cpu', 'warm_up_size': '64x64'}
-        return ros.start(ExtractorNode, *arguments, **given | parameters)
+        return ros.start(ExtractorNode, *arguments, **parameters)
 
     return started
 

@@ -18,8 +18,6 @@ from kpfeat.msg import Features
 from kpfeat_ros import model as loading
 from kpfeat_ros.extractor_node import ExtractorNode
 from rcl_interfaces.msg import SetParametersResult
-from rcl_interfaces.srv import SetParametersAtomically
-from rclpy.parameter import Parameter
 
 
 @pytest.fixture(scope='module')
@@ -38,16 +36,13 @@ class Rig:
     """An extractor of alike-t at work, with the services that `ros2 param` uses."""
 
     def __init__(self, ros, weights, photo, **parameters) -> None:
-        given = {'weights': weights['alike-t'], 'device': 'cpu', 'warm_up_size': '64x64'}
         self.ros, self.photo = ros, photo
-        self.node = ros.start(ExtractorNode, **given | parameters)
+        self.node = ros.start(ExtractorNode, **{'weights': weights['alike-t']} | parameters)
         self.features = ros.listen(Features, 'features')
         self.camera = ros.camera()
 
     def set(self, **values):
-        parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
-        name = '/extractor/set_parameters_atomically'
-        return self.ros.call(SetParametersAtomically, name, parameters=parameters).result
+        return self.ros.set(**values)
 
     def get(self, *names: str) -> list[str]:
         return [self.node.get_parameter(name).value for name in names]

@@ -13,10 +13,11 @@ WAIT_S = 30.0  # until a test gives up; nothing takes this long
 class Ros:
     """Nodes in this process and a probe that talks to them, all spun by the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: str) -> None:
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.node import Node
 
+        self.weights = weights
         self.executor = SingleThreadedExecutor()
         self.nodes: list[Any] = []
         self.subscriptions: dict[int, Any] = {}
@@ -30,9 +31,10 @@ class Ros:
         return node
 
     def start(self, cls: type, *arguments: str, **parameters: Any) -> Any:
-        """Start one of our nodes with ROS arguments and parameters; networks warm up small."""
+        """Start one of our nodes with ROS arguments and parameters; networks are small and new."""
         if cls.__name__ == 'ExtractorNode':
-            parameters = {'device': 'cpu', 'warm_up_size': '64x64'} | parameters
+            usual = {'weights': self.weights, 'device': 'cpu', 'warm_up_size': '64x64'}
+            parameters = usual | parameters
         given = [word for name, value in parameters.items() for word in ('-p', f'{name}:={value}')]
         return self.add(cls(cli_args=['--ros-args', *arguments, *given]))
 
@@ -104,6 +106,15 @@ class Ros:
         future = client.call_async(kind.Request(**fields))
         self.until(future.done, f'a response of {name}')
         return future.result()
+
+    def set(self, node: str = 'extractor', **values: Any) -> Any:
+        """Set parameters together, as `ros2 param` does; gives the result."""
+        from rcl_interfaces.srv import SetParametersAtomically
+        from rclpy.parameter import Parameter
+
+        parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
+        name = f'/{node}/set_parameters_atomically'
+        return self.call(SetParametersAtomically, name, parameters=parameters).result
 
     def names(self) -> list[str]:
         """Return the full names of all nodes in the graph."""

@@ -11,8 +11,7 @@ class Steered:
         from lifecycle_msgs.msg import TransitionEvent
 
         self.ros = ros
-        given = {'autostart': 'false', 'device': 'cpu'} | parameters
-        self.node = ros.start(ExtractorNode, **given)
+        self.node = ros.start(ExtractorNode, **{'autostart': 'false'} | parameters)
         self.events: list = ros.listen(TransitionEvent, f'{EXTRACTOR}/transition_event')
 
     def change(self, *labels: str) -> bool:
@@ -32,12 +31,7 @@ class Steered:
         return self.ros.call(GetState, f'{EXTRACTOR}/get_state').current_state.label
 
     def set(self, **values):
-        from rcl_interfaces.srv import SetParameters
-        from rclpy.parameter import Parameter
-
-        parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
-        name = f'{EXTRACTOR}/set_parameters'
-        return self.ros.call(SetParameters, name, parameters=parameters).results[0]
+        return self.ros.set('extractor', **values)
 
 
 def topics_of(ros, node: str = 'extractor') -> set[str]:
