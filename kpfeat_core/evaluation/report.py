@@ -174,6 +174,7 @@ def _content(
         'summary': tables.summary_cells(results, columns),
         'reference': reference,
         'comparison': tables.comparison_cells(results, reference, columns),
+        'split_kind': tables.split_kind(first),
         'splits': {name: tables.summary_cells(part, columns) for name, part in splits.items()},
         'main': tables.main_column(results),
         'groups': tables.group_cells(results, tables.main_column(results)),
@@ -194,7 +195,7 @@ def _figures(
     groups = {g: [tables.only_group(r, g) for r in results] for g in results[0].groups}
     drawn = {
         'curves': [curves(results, f) for f in curve_families(results)],
-        'splits': [bars(splits, main, 'kind of change', True)] if splits else [],
+        'splits': [bars(splits, main, tables.split_kind(results[0]), True)] if splits else [],
         'groups': [bars(groups, main, 'group')] if len(groups) > 1 else [],
         'spread': [spread(results, main)] if main else [],
         'speed': [speed_against_accuracy(results)],

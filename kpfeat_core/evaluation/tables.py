@@ -59,7 +59,8 @@ def group_table(results: Sequence[Results], column: str) -> Table:
 def split_table(results: Sequence[Results]) -> Table:
     """Return the headlines of each kind of sequence, viewpoint and light and others apart."""
     columns = headlines(results)
-    table = _table(f'{check_together(results).data}: by kind of change', columns)
+    first = check_together(results)
+    table = _table(f'{first.data}: by {split_kind(first)}', columns)
     for name, parts in split_results(results).items():
         table.add_section()
         for result, cells in zip(parts, summary_cells(parts, columns), strict=True):
@@ -151,6 +152,11 @@ def split_results(results: Sequence[Results]) -> dict[str, list[Results]]:
     if len(kinds) < 2 or not all(group.startswith(tuple(kinds)) for group in groups):
         return {}
     return {name: [_part(r, prefix) for r in results] for prefix, name in kinds.items()}
+
+
+def split_kind(result: Results) -> str:
+    """Return in words what `split_results` splits by."""
+    return 'baseline' if any(pair.part for pair in result.pairs) else 'kind of change'
 
 
 def summary_cells(results: Sequence[Results], columns: Sequence[str]) -> list[list[Cell]]:

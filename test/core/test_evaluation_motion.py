@@ -14,7 +14,7 @@ from kpfeat_core.evaluation import (
     two_view,
 )
 from kpfeat_core.evaluation.results import read_json, write_json
-from kpfeat_core.evaluation.tables import split_results
+from kpfeat_core.evaluation.tables import split_results, split_table
 from kpfeat_core.image import write_image
 import numpy as np
 from oracle import GridExtractor, values
@@ -271,3 +271,4 @@ def test_parts_are_kept_with_the_results_and_shown_apart(folder, tmp_path) -> No
     splits = split_results([again])
     assert list(splits) == ['short baseline', 'middle baseline', 'long baseline']
     assert [len(part[0].pairs) for part in splits.values()] == [2, 2, 2]
+    assert 'by baseline' in split_table([again]).title.plain
