@@ -24,6 +24,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from .axes import Bool, Float, Int
+from .config import OLD_NAMES
 from .data.config import AdaptConfig, homography_config, HomographyConfig
 from .data.homographies import sample_homographies
 from .data.labelled import FORMAT_VERSION, INDEX, label_path, read_index, read_labels
@@ -57,6 +58,8 @@ SPREAD_PX = 1.0
 SPREAD_REACH = 2
 # Weights are score^2: the mean of a window of them follows its peak and hardly its size.
 REFINE_TEMPERATURE = 0.5
+READERS = 2  # threads that decode photographs while the device works
+READ_AHEAD = 4  # photographs that wait decoded; large ones take 100 MB each
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def adapt(
     homographies: HomographyConfig | None = None,
 ) -> Adapted:
     """
-    Ask a detector about `config.num` views of an image and bring its answers together.
+    Run a detector on `config.num` views of an image and join the scores that it gives.
 
     image: one image as `Extractor.extract` takes it, used at its own size. generator: what the
     views are drawn from, on any device. homographies: in place of those that the configuration
@@ -223,10 +226,6 @@ def select_keypoints(score_map: Float[Tensor, 'b h w'], config: AdaptConfig) -> 
     return Keypoints(keypoints * mask[..., None], scores, mask)
 
 
-READERS = 2  # threads that decode photographs while the device works
-READ_AHEAD = 4  # photographs that wait decoded; large ones take 100 MB each
-
-
 @dataclass(frozen=True)
 class Labelled:
     """One photograph of a run: how many keypoints it has, or why it has none."""
@@ -291,7 +290,7 @@ def make_labels(
     weights_sha256: str = '',
 ) -> Iterator[Labelled]:
     """
-    Label photographs into a folder, one .npz each, and tell of each when it is done.
+    Label photographs into a folder, one .npz each; yields each when it is done.
 
     Photographs that have labels keep them; those that cannot be used are passed over and listed
     in the index, which is complete when the iterator has ended. weights_sha256: noted there.
@@ -341,7 +340,7 @@ def _read_ahead(
 
 
 def _look(image: NamedImage, out: Path) -> Labelled | np.ndarray:
-    """Tell what an earlier run found in a photograph, or decode it; raises ImageError."""
+    """Return what an earlier run found in a photograph, or its pixels; raises ImageError."""
     path = label_path(out, image.name)
     if path.is_file():
         try:
@@ -379,6 +378,9 @@ def _begin(out: Path, recipe: Mapping[str, Any]) -> None:
     there = read_index(out)
     if isinstance(there.get('options'), dict):  # options that came later had their defaults
         there['options'].setdefault('precision', AdaptConfig.precision)
+    if isinstance(there.get('model_options'), dict):
+        options = there['model_options'].items()
+        there['model_options'] = {OLD_NAMES.get(name, name): value for name, value in options}
     wanted = json.loads(json.dumps(recipe))
     differing = _differences(there, wanted)
     if differing:

@@ -22,6 +22,9 @@ from ..image import rescale_points
 from ..io import read_npz
 from ..keypoints import max_filter
 
+INDEX = 'index.json'
+FORMAT_VERSION = 1
+
 
 @dataclass(frozen=True)
 class LabelledImages:
@@ -208,10 +211,6 @@ def _kept(points: Tensor, mask: Tensor, height: int, width: int) -> tuple[Tensor
 def _erode(seen: Bool[Tensor, 'b h w'], margin: int) -> Bool[Tensor, 'b h w']:
     """Leave out what is nearer than `margin` pixels to the unseen, in x and in y."""
     return ~max_filter(~seen, margin)
-
-
-INDEX = 'index.json'
-FORMAT_VERSION = 1
 
 
 def label_path(out: Path | str, name: Path | str) -> Path:

@@ -7,16 +7,14 @@ from ..axes import Bool, Float
 
 CHUNK_FLOATS = 2**24  # similarities held at a time: 64 MB, whatever the image size
 HIDDEN_LOGIT = -1e4  # its exponential is 0, yet a row of nothing else has no NaN gradient
+MIN_SQUARED_DISTANCE = 1e-6  # the root is steeper than 500 below, without end at 0
+TWIN_DISTANCE = 0.008  # other rows nearer than this show the same point once more
+NO_NEGATIVE = 10.0  # farther than unit vectors can be, so that no margin reaches it
 
 
 def masked_mean(values: Float[Tensor, 'b n'], mask: Bool[Tensor, 'b n']) -> Float[Tensor, ' b']:
     """Average each row over its true entries; 0 for rows without any."""
     return torch.where(mask, values, 0).sum(1) / mask.sum(1).clamp(min=1)
-
-
-MIN_SQUARED_DISTANCE = 1e-6  # the root is steeper than 500 below, without end at 0
-TWIN_DISTANCE = 0.008  # other rows nearer than this show the same point once more
-NO_NEGATIVE = 10.0  # farther than unit vectors can be, so that no margin reaches it
 
 
 def descriptor_distances(

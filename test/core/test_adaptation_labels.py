@@ -162,10 +162,11 @@ def test_half_precision_finds_nearly_the_same_labels(extractor, images, tmp_path
     assert next(extractor.parameters()).dtype == torch.float32
 
 
-def test_labels_from_before_there_was_a_precision_go_on(extractor, images, tmp_path) -> None:
+def test_labels_of_version_0_1_go_on(extractor, images, tmp_path) -> None:
     list(make_labels(extractor, images[:1], tmp_path, QUICK))
     index = json.loads((tmp_path / 'index.json').read_text())
     del index['options']['precision']
+    index['model_options']['enlarge_to'] = index['model_options'].pop('upsample_to')
     (tmp_path / 'index.json').write_text(json.dumps(index))
     assert next(make_labels(extractor, images[:1], tmp_path, QUICK)).kept
 
