@@ -1,7 +1,7 @@
-"""Pictures with time stamps to a video file that plays at the speed of the stamps."""
+"""Pictures with time stamps to an .mp4 file that plays at the speed of the stamps."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,81 +13,12 @@ from .errors import DataError
 from .image import fit
 from .io import replacing
 
-CODEC = 'mp4v'  # MPEG-4 Part 2: in every OpenCV, without patents to license
-LONGEST_PAUSE_S = 1.0  # a longer one between two pictures is cut short
-
-
-class Film:
-    """
-    A video file (.mp4), written while pictures come; use as a context manager.
-
-    All frames have the size of the first picture; others are reduced to fit, on black. Nothing is
-    written before the first picture. Raises DataError where the file cannot be written.
-    """
-
-    def __init__(self, path: Path | str, rate_hz: float) -> None:
-        # a lower rate would show a picture for longer than the longest pause
-        self.path, self.rate_hz = Path(path), max(rate_hz, 1 / LONGEST_PAUSE_S)
-        self.frames = 0
-        self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)
-        self._last: tuple[int, np.ndarray] | None = None
-
-    def __enter__(self) -> 'Film':
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def add(self, stamp_ns: int, picture: np.ndarray) -> None:
-        """Show the picture before until this stamp, then this one. (H, W, 3) uint8 RGB."""
-        if self._last is not None:
-            seconds = min(1e-9 * (stamp_ns - self._last[0]), LONGEST_PAUSE_S)
-            self._write(self._last[1], max(1, round(seconds * self.rate_hz)))
-        self._last = (stamp_ns, picture)
-
-    def close(self) -> None:
-        """Write the last picture and finish the file; safe to call twice."""
-        if self._last is not None:
-            self._write(self._last[1], 1)
-            self._last = None
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
-
-    def _write(self, picture: np.ndarray, times: int) -> None:
-        if self._writer is None:
-            self._open(picture.shape[1], picture.shape[0])
-        bgr = cv2.cvtColor(_placed(picture, self._size), cv2.COLOR_RGB2BGR)
-        for _ in range(times):
-            self._writer.write(bgr)
-        self.frames += times
-
-    def _open(self, width: int, height: int) -> None:
-        self._size = (width + width % 2, height + height % 2)  # codecs want even sides
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        code = cv2.VideoWriter_fourcc(*CODEC)
-        self._writer = cv2.VideoWriter(str(self.path), code, self.rate_hz, self._size)
-        if not self._writer.isOpened():
-            raise DataError(
-                f"cannot write the video '{self.path}'; expected a name ending in .mp4 in a "
-                'folder that may be written to'
-            )
-
-
-def _placed(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if picture.shape[1::-1] == size:
-        return picture
-    picture = fit(picture, size)
-    canvas = np.zeros((size[1], size[0], 3), np.uint8)
-    canvas[: len(picture), : picture.shape[1]] = picture
-    return canvas
-
-
 CLOCK_HZ = 60_000  # ticks a second; MPEG-4 Part 2 can count up to 65,535
 SHORTEST = CLOCK_HZ // 1000  # ticks that a picture is shown at least
 LAST_HZ = 30  # the last picture, whose end nobody knows, is shown for one part of a second
 BT709 = 1  # the colours of HD video, and the range of their values (ITU-T H.273)
+OPENCV_CODEC = 'mp4v'  # MPEG-4 Part 2: in every OpenCV, without patents to license
+LONGEST_PAUSE_S = 1.0  # at a fixed rate a longer one between two pictures is cut short
 H264 = ('libx264', 'libopenh264')
 # Encoders by preference. One thread: the bytes do not depend on how many cores there are.
 CODECS: dict[str, dict[str, str]] = {
@@ -96,41 +27,67 @@ CODECS: dict[str, dict[str, str]] = {
     'mpeg4': {'qmin': '4', 'qmax': '4', 'g': '60'},  # MPEG-4 Part 2, which browsers do not play
 }
 
+# Takes pictures of the size of the video, and their times in ticks.
+Encode = Callable[[np.ndarray, int], None]
+
 
 class Video:
     """
-    An .mp4 file, written while pictures come; use as a context manager.
+    An .mp4 file, written while pictures come; use as a context manager, or `close` it.
 
     Each picture is shown from its own time to that of the next one, however long that is; a time
     that is not after the one before counts as 1 ms later. speed: how many times as fast. size:
-    width and height; pictures of other sizes are reduced where needed and put on black.
+    width and height, by default those of the first picture; pictures of other sizes are reduced
+    where needed and put on black.
 
-    The file appears under its name when the block ends well. The same pictures give the same
-    bytes. codec: the encoder that was found. Raises DataError.
+    rate_hz: of frames, if it is fixed: such a video needs no PyAV, and pauses of more than a
+    second are cut short. Otherwise the same pictures give the same bytes.
+
+    The file appears under its name when the block ends well, if there were pictures. codec: the
+    encoder that was found. Raises DataError.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], speed: float = 1.0) -> None:
-        self.path, self.speed = path, speed
-        self.size = (size[0] + size[0] % 2, size[1] + size[1] % 2)  # colours have half the pixels
-        self.codec = find_codec()
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int] | None = None,
+        speed: float = 1.0,
+        rate_hz: float = 0.0,
+    ) -> None:
+        # a lower rate would show a picture for longer than the longest pause
+        self._rate_hz = max(rate_hz, 1 / LONGEST_PAUSE_S) if rate_hz else 0.0
+        self.path, self.speed, self.size = Path(path), speed, size
+        self.codec = OPENCV_CODEC if rate_hz else find_codec()
+        self._stack, self._encode = ExitStack(), None
         self._first: int | None = None
         self._ticks = -SHORTEST
 
     def __enter__(self) -> 'Video':
-        self._opened = _encoder(self.path, self.codec, self.size)
-        self._encode = self._opened.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
-        return self._opened.__exit__(*error)
+        return self._stack.__exit__(*error)
+
+    def close(self) -> None:
+        """Finish the file; safe to call twice."""
+        self._stack.close()
 
     def add(self, time: int, picture: np.ndarray) -> None:
         """Show a picture (H, W, 3) uint8 RGB from this time in nanoseconds on."""
         if self._first is None:
-            self._first = time
+            self._open(picture, time)
         ticks = round((time - self._first) * CLOCK_HZ / (1e9 * self.speed))
         self._ticks = max(ticks, self._ticks + SHORTEST)
         self._encode(letterbox(picture, self.size), self._ticks)
+
+    def _open(self, picture: np.ndarray, time: int) -> None:
+        width, height = self.size or picture.shape[1::-1]
+        self.size = (width + width % 2, height + height % 2)  # colours have half the pixels
+        if self._rate_hz:
+            encoder = _opencv_encoder(self.path, self.size, self._rate_hz)
+        else:
+            encoder = _av_encoder(self.path, self.size, self.codec)
+        self._encode, self._first = self._stack.enter_context(encoder), time
 
 
 def find_codec() -> str:
@@ -160,10 +117,35 @@ def letterbox(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 @contextmanager
-def _encoder(
-    path: Path, codec: str, size: tuple[int, int]
-) -> Iterator[Callable[[np.ndarray, int], None]]:
-    """Give a function that takes pictures and their times in ticks."""
+def _opencv_encoder(path: Path, size: tuple[int, int], rate_hz: float) -> Iterator[Encode]:
+    """Encode frames at a fixed rate; a picture is written when the next one tells its end."""
+    last: tuple[np.ndarray, int] | None = None
+
+    with replacing(path) as temporary:
+        code = cv2.VideoWriter_fourcc(*OPENCV_CODEC)
+        writer = cv2.VideoWriter(str(temporary), code, rate_hz, size)
+        if not writer.isOpened():
+            raise DataError(
+                f"cannot write the video '{path}'; expected a name ending in .mp4 in a folder "
+                'that may be written to'
+            )
+
+        def encode(picture: np.ndarray, ticks: int) -> None:
+            nonlocal last
+            if last:
+                seconds = min((ticks - last[1]) / CLOCK_HZ, LONGEST_PAUSE_S)
+                for _ in range(max(1, round(seconds * rate_hz))):
+                    writer.write(last[0])
+            last = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), ticks
+
+        yield encode
+        writer.write(last[0])
+        writer.release()
+
+
+@contextmanager
+def _av_encoder(path: Path, size: tuple[int, int], codec: str) -> Iterator[Encode]:
+    """Encode pictures with their own times."""
     import av
 
     options = {'movflags': '+faststart'}  # plays while it is still being loaded

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 import importlib.util
 import json
@@ -107,7 +108,7 @@ def _as_yaml(values: dict[str, Any]) -> dict[str, str]:
 def run_demo(options: DemoOptions, source_config: SourceConfig, console: Console) -> None:
     """Start, measure, stop and print; raises KpfeatError."""
     check_ros()
-    from kpfeat_core.video import Film
+    from kpfeat_core.video import Video
     from kpfeat_core.virtual_camera import StreamReport
     import rclpy
     from rclpy.signals import SignalHandlerOptions
@@ -121,13 +122,13 @@ def run_demo(options: DemoOptions, source_config: SourceConfig, console: Console
     settings = ' '.join(f'{name}={value}' for name, value in environment.items())
     console.print(f'{source.name} → {TOPIC} → extractor ({options.model}) → matcher → overlay')
     console.print(f'to watch it: {settings} rviz2', soft_wrap=True)
-    film = Film(out / 'matches.mp4', min(source.rate_hz, FILM_RATE_HZ))
+    film = Video(out / 'matches.mp4', rate_hz=min(source.rate_hz, FILM_RATE_HZ))
     report = StreamReport(getattr(source, 'camera', None))
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: never leave nodes behind
         signal.signal(number, _interrupt)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
-        with ProcessGroup(out / 'logs') as processes, film:
+        with ProcessGroup(out / 'logs') as processes, closing(film):
             observer = _observer(report, film)
             _measure(options, source_config, processes, observer, console)
             files = observer.write_pictures(out)

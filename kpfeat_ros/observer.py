@@ -7,7 +7,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from kpfeat.msg import Features, Matches
 from kpfeat_core.image import write_image
 from kpfeat_core.messages.conversions import message_to_matches
-from kpfeat_core.video import Film
+from kpfeat_core.video import Video
 from kpfeat_core.virtual_camera import StreamReport
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
@@ -32,7 +32,7 @@ class Observer(Node):
     not add to the latency that is measured here.
     """
 
-    def __init__(self, report: StreamReport, film: Film, **options: Any) -> None:
+    def __init__(self, report: StreamReport, film: Video, **options: Any) -> None:
         super().__init__('observer', **options)
         self.report = report
         self.diagnostics: dict[str, dict[str, str]] = {}
@@ -88,7 +88,7 @@ class Observer(Node):
         for name, message in sorted(self.pictures.items()):
             files.append(folder / f'{name}.png')
             write_image(files[-1], image_to_array(message))
-        return [*files, self._film.path] if self._film.frames else files
+        return [*files, self._film.path] if self._film.path.exists() else files
 
     def destroy_node(self) -> None:
         """Stop filming and destroy."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kpfeat_core.image import write_image
 from kpfeat_core.messages.conversions import camera_info_to_calibration, image_to_array
-from kpfeat_core.video import Film
+from kpfeat_core.video import Video
 from kpfeat_core.virtual_camera import VirtualCamera
 import numpy as np
 import pytest
@@ -94,7 +94,7 @@ def test_broken_image_is_counted_logged_and_passed_over(ros, sent, folder) -> No
 
 
 def test_frames_of_a_video_come_at_its_own_rate(ros, sent, tmp_path) -> None:
-    with Film(tmp_path / 'a.mp4', 5.0) as film:
+    with Video(tmp_path / 'a.mp4', rate_hz=5.0) as film:
         for k in range(4):
             film.add(k * 200_000_000, np.full((40, 60, 3), 50 * k, np.uint8))
     node, images = sent(video=str(tmp_path / 'a.mp4'), rate_hz=-1.0)
