@@ -270,7 +270,7 @@ def current_names(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
     renamed = {}
     for name, value in options.items():
         now = OLD_NAMES.get(name, name)
-        if now == name or now not in names:
+        if name in names or now not in names:
             renamed[name] = value
         elif now not in options:
             text = f"option '{name}' is called '{now}' now; the old name will go with a release"
@@ -282,7 +282,7 @@ def current_names(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
 def parse_options(texts: Sequence[str], *classes: type) -> dict[str, Any]:
     """Turn KEY=VALUE words into typed options of configuration classes; raises ConfigError."""
     types = {f.name: type(f.default) for cls in classes for f in fields(cls)}
-    types |= {old: types[now] for old, now in OLD_NAMES.items() if now in types}
+    types = {old: types[now] for old, now in OLD_NAMES.items() if now in types} | types
     options: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition('=')

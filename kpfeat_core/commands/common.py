@@ -96,7 +96,7 @@ def configured(
 def _described(cls: type) -> list[OptionDescription]:
     """Return the options of a configuration class, by their old names as well."""
     options = {f.name: describe(f) for f in fields(cls) if 'help' in f.metadata}
-    old = {name: options[now] for name, now in OLD_NAMES.items() if now in options}
+    old = {k: options[v] for k, v in OLD_NAMES.items() if v in options and k not in options}
     return [*options.values(), *(option._replace(name=name) for name, option in old.items())]
 
 

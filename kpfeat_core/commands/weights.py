@@ -95,7 +95,7 @@ def _found_table(names: list[str]) -> 'Table':
 def _published_table(names: list[str]) -> 'Table':
     from rich.table import Table
 
-    from ..weights.published import published_for
+    from ..weights.checkpoints import published_for
 
     table = Table('model', 'file', 'licence', box=None, pad_edge=False)
     table.add_column('from', overflow='fold')

@@ -13,9 +13,8 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from .aslfeat_layers import ConvNormRelu, DeformableLayer, POINTS
-from .base import DenseMaps, Extractor
+from .base import DenseMaps, Extractor, Pyramid
 from .layers import strip_rows
-from .pyramid import Pyramid
 from ..axes import Bool, Float, Int
 from ..config import AUTO, ExtractorConfig, option, redefault
 from ..geometry import sample

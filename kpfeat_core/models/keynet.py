@@ -15,10 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn, Tensor
 
-from .base import DenseMaps, Extractor
+from .base import DenseMaps, Extractor, Pyramid
 from .hardnet import HardNet, PATCH_SIZE
 from .keynet_scores import from_tf, from_torch, KeyNetSize, PLAIN, ScoreNetwork
-from .pyramid import Pyramid
 from ..axes import Float
 from ..config import AUTO, ExtractorConfig, option, redefault
 from ..errors import ConfigError

@@ -13,8 +13,7 @@ from safetensors.torch import save
 import torch
 from torch import nn, Tensor
 
-from .checkpoints import some_names
-from .published import published_for
+from .checkpoints import published_for, some_names
 from ..errors import WeightsError
 from ..io import replacing
 
