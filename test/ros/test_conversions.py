@@ -4,7 +4,6 @@ import array
 import importlib
 from pathlib import Path
 import re
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -92,28 +91,16 @@ def test_features_survive_a_message_bit_by_bit(make, count, extra) -> None:
     for name, value in features.numpy().items():
         assert np.array_equal(back[name], value), name
     assert (message.model, message.width, message.height) == ('alike-t', 640, 480)
+    assert message.header == header_for(make) and message.header.stamp.nanosec == 5
 
 
-@BOTH
-def test_header_is_passed_on_untouched(make) -> None:
-    header = header_for(make)
-    message = conversions.fill_features(make('Features'), some_features(), header)
-    assert message.header == header
-    assert message.header.stamp.nanosec == 5
-
-
-def test_padding_is_not_published() -> None:
+@pytest.mark.parametrize(('b', 'count'), [(0, 5), (1, 8)])
+def test_the_image_of_a_batch_is_published_without_padding(b, count) -> None:
     features = some_features(5, padding=3)
-    message = conversions.fill_features(plain('Features'), features, HEADER)
-    assert len(message.scores) == 5
-    assert len(message.keypoints) == 10
-    assert len(message.descriptors) == 5 * 16 * 4
-
-
-def test_image_b_of_a_batch_is_the_one_published() -> None:
-    features = some_features(5, padding=3)
-    message = conversions.fill_features(plain('Features'), features, HEADER, b=1)
-    assert len(message.scores) == 8
+    message = conversions.fill_features(plain('Features'), features, HEADER, b=b)
+    assert len(message.scores) == count
+    assert len(message.keypoints) == 2 * count
+    assert len(message.descriptors) == count * 16 * 4
 
 
 @BOTH
@@ -248,12 +235,8 @@ def test_decoding_agrees_with_cv_bridge(name) -> None:
 
 def test_sequences_are_array_array_the_fast_way_into_a_message() -> None:
     message = conversions.fill_features(plain('Features'), some_features(), HEADER)
-    for name, typecode in {
-        'keypoints': 'f',
-        'scores': 'f',
-        'scales': 'f',
-        'descriptors': 'B',
-    }.items():
+    codes = {'keypoints': 'f', 'scores': 'f', 'scales': 'f', 'descriptors': 'B'}
+    for name, typecode in codes.items():
         assert isinstance(getattr(message, name), array.array)
         assert getattr(message, name).typecode == typecode
 
@@ -268,12 +251,3 @@ def test_constants_of_the_messages_and_of_python_agree() -> None:
     assert constants('Matches') == {
         name.upper(): value for value, name in enumerate(conversions.GEOMETRIES)
     }
-
-
-def test_conversions_import_no_ros() -> None:
-    module = 'kpfeat_core.messages.conversions'
-    code = f'import sys, {module}; print([m for m in sys.modules if "rclpy" in m])'
-    found = subprocess.run(
-        [sys.executable, '-c', code], capture_output=True, text=True, check=True
-    )
-    assert found.stdout.strip() == '[]'

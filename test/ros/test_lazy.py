@@ -38,7 +38,7 @@ def camera_of(ros):
 def test_images_are_received_only_while_somebody_listens(ros, told, extractor, photo) -> None:
     assert extractor._hears_of_listeners == told
     camera = camera_of(ros)
-    ros.spin(0.5)
+    ros.spin(0.3)
     assert not camera.get_subscription_count() and extractor.rests
     for _ in range(3):
         features = ros.listen(Features, 'features')
@@ -70,7 +70,7 @@ def test_second_listener_that_leaves_does_not_end_the_first(ros, extractor, phot
     ros.until(lambda: extractor.streams[''].wanted() == 2, 'both listeners')
     ros.stop_listening(second)
     ros.until(lambda: extractor.streams[''].wanted() == 1, 'one to leave')
-    ros.spin(1.5)
+    ros.spin(0.4)  # longer than until the next review
     camera.publish(ros.image(photo))
     ros.until(lambda: first, 'features')
 
@@ -78,7 +78,7 @@ def test_second_listener_that_leaves_does_not_end_the_first(ros, extractor, phot
 def test_chain_of_nodes_wakes_from_its_end_and_falls_asleep_again(ros, extractor, photo) -> None:
     matcher, overlay = ros.start(MatcherNode), ros.start(OverlayNode)
     nodes = (extractor, matcher, overlay)
-    ros.spin(1.0)
+    ros.spin(0.3)
     assert all(node.rests for node in nodes)
     pictures = ros.listen(Image, 'image_matches')
     ros.until(lambda: not any(node.rests for node in nodes), 'all nodes to wake')

@@ -86,7 +86,7 @@ def test_matches_of_forgotten_images_are_counted_and_not_drawn(ros) -> None:
 
 def test_nothing_is_subscribed_or_drawn_while_nobody_looks(ros) -> None:
     rig = Rig(ros)
-    ros.spin(0.6)
+    ros.spin(0.3)
     assert [p.get_subscription_count() for p in rig.publishers.values()] == [0] * 5
 
 

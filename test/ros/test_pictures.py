@@ -85,12 +85,9 @@ def test_depths_of_16_bits_are_millimetres(dtype, encoding):
     np.testing.assert_allclose(found, [[0, 1.5, 65.535], [0.001, 0.002, 0.003]], rtol=1e-6)
 
 
-def test_depths_of_32_bits_are_metres_with_nan_for_unknown():
+def test_depths_of_32_bits_are_metres_with_nan_for_unknown_and_others_are_refused():
     stored = np.array([[np.nan, 0.5], [12, np.inf]], '<f4')
     np.testing.assert_array_equal(depth_to_metres(depth_message(stored, '32FC1')), stored)
-
-
-def test_what_is_no_depth_image_is_refused():
     with pytest.raises(BadImageError, match="encoding 'rgb8', expected 16UC1 in millimetres"):
         depth_to_metres(depth_message(np.zeros((2, 2), '<u2'), 'rgb8'))
     short = depth_message(np.zeros((2, 2), '<u2'), '16UC1')
@@ -110,12 +107,8 @@ def test_a_cloud_holds_keypoints_with_depth_and_their_scores(dtype, encoding, un
     cloud = cloud_of_keypoints(features, depth, camera_info(), 'distorted')
     assert cloud.header == features.header
     assert (cloud.height, cloud.width, cloud.point_step) == (1, 2, 16)
-    assert [(f.name, f.offset) for f in cloud.fields] == [
-        ('x', 0),
-        ('y', 4),
-        ('z', 8),
-        ('score', 12),
-    ]
+    offsets = {'x': 0, 'y': 4, 'z': 8, 'score': 12}
+    assert {field.name: field.offset for field in cloud.fields} == offsets
     expected = [[0.8, 0, 4, 0.9], [0, 0.25, 0.5, 0.25]]
     np.testing.assert_allclose(rows_of(cloud), expected, atol=1e-6)
 
@@ -255,15 +248,8 @@ class StandIn:
 
     class PointsAnnotation(Of):
         POINTS = 1
-        FIELDS = (
-            'timestamp',
-            'type',
-            'points',
-            'outline_color',
-            'outline_colors',
-            'fill_color',
-            'thickness',
-        )
+        FIELDS = ('timestamp', 'type', 'points', 'outline_color', 'outline_colors')
+        FIELDS += ('fill_color', 'thickness')
 
     class ImageAnnotations(Of):
         FIELDS = ('circles', 'points', 'texts')
@@ -303,13 +289,10 @@ def test_packages_that_are_not_installed_give_no_messages():
     assert find_messages('std_msgs').Header
 
 
-def test_a_lower_quality_makes_a_smaller_jpeg():
+def test_jpeg_keeps_red_and_is_smaller_at_a_lower_quality():
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     fine, coarse = (fill_jpeg(SimpleNamespace(), picture, None, q) for q in (95, 10))
     assert len(coarse.data) < len(fine.data) / 2
-
-
-def test_red_stays_red_in_a_jpeg():
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 0] = 255
     message = fill_jpeg(SimpleNamespace(), red, None, 95)

@@ -107,7 +107,7 @@ def test_camera_that_offers_too_little_is_named_once_with_the_remedy(ros, start)
         'reliable'
     )
     ros.until(lambda: expected in warnings, 'the warning')
-    ros.spin(2.5)  # more diagnostics
+    ros.spin(0.5)  # more diagnostics
     assert len([text for text in warnings if '/image' in text]) == 1
     assert node.mismatches() == [expected]
 

@@ -102,7 +102,6 @@ def test_image_that_has_no_features_is_answered_with_the_reason(
 
 def test_failure_of_our_own_is_answered_and_the_node_lives(ros, start, photo) -> None:
     node, errors = start(), ros.logged()
-    ros.until(lambda: ros.probe.count_publishers('/rosout') > 1, 'the log')
     extractor, node.model.extractor = node.extractor, None
     response = extract(ros, ros.image(photo))
     assert not response.success and 'AttributeError' in response.message

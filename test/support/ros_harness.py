@@ -97,6 +97,8 @@ class Ros:
         self.probe.create_subscription(
             Log, '/rosout', lambda log: log.level >= level and texts.append(log.msg), 100
         )
+        logging = lambda: self.probe.count_publishers('/rosout') >= len(self.nodes)  # noqa: E731
+        self.until(logging, 'the log of all nodes')
         return texts
 
     def call(self, kind: type, name: str, **fields: Any) -> Any:
