@@ -52,19 +52,6 @@ def test_loss_falls_as_partners_approach_each_other(name):
 
 
 @each_loss
-def test_descent_lowers_the_loss(name):
-    first, *rest = random_pair(count=10, noise=2.0)
-    values = []
-    for _ in range(80):
-        first.requires_grad_()
-        loss = TERMS[name](losses.Correspondences(normalize(first, dim=-1), *rest)).mean()
-        (gradient,) = torch.autograd.grad(loss, first)
-        first = (first - 1.0 * gradient).detach()
-        values.append(loss.item())
-    assert values[-1] < 0.6 * values[0]
-
-
-@each_loss
 def test_neighbors_within_the_safe_radius_are_no_negatives(name):
     # all descriptors nearly alike: every negative is as hard as can be
     same = normalize(torch.ones(1, 2, 4) + 0.05 * torch.eye(2, 4), dim=-1)

@@ -21,7 +21,7 @@ from kpfeat_core.training.options import parse_kind_weights
 from kpfeat_core.training.runtime import learning_rate
 import numpy as np
 import pytest
-from small_runs import rows, run, SMALL, steps, write_photographs
+from small_runs import fit, rows, run, SMALL, steps, write_photographs
 import torch
 
 
@@ -150,14 +150,7 @@ def test_a_few_steps_on_one_pair_lower_the_loss(pairs, stride) -> None:
     recipe = AlikeRecipe(
         build_extractor('alike-t'), AlikeLossConfig(detected=20, random=20, stride=stride)
     )
-    optimizer = torch.optim.Adam(recipe.parameters(), 3e-3)
-    totals = []
-    for _ in range(25):
-        loss = recipe(pairs, torch.Generator().manual_seed(0))['total']
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        totals.append(float(loss.detach()))
+    totals = [parts['total'] for parts in fit(recipe, pairs, 25, 3e-3)]
     assert all(np.isfinite(totals))
     assert totals[-1] < 0.8 * totals[0]
 

@@ -19,6 +19,7 @@ from kpfeat_core.training.aslfeat import (
 from kpfeat_core.training.options import Options
 from kpfeat_core.weights.files import read_architecture, save_weights
 import pytest
+from small_runs import fit, train_small
 import torch
 
 SIDE = 64
@@ -100,14 +101,7 @@ def test_a_pair_with_few_points_does_not_change_the_loss_of_the_other(pairs) -> 
 @pytest.mark.parametrize(('deform', 'steps'), [('none', 25), ('s', 15)])
 def test_a_few_steps_on_one_batch_teach_aslfeat_to_match_it(pairs, deform, steps) -> None:
     recipe = recipe_for(deform=deform)
-    optimizer = torch.optim.Adam(recipe.parameters(), 3e-3)
-    history = []
-    for _ in range(steps):
-        parts = recipe(pairs, torch.Generator().manual_seed(0))
-        optimizer.zero_grad()
-        parts['total'].backward()
-        optimizer.step()
-        history.append({name: float(value.detach()) for name, value in parts.items()})
+    history = fit(recipe, pairs, steps, 3e-3)
     assert history[-1]['total'] < 0.6 * history[0]['total']
     assert history[-1]['nearest'] > 2 * history[0]['nearest']
 
@@ -149,19 +143,16 @@ def test_options_that_do_not_exist_are_refused() -> None:
 
 
 def test_both_stages_run_from_the_command_to_weights_that_load(tmp_path) -> None:
-    pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
-    from kpfeat_core.training import train
-
     folder = tmp_path / 'photographs'
     folder.mkdir()
     for i, image in enumerate(scenes(8, 96).permute(0, 2, 3, 1).mul(255).byte().numpy()):
         cv2.imwrite(str(folder / f'{i}.png'), image)
     small = {
-        'view_size': 48, 'batch_size': 2, 'correspondences': 50, 'validation_share': 0.4,
-        'validation_pairs': 1, 'bank_side': 96, 'threads': 1, 'device': 'cpu',
+        'view_size': 48, 'batch_size': 2, 'correspondences': 50, 'validation_pairs': 1,
+        'bank_side': 96,
     }  # fmt: skip
-    first = train('aslfeat', folder, tmp_path / '1', **small, steps=2, deform='none')
-    second = train(
+    first = train_small('aslfeat', folder, tmp_path / '1', **small, steps=2, deform='none')
+    second = train_small(
         'aslfeat', folder, tmp_path / '2', **small, steps=2, deform='u', trained='last',
         start=str(first), precision='bf16-mixed',
     )  # fmt: skip

@@ -8,6 +8,7 @@ from kpfeat_core.registry import build_extractor
 from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
 from made_room import CALM, EXACT, seeded
 import pytest
+from small_runs import fit, train_small
 import torch
 
 
@@ -18,15 +19,8 @@ def test_a_few_steps_on_a_scene_lower_every_loss(room_bank) -> None:
     recipe = AlikeRecipe(
         build_extractor('alike-t'), AlikeLossConfig(detected=50, random=50, stride=4)
     )
-    optimizer = torch.optim.Adam(recipe.parameters(), 3e-3)
-    history = []
-    for _ in range(30):
-        parts = recipe(batch, seeded())
-        optimizer.zero_grad()
-        parts['total'].backward()
-        assert all(p.grad.isfinite().all() for p in recipe.parameters() if p.grad is not None)
-        optimizer.step()
-        history.append({name: float(value.detach()) for name, value in parts.items()})
+    history = fit(recipe, batch, 30, 3e-3)
+    assert all(p.grad.isfinite().all() for p in recipe.parameters() if p.grad is not None)
     assert 0.1 < history[0]['covisible'] < 0.9
     assert history[-1]['total'] < 0.7 * history[0]['total']
     assert history[-1]['nre'] < 0.7 * history[0]['nre']
@@ -34,25 +28,23 @@ def test_a_few_steps_on_a_scene_lower_every_loss(room_bank) -> None:
 
 RUN = {
     'view_size': 64, 'batch_size': 2, 'detected': 20, 'random': 20, 'bank_side': 128, 'steps': 3,
-    'validation_pairs': 2, 'validate_every': 3, 'log_every': 1, 'threads': 1, 'device': 'cpu',
+    'validation_pairs': 2, 'validate_every': 3,
 }  # fmt: skip
 
 
 def test_a_folder_of_scenes_trains_alike_and_is_refused_by_others(tmp_path, room_folder) -> None:
-    pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
-    from kpfeat_core.training import train
-
     with pytest.raises(DataError, match='holds one scene .* expected two'):
-        train('alike-t', room_folder, tmp_path / 'run', **RUN)
+        train_small('alike-t', room_folder, tmp_path / 'run', **RUN)
+    scenes = tmp_path / 'scenes'
+    scenes.mkdir()
     for name in ('first', 'second'):
-        (tmp_path / 'scenes').mkdir(exist_ok=True)
-        (tmp_path / 'scenes' / name).symlink_to(room_folder)
-    weights = train('alike-t', tmp_path / 'scenes', tmp_path / 'run', **RUN)
+        (scenes / name).symlink_to(room_folder)
+    weights = train_small('alike-t', scenes, tmp_path / 'run', **RUN)
     assert weights.is_file()
     assert cv2.imread(str(tmp_path / 'run/pairs.jpg')) is not None
     others = {k: v for k, v in RUN.items() if k not in ('detected', 'random')}
-    assert train('keynet-tiny', tmp_path / 'scenes', tmp_path / 'keynet', **others).is_file()
+    assert train_small('keynet-tiny', scenes, tmp_path / 'keynet', **others).is_file()
     with pytest.raises(DataError, match='which this model does not train on'):
-        train('hardnet', tmp_path / 'scenes', tmp_path / 'other', **others | {'view_size': 256})
+        train_small('hardnet', scenes, tmp_path / 'other', **others | {'view_size': 256})
     with pytest.raises(ConfigError, match='depth_tolerance is -1.0'):
-        train('alike-t', tmp_path / 'scenes', tmp_path / 'x', **RUN | {'depth_tolerance': -1.0})
+        train_small('alike-t', scenes, tmp_path / 'x', **RUN | {'depth_tolerance': -1.0})

@@ -1,6 +1,5 @@
 """HardNet learns, from patches that show the same points as Key.Net would see them."""
 
-import csv
 from dataclasses import replace
 import math
 
@@ -27,6 +26,7 @@ from kpfeat_core.training.options import Options
 from kpfeat_core.weights.files import save_weights
 import numpy as np
 import pytest
+from small_runs import fit, rows, train_small
 import torch
 
 SIDE = 160
@@ -37,9 +37,8 @@ CALM = {
 }  # fmt: skip
 EXACT = {'position_px': 0.0, 'scale_jitter': 1.0, 'turn_deg': 0.0}
 SMALL = {
-    'view_size': 96, 'batch_size': 2, 'patches': 12, 'bank_side': 128, 'validation_share': 0.4,
-    'validation_pairs': 2, 'validate_every': 2, 'log_every': 1, 'threads': 1, 'device': 'cpu',
-    'warmup_steps': 2, 'decay_share': 0.0,
+    'view_size': 96, 'batch_size': 2, 'patches': 12, 'bank_side': 128, 'validation_pairs': 2,
+    'validate_every': 2, 'warmup_steps': 2, 'decay_share': 0.0,
 }  # fmt: skip
 
 
@@ -170,14 +169,7 @@ def test_a_few_steps_on_one_batch_teach_hardnet_to_match_it() -> None:
     batch = draw(replace(pairs, images=pairs.images + noise), patches=20, turn_deg=20.0)
     recipe = HardNetRecipe(HardNet(), HardNetLossConfig()).to(memory_format=torch.channels_last)
     before = validate_patches(recipe.extractor, batch)
-    optimizer = torch.optim.Adam(recipe.parameters(), 3e-3)
-    totals = []
-    for _ in range(12):
-        loss = recipe(batch, torch.Generator())['total']
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        totals.append(float(loss.detach()))
+    totals = [parts['total'] for parts in fit(recipe, batch, 12, 3e-3)]
     after = validate_patches(recipe.extractor, batch)
     assert totals[-1] < 0.7 * totals[0]
     assert 1 - after['nearest'] < 0.5 * (1 - before['nearest'])
@@ -210,10 +202,7 @@ def photographs(tmp_path_factory):
 
 
 def run(photographs, out, **options):
-    pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
-    from kpfeat_core.training import train
-
-    return train('hardnet', photographs, out, **SMALL | options)
+    return train_small('hardnet', photographs, out, **SMALL | options)
 
 
 def test_a_run_makes_the_descriptor_of_keynet(photographs, tmp_path) -> None:
@@ -221,8 +210,7 @@ def test_a_run_makes_the_descriptor_of_keynet(photographs, tmp_path) -> None:
     assert weights.name == 'hardnet.safetensors'
     sheet = cv2.imread(str(tmp_path / 'run/pairs.jpg'))
     assert sheet is not None and sheet.std() > 10
-    with open(tmp_path / 'run/validation.csv', newline='') as file:
-        assert 0 < float(next(csv.DictReader(file))['nearest']) <= 1
+    assert 0 < float(rows(tmp_path / 'run/validation.csv')[0]['nearest']) <= 1
     save_weights(build_extractor('keynet'), tmp_path / 'keynet.safetensors')
     extractor = create_extractor(
         'keynet', str(tmp_path / 'keynet.safetensors'), descriptor_weights=str(weights)

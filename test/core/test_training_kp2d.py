@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import cv2
 from fill import fill
 from kpfeat_core.config import make_config
 from kpfeat_core.data.homography_pairs import make_pairs, PairConfig
@@ -18,6 +17,7 @@ from kpfeat_core.weights.checkpoints import load_checkpoint
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from small_runs import killed_at, train_small, write_photographs
 import torch
 import torch.nn.functional as F
 
@@ -211,23 +211,15 @@ def test_published_pairs_show_a_part_of_the_other_view(bank) -> None:
 
 def run(folder, out, **options):
     """Train for a step or some on the photographs in a folder."""
-    pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
-    from kpfeat_core.training import train
-
     small = {
-        'view_size': 64, 'batch_size': 1, 'bank_side': 128, 'validation_share': 0.4,
-        'validation_pairs': 1, 'threads': 1, 'device': 'cpu', 'dropout': 0.2,
+        'view_size': 64, 'batch_size': 1, 'bank_side': 128, 'validation_pairs': 1, 'dropout': 0.2
     }  # fmt: skip
-    return train('kp2d', folder, out, **small | options)
+    return train_small('kp2d', folder, out, **small | options)
 
 
 @pytest.fixture(scope='module')
 def photographs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('photographs')
-    for i in range(4):
-        noise = np.random.default_rng(i).integers(0, 255, (16, 20, 3), np.uint8)
-        cv2.imwrite(str(folder / f'{i}.png'), cv2.resize(noise, (160, 128)))
-    return folder
+    return write_photographs(tmp_path_factory.mktemp('photographs'), 4)
 
 
 def test_io_net_is_kept_to_go_on_but_not_in_the_weights(photographs, tmp_path) -> None:
@@ -237,24 +229,10 @@ def test_io_net_is_kept_to_go_on_but_not_in_the_weights(photographs, tmp_path) -
     assert load_file(weights).keys() == Kp2d(Kp2dConfig()).state_dict().keys()
 
 
-def test_a_resumed_run_drops_the_channels_of_an_unbroken_one(
-    photographs, tmp_path, monkeypatch
-) -> None:
-    from kpfeat_core.training import engine
-
+def test_a_resumed_run_drops_the_channels_of_an_unbroken_one(photographs, tmp_path) -> None:
     run(photographs, tmp_path / 'whole', steps=2)
-    original = engine._Run._train_step
-
-    def killed(self, material):
-        if self.step == 1:
-            self.checkpoint()
-            raise KeyboardInterrupt
-        return original(self, material)
-
-    monkeypatch.setattr(engine._Run, '_train_step', killed)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_at(1), pytest.raises(KeyboardInterrupt):
         run(photographs, tmp_path / 'broken', steps=2)
-    monkeypatch.undo()
     run(photographs, tmp_path / 'broken', steps=2)
     states = [load_checkpoint(tmp_path / f'{name}/last.pt') for name in ('whole', 'broken')]
     for name, value in states[0]['recipe'].items():

@@ -1,6 +1,5 @@
 """MagicPoint and SuperPoint learn what their labels say, from shapes and from photographs."""
 
-import csv
 from dataclasses import replace
 
 import cv2
@@ -21,6 +20,7 @@ from kpfeat_core.training.validation import validate
 from kpfeat_core.weights.files import save_weights, sha256
 import numpy as np
 import pytest
+from small_runs import fit, rows, train_small
 import torch
 
 SHAPES = ShapesConfig(
@@ -28,8 +28,7 @@ SHAPES = ShapesConfig(
     smooth_px=(30, 90),
 )  # fmt: skip
 RUN = {
-    'batch_size': 2, 'validate_every': 2, 'log_every': 1, 'threads': 1, 'device': 'cpu',
-    'warmup_steps': 2, 'validation_pairs': 2, 'steps': 2,
+    'batch_size': 2, 'validate_every': 2, 'warmup_steps': 2, 'validation_pairs': 2, 'steps': 2
 }  # fmt: skip
 ON_PHOTOGRAPHS = {'view_size': 64, 'bank_side': 96, 'validation_share': 0.4}
 
@@ -70,28 +69,7 @@ def options(recipe, **values) -> Options:
 
 
 def run(model, data, out, **values):
-    pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
-    from kpfeat_core.training import train
-
-    return train(model, data, out, **RUN | values)
-
-
-def rows(path):
-    with open(path, newline='') as file:
-        return list(csv.DictReader(file))
-
-
-def fit(recipe, batch, steps: int, rate: float) -> list[dict[str, float]]:
-    """Train on one batch, and return what was logged of each step."""
-    optimizer = torch.optim.Adam(recipe.parameters(), rate)
-    log = []
-    for _ in range(steps):
-        parts = recipe(batch, generator())
-        optimizer.zero_grad()
-        parts['total'].backward()
-        optimizer.step()
-        log.append({name: value.item() for name, value in parts.items()})
-    return log
+    return train_small(model, data, out, **RUN | values)
 
 
 def test_magicpoint_learns_the_corners_of_a_few_shapes() -> None:

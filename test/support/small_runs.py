@@ -6,6 +6,7 @@ import csv
 import cv2
 import numpy as np
 import pytest
+import torch
 
 SMALL = {
     'view_size': 64, 'batch_size': 2, 'detected': 20, 'random': 20, 'bank_side': 128,
@@ -24,12 +25,31 @@ def write_photographs(folder, count=8):
     return folder
 
 
-def run(photographs, out, **options):
-    """Train alike-t for a few steps."""
+def train_small(model, folder, out, **options):
+    """Train a model with these options and what makes all runs of tests small."""
     pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
     from kpfeat_core.training import train
 
-    return train('alike-t', photographs, out, **SMALL | options)
+    shared = {'validation_share': 0.4, 'log_every': 1, 'threads': 1, 'device': 'cpu'}
+    return train(model, folder, out, **shared | options)
+
+
+def run(photographs, out, **options):
+    """Train alike-t for a few steps."""
+    return train_small('alike-t', photographs, out, **SMALL | options)
+
+
+def fit(recipe, batch, steps, rate):
+    """Train on one batch, and return what was logged of each step."""
+    optimizer = torch.optim.Adam(recipe.parameters(), rate)
+    log = []
+    for _ in range(steps):
+        parts = recipe(batch, torch.Generator().manual_seed(0))
+        optimizer.zero_grad()
+        parts['total'].backward()
+        optimizer.step()
+        log.append({name: float(value.detach()) for name, value in parts.items()})
+    return log
 
 
 def rows(path):
