@@ -316,9 +316,14 @@ def test_memory_that_loading_has_freed_does_not_hide_what_a_call_needs(monkeypat
     assert growth > 0.8 * 40 * 2**20
 
 
-def test_a_process_that_fails_says_why():
-    with pytest.raises(KpfeatError, match='no model'):
-        measures.peak_process_bytes(spec('surf'), SMALL, 1)
+def test_a_process_that_fails_says_why(tmp_path, monkeypatch):
+    python = tmp_path / 'python'
+    python.write_text('#!/bin/sh\necho Traceback >&2\necho no memory left >&2\nexit $CODE\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(measures.sys, 'executable', str(python))
+    monkeypatch.setenv('CODE', '1')
+    with pytest.raises(KpfeatError, match='^no memory left$'):
+        measures.peak_process_bytes(spec('orb'), SMALL, 1)
 
 
 def test_results_name_their_commit_and_no_folders(monkeypatch):

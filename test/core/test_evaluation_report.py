@@ -155,9 +155,9 @@ def test_no_pairs_and_columns_without_numbers_make_a_report(two, written):
 
 
 def test_many_sequences_and_extractors_make_a_report(written):
-    groups = tuple(f'{"vi"[k % 2]}_scene{k}' for k in range(60))
+    groups = tuple(f'{"vi"[k % 2]}_scene{k}' for k in range(24))
     page, _ = written([made_results(f'e{k}', groups=groups, count=1) for k in range(12)])
-    assert 'i_scene59' in page.text and 'e11' in page.text
+    assert 'i_scene23' in page.text and 'e11' in page.text
 
 
 def test_poses_are_reported_with_their_own_columns(two, written):
