@@ -13,7 +13,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from .aslfeat_layers import ConvNormRelu, DeformableLayer, POINTS
-from .base import DenseMaps, Extractor, Pyramid
+from .base import Converted, DenseMaps, Extractor, Pyramid
 from .layers import strip_rows
 from ..axes import Bool, Float, Int
 from ..config import AUTO, ExtractorConfig, option, redefault
@@ -261,9 +261,7 @@ class AslFeat(Extractor):
         cells = found.keypoints / self.stride
         return F.normalize(sample(level, cells, padding='border'), dim=-1)
 
-    def convert_checkpoint(
-        self, state: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def convert_checkpoint(self, state: dict[str, Tensor]) -> Converted:
         """Rename and turn the variables of a TensorFlow checkpoint; find how its layers bend."""
         if 'conv0/kernel' in state:
             state = dict(_from_tensorflow(*item) for item in state.items() if _is_ours(item[0]))

@@ -38,6 +38,7 @@ from ..runtime import StageTimer
 # On a CPU the maps of several images leave its caches: at 640x480 and eight together, an image
 # took 0.9 to 1.7 times as long as alone (`kpfeat bench --batch 1 --batch 8`).
 FASTER_IN_BATCHES = ('cuda', 'mps')
+Converted = tuple[dict[str, Tensor], dict[str, str]]  # tensors of a network, its architecture
 MOST_ENLARGED = 2  # networks were not trained on images that are more blurred; SIFT doubles, too
 
 
@@ -147,9 +148,7 @@ class Extractor(nn.Module):
         """Read unit-length descriptors at keypoints, which are in pixels of the maps."""
         raise NotImplementedError
 
-    def convert_checkpoint(
-        self, state: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def convert_checkpoint(self, state: dict[str, Tensor]) -> Converted:
         """
         Turn the state dict of a published checkpoint into (tensors of `network`, architecture).
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn, Tensor
 
-from .base import DenseMaps, Extractor, Pyramid
+from .base import Converted, DenseMaps, Extractor, Pyramid
 from .hardnet import HardNet, PATCH_SIZE
 from .keynet_scores import from_tf, from_torch, KeyNetSize, PLAIN, ScoreNetwork
 from ..axes import Float
@@ -195,9 +195,7 @@ class KeyNet(Extractor):
         patches = self._patches(maps, keypoints, found.orientations)
         return self.hardnet.describe(patches.flatten(0, 1)).unflatten(0, keypoints.shape[:2])
 
-    def convert_checkpoint(
-        self, state: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def convert_checkpoint(self, state: dict[str, Tensor]) -> Converted:
         """Read the published layouts of both variants, and files of ours without gains."""
         if 'last_conv.0.weight' in state:
             return from_torch(state), {'variant': 'torch', 'batch_statistics': 'stored'}

@@ -16,7 +16,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from .base import DenseMaps, Extractor
+from .base import Converted, DenseMaps, Extractor
 from .layers import halve_in_strips, normalized_conv, strip_rows
 from ..axes import Bool, Float
 from ..config import AUTO, ExtractorConfig, option, redefault
@@ -220,9 +220,7 @@ class Kp2d(Extractor):
         ]
         return F.normalize(torch.cat(parts, 1), dim=-1)
 
-    def convert_checkpoint(
-        self, state: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def convert_checkpoint(self, state: dict[str, Tensor]) -> Converted:
         """
         Take a published checkpoint, of the version of this extractor.
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from .base import DenseMaps, Extractor
+from .base import Converted, DenseMaps, Extractor
 from .layers import halve_in_strips, infers_on_cpu, normalized_conv, strip_rows
 from ..axes import Float
 from ..config import ExtractorConfig, option, redefault
@@ -176,9 +176,7 @@ class SuperPoint(Extractor):
         cell_descriptors = maps.descriptor_maps[0].to(keypoints.dtype)
         return F.normalize(sample(cell_descriptors, cells, padding='border'), dim=-1)
 
-    def convert_checkpoint(
-        self, state: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def convert_checkpoint(self, state: dict[str, Tensor]) -> Converted:
         """
         Turn any of the three published layouts into ours; MagicPoint leaves out descriptors.
 
