@@ -120,7 +120,7 @@ class ProcessGroup:
     def start(self, plan: 'NodePlan') -> None:
         """Start the process of a node; from the main thread."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with self.log(plan.name).open('wb') as log:
+        with self.log(plan.name).open('wb') as log, interrupted_later():  # until it is known
             self._running[plan.name] = start_process(
                 plan.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )

@@ -40,7 +40,7 @@ class Demo:
         """Start it; prepare: Python statements that run before."""
         program = f'from kpfeat_ros import bringup, demo\nimport sys, __main__\n{prepare}\n'
         if not real:
-            program += f'bringup.start_process = {ros_forks.STARTER}\n'
+            program += 'bringup.start_process = __main__.start\n'
         program += f'sys.exit(demo.main({[*self._given, *arguments]!r}))'
         with (self._folder / 'log').open('wb') as log:
             start = subprocess.Popen if real else self._forks

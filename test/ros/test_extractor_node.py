@@ -2,6 +2,7 @@
 
 import array
 import threading
+from types import SimpleNamespace
 
 import cv2
 from kpfeat_core.messages.conversions import image_to_array, message_to_features
@@ -187,7 +188,7 @@ def test_diagnostics_tell_counts_stages_and_what_is_wrong(ros, start, photo) -> 
 def test_node_survives_a_failure_that_is_our_own_and_logs_where(ros, start, photo) -> None:
     node, camera, _ = start()
     errors = ros.logged()
-    node.model.extractor = None
+    node.model.extractor = SimpleNamespace(device='cpu')
     camera.publish(ros.image(photo))
     ros.until(lambda: node.statistics.total('failed.AttributeError'), 'the failure')
     ros.until(lambda: any('Traceback' in text for text in errors), 'a traceback in the log')

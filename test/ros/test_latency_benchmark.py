@@ -24,7 +24,7 @@ class Benchmark:
         """Start it; hidden: modules that it does not find."""
         program = (
             f'import runpy, sys, __main__\nsys.path.insert(0, "benchmarks")\n'
-            f'from kpfeat_ros import bringup\nbringup.start_process = {ros_forks.STARTER}\n'
+            f'from kpfeat_ros import bringup\nbringup.start_process = __main__.start\n'
             f'sys.modules.update(dict.fromkeys({hidden.split()!r}))\n'
             f'sys.argv = {[*self._given, *arguments]!r}\n'
             f"runpy.run_path({SCRIPT!r}, run_name='__main__')"

@@ -2,6 +2,7 @@
 
 import array
 import threading
+from types import SimpleNamespace
 
 from kpfeat_core.messages.conversions import message_to_features
 import numpy as np
@@ -102,7 +103,7 @@ def test_image_that_has_no_features_is_answered_with_the_reason(
 
 def test_failure_of_our_own_is_answered_and_the_node_lives(ros, start, photo) -> None:
     node, errors = start(), ros.logged()
-    extractor, node.model.extractor = node.extractor, None
+    extractor, node.model.extractor = node.extractor, SimpleNamespace(device='cpu')
     response = extract(ros, ros.image(photo))
     assert not response.success and 'AttributeError' in response.message
     ros.until(lambda: any('Traceback' in text for text in errors), 'a traceback in the log')

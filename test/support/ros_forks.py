@@ -24,8 +24,6 @@ from typing import Any
 MODULES = ('bringup', 'camera_node', 'container', 'demo', 'extractor_node', 'matcher_node')
 MODULES += ('observer', 'overlay_node')
 SOCKET = 'KPFEAT_TEST_FORKS'  # variable with the address of the server
-# in a fork: starts other forks, as `bringup.start_process` starts processes
-STARTER = 'bringup.interrupted_later()(__main__.start)'
 
 
 class Forked:
