@@ -16,9 +16,8 @@ import torch.nn.functional as F
 
 from .image_folder import ImageBank
 from .photometric import augment, PhotometricConfig
-from .room_furniture import furnish, hang, RoomSampler, turn_to
 from .room_pictures import Pictures, render
-from .room_solids import cast, Solids, Views
+from .room_solids import cast, furnish, hang, RoomSampler, Solids, turn_to, Views
 from .view_pairs import DepthPairBatch, DepthRules
 from ..axes import Bool, Float
 from ..config import option
