@@ -26,10 +26,9 @@ from ..data.image_folder import (
     split_images,
 )
 from ..data.labelled import LabelledBank, load_labelled
-from ..data.mixed_pairs import sample_mixed
 from ..data.posed_scenes import find_scenes, PosedScene, read_scene
 from ..data.rooms import make_room_pairs
-from ..data.view_pairs import BatchSource, ViewPairs
+from ..data.view_pairs import BatchSource, sample_mixed, ViewPairs
 from ..errors import ConfigError, DataError
 from ..image import channels_last, find_images, match_channels
 from ..io import unpacked

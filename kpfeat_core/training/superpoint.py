@@ -22,10 +22,9 @@ from ..config import option
 from ..data.homography_pairs import sample_views
 from ..data.image_folder import no_progress, Progress
 from ..data.labelled import LabelledBank, LabelledPairs
-from ..data.mixed_pairs import MixedPairs, sample_mixed
 from ..data.photometric import augment
 from ..data.rooms import make_room_pairs
-from ..data.view_pairs import BatchSource, DepthPairBatch
+from ..data.view_pairs import BatchSource, DepthPairBatch, MixedPairs, sample_mixed
 from ..errors import ConfigError, WeightsError
 from ..losses.superpoint import (
     descriptor_hinge,

@@ -6,11 +6,10 @@ import cv2
 from kpfeat_core.data.homography_pairs import make_pairs, PairConfig
 from kpfeat_core.data.image_folder import ImageBank
 from kpfeat_core.data.labelled import LabelledBank
-from kpfeat_core.data.mixed_pairs import mix, MixedPairs, sample_mixed
 from kpfeat_core.data.room_pictures import Pictures
 from kpfeat_core.data.room_solids import cast
 from kpfeat_core.data.rooms import make_room_pairs, RoomConfig, sample_rooms
-from kpfeat_core.data.view_pairs import PairBatch, ViewPairs
+from kpfeat_core.data.view_pairs import mix, MixedPairs, PairBatch, sample_mixed, ViewPairs
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.geometry import inside, pixel_grid, sample
 from kpfeat_core.training import recipe_class
