@@ -1,9 +1,7 @@
 """`kpfeat bench`: systems, rows, failures, and what its numbers mean."""
 
 import json
-import os
 from pathlib import Path
-import sys
 
 import kpfeat_core
 from kpfeat_core.benchmarking import BenchmarkConfig, measures, systems
@@ -12,7 +10,6 @@ from kpfeat_core.benchmarking.systems import load_pictures
 from kpfeat_core.errors import ImageError, KpfeatError
 from kpfeat_core.evaluation.sources import available_baselines
 from kpfeat_core.image import write_image
-from kpfeat_core.provenance import command, commit
 from kpfeat_core.registry import build_extractor, extractor_names
 from kpfeat_core.weights.files import save_weights
 import numpy as np
@@ -324,10 +321,3 @@ def test_a_process_that_fails_says_why(tmp_path, monkeypatch):
     monkeypatch.setenv('CODE', '1')
     with pytest.raises(KpfeatError, match='^no memory left$'):
         measures.peak_process_bytes(spec('orb'), SMALL, 1)
-
-
-def test_results_name_their_commit_and_no_folders(monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['/usr/bin/kpfeat', 'bench', '--out', '/home/me/a.jsonl'])
-    assert command('kpfeat') == 'kpfeat bench --out a.jsonl'
-    assert commit() == 'unknown' or len(commit().rstrip('+')) == 12
-    assert os.sep not in command('kpfeat')

@@ -17,7 +17,6 @@ from kpfeat_core.evaluation.report import (
 )
 from kpfeat_core.evaluation.results import find_protocol, PROTOCOLS, write_json
 from kpfeat_core.evaluation.tables import all_columns, format_number
-from kpfeat_core.provenance import imported_files
 from made_results import made_results
 import numpy as np
 import pytest
@@ -300,7 +299,3 @@ def test_motion_comes_first_and_the_readme_has_a_few_rows(readme, run_script):
         '| published-alike-t', '| sift', '| orb', '| alike-t'
     ]  # fmt: skip
     assert rows[1].startswith('| sift | .5') and 'commit' not in page.read_text()
-
-
-def test_pages_need_few_modules_of_ours():
-    assert len(imported_files('html_report')) <= 8

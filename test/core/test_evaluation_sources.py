@@ -1,9 +1,6 @@
 """What is compared, described in a word, its features kept, and OpenCV's beside ours."""
 
-from pathlib import Path
-
 import cv2
-from kpfeat_core import provenance
 from kpfeat_core.errors import ConfigError, DataError, WeightsError
 from kpfeat_core.evaluation import evaluate, OpencvExtractor, planar_pairs
 from kpfeat_core.evaluation.sources import (
@@ -126,20 +123,6 @@ def test_a_damaged_file_in_the_cache_is_extracted_again(tmp_path, scene) -> None
     features, _ = again(scene)
     assert again.misses == 1
     assert torch.equal(features.keypoints, expected.keypoints)
-
-
-def test_kept_features_stay_where_only_other_code_changed() -> None:
-    """What a model does not import does not count, and all that it imports does."""
-    folder = Path(provenance.__file__).parent
-
-    def imported(module):
-        return {path.relative_to(folder).as_posix() for path in provenance.imported_files(module)}
-
-    alike = imported('models/alike')
-    assert {'models/alike.py', 'models/base.py', 'image.py', 'keypoints.py', 'axes.py'} <= alike
-    assert not alike & {'video.py', 'html_report.py', 'models/kp2d.py', 'evaluation/sources.py'}
-    assert 'patches.py' in imported('models/keynet') - alike
-    assert provenance.code_digest('models/alike') != provenance.code_digest('models/kp2d')
 
 
 @pytest.mark.parametrize(('name', 'bits'), [('orb', 256), ('akaze', 488)])
