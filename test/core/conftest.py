@@ -68,6 +68,25 @@ def weights(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def refused(tmp_path):
+    """Return a function that imports a checkpoint and expects a WeightsError of these words."""
+    from kpfeat_core.errors import WeightsError
+    from kpfeat_core.weights.importing import import_checkpoint
+
+    def expect(content, model: str, words: str, **options) -> str:
+        file, out = tmp_path / 'x.pth', tmp_path / 'refused.safetensors'
+        torch.save(content, file)
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        with pytest.raises(WeightsError, match=words) as error:
+            import_checkpoint(file, model, out, **options)
+        assert not out.exists()
+        return str(error.value)
+
+    return expect
+
+
 @pytest.fixture(scope='session')
 def photos(tmp_path_factory):
     """Return a folder with two overlapping cuts of a blotchy picture, and one in a subfolder."""

@@ -1,6 +1,6 @@
 """SuperPoint's own geometry, layouts and shortcuts, checked without any published weights."""
 
-from kpfeat_core.errors import ShapeError, WeightsError
+from kpfeat_core.errors import ShapeError
 from kpfeat_core.factory import create_extractor, create_matcher
 from kpfeat_core.keypoints import Keypoints
 from kpfeat_core.models import superpoint
@@ -229,35 +229,22 @@ def test_normalisation_before_the_relu_is_imported_exactly(tmp_path) -> None:
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-def test_incomplete_checkpoints_are_refused_by_the_names_that_are_missing(tmp_path) -> None:
+def test_incomplete_checkpoints_are_refused_by_the_names_that_are_missing(refused) -> None:
     state = BatchNormFirst().state_dict()
     del state['inc.conv.conv.1.running_var']
-    torch.save(state, tmp_path / 'a.pth')
-    with pytest.raises(WeightsError, match=r'lacks inc\.conv\.conv\.1\.running_var'):
-        import_checkpoint(tmp_path / 'a.pth', 'superpoint', tmp_path / 'a.safetensors')
-    torch.save({'conv1a.weight': torch.zeros(64, 1, 3, 3)}, tmp_path / 'b.pth')
-    with pytest.raises(WeightsError, match=r'lacks conv1a\.bias'):
-        import_checkpoint(tmp_path / 'b.pth', 'superpoint', tmp_path / 'b.safetensors')
+    refused(state, 'superpoint', r'lacks inc\.conv\.conv\.1\.running_var')
+    one = {'conv1a.weight': torch.zeros(64, 1, 3, 3)}
+    refused(one, 'superpoint', r'lacks conv1a\.bias')
+    detector = build_extractor('magicpoint').state_dict()
+    refused(detector, 'superpoint', r'superpoint: it lacks descriptor\.0')
 
 
-def test_tensors_that_do_not_fit_each_other_are_refused(tmp_path) -> None:
-    state = BatchNormFirst().state_dict() | {'bnPa.weight': torch.ones(255)}
-    torch.save(state, tmp_path / 'a.pth')
-    with pytest.raises(WeightsError, match=r'shapes \[\(255,\), \(256,\)\]'):
-        import_checkpoint(tmp_path / 'a.pth', 'superpoint', tmp_path / 'a.safetensors')
-
-
-def test_a_detector_is_not_taken_for_a_superpoint(tmp_path) -> None:
-    torch.save(build_extractor('magicpoint').state_dict(), tmp_path / 'a.pth')
-    with pytest.raises(WeightsError, match=r'superpoint: it lacks descriptor\.0'):
-        import_checkpoint(tmp_path / 'a.pth', 'superpoint', tmp_path / 'a.safetensors')
-
-
-def test_tensors_of_no_layer_are_named(tmp_path) -> None:
-    state = BatchNormFirst().state_dict() | {'up1.weight': torch.zeros(2)}
-    torch.save(state, tmp_path / 'a.pth')
-    with pytest.raises(WeightsError, match=r'it has unknown up1\.weight'):
-        import_checkpoint(tmp_path / 'a.pth', 'superpoint', tmp_path / 'a.safetensors')
+def test_tensors_that_do_not_fit_each_other_or_belong_to_no_layer_are_named(refused) -> None:
+    state = BatchNormFirst().state_dict()
+    wrong = state | {'bnPa.weight': torch.ones(255)}
+    refused(wrong, 'superpoint', r'shapes \[\(255,\), \(256,\)\]')
+    more = state | {'up1.weight': torch.zeros(2)}
+    refused(more, 'superpoint', r'it has unknown up1\.weight')
 
 
 def test_magicpoint_finds_what_superpoint_finds_and_describes_nothing() -> None:
