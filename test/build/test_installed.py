@@ -80,7 +80,7 @@ def test_importing_the_package_never_ends_a_process(tmp_path) -> None:
 
 def test_one_that_is_too_old_is_named_with_the_version_needed(monkeypatch) -> None:
     versions = {'torch': '1.13.1', 'typer': '0.12.5'}
-    monkeypatch.setattr(installed, 'version', lambda name: versions.get(name, '1.0'))
+    monkeypatch.setattr('importlib.metadata.version', lambda name: versions.get(name, '1.0'))
     text = installed.what_is_missing()
     assert text.startswith('torch is 1.13.1, expected 2.1 or newer; install with: ')
     assert 'typer' not in text
