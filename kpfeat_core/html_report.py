@@ -21,7 +21,7 @@ JPEG = [cv2.IMWRITE_JPEG_QUALITY, 78]
 if hasattr(cv2, 'IMWRITE_JPEG_SAMPLING_FACTOR'):  # OpenCV 4.7; Ubuntu 24.04 has 4.6
     # thin red and green lines run into each other where color has half the resolution
     JPEG += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-# One color a curve, to be told apart on white and on black; then the same ones dashed.
+# One color a curve, distinct on white and on black; then the same ones dashed.
 COLORS = (
     '#3b82f6', '#f76707', '#2f9e44', '#e64980', '#9775fa', '#0ca5b8',
     '#d9a404', '#a0694b', '#e03131', '#868e96',
@@ -46,7 +46,7 @@ _STYLE = {
 
 
 def require_libraries() -> None:
-    """Raise DataError where what reports are made with is not installed."""
+    """Raise DataError where a library that makes reports is not installed."""
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401

@@ -1,8 +1,8 @@
 """
-What results depend on, as plain values, and where a number came from.
+The things that results depend on, as plain values, and the origin of a number.
 
-`describe_run` says whether something made before can be gone on with, `digest` gives it a short
-name; `provenance` tells readers of a number how to measure it again.
+Outputs of an earlier run can be continued where `describe_run` is the same; `digest` is its short
+name. `provenance` is for readers of a number who measure it again.
 """
 
 import ast
@@ -32,7 +32,7 @@ _QUIET = {'capture_output': True, 'text': True, 'check': True}
 
 
 def digest(data: Any) -> str:
-    """Return the SHA-256 of what JSON can hold; the order of keys does not matter."""
+    """Return the SHA-256 of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
@@ -44,10 +44,10 @@ def describe_run(
     **settings: Any,
 ) -> dict[str, Any]:
     """
-    Return what results depend on, as plain values that can be compared and written as JSON.
+    Return all that results depend on, as plain values that can be compared and written as JSON.
 
-    extractor: its name, options, weights and device, and the versions of what computes; files: of
-    the input, told from others by name, size and time of change; view: how images are looked at,
+    extractor: its name, options, weights and device, and the versions of the libraries; files: of
+    the input, identified by name, size and time of change; view: how images are preprocessed,
     with the content of the files that it names; settings: all else, kept as given.
     """
     run: dict[str, Any] = {}

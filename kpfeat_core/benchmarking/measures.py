@@ -141,7 +141,7 @@ def peak_process_bytes(spec: SystemSpec, config: BenchmarkConfig, batch: int) ->
     """
     Measure in a fresh process: (growth during `extract`, the whole process), in bytes.
 
-    Raises KpfeatError where the process fails, or where the system does not tell (not Linux).
+    Raises KpfeatError where the process fails, or where the system is not Linux.
     """
     if not (PROCESS / 'clear_refs').exists():
         raise KpfeatError('peak memory of a process is only known on Linux')
@@ -168,7 +168,7 @@ def _measure_here(spec: SystemSpec, config: BenchmarkConfig, batch: int) -> tupl
         inputs = system.inputs(load_pictures(config.image, parse_size(config.size), batch))
         _return_freed_memory()
         # Not getrusage: its peak starts at that of the process that started this one.
-        (PROCESS / 'clear_refs').write_text('5')  # the peak so far becomes what is there now
+        (PROCESS / 'clear_refs').write_text('5')  # the peak so far becomes the present size
         before = _status('VmRSS')
         for _ in range(CALLS):
             system.run(inputs)
@@ -177,7 +177,7 @@ def _measure_here(spec: SystemSpec, config: BenchmarkConfig, batch: int) -> tupl
 
 
 def _return_freed_memory() -> None:
-    """Give back what loading has freed: `extract` would use it again without growing."""
+    """Return memory that loading has freed: `extract` would use it again without growing."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # of glibc alone
     if trim is not None:

@@ -1,4 +1,4 @@
-"""The benchmark itself: build, take turns, count, and give one row for each system and batch."""
+"""The benchmark: build systems, time them in turns, and yield a row for each and each batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ class _Candidate:
             self.error = reason(error)
 
     def call(self, inputs: Inputs, batch: int) -> Callable[[], None]:
-        """Return what is timed: from pictures in memory to features, all of them done."""
+        """Return the timed call: from pictures in memory to features, all of them done."""
 
         def run() -> None:
             result = self.system.run(inputs)
@@ -65,7 +65,7 @@ def measure(
     tick: Callable[[], object] = lambda: None,
 ) -> Iterator[dict[str, Any]]:
     """
-    Give one row of numbers for each batch size and system.
+    Yield one row of numbers for each batch size and system.
 
     Within a batch size all systems take turns. A system that fails gives a row with `error`. On
     KeyboardInterrupt the rows of what was timed come first. tick: called after each of
@@ -124,7 +124,7 @@ def _measure_batch(
 
 
 def _identity(entry: _Candidate, config: BenchmarkConfig, batch: int) -> dict[str, Any]:
-    """Return what was measured, and on what; None where it has no meaning."""
+    """Return the system, its settings and the machine; None where a field has no meaning."""
     spec, system, macs = entry.spec, entry.system, entry.macs
     network = None if system is None else system.network
     device = torch.device('cpu') if system is None else system.device
@@ -149,7 +149,7 @@ def _identity(entry: _Candidate, config: BenchmarkConfig, batch: int) -> dict[st
 
 
 def _note(entry: _Candidate, batch: int) -> str:
-    """Return what to know beside the numbers: which weights are missing, and what that changes."""
+    """Return remarks beside the numbers: missing weights, and their effect."""
     if entry.system is None:
         return ''
     notes = [entry.system.note]
@@ -179,7 +179,7 @@ def _times(times: list[float], sift: list[float] | None, batch: int) -> dict[str
 def _alone(
     entry: _Candidate, config: BenchmarkConfig, inputs: Inputs, batch: int
 ) -> dict[str, Any]:
-    """Measure what needs no turns: peak memory."""
+    """Measure peak memory, which needs no turns."""
     try:
         return _peak_memory(entry, config, inputs, batch)
     except Exception as error:  # the times stand without it
@@ -189,11 +189,11 @@ def _alone(
 def _peak_memory(
     entry: _Candidate, config: BenchmarkConfig, inputs: Inputs, batch: int
 ) -> dict[str, float]:
-    """Return MB, 10^6 bytes; what they are of is said in `memory`. Raises KpfeatError."""
+    """Return MB, 10^6 bytes, as `measures` explains; raises KpfeatError."""
     system = entry.system
     if system.device.type == 'cuda':
         return {'peak_mb': round(peak_cuda_bytes(system, inputs) / 1e6, 1)}
     if system.device.type != 'cpu':
-        raise KpfeatError(f'torch does not tell it on {system.device.type}')
+        raise KpfeatError(f'torch does not measure it on {system.device.type}')
     growth, whole = peak_process_bytes(entry.spec, config, batch)
     return {'peak_mb': round(growth / 1e6, 1), 'process_mb': round(whole / 1e6, 1)}

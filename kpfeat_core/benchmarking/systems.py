@@ -45,7 +45,7 @@ class System:
     One system, built.
 
     weights: 'bundled', the name of a file, 'random', or '' where there is nothing to learn.
-    note: what else a reader of its numbers should know.
+    note: a remark for readers of its numbers.
     """
 
     spec: SystemSpec
@@ -78,7 +78,7 @@ class System:
         return self.network.extract(inputs)
 
     def mean_keypoints(self, result: Any) -> float:
-        """Return the keypoints per picture of what `run` gave."""
+        """Return the keypoints per picture in a result of `run`."""
         if self.network is None:
             return sum(len(found) for found, _ in result) / len(result)
         return float(result.mask.sum(1).float().mean())
@@ -148,7 +148,7 @@ def _share_options(settings: Sequence[str], names: Sequence[str]) -> dict[str, d
 
 def build_system(spec: SystemSpec) -> System:
     """
-    Build a system; one whose weights are nowhere to be found gets random ones, and says so.
+    Build a system; one without a weight file gets random weights, and `weights` says so.
 
     Random scores may all be low: such a system keeps every keypoint, unless the options set
     detection_threshold. Raises KpfeatError, also where weights are there and broken.

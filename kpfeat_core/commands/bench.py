@@ -100,7 +100,7 @@ def bench(
 
 @contextmanager
 def _progress(steps: int) -> Iterator[Callable[[], object]]:
-    """Give a function that moves the progress bar on by one step."""
+    """Yield a function that moves the progress bar on by one step."""
     with closing(track(range(steps + 1), steps, 'measuring')) as bar:
         next(bar)
         yield lambda: next(bar, None)
@@ -108,7 +108,7 @@ def _progress(steps: int) -> Iterator[Callable[[], object]]:
 
 @contextmanager
 def _lines(out: Path | None) -> Iterator[Callable[[dict], dict]]:
-    """Give a function that adds where a row came from, and writes it at once."""
+    """Yield a function that adds where a row came from, and writes it at once."""
     from ..provenance import provenance
 
     # of the start: the load is not our own then, and rows know the threads better
@@ -132,7 +132,7 @@ def _lines(out: Path | None) -> Iterator[Callable[[dict], dict]]:
 
 
 def _show(rows: Sequence[dict[str, Any]], file: TextIO) -> None:
-    """Print a table for each batch size, and under it what did not go as it should."""
+    """Print a table for each batch size, and under it the errors and remarks."""
     from rich.table import Table
 
     console = table_console(file)
@@ -150,7 +150,7 @@ def _show(rows: Sequence[dict[str, Any]], file: TextIO) -> None:
 
 
 def _remarks(group: Sequence[dict[str, Any]]) -> list[str]:
-    """Return what did not go as it should, each once with the models that it is true of."""
+    """Return errors and remarks, each once with its models."""
     models: dict[str, list[str]] = {}
     for row in group:
         for text in filter(None, (row['error'], row['note'])):
@@ -159,7 +159,7 @@ def _remarks(group: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _title(group: Sequence[dict[str, Any]]) -> str:
-    """Return what the rows have in common: those of networks, where there are some."""
+    """Return the settings that the rows share: those of networks, where there are some."""
     row = next((row for row in group if row['precision']), group[0])
     parts = [row['size'], f'batch {row["batch"]}', row['precision'] or 'OpenCV']
     return ', '.join([*parts, row['device_name'], f'{row["threads"]} threads'])

@@ -131,7 +131,7 @@ def evaluate(
     sources = [parse_source(text, device, imported) for text in extractors]
     _check_labels([source.label for source in sources], reference)
     for source in sources:
-        source.create(chosen.extracted)  # what is missing is said before hours of work
+        source.create(chosen.extracted)  # missing files are errors before hours of work
     name, known = _load_pairs(data, synthetic, poses, images, pairs, seed, limit)
     workers = min(count_workers(workers), len(known))
     about = provenance('kpfeat') | {'workers': workers}

@@ -23,7 +23,7 @@ THRESHOLDS_PX = tuple(range(1, 11))
 HOMOGRAPHY_PX = (1, 3, 5)
 POSE_DEG = (5, 10, 20)
 EPIPOLAR_PX, CORRECT_LINE_PX = (1, 2, 5), 2.0
-DEPTH_PX, COARSE_PX = (1, 2, 3, 5), 5.0  # what a coarse truth can tell
+DEPTH_PX, COARSE_PX = (1, 2, 3, 5), 5.0  # from here on a coarse truth is precise enough
 CORRECT_PX = 3.0
 CORRECT_EPIPOLAR = 5e-4  # squared distances in normalized coordinates, as SuperGlue counts
 RANSAC_ITERATIONS = 5000
@@ -35,7 +35,7 @@ class Viewed:
     What an extractor made of one view.
 
     features: of one image; resized: (3, 3) from pixels of the source to pixels of the features;
-    seconds: what extracting them took.
+    seconds: the time of extracting them.
     """
 
     features: Features

@@ -47,8 +47,8 @@ class PlanarPair:
     Two views of a plane.
 
     Each view is a file or an array (H, W, 3) uint8 RGB. H_0to1 (3, 3) float64 takes pixels of
-    view 0 to view 1. The group is a sequence or a level of difficulty. origin: what the
-    views show, where that is not the group; pairs of one origin resemble each other.
+    view 0 to view 1. The group is a sequence or a level of difficulty. origin: the thing that
+    both views show, where that is not the group; pairs of one origin resemble each other.
     """
 
     group: str
@@ -311,7 +311,7 @@ def _in_thirds(pairs: list[MotionPair], baselines: list[float]) -> list[MotionPa
 
 
 def _baseline(header: list[tuple[str, list[str]]], row: list[str], pair: MotionPair) -> float:
-    """Return the parallax that a column tells, else how far the camera moved."""
+    """Return the parallax from its column, else the distance that the camera moved."""
     names = header[0][1] if header else []
     if PARALLAX in names:  # counted from the end: names of columns before may hold spaces
         return float(row[names.index(PARALLAX) - len(names)])

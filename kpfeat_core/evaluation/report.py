@@ -33,7 +33,7 @@ DRAWN = 200  # matches of a pair, or nothing can be seen
 MAX_BARS = 120  # with more than this, each group is a row of dots
 MAX_LABELLED = 24
 MAX_BANDS = 3  # with more, intervals hide each other; they are in the tables
-# What a picture says beside itself; accuracy at a threshold repeats what the errors say.
+# Numbers beside a picture; accuracy at a threshold would repeat the errors.
 SHOT_COLUMNS = (
     'MMA@3', 'epipolar@2', 'precision', 'right', 'matches', 'corner_error', 'pose_error',
     'repeatability', 'localization_px', 'coverage',
@@ -62,7 +62,7 @@ class Example:
     """
     A pair worth looking at.
 
-    label: what it is an example of, such as 'best' or 'worst'; name: of the pair; values: its
+    label: its kind, such as 'best' or 'worst'; name: of the pair; values: its
     numbers by column; picture: both views with their matches.
     """
 
@@ -83,7 +83,7 @@ def write_report(
     Write results of one or several extractors as an HTML file.
 
     reference: the label that others are compared with, '' is the first; examples: pairs to show,
-    by label of the extractor; command: what was typed. Raises DataError for results that do not
+    by label of the extractor; command: the command line. Raises DataError for results that do not
     belong together or where a library is missing, ConfigError for an unknown reference.
     """
     require_libraries()
@@ -107,7 +107,7 @@ def extreme_pairs(
 
 
 def protocol_in_words(protocol: Protocol, columns: Sequence[str]) -> list[str]:
-    """Return what a protocol does, a sentence each, as far as the columns depend on it."""
+    """Return sentences about a protocol, those that the columns depend on."""
     if protocol.size:
         how = 'resized until they fill, and cut to' if protocol.crop else 'stretched to'
         words = [f'Images are {how} {protocol.size[1]}×{protocol.size[0]} pixels']
@@ -141,7 +141,7 @@ def protocol_in_words(protocol: Protocol, columns: Sequence[str]) -> list[str]:
 
 
 def meaning(column: str) -> str:
-    """Return what a column is; empty for an unknown one."""
+    """Return the meaning of a column; empty for an unknown one."""
     family, _, threshold = column.partition('@')
     return MEANINGS.get(family, '').format(threshold)
 
@@ -204,7 +204,7 @@ def _figures(
 
 
 def _all_numbers(results: Sequence[Results], columns: Sequence[str]) -> list[tuple]:
-    """Return each column with what it is and a cell for each extractor."""
+    """Return each column with its meaning and a cell for each extractor."""
     by_column = zip(*tables.summary_cells(results, columns), strict=True)
     return [(name, meaning(name), row) for name, row in zip(columns, by_column, strict=True)]
 
@@ -229,7 +229,7 @@ def _shot(example: Example) -> dict[str, Any]:
 
 
 def _shared_facts(results: Sequence[Results], command: str) -> dict[str, str]:
-    """Return what is known about all extractors alike."""
+    """Return the facts that all extractors share."""
     facts = {'command': command} if command else {}
     for name, value in results[0].about.items():
         if name not in facts and all(r.about.get(name) == value for r in results):
@@ -238,14 +238,14 @@ def _shared_facts(results: Sequence[Results], command: str) -> dict[str, str]:
 
 
 def _own_facts(result: Results, results: Sequence[Results]) -> dict[str, str]:
-    """Return what is known about one extractor and not alike of all."""
+    """Return the facts about one extractor that the others do not share."""
     shared = _shared_facts(results, '')
     facts = {name: _fact(value) for name, value in result.about.items() if name not in shared}
     return {name: text for name, text in facts.items() if text}
 
 
 def _fact(value: Any) -> str:
-    """Write what JSON can hold in words; long digests by their beginning."""
+    """Write a JSON value in words; long digests by their beginning."""
     if isinstance(value, Mapping):
         return ', '.join(f'{name} {_fact(item)}' for name, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -274,7 +274,7 @@ def draw_examples(
     """
     Draw the matches of the best and then of the worst pairs, right ones green, wrong ones red.
 
-    results: what `evaluate` gave for the source on these pairs. cache: as there. Raises
+    results: of `evaluate` for the source on these pairs. cache: as there. Raises
     KpfeatError for views that cannot be used.
     """
     column = tables.main_column([results])
@@ -296,7 +296,7 @@ def _draw(label: str, found: PairResult, pair: Pair, evaluator: Evaluator) -> Ex
 
 
 def curve_families(results: Sequence[Results]) -> list[str]:
-    """Return what is measured at several thresholds, such as MMA for MMA@1 … MMA@10."""
+    """Return the numbers that have several thresholds, such as MMA for MMA@1 … MMA@10."""
     names = dict.fromkeys(name for result in results for name in result.columns)
     families = [name.rpartition('@')[0] for name in names if '@' in name]
     found = [family for family in dict.fromkeys(families) if family]
@@ -330,7 +330,8 @@ def bars(
     """
     Return the mean of a column for each extractor in each group, side by side.
 
-    groups: results of the extractors, in the same order, by name of the group; what: a group is.
+    groups: results of the extractors, in the same order, by name of the group; what: the word for
+    a group.
     """
     count = max(len(results) for results in groups.values())
     as_bars = len(groups) * count <= MAX_BARS

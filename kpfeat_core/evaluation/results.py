@@ -1,5 +1,5 @@
 """
-How image pairs are evaluated, each way under a name, and what an evaluation found.
+Protocols, which say how image pairs are evaluated, and results of an evaluation.
 
 Results hold the numbers of every pair; their means come with bootstrapped intervals, and two
 extractors are compared on the same pairs.
@@ -34,7 +34,7 @@ NOT_AVERAGED = ('corner_error', 'pose_error')
 @dataclass(frozen=True)
 class Protocol:
     """
-    What is done with each pair; every error is in pixels of the resized images.
+    How each pair is treated; every error is in pixels of the resized images.
 
     source: where it is published. max_num_keypoints: the best of each image. long_side: larger
     images are reduced to it; size: (height, width) to which all are stretched or, with crop,
@@ -119,8 +119,8 @@ class PairResult:
 
     group: its sequence or level of difficulty. A number is NaN where there is nothing to measure,
     such as the localization of keypoints of which none is repeated; means leave it out. origin:
-    what the pair shows, a sequence or a photograph; '' is the group. part: which of several kinds
-    of pairs it is, such as those of a short baseline; '' for none.
+    the thing that the pair shows, a sequence or a photograph; '' is the group. part: its kind
+    among several, such as a short baseline; '' for none.
     """
 
     group: str
@@ -157,7 +157,7 @@ class Results:
 
     @property
     def origins(self) -> np.ndarray:
-        """Return what each pair shows: pairs of one origin resemble each other."""
+        """Return the origin of each pair: pairs of one origin resemble each other."""
         return np.array([pair.origin or pair.group for pair in self.pairs])
 
     def column(self, name: str) -> np.ndarray:
@@ -171,7 +171,7 @@ class Results:
         return weighted_mean(values[finite], self.origins[finite], self.protocol.scenes_alike)
 
     def interval(self, name: str) -> tuple[float, float]:
-        """Return the 95 % interval of a mean, bootstrapped over what the pairs show."""
+        """Return the 95 % interval of a mean, bootstrapped over origins."""
         values = self.column(name)
         finite = np.isfinite(values)
         origins, alike = self.origins[finite], self.protocol.scenes_alike
@@ -186,7 +186,7 @@ class Results:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold: pairs as rows under `columns`, five digits, NaN as None."""
+        """Return JSON values: pairs as rows under `columns`, five digits, NaN as None."""
         columns = self.columns
         rows = [
             [pair.group, pair.name, *(_json(pair.values.get(name, math.nan)) for name in columns)]
@@ -208,7 +208,7 @@ class Results:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> 'Results':
-        """Read what `to_dict` gave; raises DataError."""
+        """Read the result of `to_dict`; raises DataError."""
         try:
             protocol = {name: _tuple(value) for name, value in values['protocol'].items()}
             names, rows = values['columns'][2:], values['pairs']
@@ -229,9 +229,9 @@ class Comparison(NamedTuple):
     """
     One extractor's mean minus another's on the same pairs, with its 95 % interval.
 
-    units: what was drawn, origins or pairs, pairs too where both were. is_noise: the interval
-    contains 0, so that other pairs of the kind might turn it round, or there are too few units to
-    tell.
+    units: the number of drawn origins or pairs; pairs where both were drawn. is_noise: the
+    interval contains 0, so that other pairs of the kind might reverse the difference, or there are
+    too few units.
     """
 
     difference: float
@@ -249,8 +249,8 @@ def compare(results: Results, reference: Results, name: str) -> Comparison:
     """
     Compare a number of two extractors, pair by pair; raises DataError for different pairs.
 
-    A paired bootstrap over what the pairs show, drawn for both at once, so that what makes a pair
-    easy or hard for everybody cancels out. Pairs where either has no number are left out.
+    A paired bootstrap over origins, drawn for both at once, so that the difficulty of a pair
+    cancels out. Pairs where either has no number are left out.
     """
     names = [[pair.name for pair in r.pairs] for r in (results, reference)]
     if names[0] != names[1] or results.protocol != reference.protocol:
@@ -310,13 +310,13 @@ def bootstrap_interval(
     """
     Return the interval that holds the mean with this confidence, from resampled image pairs.
 
-    The percentile bootstrap (Efron 1979): what the mean would have been with other pairs of the
-    same kind. origins: what each pair shows, such as a sequence. Pairs of one origin resemble each
-    other, so origins are drawn, with all their pairs (the cluster bootstrap: Davison and Hinkley
-    1997, section 3.8); else intervals are too narrow. Of a single origin, and without origins,
-    pairs are drawn. With few origins intervals are still too narrow. alike: every origin counts
-    as much as the others, however many pairs it has, and of each that is drawn pairs are drawn
-    too (two levels).
+    The percentile bootstrap (Efron 1979): the means that other pairs of the same kind would have
+    given. origins: the thing that each pair shows, such as a sequence. Pairs of one origin
+    resemble each other, so origins are drawn, with all their pairs (the cluster bootstrap: Davison
+    and Hinkley 1997, section 3.8); else intervals are too narrow. Of a single origin, and without
+    origins, pairs are drawn. With few origins intervals are still too narrow. alike: every origin
+    counts as much as the others, however many pairs it has, and of each drawn origin pairs are
+    drawn too (two levels).
     """
     means = _resampled_means(np.asarray(values, float), rounds, seed, origins, alike)
     return _percentiles(means, share)
@@ -335,7 +335,7 @@ def bootstrap_difference(
     Return mean(values) - mean(others) and its interval; both measured on the same pairs.
 
     Pairs, or with origins these as in `bootstrap_interval`, are drawn for both at once, so that
-    what makes a pair easy or hard for everybody cancels out (Efron 1979). An interval on one side
+    the difficulty of a pair cancels out (Efron 1979). An interval on one side
     of 0 means more than chance; NaN without pairs.
     """
     table = np.stack([np.asarray(values, float), np.asarray(others, float)])

@@ -208,7 +208,7 @@ def _start(work: _Work, pairs: Sequence[Pair]) -> None:
 
 
 def _stop(*_: Any) -> None:
-    """Take no more pairs after Ctrl-C, which all processes hear; the first one says so."""
+    """Take no more pairs after Ctrl-C, which all processes receive; the main one reports it."""
     global _stopped
     _stopped = True
 

@@ -73,7 +73,7 @@ class Source:
         return create_extractor(self.model, self.weights, self.device, **options)
 
     def about(self) -> dict[str, Any]:
-        """Return what its features depend on, beside the image; raises KpfeatError."""
+        """Return all that its features depend on, beside the image; raises KpfeatError."""
         if self.model in BASELINES:
             return {'model': self.model, 'opencv': cv2.__version__}
         path = find_weights(self.model, self.weights)
@@ -98,7 +98,7 @@ class Source:
         return digest(about)
 
     def _code(self) -> str:
-        """Digest the code that makes its features: what another version cached does not count."""
+        """Return the digest of the code that makes its features."""
         if self.model in BASELINES:
             return sha256(__file__)
         return code_digest(f'models/{EXTRACTORS[self.model].module}')
@@ -135,7 +135,7 @@ def parse_source(text: str, device: str, imported: Path) -> Source:
 
 
 def _imported(file: str, model: str, architecture: Mapping[str, str], folder: Path) -> Path:
-    """Import a published checkpoint once; its content tells whether it is there already."""
+    """Import a published checkpoint once for each content of the file."""
     path = Path(file)
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint '{file}'")
@@ -250,7 +250,7 @@ def cache_bytes(folder: Path) -> int:
 
 class FeatureCache:
     """
-    Extract images, or read what was extracted before.
+    Extract images, or read the features of an earlier run.
 
     A file's name is the digest of the pixels, the extractor's weights, options and code, and the
     number of keypoints. The extractor is built when the first image needs it, and sees that image

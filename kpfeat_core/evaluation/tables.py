@@ -99,7 +99,7 @@ def check_together(results: Sequence[Results]) -> Results:
 
 
 def drawn(result: Results) -> str:
-    """Return in words what the bootstrap draws."""
+    """Return the units that the bootstrap draws, in words."""
     count = len(set(result.origins))
     if result.protocol.scenes_alike:
         return f'{count} scenes, which count alike, and over the pairs of each that is drawn'
@@ -155,7 +155,7 @@ def split_results(results: Sequence[Results]) -> dict[str, list[Results]]:
 
 
 def split_kind(result: Results) -> str:
-    """Return in words what `split_results` splits by."""
+    """Return the property that `split_results` splits by, in words."""
     return 'baseline' if any(pair.part for pair in result.pairs) else 'kind of change'
 
 
@@ -219,7 +219,7 @@ def _text(cell: Cell) -> Text:
 
 def _mean_cell(result: Results, name: str) -> Cell:
     mean = result.mean(name)
-    if np.isfinite(result.column(name)).sum() < 2:  # one pair says nothing about others
+    if np.isfinite(result.column(name)).sum() < 2:  # one pair has no interval
         return Cell(format_number(name, mean))
     decimals = max(0, _decimals(name, mean) - 1)
     low, high = result.interval(name)
@@ -251,7 +251,7 @@ def _verdict(name: str, difference: float, is_noise: bool) -> str:
 def _mark_best(
     rows: list[list[Cell]], means: list[list[float]], columns: Sequence[str]
 ) -> list[list[Cell]]:
-    """Mark the best of each column, and what looks the same."""
+    """Mark the best of each column, and numbers that look the same."""
     for k, name in enumerate(columns):
         finite = [row[k] for row in means if math.isfinite(row[k])]
         if len(finite) < 2 or name in NEITHER_IS_BETTER:

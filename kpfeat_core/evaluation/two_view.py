@@ -20,7 +20,7 @@ from ..geometry import inside
 
 Matrix = np.ndarray | Tensor
 
-METHOD = cv2.USAC_ACCURATE  # OpenCV's locally optimized RANSAC, a good start for what refines it
+METHOD = cv2.USAC_ACCURATE  # OpenCV's locally optimized RANSAC, a good start for refining
 CONFIDENCE = 0.99999
 MAX_ITERATIONS = 10_000
 PLAIN_ITERATIONS = 1000  # as OpenCV sets it
@@ -62,7 +62,7 @@ def estimate_relative_pose(
     Fit an essential matrix to matches with OpenCV's USAC, take its pose and refine that.
 
     plain: with OpenCV's RANSAC from a fixed seed, and without refining, as most published numbers
-    are made. It tells precise keypoints from others: what is refined averages over hundreds.
+    are made. Its errors grow with those of single keypoints; refining averages over hundreds.
 
     threshold_px: largest Sampson distance of an inlier, turned into camera coordinates by the mean
     of the four focal lengths (Sarlin et al. 2020). Of several matrices and the four poses of each,
@@ -229,7 +229,7 @@ def warp_through_depth(
     T_to_other: Matrix,
 ) -> Float[Tensor, 'n 2']:
     """
-    Return where the other camera sees what lies at points of one, by its depth; float64.
+    Return where the other camera sees the surface at points of one, by its depth; float64.
 
     NaN where the depth is not known, or beside an edge of it; infinity where the other camera
     certainly does not see the point: behind it, beside its image, or behind a surface nearer by
