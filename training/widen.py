@@ -35,7 +35,7 @@ class Copies(NamedTuple):
     fresh: Tensor
 
     @classmethod
-    def draw(cls, narrow: int, wide: int, generator: torch.Generator) -> 'Copies':
+    def sample(cls, narrow: int, wide: int, generator: torch.Generator) -> 'Copies':
         """Let `wide` channels copy `narrow` ones in turn."""
         source = torch.arange(wide) % narrow
         weight = 0.3 + 0.4 * torch.rand(wide, generator=generator)
@@ -80,25 +80,25 @@ def widen(narrow: Alike, model: str, noise: float = 0.1, seed: int = 0) -> Alike
     quarter, quarters, inputs = narrow.descriptor_dim // LEVELS, [], None
     for i in range(LEVELS):
         block, channels = f'block{i + 1}', (narrow.size.channels[i], wide.size.channels[i])
-        inner, outer = (Copies.draw(*channels, generator) for _ in range(2))
+        inner, outer = (Copies.sample(*channels, generator) for _ in range(2))
         for layer in ('conv1', 'bn1'):
             copy(f'{block}.{layer}', inner, inputs)
         for layer in ('conv2', 'bn2'):
             copy(f'{block}.{layer}', outer, inner)
         copy(f'{block}.downsample', outer, inputs)
         inputs = outer
-        quarters.append(Copies.draw(quarter, wide.descriptor_dim // LEVELS, generator))
+        quarters.append(Copies.sample(quarter, wide.descriptor_dim // LEVELS, generator))
         copy(f'conv{i + 1}', quarters[-1], outer)
 
     joined = Copies.join(quarters, quarter)
     if wide.convhead1 is not None:  # what it reads is not negative: to pass it on changes nothing
-        hidden = Copies.draw(narrow.descriptor_dim, wide.descriptor_dim, generator)
+        hidden = Copies.sample(narrow.descriptor_dim, wide.descriptor_dim, generator)
         passed = joined.share * (hidden.source[:, None] == joined.source)
         drawn = noise * passed.std() * torch.randn(passed.shape, generator=generator)
         new['convhead1.weight'] = (passed + drawn * hidden.fresh[:, None])[..., None, None]
         joined = hidden
     *_, score = head = old['convhead2.weight']
-    described = Copies.draw(narrow.descriptor_dim, wide.descriptor_dim, generator)
+    described = Copies.sample(narrow.descriptor_dim, wide.descriptor_dim, generator)
     rows = head[described.source] * described.unit()[:, None, None, None]
     head = torch.cat([rows, score[None]])[:, joined.source] * joined.share[:, None, None]
     new['convhead2.weight'] = head

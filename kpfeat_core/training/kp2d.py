@@ -297,7 +297,7 @@ class IoNet(nn.Module):
     """
     Four residual blocks of 1x1 convolutions over a set of matches.
 
-    Each match is seen in the light of all others of its image pair: instance normalisation takes
+    Each match is seen in the light of all others of its image pair: instance normalization takes
     mean and variance over them. Layers have the published names.
     """
 

@@ -3,11 +3,13 @@
 from dataclasses import replace
 import json
 
+import cv2
 from kpfeat_core.data.posed_scenes import find_scenes, read_scene
 from kpfeat_core.errors import DataError
 import numpy as np
 import pytest
 from raycast import write_depth
+from run_script import run_script
 
 
 @pytest.mark.parametrize('ending', ['.npy', '.npz', '.png', '.h5'])
@@ -93,3 +95,30 @@ def test_cameras_that_cannot_be_are_refused(tmp_path, room_folder, change, messa
     (tmp_path / 'cameras.json').write_text(json.dumps(content))
     with pytest.raises(DataError, match=message):
         read_scene(tmp_path)
+
+
+def test_rendered_and_measured_scenes_are_brought_into_this_layout(tmp_path) -> None:
+    source = tmp_path / 'source'
+    for name in ('hall/images', 'hall/depth', 'sparse/images'):
+        (source / name).mkdir(parents=True)
+    pose = '0 0 1 0 1 0 -1 0 0 0.5 -2 3'
+    for scene in ('hall', 'sparse'):
+        files = {
+            'README.md': 'depth: uint16, metres * 500',
+            'intrinsics.txt': '# image\n'
+            + ''.join(f'{n}.jpg 64 48 50 60 31.5 23\n' for n in 'abc'),
+            'poses.txt': ''.join(f'{n}.jpg {pose}\n' for n in 'abc'),
+            'pairs.txt': 'a.jpg b.jpg 0.7 12\na.jpg c.jpg 0.6 10\n',
+        }
+        for name, text in files.items():
+            (source / scene / name).write_text(text)
+    for name in 'ab':  # c has no depth
+        counts = np.full((48, 64), 1000, np.uint16)
+        cv2.imwrite(str(source / f'hall/depth/{name}.png'), counts)
+    assert run_script('posed_folder.py', source, tmp_path / 'out').code == 0
+    assert find_scenes(tmp_path / 'out') == [tmp_path / 'out/hall']
+    scene = read_scene(tmp_path / 'out/hall')
+    assert scene.names == ('a.jpg', 'b.jpg') and scene.pairs == {(0, 1): 0.7}
+    assert scene.intrinsics[0].tolist() == [[50, 0, 31.5], [0, 60, 23], [0, 0, 1]]
+    assert scene.poses[1, :3].tolist() == [[0, 0, 1, 0.5], [0, 1, 0, -2], [-1, 0, 0, 3]]
+    assert (scene.read_depth(0) == 2).all()
