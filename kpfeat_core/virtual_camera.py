@@ -7,6 +7,7 @@ homography between them, whatever happened to the frames on their way.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +16,6 @@ import torch
 
 from .axes import Float
 from .camera import Calibration
-from .config import check_config, option
 from .errors import ConfigError, ImageError
 from .geometry import match_errors
 from .image import read_image
@@ -29,14 +29,13 @@ MARGIN_PX = 1.0  # from the photograph's outer pixel centres, for the times betw
 TRUE_WITHIN_PX = 3.0  # largest error of a match that counts as true
 
 
-@dataclass(frozen=True)
-class Motion:
+class Motion(NamedTuple):
     """How the camera moves in one loop; every part of it repeats without a jump."""
 
-    loop_s: float = option(10.0, 'seconds until the camera is where it was', low=0.1)
-    roll_deg: float = option(22.0, 'largest turn about the optical axis', low=0.0, high=180.0)
-    tilt_deg: float = option(12.0, 'largest tilt of the optical axis', low=0.0, high=30.0)
-    zoom: float = option(1.2, 'distance changes between 1/zoom and zoom times', low=1.0, high=4.0)
+    loop_s: float = 10.0  # seconds until the camera is where it was
+    roll_deg: float = 22.0  # largest turn about the optical axis
+    tilt_deg: float = 12.0  # largest tilt of the optical axis, at most 30
+    zoom: float = 1.2  # distance changes between 1/zoom and zoom times
 
 
 class VirtualCamera:
@@ -55,7 +54,6 @@ class VirtualCamera:
         size: tuple[int, int] = (640, 480),
         motion: Motion = Motion(),
     ) -> None:
-        check_config(motion)
         if min(size) < 32:
             raise ConfigError(f'size is {size[0]}x{size[1]}, expected at least 32x32')
         self.photograph = read_image(PHOTOGRAPH) if photograph is None else photograph

@@ -126,8 +126,6 @@ def test_photograph_and_size_that_are_too_small_are_refused() -> None:
         VirtualCamera(size=(8, 240))
     with pytest.raises(ImageError, match='photograph is 9x40'):
         VirtualCamera(np.zeros((40, 9, 3), np.uint8))
-    with pytest.raises(ConfigError, match='zoom'):
-        VirtualCamera(motion=Motion(zoom=0.5))
 
 
 def test_the_calibration_turns_the_homography_into_a_rotation_and_a_place():
