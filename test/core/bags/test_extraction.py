@@ -1,4 +1,4 @@
-"""Features of recordings: every image once, the same bytes each time, nothing lost."""
+"""Features of recordings: every image once, the same bytes each time, as others read them."""
 
 import sqlite3
 import threading
@@ -11,25 +11,40 @@ from bag_runs import COUNT, read, sha256
 import h5py
 from kpfeat_core.bags.frames import load_extractor
 from kpfeat_core.bags.reader import BagReader, decode
+from kpfeat_core.bags.recording import Channel, Record
 from kpfeat_core.bags.request import ExtractRequest
+from kpfeat_core.bags.writers import BagSink, put
 from kpfeat_core.config import ViewConfig
 from kpfeat_core.errors import ConfigError, DataError
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.io import read_npz
-from kpfeat_core.messages.conversions import camera_info_to_calibration, message_to_features
-from kpfeat_core.messages.definitions import FEATURES
+from kpfeat_core.messages.conversions import (
+    camera_info_to_calibration,
+    image_annotations,
+    message_to_features,
+)
+from kpfeat_core.messages.definitions import (
+    constructors,
+    FEATURES,
+    IMAGE_ANNOTATIONS,
+    to_cdr,
+    typestore,
+)
 from kpfeat_core.preprocess import Preprocessor
 from made_bags import (
     camera_info,
     compressed,
+    header,
     IMAGE,
     image,
     images,
     LOG_DELAY,
     Made,
+    make,
     PERIOD,
     pictures,
     START,
+    STRING,
     texts,
     write_bag,
     write_ros1_bag,
@@ -38,6 +53,15 @@ from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 import numpy as np
 from rosbags.highlevel import AnyReader
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+import yaml
 
 
 def assert_same(features, expected):
@@ -245,3 +269,130 @@ def test_a_topic_whose_type_nobody_knows_is_left_out_of_all_and_said(extract, tm
     report = extract(source=bag, copy=('*',))
     assert report.copied == 3 and report.features == 3
     assert "'/text' (9 messages lost)" in str(report.damage[0])
+
+
+FOREVER = QosTime(2147483647, 4294967295)
+LATCHED = Qos(
+    QosHistory.KEEP_LAST,
+    1,
+    QosReliability.RELIABLE,
+    QosDurability.TRANSIENT_LOCAL,
+    FOREVER,
+    FOREVER,
+    QosLiveliness.AUTOMATIC,
+    FOREVER,
+    False,
+)
+
+
+@pytest.fixture(params=['mcap', 'sqlite3'])
+def written(request, tmp_path):
+    """Write one message of a latched topic and none of another to a folder."""
+    channels = [Channel('/latched', STRING, qos=(LATCHED,)), Channel('/empty', STRING)]
+    data = bytes(typestore().serialize_cdr(make(STRING, data='here'), STRING))
+    sink = BagSink(tmp_path / 'out', request.param, channels)
+    (tmp_path / 'work').mkdir()
+    sink.open(tmp_path / 'work', resume=False)
+    sink.copy(Record(channels[0], START, data))
+    sink.finish()
+    return tmp_path / 'out'
+
+
+def test_quality_of_service_is_kept(written):
+    topics = {topic.name: topic for topic in BagReader(written).topics}
+    assert topics['/latched'].channel.qos == (LATCHED,)
+    assert topics['/empty'].channel.qos == ()
+    assert [topics[name].count for name in ('/latched', '/empty')] == [1, 0]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/old').write_text('old')
+    with pytest.raises(FileNotFoundError):
+        put(tmp_path / 'made', tmp_path / 'out')
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['old']
+
+
+def test_metadata_are_of_a_version_that_humble_reads_as_well(written):
+    about = yaml.safe_load((written / 'metadata.yaml').read_text())['rosbag2_bagfile_information']
+    assert about['version'] <= 8
+    profiles = {
+        topic['topic_metadata']['name']: topic['topic_metadata']['offered_qos_profiles']
+        for topic in about['topics_with_message_count']
+    }
+    # Humble takes a text here, later versions a list; policies in the text are numbers
+    assert all(isinstance(text, str) for text in profiles.values())
+    assert yaml.safe_load(profiles['/latched'])[0]['durability'] == 1
+    assert profiles['/empty'] == ''
+
+
+# What ROS 2 computes of foxglove_msgs/msg/ImageAnnotations 3.4.3 and all types within.
+ANNOTATIONS_HASH = 'RIHS01_bc4e578b1ef80953415d6f966a4cab305c8a44c8b64fc405312b6f06a08fc45e'
+
+
+@pytest.fixture
+def annotate(extract, tmp_path):
+    source = write_bag(tmp_path / 'bag', images(COUNT))
+    return lambda **options: extract(source=source, annotations=True, **options)
+
+
+def read_decoded(path):
+    """Return messages by topic as viewers read them: by the definitions in the file."""
+    found = {}
+    with path.open('rb') as file:
+        reader = make_reader(file, decoder_factories=[DecoderFactory()])
+        for item in reader.iter_decoded_messages():
+            found.setdefault(item.channel.topic, []).append(item)
+    return found
+
+
+def test_the_definition_is_the_published_one():
+    assert typestore().hash_rihs01(IMAGE_ANNOTATIONS) == ANNOTATIONS_HASH
+
+
+def test_annotations_stand_beside_features_and_on_their_pixels(annotate, extractor, tmp_path):
+    report = annotate()
+    assert (report.images, report.features, report.copied) == (COUNT, COUNT, 0)
+    found = read_decoded(tmp_path / 'out.mcap')
+    assert {topic: len(items) for topic, items in found.items()} == {
+        '/left/features': COUNT,
+        '/left/image_annotations': COUNT,
+    }
+    for k, item in enumerate(found['/left/image_annotations']):
+        assert item.schema.name == IMAGE_ANNOTATIONS
+        stamp = START + k * PERIOD
+        assert item.message.log_time == stamp + LOG_DELAY
+        message = item.decoded_message
+        (points,) = message.points
+        for time in (message.timestamp, points.timestamp):  # Foxglove pairs images by it
+            assert time.sec * 10**9 + time.nanosec == stamp
+        expected = extractor.extract(pictures(COUNT)[k]).keypoints[0].numpy() + 0.5
+        assert points.type == 1 and points.thickness > 0
+        assert np.array_equal([(p.x, p.y) for p in points.points], expected)
+        colours = points.outline_colors
+        assert len(colours) == len(expected) and {colour.a for colour in colours} == {1}
+        assert colours[0].r > 0.7 > 0.4 > colours[0].b  # best first, and red
+
+
+def test_they_are_those_that_the_overlay_node_publishes(annotate, extractor, tmp_path):
+    annotate()
+    with (tmp_path / 'out.mcap').open('rb') as file:
+        records = make_reader(file).iter_messages(topics=['/left/image_annotations'])
+        data = [message.data for _, _, message in records]
+    arrays = extractor.extract(pictures(COUNT)[0]).numpy()
+    # the node passes foxglove_msgs.msg and its own stamp to the same function
+    node = image_annotations(
+        constructors('foxglove_msgs'),
+        arrays['keypoints'],
+        arrays['keypoint_scores'],
+        header(START).stamp,
+    )
+    assert data[0] == to_cdr(node, IMAGE_ANNOTATIONS)
+
+
+def test_the_images_can_be_copied_beside_them_and_bytes_are_the_same(annotate, tmp_path):
+    report = annotate(copy=('/left/image_raw',))
+    assert report.copied == COUNT
+    first = sha256(tmp_path / 'out.mcap')
+    annotate(copy=('*',))
+    assert sha256(tmp_path / 'out.mcap') == first

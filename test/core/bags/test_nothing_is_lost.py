@@ -12,11 +12,12 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import COUNT, kill_after, Killed, read, sha256
 from kpfeat_core.bags import extract as extraction
+from kpfeat_core.bags import writers as locking
 from kpfeat_core.bags import writers as writing
 from kpfeat_core.bags.extract import extract_recording
 from kpfeat_core.bags.reader import BagReader
 from kpfeat_core.bags.request import ExtractRequest
-from kpfeat_core.bags.writers import remove
+from kpfeat_core.bags.writers import InUseError, lock, remove
 from kpfeat_core.errors import DataError
 from made_bags import IMAGE, image, images, Made, pictures, START, texts, write_bag
 import numpy as np
@@ -267,3 +268,30 @@ def test_a_full_disk_is_told_whatever_library_says_so(word):
             raise error
     with pytest.raises(RuntimeError, match='another'), writing.full_disk(''):
         raise RuntimeError('another')
+
+
+def test_a_lock_keeps_others_out_until_it_is_closed(tmp_path):
+    path = tmp_path / 'new/lock'
+    with lock(path), pytest.raises(InUseError, match="another run is writing to '.*/new'"):
+        lock(path)
+    lock(path).close()
+
+
+@pytest.mark.parametrize('comes_back', [True, False])
+def test_a_file_that_was_deleted_before_it_was_locked_is_not_taken(
+    tmp_path, monkeypatch, comes_back
+):
+    path, flock = tmp_path / 'lock', locking.fcntl.flock
+
+    def late(*words):
+        monkeypatch.undo()
+        path.unlink()  # by the one who held it until now
+        if comes_back:
+            path.touch()
+        flock(*words)
+
+    monkeypatch.setattr(locking.fcntl, 'flock', late)
+    with lock(path) as file:
+        assert os.path.samestat(os.fstat(file.fileno()), path.stat())
+        with pytest.raises(InUseError):
+            lock(path)

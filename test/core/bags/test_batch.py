@@ -281,7 +281,7 @@ def test_an_unexpected_error_is_noted_with_its_place(extract, monkeypatch):
 
     monkeypatch.setattr(work, 'extract_recording', broken)
     failed = extract().failed
-    assert len(failed) == 4 and 'ZeroDivisionError: by nothing (test_fleet' in failed['old/old']
+    assert len(failed) == 4 and 'ZeroDivisionError: by nothing (test_batch' in failed['old/old']
 
 
 def test_two_runs_in_one_folder_are_refused(extract, tmp_path):
