@@ -38,6 +38,9 @@ class Motion(NamedTuple):
     zoom: float = 1.2  # distance changes between 1/zoom and zoom times
 
 
+USUAL_MOTION = Motion()
+
+
 class VirtualCamera:
     """
     A pinhole camera before a photograph on a wall: it pans, zooms, rolls and tilts.
@@ -52,7 +55,7 @@ class VirtualCamera:
         self,
         photograph: np.ndarray | None = None,
         size: tuple[int, int] = (640, 480),
-        motion: Motion = Motion(),
+        motion: Motion = USUAL_MOTION,
     ) -> None:
         if min(size) < 32:
             raise ConfigError(f'size is {size[0]}x{size[1]}, expected at least 32x32')
