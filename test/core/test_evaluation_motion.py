@@ -10,6 +10,7 @@ from kpfeat_core.evaluation import (
     find_scenes,
     motion_pairs,
     MotionPair,
+    PosePair,
     PROTOCOLS,
     two_view,
 )
@@ -112,6 +113,17 @@ def test_an_extractor_that_knows_the_truth_gets_full_marks(views, long_side, dep
         assert numbers[name] == 1, name
     assert numbers['localization_px'] < 0.1
     assert numbers['matches'] == numbers['right'] == 60
+
+
+@pytest.mark.parametrize('long_side', [1600, 101])
+def test_a_pose_is_found_from_true_matches_at_any_size(views, long_side) -> None:
+    pair = made_pair(views)
+    posed = PosePair('s', 's/0', pair.view0, pair.view1, pair.K0, pair.K1, pair.T_0to1)
+    protocol = replace(PROTOCOLS['pose'], long_side=long_side)
+    numbers = values(Oracle(pair, *common_points()), posed, protocol)
+    assert numbers['pose_error'] < 0.5
+    assert numbers['pose_AUC@5'] > 0.9
+    assert numbers['precision'] == 1
 
 
 def test_matches_off_the_true_point_are_told_through_depth(views) -> None:

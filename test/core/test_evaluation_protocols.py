@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import cv2
-from kpfeat_core.evaluation import Evaluator, PosePair, Protocol, PROTOCOLS
+from kpfeat_core.evaluation import Evaluator, Protocol, PROTOCOLS
 from kpfeat_core.evaluation.pairs import resized_pixels
 from kpfeat_core.evaluation.run import resized_view
 import numpy as np
@@ -165,39 +165,3 @@ def test_views_are_cut_where_a_protocol_keeps_their_shape(shape) -> None:
     assert moved[0, 0] == pytest.approx(moved[1, 1], rel=5e-3)
     rows, columns = np.nonzero(view[..., 0] > 127)
     assert np.allclose((moved @ [x, y, 1])[:2], (columns.mean(), rows.mean()), atol=0.1)
-
-
-def test_a_pose_is_found_from_true_matches_at_any_size() -> None:
-    rng = np.random.default_rng(0)
-    points = rng.uniform([-1, -0.8, 3], [1, 0.8, 6], (60, 3))
-    angle = np.radians(8)
-    T_0to1 = np.eye(4)
-    T_0to1[:3, :3] = [
-        [np.cos(angle), 0, np.sin(angle)],
-        [0, 1, 0],
-        [-np.sin(angle), 0, np.cos(angle)],
-    ]
-    T_0to1[:3, 3] = -0.5, 0.1, 0.05
-    K0, K1 = np.array([[[300.0, 0, 100], [0, 300, 80], [0, 0, 1]]] * 2)
-    moved = points @ T_0to1[:3, :3].T + T_0to1[:3, 3]
-
-    def project(K, xyz):
-        pixels = xyz @ K.T
-        return pixels[:, :2] / pixels[:, 2:]
-
-    views = [np.zeros((160, width, 3), np.uint8) for width in (200, 202)]
-    pair = PosePair('s', 's/0', *views, K0, K1, T_0to1)
-    seen = [project(K0, points), project(K1, moved)]
-
-    class Both(GridExtractor):
-        def extract(self, image):  # the first view twice: once to warm up
-            view = self.calls // 2
-            scale = np.array([image.shape[1], image.shape[0]]) / [200 + 2 * view, 160]
-            self.points_of_width = {image.shape[1]: (seen[view] + 0.5) * scale - 0.5}
-            return super().extract(image)
-
-    protocol = replace(PROTOCOLS['pose'], long_side=101)
-    numbers = values(Both({}), pair, protocol)
-    assert numbers['pose_error'] < 0.5
-    assert numbers['pose_AUC@5'] > 0.9
-    assert numbers['precision'] == 1

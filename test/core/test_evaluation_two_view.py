@@ -116,13 +116,12 @@ def test_a_camera_that_only_turns_has_its_rotation_measured():
     assert translation == 0
 
 
-def test_a_quarter_turn_about_the_view_is_found():
-    truth = camera(turn_rad=(0, 0, math.pi / 2))
-    assert two_view.pose_error(truth, estimate(*views(truth, noise_px=0.3))) < 0.5
-
-
-def test_moving_forwards_is_found():
-    truth = camera(turn_rad=(0, 0.05, 0), move=(0, 0, -1))
+@pytest.mark.parametrize(
+    'truth',
+    [camera(turn_rad=(0, 0, math.pi / 2)), camera(turn_rad=(0, 0.05, 0), move=(0, 0, -1))],
+    ids=['a quarter turn about the view', 'forwards'],
+)
+def test_strong_turns_and_moving_forwards_are_found(truth):
     assert two_view.pose_error(truth, estimate(*views(truth, noise_px=0.3))) < 0.5
 
 
@@ -132,13 +131,10 @@ def test_swapped_x_and_y_give_another_pose():
     assert two_view.pose_error(truth, estimate(points0.flip(1), points1)) > 10
 
 
-def test_too_few_matches_give_no_pose():
+def test_too_few_matches_and_points_that_coincide_give_no_pose():
     points0, points1 = views(camera(), count=5)
     for count in (0, 1, 5):
         assert estimate(points0[:count], points1[:count]) is None
-
-
-def test_points_that_coincide_give_no_pose():
     same = torch.full((20, 2), 100.0)
     assert estimate(same, same) is None
 
