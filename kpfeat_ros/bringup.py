@@ -33,8 +33,8 @@ def interrupted_later() -> Iterator[None]:
     """
     Let signals that end a program wait: one inside Popen would lose the process it started.
 
-    A process started meanwhile hears SIGINT also where this one ignores it, as the background
-    jobs of a shell do: it is how it is asked to stop.
+    A process started meanwhile gets SIGINT even where this one ignores it, as the background
+    jobs of a shell do: SIGINT is the signal that asks it to stop.
     """
     came: list[int] = []
     before = {number: signal.getsignal(number) for number in ENDING}

@@ -131,7 +131,7 @@ def construct(cls: type[Node], options: dict[str, Any]) -> Node:
 def discard(node: Node) -> None:
     """Destroy a node of which perhaps only a part was made."""
     for destroy in (node.destroy_node, partial(Node.destroy_node, node)):
-        with suppress(Exception):  # what is missing for its end; the error before counts
+        with suppress(Exception):  # a part that was never made; the error before counts
             destroy()
 
 
@@ -242,7 +242,7 @@ class ComponentManager:
                 sentence = self._explain(error, plugin)
         node = None
         self._forget_level(levelled)
-        release_memory()  # of what was loaded before it failed
+        release_memory()  # that was taken before it failed
         return LoadResult(False, sentence)
 
     def unload(self, unique_id: int) -> tuple[bool, str]:
@@ -275,7 +275,7 @@ class ComponentManager:
             return [(k, node.get_fully_qualified_name()) for k, node in self._nodes.items()]
 
     def ask_to_stop(self) -> None:
-        """Let our nodes begin to stop working, side by side."""
+        """Ask our nodes to stop working, so that they stop side by side."""
         with self._lock:
             nodes = list(self._nodes.values())
         for node in nodes:

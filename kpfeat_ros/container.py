@@ -142,7 +142,7 @@ class ComponentContainer(Node):
             self.get_logger().error(loaded.error)
 
     def ask_to_stop(self) -> None:
-        """Let all nodes stop side by side."""
+        """Ask all nodes to stop, so that they stop side by side."""
         self.manager.ask_to_stop()
 
     def destroy_node(self) -> None:

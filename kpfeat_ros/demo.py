@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, TYPE_CHECKING
 
 from kpfeat_core.config import check_config, DEFAULT_MODEL, option
 from kpfeat_core.errors import ConfigError, KpfeatError
+from kpfeat_core.runtime import what_nodes_miss
 from kpfeat_core.sources import create_source, ImageSource, SourceConfig
 from rich.console import Console
 from rich.table import Table
@@ -113,6 +113,8 @@ def run_demo(options: DemoOptions, source_config: SourceConfig, console: Console
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
+    from .observer import Observer  # needs the compiled messages
+
     check_model(options)
     source = create_source(source_config)  # a mistake shows before anything starts
     out = Path(options.out)
@@ -129,7 +131,7 @@ def run_demo(options: DemoOptions, source_config: SourceConfig, console: Console
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
         with ProcessGroup(out / 'logs') as processes, closing(film):
-            observer = _observer(report, film)
+            observer = Observer(report, film)
             _measure(options, source_config, processes, observer, console)
             files = observer.write_pictures(out)
     finally:
@@ -139,12 +141,6 @@ def run_demo(options: DemoOptions, source_config: SourceConfig, console: Console
     if len(files) < 3:
         raise DemoError(f"the overlay node sent no pictures; see '{processes.log('overlay')}'")
     show(observer, source, files, console)
-
-
-def _observer(report: Any, film: Any) -> 'Observer':
-    from .observer import Observer  # needs the compiled messages
-
-    return Observer(report, film)
 
 
 def large_images(environment: Mapping[str, str]) -> dict[str, str]:
@@ -159,12 +155,9 @@ def large_images(environment: Mapping[str, str]) -> dict[str, str]:
 
 def check_ros() -> None:
     """Raise ConfigError where ROS or the compiled messages are missing."""
-    for module in ('rclpy', 'kpfeat'):
-        if importlib.util.find_spec(module) is None:
-            raise ConfigError(
-                f"the Python module '{module}' is missing; run `make demo` in the repository, or "
-                'source a ROS 2 workspace in which kpfeat is built'
-            )
+    missing = what_nodes_miss()
+    if missing:
+        raise ConfigError(missing)
 
 
 def check_model(options: DemoOptions) -> None:

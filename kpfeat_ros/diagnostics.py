@@ -72,7 +72,7 @@ class Statistics:
     """
     Counts by name, failures by kind, durations by stage; safe to use from several threads.
 
-    A source is a camera, where there are several: what is counted for it counts for all as well.
+    A source is one of several cameras; counts of a source are counts of the node as well.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -100,7 +100,7 @@ class Statistics:
             return self._totals[name]
 
     def wait_for_input(self, waits: bool = True, source: str | None = '') -> None:
-        """Let the age of the newest input begin anew; with waits=False let it have none."""
+        """Start the age of the newest input at zero; with waits=False it has no age."""
         with self._lock:
             if waits:
                 self._newest[source] = self._clock()
@@ -169,10 +169,10 @@ def judge(
     limits: DiagnosticsOptions = USUAL_LIMITS,
 ) -> Judgement:
     """
-    Return level and sentence of an active node that works on what arrives on a topic.
+    Return level and sentence of an active node that works on the messages of a topic.
 
     topic: that of the source that has been silent longest, where there are several; mismatches:
-    what is wrong with the QoS of its topics; rests: it does not listen at present.
+    sentences about the QoS of its topics; rests: it has no subscription at present.
     """
     return (
         _judge_failures(report, mismatches)

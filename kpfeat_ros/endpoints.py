@@ -1,7 +1,7 @@
 """
 Topics, services and timers of a node that live while it is active, and their quality of service.
 
-What QoS the nodes use, what may be overridden, and why two ends of a topic do not meet.
+The QoS profiles of the nodes, their overrides, and why two ends of a topic do not meet.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,14 +89,14 @@ class ConnectedNode(ManagedNode):
 
     `connect_while` makes inputs that are there only while somebody listens to the outputs.
     Each topic's QoS can be overridden by parameter; where two ends do not meet because of it, the
-    log says once what to change.
+    remedy is logged once.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
         self.statistics = Statistics()
         self.exchange = current_exchange()
-        self.input_topics = {'': ''}  # what this node's work starts with, by source
+        self.input_topics = {'': ''}  # topics that this node's work starts with, by source
         # a simulated clock may stand still or jump, and nothing here waits for it
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._endpoints: dict[Any, Callable[[Any], Any]] = {}
@@ -104,9 +104,9 @@ class ConnectedNode(ManagedNode):
         self._suspects: set[str] = set()  # topics with an end somewhere that does not meet ours
         self._told: set[str] = set()
         self._lazy: list[_Lazy] = []
-        self._broken: list[str] = []  # what could not be connected
+        self._broken: list[str] = []  # sentences about endpoints that could not be made
         self._review_lock = threading.RLock()
-        self._hears_of_listeners = True  # the middleware reports listeners that come and go
+        self._listeners_reported = True  # by the middleware, when they come and go
 
     def deactivate(self) -> None:
         """Disconnect from topics."""
@@ -135,7 +135,7 @@ class ConnectedNode(ManagedNode):
         Create a subscription, with QoS overrides, that deactivate destroys.
 
         source: camera whose input this is, '' where there is one alone: its age counts from now
-        on. None for what the node need not wait for.
+        on. None for inputs that the node need not wait for.
         """
         create = partial(self.create_subscription, kind, topic, callback)
         events = {'message_lost': self._note_lost}
@@ -235,7 +235,7 @@ class ConnectedNode(ManagedNode):
         second besides; such as `publisher.get_subscription_count`.
         """
         with self._review_lock:
-            if not (self._lazy or self._hears_of_listeners):
+            if not (self._lazy or self._listeners_reported):
                 self.poll(POLL_PERIOD_S, self.review)
             self._lazy.append(_Lazy(wanted, connect))
         self.review()
@@ -311,7 +311,7 @@ class ConnectedNode(ManagedNode):
         wanted = {name: callback for name, callback in wanted.items() if name in known}
         while True:
             if 'matched' in events and 'matched' not in wanted:
-                self._hears_of_listeners = False
+                self._listeners_reported = False
             try:
                 return create(
                     copy(qos),  # rclpy writes the overrides into it

@@ -6,8 +6,8 @@ A publishing node has an outlet, a subscribing node an inbox:
     outlet.offer(StampedFeatures(header, model, features))  # called back at every inbox by now
     if inbox.knows(message): ...  # it came in memory; else unpack it
 
-The message need not be published at all if `outlet.others_listen` says that nobody else would
-receive it. The tensors are shared, not copied: nobody may change them.
+The message need not be published at all unless `outlet.others_listen`. The tensors are shared, not
+copied: nobody may change them.
 """
 
 from collections import deque
@@ -65,7 +65,7 @@ class Inbox:
 
     def close(self) -> None:
         """
-        Receive nothing more and forget what waits; the second time does nothing.
+        Receive nothing more and forget the frames; the second time does nothing.
 
         A callback that is at work in another thread is waited for: it is the last.
         """
@@ -116,7 +116,7 @@ class Outlet:
         """
         Return whether a message would reach anybody beside the inboxes.
 
-        subscriptions: what the publisher's `get_subscription_count` says. That of an inbox is
+        subscriptions: the publisher's `get_subscription_count`. The subscription of an inbox is
         known to be among them once it knew a message of this publisher: before, DDS may not have
         brought the two together yet, and with QoS that do not meet it never will.
         """
@@ -173,7 +173,7 @@ def current_exchange() -> Exchange:
 
 @contextmanager
 def using(exchange: Exchange) -> Iterator[Exchange]:
-    """Let nodes that this thread constructs meet elsewhere: in an Exchange of their own, alone."""
+    """Give nodes that this thread constructs an Exchange of their own, apart from all others."""
     token = _CURRENT.set(exchange)
     try:
         yield exchange

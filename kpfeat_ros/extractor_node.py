@@ -32,12 +32,12 @@ MOST_REQUESTS = 8  # that wait for the service, each with its image
 
 class ExtractorNode(KpfeatNode):
     """
-    Publishes `features` of what arrives on `image`, with the image's own header.
+    Publishes `features` of the images on `image`, with the image's own header.
 
     The newest image wins: while one is at work, later ones replace each other, and are counted as
     dropped. While nobody listens to `features`, the node does not listen to `image` either.
-    Options of the input choose what is looked at; keypoints are in pixels of the image as it
-    came, unless `undistort` is set.
+    Options of the input choose the part that is looked at; keypoints are in pixels of the image
+    as it came, unless `undistort` is set.
 
     With `cameras`, several take turns: each has its topics, its newest image and its counts, and
     all share the model, which can work on the images of several of them together.
@@ -136,7 +136,7 @@ class ExtractorNode(KpfeatNode):
         self._use_batches()
 
     def _use_batches(self) -> None:
-        """Let images of different cameras wait for each other, where there are several."""
+        """Set how many images of different cameras are worked on together."""
         if self.worker is not None:
             wanted = sum(1 for stream in list(self.streams.values()) if stream.wanted())
             self.worker.batch = min(self.options.batch_size, wanted)

@@ -39,7 +39,7 @@ class FramePairs:
     Remembers the frame that the next one is matched with; safe to use from several threads.
 
     In mode 'reference' the first frame is the reference until `set_reference` takes the newest.
-    A frame of another model cannot be matched with what is kept, and replaces it.
+    A frame of another model cannot be matched with the one that is kept, and replaces it.
     """
 
     def __init__(self, mode: str = 'consecutive') -> None:
@@ -61,7 +61,7 @@ class FramePairs:
             return self._kept
 
     def clear_reference(self) -> bool:
-        """Let the next frame become the reference; false if there was none."""
+        """Forget the reference, so that the next frame becomes it; false if there was none."""
         with self._lock:
             kept, self._kept = self._kept, None
             return kept is not None
@@ -147,7 +147,7 @@ class ApproximateTimeSync:
         Take in an item of stream 0 or 1; gives (item0, item1) if both are here, else None.
 
         The partner is the one that waits whose stamp differs least, by no more than the
-        tolerance. What came before the two can have no partner any more: the second value says
+        tolerance. Items before the two can have no partner any more: the second value is
         how many were forgotten because of that, or because too many wait.
         """
         with self._lock:

@@ -46,7 +46,7 @@ class Throttle:
     """
     Admits items at a rate, on average, whatever the rate at which they arrive.
 
-    An item is admitted when it comes, or not at all: what is worked on is always the newest.
+    An item is admitted when it comes, or not at all: the newest is always worked on.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

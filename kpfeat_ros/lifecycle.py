@@ -13,7 +13,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
-EXPECTED = (KpfeatError, ParameterException)  # their text says all there is to say to a user
+EXPECTED = (KpfeatError, ParameterException)  # whose text is enough for a user
 # For these rclpy has no public way: to refuse a transition without ending the process (before
 # Kilted), to read the state and to leave the graph at once, and to read values given at start.
 PRIVATE = ('_service_change_state', '_state_machine', '_parameter_overrides')
@@ -47,14 +47,14 @@ def answer_to(node: Node, error: Exception) -> str:
 
 class ManagedNode(LifecycleNode):
     """
-    A managed node: what a subclass does goes into hooks, and the transitions call them.
+    A managed node: a subclass extends the hooks, and the transitions call them.
 
     `configure` acquires, `activate` connects and works, `deactivate` undoes activate, `cleanup`
     undoes configure; the last two are safe to call twice. To change the state call
     `trigger_configure` and the like, never the hooks.
 
-    A KpfeatError from configure or activate fails the transition: its sentence is logged, what
-    was done is undone and the state stays. Any other error is ours: logged with where, everything
+    A KpfeatError from configure or activate fails the transition: its sentence is logged, the
+    hook is undone and the state stays. Any other error is ours: logged with where, everything
     is freed, and the node is unconfigured.
     """
 

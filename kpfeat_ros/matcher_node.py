@@ -82,7 +82,7 @@ class MatcherNode(KpfeatNode):
         return self.publisher.get_subscription_count() > 0
 
     def _subscribe(self) -> Any:
-        if self.options.mode == 'consecutive':  # what came before a rest is no neighbour
+        if self.options.mode == 'consecutive':  # a frame from before a rest is no neighbor
             self.pairs = FramePairs(self.options.mode)
         return self.subscribe_features('features', self.on_frame)
 

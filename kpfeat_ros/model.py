@@ -65,9 +65,9 @@ _known: WeakValueDictionary[Hashable, _Shared] = WeakValueDictionary()
 
 def network_key(model: str, weights: str, device: str, config: Any) -> Hashable:
     """
-    Return what two extractors must have in common to share a network.
+    Return the key of a network: two extractors with the same key share it.
 
-    That is the model, the weight file and when it was written, the device, and all options that
+    It holds the model, the weight file and when it was written, the device, and all options that
     cannot change while a node runs. Raises ConfigError and WeightsError.
     """
     file = find_weights(model, weights)
@@ -90,7 +90,7 @@ def share(key: Hashable, build: Callable[[], 'Extractor'], **options: Any) -> 'E
         if shared is None:
             _known[key] = shared = _Shared(build())
         extractor = shared.extractor.with_options(**options)
-        extractor.shared = shared  # what `with_options` makes of it has it too
+        extractor.shared = shared  # `with_options` passes it on
         return extractor
 
 
@@ -150,7 +150,7 @@ def _out_of_memory(error: Exception, model: str, device: Any, what: str) -> OutO
 
 def check_loadable(options: ModelOptions) -> None:
     """
-    Raise for what is known to fail before anything is loaded.
+    Raise where loading is known to fail, before anything is loaded.
 
     Raises ConfigError for a device that is not there, WeightsError where no weights are found.
     """
@@ -170,11 +170,11 @@ def _expected_size(text: str) -> tuple[int, int]:
 
 def release_memory(there: Callable[[], object] = lambda: None) -> None:
     """
-    Give back what nothing refers to any more, on the GPU too.
+    Give back memory that nothing refers to any more, on the GPU too.
 
-    there: returns what is to go, such as a node that an executor may still hold for a moment; it
-    is waited for, not long. glibc keeps what was freed for the process, 50 to 120 MiB after a
-    small network has run.
+    there: returns an object that is to go, such as a node that an executor may hold for a moment
+    longer; it is waited for, not long. glibc keeps freed memory for the process, 50 to 120 MiB
+    after a small network has run.
     """
     gc.collect()  # modules refer to each other in circles
     end = time.monotonic() + LINGERS_S
@@ -203,9 +203,9 @@ class ModelManager:
         self.extractor: Any = None
         self.options: ModelOptions | None = None  # of the model at work
         self._config_class: type | None = None  # of the model whose options are declared
-        self._wanted: ModelOptions | None = None  # what is being loaded
+        self._wanted: ModelOptions | None = None  # the model that is being loaded
         self._loader: Background | None = None
-        self._trouble: dict[str, str] = {}  # what, and a sentence
+        self._trouble: dict[str, str] = {}  # sentences by kind
 
     def declare(self) -> None:
         """Declare which model it is, and the options of that."""
@@ -233,7 +233,7 @@ class ModelManager:
         """
         Return the name of the model, and the features of each image.
 
-        Raises OutOfMemoryError, and what `Extractor.extract` raises.
+        Raises OutOfMemoryError, and the errors of `Extractor.extract`.
         """
         with self._parameters.lock:
             extractor, options = self.extractor, self.options
@@ -253,7 +253,7 @@ class ModelManager:
         return options.model, extract(on_cpu, images, masks)
 
     def settings(self) -> dict[str, str]:
-        """Return what diagnostics say: the model and where it runs, and what is wrong with it."""
+        """Return values for diagnostics: the model, its device, and the trouble it is in."""
         values = {'model': self.options.model, 'device': str(self.extractor.device)}
         if self._wanted:
             values['loading'] = self._wanted.model
@@ -334,5 +334,5 @@ def _load(request: tuple[ModelOptions, Any]) -> LoadedNetwork:
 
 
 def _source(options: ModelOptions) -> dict[str, str]:
-    """Return the options of which a change means loading."""
+    """Return the options whose change means loading."""
     return {name: getattr(options, name) for name in ('model', 'weights', 'device')}

@@ -86,7 +86,7 @@ class KpfeatNode(ConnectedNode):
         super().cleanup()
 
     def ask_to_stop(self) -> None:
-        """Let the items at work be the last, and do not wait for them."""
+        """Make the items at work the last, and do not wait for them."""
         for worker in self._workers:
             worker.ask_to_stop()
 
@@ -130,7 +130,7 @@ class KpfeatNode(ConnectedNode):
             self.statistics.add_duration('stamp_to_publish', 1e-9 * age_ns)
 
     def settings(self) -> dict[str, str]:
-        """Return what diagnostics of a configured node say besides statistics: the model, ..."""
+        """Return values for diagnostics of a configured node besides statistics: the model, ..."""
         return {}
 
     def _publish_diagnostics(self) -> None:

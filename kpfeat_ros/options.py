@@ -237,7 +237,7 @@ class LaunchOptions:
     use_sim_time: bool = option(False, "take the time from /clock, such as a bag player's")
 
 
-# what of it are parameters of each node
+# the launch options that are parameters of each node
 CHOSEN = {
     'extractor': ('model', 'weights', 'device', 'image_transport', 'use_sim_time'),
     'matcher': ('use_sim_time',),

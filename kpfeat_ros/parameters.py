@@ -71,10 +71,10 @@ class NodeParameters:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._groups: list[_Group] = []
-        self.lock = RLock()  # held while a change is applied: who holds it sees all of it or none
+        self.lock = RLock()  # held while a change is applied, as a whole
         self._refused: dict[str, ConfigError] = {}  # given at start and not allowed
         node.add_on_set_parameters_callback(self._on_set)
-        self._given = private(node, '_parameter_overrides')  # by name, what was given at start
+        self._given = private(node, '_parameter_overrides')  # at start, by name
         for old, now in OLD_NAMES.items():
             if old in self._given and now not in self._given:
                 self._given[now] = Parameter(now, value=self._given.pop(old).value)
@@ -118,9 +118,9 @@ class NodeParameters:
 
     def carried(self, before: type, after: type[Config]) -> Config:
         """
-        Return what `exchange` would make the values of another model; raises ConfigError.
+        Return the values that `exchange` would give another model; raises ConfigError.
 
-        Those of the present one that stay, and for what it lacks those given at start.
+        Those of the present model that stay, and those given at start for options it lacks.
         """
         values = self._given | self._said(before)
         names = values.keys() & {field.name for field in fields(after)}
@@ -160,7 +160,7 @@ class NodeParameters:
 
         Raises ConfigError.
         """
-        self.declare(cls)  # what was deleted with `ros2 param delete`
+        self.declare(cls)  # parameters deleted with `ros2 param delete`
         for field in fields(cls):
             if field.name in self._refused:
                 raise self._refused[field.name].with_traceback(None)

@@ -157,7 +157,7 @@ class Worker:
 
     def _pass(self, stage: Stage, items: list[Item], stopping: threading.Event) -> list[Item]:
         """Return the items that come out of a stage."""
-        if stopping.is_set():  # what a stage needs, such as a publisher, may be gone
+        if stopping.is_set():  # a publisher that a stage needs may be gone
             self._drop(items)
             return []
         start = time.perf_counter()
@@ -285,7 +285,7 @@ class Requests:
 
     async def answer(self, item: Any) -> Any:
         """
-        Return what `do` returns, or raise what it raises.
+        Return the result of `do`, or raise its error.
 
         Raises ConfigError where too many wait already.
         """

@@ -1,6 +1,5 @@
 """The demo as a user runs it: real processes over real DDS, and every way it can fail."""
 
-import importlib.util
 import os
 from pathlib import Path
 import re
@@ -188,11 +187,7 @@ def test_settings_of_fast_dds_that_the_user_made_stay() -> None:
 
 
 def test_missing_ros_is_said_in_words(monkeypatch, capsys) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, 'find_spec', lambda name: None if name == 'rclpy' else find(name)
-    )
+    monkeypatch.setattr('kpfeat_core.runtime.find_spec', lambda name: None)
     assert main([]) == 2
-    assert (
-        "error: the Python module 'rclpy' is missing; run `make demo`" in capsys.readouterr().err
-    )
+    error = capsys.readouterr().err
+    assert "error: the Python module 'rclpy' is missing: source a ROS 2 workspace" in error

@@ -36,7 +36,7 @@ def camera_of(ros):
 
 
 def test_images_are_received_only_while_somebody_listens(ros, told, extractor, photo) -> None:
-    assert extractor._hears_of_listeners == told
+    assert extractor._listeners_reported == told
     camera = camera_of(ros)
     ros.spin(0.3)
     assert not camera.get_subscription_count() and extractor.rests
@@ -59,7 +59,7 @@ def test_middleware_that_knows_no_such_event_is_polled(ros, monkeypatch) -> None
 
     monkeypatch.setattr(endpoints, 'PublisherEventCallbacks', Unknown)
     node = ros.start(ExtractorNode)
-    assert not node._hears_of_listeners
+    assert not node._listeners_reported
     ros.listen(pytest.importorskip('kpfeat.msg').Features, 'features')
     ros.until(lambda: not node.rests, 'subscribing')
 
