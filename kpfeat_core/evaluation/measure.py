@@ -181,12 +181,10 @@ class _ThroughDepth:
     def __call__(self, points: Float[Tensor, 'n 2'], k: int) -> Float[Tensor, 'n 2']:
         """Return where view 1 - k shows points of view k, as `warp_through_depth` does."""
         source = (points.double() - self.shifts[k]) / self.scales[k]
-        depths, cameras = (
-            (self.depths[k], self.depths[1 - k]),
-            (self.cameras[k], self.cameras[1 - k]),
-        )
-        there = two_view.warp_through_depth(source, *depths, *cameras, self.poses[k])
-        return there * self.scales[1 - k] + self.shifts[1 - k]
+        here, there = self.depths[k], self.depths[1 - k]
+        cameras = self.cameras[k], self.cameras[1 - k]
+        moved = two_view.warp_through_depth(source, here, there, *cameras, self.poses[k])
+        return moved * self.scales[1 - k] + self.shifts[1 - k]
 
 
 def _ms(view0: Viewed, view1: Viewed) -> float:
