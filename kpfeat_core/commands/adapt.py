@@ -95,7 +95,7 @@ def adapt(
 
 
 def _sort_settings(words: list[str]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Tell options of the labels and of the homographies from those of the model."""
+    """Split options into those of the labels, of the homographies and of the model."""
     parts: tuple[dict, dict] = ({}, {})
     rest = []
     for word in words:

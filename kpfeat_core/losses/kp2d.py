@@ -1,7 +1,7 @@
 """
 The losses of KP2D: five, of which the last comes from a second network, IO-Net; and a sixth.
 
-The sixth, `infonce_terms`, is none of the paper's. With random weights, the nearest of a hundred
+The sixth, `common.infonce_terms`, is none of the paper's. With random weights, the nearest of a hundred
 wrong descriptors is nearer than the right one, and then the quickest way down for `triplet_terms`
 is to make all descriptors equal, where it stays at the margin, with hardly a gradient.
 
@@ -100,7 +100,7 @@ def score_consistency_loss(
 
 class TripletTerms(NamedTuple):
     """
-    Both (B, N): the loss of each keypoint, and whether it is told from all others.
+    Both (B, N): the loss of each keypoint, and whether it differs from all others.
 
     correct: among all descriptors of view 1 that count, the own one is the nearest.
     """

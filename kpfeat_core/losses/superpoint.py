@@ -337,8 +337,8 @@ def point_softmax(
     """
     Descriptor loss of each pair of images, none of the published ones.
 
-    Descriptors are read bilinearly at points, as extraction reads them; each is to be told from
-    all others farther than the radius, in both directions (`kp2d.infonce_terms`).
+    Descriptors are read bilinearly at points, as extraction reads them; each is to differ from
+    all others farther than the radius, in both directions (`common.infonce_terms`).
     """
     first, second = (
         F.normalize(sample(maps, (points - CELL_CENTER) / CELL, 'border'), dim=-1, eps=1e-6)

@@ -47,7 +47,7 @@ class AlikeLossConfig:
 
 @dataclass
 class _View:
-    """What one side of a pair contributes to the losses; all of shape (B, N, …)."""
+    """The part of one view of a pair in the losses; all of shape (B, N, …)."""
 
     maps: DenseMaps
     keypoints: Tensor  # detected, then random

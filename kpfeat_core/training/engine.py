@@ -35,7 +35,7 @@ from .run_folder import (
     write_summary,
 )
 from .runtime import (
-    calling_when_told_to_stop,
+    calling_on_sigterm,
     decay_start,
     learning_rate,
     leave,
@@ -77,7 +77,7 @@ def train(model: str, data: Path | str | None, out: Path | str, **options: Any) 
     run = _Run(model, Path(out), built)
     with unpacked(data) if data else nullcontext() as folder:
         sources = recipe.load(folder, built, run.progress)
-    with calling_when_told_to_stop(run.stop):
+    with calling_on_sigterm(run.stop):
         run.start(*sources)
     weights = run.finish()
     leave(run.fabric)

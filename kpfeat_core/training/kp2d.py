@@ -1,4 +1,4 @@
-"""KP2D's training objective: positions, scores, descriptors, and outliers told by IO-Net."""
+"""KP2D's training objective: positions, scores, descriptors, and outliers that IO-Net finds."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -58,7 +58,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.exists():
         raise ConfigError(
-            f"'{path}' is missing, so that nobody knows the options of the run beside it: "
+            f"'{path}' is missing, and with it the options of the run beside it: "
             'restore it to resume, or choose another folder'
         )
     try:
@@ -84,7 +84,7 @@ def check_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any
 
 
 def describe_images(count: int, names: Sequence[str]) -> str:
-    """Tell images from others by their names, whose endings change when they are packed."""
+    """Return a digest of images by their names, without endings, which change when packed."""
     stems = '\n'.join(Path(name).stem for name in names)
     return f'{count}, SHA-256 of names {hashlib.sha256(os.fsencode(stems)).hexdigest()[:16]}'
 
@@ -261,10 +261,12 @@ def plot_curves(folder: Path, path: Path) -> None:
     for axis, (name, left_out) in zip(axes, NOT_PLOTTED.items(), strict=True):
         rows = read_rows(folder / name)
         steps = [row['step'] for row in rows]
-        for column in [key for key in rows[0] if key not in left_out]:
+        columns = [key for key in rows[0] if key not in left_out]
+        for column in columns:
             axis.plot(steps, [row[column] for row in rows], label=column)
         axis.set(xlabel='step', title=name.removesuffix('.csv'), ylim=(0, None))
-        axis.legend()
+        if columns:
+            axis.legend()
         axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -92,7 +92,7 @@ class StepWatch:
     """
     Time the steps since the last report.
 
-    A GPU works behind the back of Python, so that the share of the data can only be told by
+    A GPU computes while Python goes on, so that the share of the data can only be measured by
     waiting for it, which costs time: of a GPU's steps, only `exact` ones are split.
     """
 
@@ -144,7 +144,7 @@ class StepWatch:
 
 
 @contextmanager
-def calling_when_told_to_stop(act: Callable[[], None]) -> Iterator[None]:
+def calling_on_sigterm(act: Callable[[], None]) -> Iterator[None]:
     """Call `act` on SIGTERM, in place of what was done before; afterwards that is done again."""
     if threading.current_thread() is not threading.main_thread():  # others cannot hear signals
         yield
