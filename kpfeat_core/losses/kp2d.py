@@ -1,9 +1,10 @@
 """
 The losses of KP2D: five, of which the last comes from a second network, IO-Net; and a sixth.
 
-The sixth, `common.infonce_terms`, is none of the paper's. With random weights, the nearest of a hundred
-wrong descriptors is nearer than the right one, and then the quickest way down for `triplet_terms`
-is to make all descriptors equal, where it stays at the margin, with hardly a gradient.
+The sixth, `common.infonce_terms`, is none of the paper's. With random weights, the nearest of a
+hundred wrong descriptors is nearer than the right one, and then the quickest way down for
+`triplet_terms` is to make all descriptors equal, where it stays at the margin, with hardly a
+gradient.
 
 Tang et al., "Neural Outlier Rejection for Self-Supervised Keypoint Learning", ICLR 2020, section
 3, and the code published with it, which has the constants.
