@@ -65,7 +65,7 @@ class Batch:
         path = self.relative(file.path)
         try:
             stat = file.path.stat()
-        except OSError:  # whoever reads it will say so
+        except OSError:  # told where it is read
             return {'path': path}
         return {'path': path, 'size': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
 

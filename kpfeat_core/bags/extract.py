@@ -129,11 +129,10 @@ class ResumeLog:
         with self._path.open('rb') as file:
             for line in file:
                 try:
-                    entries = json.loads(line)
-                except ValueError:  # the process was killed while it wrote this
+                    frames = sink.recall(json.loads(line))
+                except (ValueError, KeyError, TypeError):  # cut off where the process was killed
                     break
-                frames = sink.recall(entries)
-                if frames is None or frames[0].index != self.count:
+                if not frames or frames[0].index != self.count:
                     break
                 self.count += len(frames)
                 size += len(line)

@@ -33,10 +33,9 @@ LogEntry = dict[str, Any]  # what the log holds of a frame
 @runtime_checkable
 class Sink(Protocol):
     """
-    An output that grows in a folder, frame by frame and in order.
+    An output that grows in a folder, frame by frame and in order, and is used once.
 
-    It is put to its place at the end of a `with` block that ends well; else it stays in the
-    folder, as far as it was flushed. Used once.
+    `finish` puts it to its place; without that it stays in the folder, as far as it was flushed.
     """
 
     def open(self, folder: Path, resume: bool) -> None:
@@ -93,6 +92,8 @@ class BagSink:
 
     def open(self, folder: Path, resume: bool) -> None:
         self._folder, self._before = folder / 'bag' / self._name, folder / 'before'
+        self._gone = folder / 'gone'
+        remove(self._gone)
         if not self._before.exists() and self._folder.exists() and resume:
             os.replace(self._folder, self._before)
         if not resume:
@@ -126,7 +127,9 @@ class BagSink:
 
     def forget(self) -> None:
         self._earlier = iter(())
-        shutil.rmtree(self._before, ignore_errors=True)
+        if self._before.exists():  # in one step: half of it must not be taken for all
+            os.replace(self._before, self._gone)
+            remove(self._gone)
 
     def add(self, frame: FeatureFrame) -> LogEntry:
         records = self._encode(frame)
