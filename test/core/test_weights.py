@@ -252,6 +252,7 @@ def test_importing_a_weight_file_keeps_the_shape_of_its_network(tmp_path):
         import_checkpoint(file, 'kp2d', out, architecture={'version': 'v0'})
 
 
+@pytest.mark.unchecked
 def test_options_that_weights_do_not_keep_are_refused_by_the_import(model, file, tmp_path):
     out = tmp_path / 'out.safetensors'
     with pytest.raises(ConfigError, match="'nms_radius' does not shape .*alike-t.*expected none"):
