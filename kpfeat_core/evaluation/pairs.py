@@ -120,17 +120,13 @@ def pose_pairs(path: Path | str, images: Path | str = '') -> list[PosePair]:
     """
     path = Path(path)
     folder = Path(images) if images else path.parent
-    try:
-        lines = path.read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read pairs from '{path}': {error}") from error
-    rows = {number: line.split() for number, line in enumerate(lines, 1) if line.strip()}
+    rows = _rows(path)
     if not rows:
         raise DataError(f"'{path}' holds no pairs")
-    scenes = _scenes([words[0] for words in rows.values()])
+    scenes = _scenes([words[0] for _, words in rows])
     return [
-        _pose_pair(words, scene or folder.name, folder, f"'{path}', line {number}")
-        for (number, words), scene in zip(rows.items(), scenes, strict=True)
+        _pose_pair(words, scene or folder.name, folder, where)
+        for (where, words), scene in zip(rows, scenes, strict=True)
     ]
 
 
@@ -263,7 +259,7 @@ def _scene_name(path: Path, folder: Path) -> str:
 def _scene(folder: Path, scene: str) -> list[MotionPair]:
     cameras = {row[0]: _numbers(row[1:], 6, where) for where, row in _rows(folder / INTRINSICS)}
     poses = {row[0]: _pose(row[1:], where) for where, row in _rows(folder / POSES)}
-    header = _rows(folder / PAIRS, comments=True)
+    names = next((row for _, row in _rows(folder / PAIRS, comments=True)), [])
     depths = {path.stem: path for path in sorted(folder.glob('depth/*.png'))}
     scale = _depth_scale(folder) if depths else 1.0
     pairs, baselines = [], []
@@ -275,12 +271,9 @@ def _scene(folder: Path, scene: str) -> list[MotionPair]:
                 raise DataError(f"{where}: there is no image '{folder / 'images' / name}'")
         if len(row) < 2:
             raise DataError(f'{where}: expected the names of two images')
-        own = len(row) >= RELATIVE_COLUMNS
-        T_0to1 = (
-            _pose(row[2:RELATIVE_COLUMNS], where)
-            if own
-            else poses[row[1]] @ np.linalg.inv(poses[row[0]])
-        )
+        T_0to1 = poses[row[1]] @ np.linalg.inv(poses[row[0]])
+        if own := len(row) >= RELATIVE_COLUMNS:
+            T_0to1 = _pose(row[2:RELATIVE_COLUMNS], where)
         pair = MotionPair(
             scene,
             f'{scene}/{row[0]} {row[1]}',
@@ -293,7 +286,7 @@ def _scene(folder: Path, scene: str) -> list[MotionPair]:
             coarse=own,
         )
         pairs.append(pair)
-        baselines.append(_baseline(header, row, pair))
+        baselines.append(_baseline(names, row, where, pair))
     if not pairs:
         raise DataError(f"'{folder / PAIRS}' holds no pairs")
     return _in_thirds(pairs, baselines)
@@ -310,12 +303,13 @@ def _in_thirds(pairs: list[MotionPair], baselines: list[float]) -> list[MotionPa
     ]
 
 
-def _baseline(header: list[tuple[str, list[str]]], row: list[str], pair: MotionPair) -> float:
+def _baseline(names: list[str], row: list[str], where: str, pair: MotionPair) -> float:
     """Return the parallax from its column, else the distance that the camera moved."""
-    names = header[0][1] if header else []
-    if PARALLAX in names:  # counted from the end: names of columns before may hold spaces
-        return float(row[names.index(PARALLAX) - len(names)])
-    return float(np.linalg.norm(pair.T_0to1[:3, 3]))
+    if PARALLAX not in names:
+        return float(np.linalg.norm(pair.T_0to1[:3, 3]))
+    # counted from the end: names of columns before may hold spaces
+    after = len(names) - names.index(PARALLAX)
+    return float(_numbers([row[-after]] if len(row) >= 2 + after else [], 1, where)[0])
 
 
 def _rows(path: Path, comments: bool = False) -> list[tuple[str, list[str]]]:
@@ -346,7 +340,8 @@ def _intrinsics(numbers: np.ndarray) -> np.ndarray:
 def _pose(words: Sequence[str], where: str) -> np.ndarray:
     numbers, pose = _numbers(words, 12, where), np.eye(4)
     pose[:3, :3], pose[:3, 3] = numbers[:9].reshape(3, 3), numbers[9:]
-    if not np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-2):
+    turn = pose[:3, :3]
+    if not np.allclose(turn @ turn.T, np.eye(3), atol=1e-2) or np.linalg.det(turn) < 0:
         raise DataError(f'{where}: the first 9 numbers are no rotation')
     return pose
 
