@@ -121,7 +121,10 @@ def match_recording(
         pairing=asdict(request.pairing),
         output=[request.storage, request.copy],
     )
-    check = lambda: report.check(frames.damage)  # noqa: E731
+
+    def check() -> None:
+        report.check(frames.damage)
+
     write_frames(request.out, settings, sink, lists, copies, report, on_image, check, maker.recall)
     report.damage = frames.damage + copies.left_out
     return report

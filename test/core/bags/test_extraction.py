@@ -226,8 +226,8 @@ def test_no_usable_image_is_an_error_and_writes_nothing(extract, tmp_path):
 
 
 def test_files_for_other_tools_are_named_after_camera_and_stamp(extract, extractor, tmp_path):
-    extract('npz', format='npz')
-    extract('out.h5', format='h5')
+    extract('npz', format='npz', descriptor_type='int8')  # which is for messages alone
+    extract('out.h5', format='h5', descriptor_type='binary')
     expected = extractor.extract(pictures(COUNT)[2])
     assert len(list((tmp_path / 'npz/left').iterdir())) == COUNT
     arrays = read_npz(tmp_path / f'npz/left/{START + 2 * PERIOD}.npz')
