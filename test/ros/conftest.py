@@ -17,7 +17,7 @@ from ros_domain import claim_domain
 import ros_forks
 from ros_forks import Forked, ForkServer
 from ros_harness import Ros
-from steered import Steered
+from steered import Held, Steered
 
 SUPPORT = Path(__file__).resolve().parents[1] / 'support'
 
@@ -100,6 +100,39 @@ def ros(ros_context: None, weights_file: str) -> Iterator[Ros]:
 def steered(ros: Ros) -> Callable[..., Steered]:
     """Give extractors that wait to be told."""
     return partial(Steered, ros)
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[[Any], Held]]:
+    """Let the network of a node wait until it is released, or until the end of the test."""
+    held: list[Held] = []
+
+    def holding(node: Any) -> Held:
+        held.append(Held(node))
+        return held[-1]
+
+    yield holding
+    for each in held:
+        each.release()
+
+
+@pytest.fixture
+def start(ros: Ros) -> Callable[..., tuple[Any, Any, list]]:
+    """Start an extractor that somebody listens to; gives node, camera and features."""
+    from kpfeat.msg import Features
+    from kpfeat_ros.extractor_node import ExtractorNode
+    from sensor_msgs.msg import CompressedImage
+
+    def started(*arguments: str, **parameters: Any) -> tuple[Any, Any, list]:
+        node = ros.start(ExtractorNode, *arguments, **parameters)
+        features = ros.listen(Features, 'features')
+        ros.until(node.streams[''].wanted, 'a listener')
+        image = node.resolve_topic_name('image')
+        if parameters.get('image_transport') == 'compressed':
+            return node, ros.camera(f'{image}/compressed', CompressedImage), features
+        return node, ros.camera(image), features
+
+    return started
 
 
 @pytest.fixture(scope='module')

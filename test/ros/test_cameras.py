@@ -1,7 +1,6 @@
 """Several cameras in one extractor, over real DDS: a topic and counts each, one model for all."""
 
 from functools import partial
-import threading
 
 from kpfeat_core.messages.conversions import message_to_features
 import numpy as np
@@ -41,21 +40,6 @@ class Rig:
     def total(self, name: str) -> int:
         return self.node.statistics.total(name)
 
-    def block(self) -> threading.Semaphore:
-        """Let each extraction wait at a gate; sizes of batches gather in `batches`."""
-        gate, extractor, self.batches = threading.Semaphore(0), self.node.extractor, []
-
-        class Slow:
-            device = 'cpu'
-
-            def extract(this, images, masks):  # noqa: N805
-                self.batches.append(len(images))
-                assert gate.acquire(timeout=30)
-                return extractor.extract(images, masks)
-
-        self.node.model.extractor = Slow()
-        return gate
-
 
 @pytest.fixture
 def rig(ros, photo):
@@ -83,13 +67,13 @@ def test_topics_of_each_camera_can_be_remapped(rig, ros) -> None:
     assert subject.node.input_topics['right'] == '/right/image'
 
 
-def test_newest_image_of_each_camera_wins_and_drops_are_counted_for_each(rig, ros) -> None:
+def test_newest_image_of_each_camera_wins_and_drops_are_counted_for_each(rig, ros, hold) -> None:
     subject = rig()
-    gate = subject.block()
+    held = hold(subject.node)
     subject.send('left')
-    ros.until(lambda: subject.batches, 'the first to be at work')
+    ros.until(lambda: held.batches, 'the first to be at work')
     newest = {'left': [subject.send('left') for _ in range(3)][-1], 'right': subject.send('right')}
-    gate.release(100)
+    held.release()
     ros.until(lambda: subject.total('processed') == 3, 'the newest of both')
     assert subject.features['left'][-1].header == newest['left'].header
     assert subject.features['right'][-1].header == newest['right'].header
@@ -97,15 +81,17 @@ def test_newest_image_of_each_camera_wins_and_drops_are_counted_for_each(rig, ro
     assert subject.total('dropped') == 2
 
 
-def test_images_of_both_are_worked_on_together_and_equal_those_alone(rig, ros, photo) -> None:
+def test_images_of_both_are_worked_on_together_and_equal_those_alone(
+    rig, ros, photo, hold
+) -> None:
     subject = rig(batch_size=2, batch_wait_ms=1000.0)
     expected = subject.node.extractor.extract(photo).numpy()
-    gate = subject.block()
-    gate.release(100)
+    held = hold(subject.node)
+    held.release()
     subject.send('left')
     subject.send('right')
     ros.until(lambda: subject.total('processed') == 2, 'both')
-    assert subject.batches == [2]
+    assert held.batches == [2]
     for name in CAMERAS:
         found = message_to_features(ros.until(lambda n=name: subject.features[n], 'it')[0])
         np.testing.assert_allclose(found.numpy()['keypoints'], expected['keypoints'], atol=1e-3)

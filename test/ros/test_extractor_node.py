@@ -1,7 +1,6 @@
 """The extractor node over real DDS: images in, features out."""
 
 import array
-import threading
 from types import SimpleNamespace
 
 import cv2
@@ -31,21 +30,6 @@ BAD = {
     },
     'step': {'step': 3},
 }
-
-
-@pytest.fixture
-def start(ros):
-    """Start an extractor node that somebody listens to; gives node, camera and features."""
-
-    def started(**parameters):
-        node = ros.start(ExtractorNode, **parameters)
-        features = ros.listen(Features, 'features')
-        ros.until(node.streams[''].wanted, 'a listener')
-        if parameters.get('image_transport') == 'compressed':
-            return node, ros.camera('image/compressed', CompressedImage), features
-        return node, ros.camera(), features
-
-    return started
 
 
 def test_features_have_the_stamp_and_frame_of_their_image(ros, start, photo) -> None:
@@ -118,25 +102,16 @@ def test_resolution_and_encoding_may_change_in_mid_stream(ros, start, photo) -> 
     assert sizes == [(128, 96), (80, 64), (128, 96), (256, 192), (128, 96)]
 
 
-def test_newest_image_wins_and_dropped_ones_are_counted(ros, start, photo) -> None:
+def test_newest_image_wins_and_dropped_ones_are_counted(ros, start, photo, hold) -> None:
     node, camera, features = start()
-    gate, extractor = threading.Event(), node.extractor
-
-    class Slow:
-        device = 'cpu'
-
-        def extract(self, images, masks):
-            gate.wait()
-            return extractor.extract(images, masks)
-
-    node.model.extractor = Slow()
+    held = hold(node)
     images = [ros.image(photo) for _ in range(5)]
     for count, image in enumerate(images, 1):
         camera.publish(image)
         ros.until(lambda: node.statistics.total('received') == count, 'arrival')  # noqa: B023
         if count == 1:  # at work, not waiting
-            ros.until(lambda: not node.worker._waiting, 'the first image to be taken up')
-    gate.set()
+            ros.until(lambda: held.batches, 'the first image to be taken up')
+    held.release()
     ros.until(lambda: len(features) == 2, 'features of the first and the last image')
     assert [message.header for message in features] == [images[0].header, images[4].header]
     assert node.statistics.total('dropped') == 3

@@ -8,9 +8,7 @@ import pytest
 
 pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
 
-from kpfeat.msg import Features
 from kpfeat_core.errors import ImageError
-from kpfeat_ros.extractor_node import ExtractorNode
 from sensor_msgs.msg import CameraInfo
 
 COEFFICIENTS = [-0.2, 0.05, 0.001, -0.001, 0.0]
@@ -22,19 +20,6 @@ def large(photo) -> np.ndarray:
     picture = np.zeros((192, 256, 3), np.uint8)
     picture[96:, 128:] = photo
     return picture
-
-
-@pytest.fixture
-def start(ros):
-    """Start an extractor node that somebody listens to; gives node, camera and features."""
-
-    def started(*arguments: str, **parameters):
-        node = ros.start(ExtractorNode, *arguments, **parameters)
-        features = ros.listen(Features, 'features')
-        ros.until(node.streams[''].wanted, 'a listener')
-        return node, ros.camera(node.resolve_topic_name('image')), features
-
-    return started
 
 
 def camera_info(ros, width: int = 128, height: int = 96, **fields):

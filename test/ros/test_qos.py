@@ -1,5 +1,7 @@
 """Quality of service over real DDS: what is used, overrides, and ends that do not meet."""
 
+from functools import partial
+
 import pytest
 
 pytest.importorskip('kpfeat.msg', reason='no ROS 2 or no messages: `make test` brings them')
@@ -24,11 +26,7 @@ def profile(**policies) -> QoSProfile:
 @pytest.fixture
 def start(ros):
     """Start an extractor with ROS arguments for its QoS."""
-
-    def started(*arguments: str):
-        return ros.start(ExtractorNode, *arguments)
-
-    return started
+    return partial(ros.start, ExtractorNode)
 
 
 def seen(ros, what: str, topic: str) -> QoSProfile:

@@ -1,6 +1,7 @@
 """Services of the nodes over real DDS, beside the topics."""
 
 import array
+from functools import partial
 import threading
 from types import SimpleNamespace
 
@@ -20,10 +21,7 @@ from std_srvs.srv import Trigger
 
 @pytest.fixture
 def start(ros):
-    def started(*arguments: str, **parameters):
-        return ros.start(ExtractorNode, *arguments, **parameters)
-
-    return started
+    return partial(ros.start, ExtractorNode)
 
 
 def extract(ros, image, name: str = '/extractor/extract'):
@@ -35,30 +33,6 @@ def ask(ros, *images):
     client = ros.probe.create_client(ExtractFeatures, '/extractor/extract')
     ros.until(client.service_is_ready, 'the service')
     return [client.call_async(ExtractFeatures.Request(image=image)) for image in images]
-
-
-@pytest.fixture
-def gate():
-    """Let a node's network wait; gives a function that does it, and the event that opens."""
-    opened, asked = threading.Event(), []
-
-    def hold(node):
-        extractor = node.extractor
-
-        class Slow:
-            device = 'cpu'
-
-            def extract(self, images, masks):
-                asked.append(images)
-                opened.wait(30)
-                return extractor.extract(images, masks)
-
-        node.model.extractor = Slow()
-        return asked
-
-    hold.opened = opened
-    yield hold
-    opened.set()
 
 
 def test_features_of_the_image_in_the_request_are_those_of_extract(ros, start, photo) -> None:
@@ -111,30 +85,32 @@ def test_failure_of_our_own_is_answered_and_the_node_lives(ros, start, photo) ->
     assert extract(ros, ros.image(photo)).success
 
 
-def test_executor_goes_on_while_a_request_is_at_work(ros, start, photo, gate) -> None:
+def test_executor_goes_on_while_a_request_is_at_work(ros, start, photo, hold) -> None:
     node = start()
-    asked = gate(node)
+    held = hold(node)
     (future,) = ask(ros, ros.image(photo))
-    ros.until(lambda: asked, 'the request to be at work')
+    ros.until(lambda: held.batches, 'the request to be at work')
     values = ros.call(GetParameters, '/extractor/get_parameters', names=['model']).values
     assert values[0].string_value == 'alike-t'
     assert not future.done()
-    gate.opened.set()
+    held.release()
     ros.until(future.done, 'the answer')
     assert future.result().success
 
 
 def test_every_request_is_answered_in_order_and_too_many_are_refused(
-    ros, start, photo, gate
+    ros, start, photo, hold
 ) -> None:
     node = start()
-    asked = gate(node)
+    held = hold(node)
     images = [ros.image(photo) for _ in range(MOST_REQUESTS + 2)]
     futures = ask(ros, *images)
-    ros.until(lambda: sum(f.done() for f in futures) == 2 and asked, 'the last to be refused')
+    ros.until(
+        lambda: sum(f.done() for f in futures) == 2 and held.batches, 'the last to be refused'
+    )
     refused = [f.result() for f in futures if f.done()]
     assert all('8 requests wait already' in r.message and not r.success for r in refused)
-    gate.opened.set()
+    held.release()
     ros.until(lambda: all(f.done() for f in futures), 'all answers')
     answered = [i for i, f in enumerate(futures) if f.result().success]
     assert len(answered) == MOST_REQUESTS
@@ -160,30 +136,30 @@ def test_answer_comes_at_once_and_not_with_the_next_event(ros, start, photo) -> 
 
 
 def test_request_is_answered_when_the_node_is_deactivated_meanwhile(
-    ros, start, photo, gate
+    ros, start, photo, hold
 ) -> None:
     node = start()
-    asked = gate(node)
+    held = hold(node)
     futures = ask(ros, ros.image(photo), ros.image(photo))
-    ros.until(lambda: asked, 'the request to be at work')
+    ros.until(lambda: held.batches, 'the request to be at work')
     ros.until(lambda: len(node._requests._waiting) == 2, 'both requests')
     node.trigger_deactivate()
     ros.until(lambda: all(f.done() for f in futures), 'the answers')
     assert {f.result().message for f in futures} == {'the node was deactivated meanwhile'}
-    gate.opened.set()
+    held.release()
     assert 'the node is inactive, expected active' in extract(ros, ros.image(photo)).message
     node.trigger_activate()
     assert extract(ros, ros.image(photo)).success
 
 
-def test_node_can_be_destroyed_with_a_request_at_work(ros, start, photo, gate) -> None:
+def test_node_can_be_destroyed_with_a_request_at_work(ros, start, photo, hold) -> None:
     node = start()
-    asked = gate(node)
+    held = hold(node)
     (future,) = ask(ros, ros.image(photo))
-    ros.until(lambda: asked, 'the request to be at work')
+    ros.until(lambda: held.batches, 'the request to be at work')
     ros.executor.remove_node(node)
     node.destroy_node()
-    gate.opened.set()
+    held.release()
     ros.spin(0.5)
     assert not future.done()
 

@@ -1,6 +1,27 @@
 """An extractor that tests steer through its life, and what others see of it."""
 
+import threading
+
 EXTRACTOR = '/extractor'
+
+
+class Held:
+    """Stands in for the network of a node: each extraction waits until it is released."""
+
+    device = 'cpu'
+
+    def __init__(self, node) -> None:
+        self.batches: list[int] = []  # sizes of what came
+        self._gate, self._extractor = threading.Semaphore(0), node.extractor
+        node.model.extractor = self
+
+    def release(self) -> None:
+        self._gate.release(1000)
+
+    def extract(self, images, masks):
+        self.batches.append(len(images))
+        assert self._gate.acquire(timeout=30)
+        return self._extractor.extract(images, masks)
 
 
 class Steered:
