@@ -8,7 +8,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 # All of test/core passes so; these are quick and go through most annotations with axes.
-FILES = ('test_features', 'test_geometry', 'test_keypoints', 'test_matchers', 'test_extractors')
+FILES = ('test_features', 'test_geometry', 'test_keypoints', 'test_matching', 'test_extractors')
 
 
 def test_shapes_in_annotations_are_those_of_the_tensors() -> None:
