@@ -97,6 +97,8 @@ def serve(listener: socket.socket) -> dict | None:
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in ready:
+            for pid in [pid for pid, code in codes.items() if code is None]:
+                os.kill(pid, signal.SIGKILL)  # ours, and not waited for: it exists
             return None
         client, _ = listener.accept()
         with suppress(OSError, ValueError), client, client.makefile('rw') as stream:
