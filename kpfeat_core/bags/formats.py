@@ -174,7 +174,7 @@ class RtabmapEncoder:
         return to_cdr(rgbd_image(features, image, info, depth), RGBD_IMAGE)
 
 
-class ArraySink:
+class ArraySink(Sink):
     """
     Keeps an .npz file for each image, CAMERA/STAMP.npz with the stamp in nanoseconds.
 
@@ -216,15 +216,6 @@ class ArraySink:
     def write(self, name: str, frame: FeatureFrame) -> None:
         """Write one image."""
         write_npz(self._folder / f'{name}.npz', frame.features.numpy())
-
-    def copy(self, record: Record) -> None:
-        raise DataError(f"'{record.channel.topic}' cannot be copied; use the format bag")
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
     def frames(self) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
         """Yield the topic, the name and the arrays of each image, in order."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from statistics import median
-from typing import Any, NamedTuple, Protocol, runtime_checkable, TYPE_CHECKING
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 from .extract import write_frames
 from .formats import features_encoder
@@ -162,24 +162,13 @@ class Paired(NamedTuple):
 Match = Callable[[FeatureFrame, FeatureFrame], PairMatches]
 
 
-@runtime_checkable
-class Pairing(Protocol):
-    """A choice of the partners of the images of one topic."""
-
-    def match(self, frame: FeatureFrame, match: Match) -> Paired:
-        """Match an image with its partner, if it has one, and keep it."""
-
-    def keep(self, frame: FeatureFrame, new: bool) -> None:
-        """Keep an image that was matched before; new: as `Paired` has it."""
-
-
-def make_pairing(config: PairingConfig) -> Pairing:
-    """Return a pairing that begins with no image known."""
-    return Keyframes(config.keyframe_share) if config.keyframes else EveryKth(config.every)
-
-
 class EveryKth:
-    """The k-th image before each."""
+    """
+    The k-th image before each.
+
+    `match` matches an image with its partner, if it has one, and keeps it; `keep` only keeps one
+    that was matched before.
+    """
 
     def __init__(self, k: int = 1) -> None:
         self._frames: deque[FeatureFrame] = deque(maxlen=k)
@@ -223,6 +212,14 @@ class Keyframes:
         if new:
             self._keyframe = self._before or frame
         self._before = frame
+
+
+Pairing = EveryKth | Keyframes  # a choice of the partners of the images of one topic
+
+
+def make_pairing(config: PairingConfig) -> Pairing:
+    """Return a pairing that begins with no image known."""
+    return Keyframes(config.keyframe_share) if config.keyframes else EveryKth(config.every)
 
 
 class PairMaker:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 import shutil
 import sqlite3
-from typing import Any, Protocol, runtime_checkable, TextIO
+from typing import Any, TextIO
 import zlib
 
 from rosbags.rosbag2 import Writer
@@ -30,8 +30,7 @@ Encode = Callable[[FeatureFrame], Sequence[Record]]
 LogEntry = dict[str, Any]  # what the log holds of a frame
 
 
-@runtime_checkable
-class Sink(Protocol):
+class Sink:
     """
     An output that grows in a folder, frame by frame and in order, and is used once.
 
@@ -40,30 +39,35 @@ class Sink(Protocol):
 
     def open(self, folder: Path, resume: bool) -> None:
         """Begin in a folder; resume: to be given back what an earlier run left there."""
+        raise NotImplementedError
 
     def recall(self, entries: Sequence[LogEntry]) -> list[FeatureFrame] | None:
         """Return the next frames of the earlier run; None where they are damaged or missing."""
+        raise NotImplementedError
 
     def forget(self) -> None:
         """End recalling: the rest of the earlier run is thrown away."""
 
     def add(self, frame: FeatureFrame) -> LogEntry:
         """Take a frame, and return what `recall` needs to know of it."""
+        raise NotImplementedError
 
     def copy(self, record: Record) -> None:
         """Take a message of the input."""
+        raise DataError(f"'{record.channel.topic}' cannot be copied; use the format bag")
 
     def flush(self) -> None:
         """Give all that was taken to the system, which keeps it should this process be killed."""
 
     def finish(self) -> None:
         """Put the output to its place."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close what is open."""
 
 
-class BagSink:
+class BagSink(Sink):
     """
     A rosbag2 recording: a folder, or one file for a name that ends in .mcap or .db3.
 
