@@ -24,7 +24,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from .axes import Bool, Float, Int
-from .config import OLD_NAMES
+from .config import old_names
 from .data.config import AdaptConfig, homography_config, HomographyConfig
 from .data.homographies import sample_homographies
 from .data.labelled import FORMAT_VERSION, INDEX, label_path, read_index, read_labels
@@ -49,6 +49,7 @@ from .keypoints import (
     suppress_non_maxima,
 )
 from .models.base import DenseMaps, Extractor
+from .registry import extractor_config_class
 
 # Views at once on a CPU, whose caches hold few, and on a GPU.
 AT_ONCE = {False: 4, True: 50}
@@ -379,8 +380,9 @@ def _begin(out: Path, recipe: Mapping[str, Any]) -> None:
     if isinstance(there.get('options'), dict):  # options that came later had their defaults
         there['options'].setdefault('precision', AdaptConfig.precision)
     if isinstance(there.get('model_options'), dict):
+        now = old_names(extractor_config_class(recipe['model']))
         options = there['model_options'].items()
-        there['model_options'] = {OLD_NAMES.get(name, name): value for name, value in options}
+        there['model_options'] = {now.get(name, name): value for name, value in options}
     wanted = json.loads(json.dumps(recipe))
     differing = _differences(there, wanted)
     if differing:

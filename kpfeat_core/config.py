@@ -21,14 +21,6 @@ DESCRIPTOR_TYPES = (  # as messages store them
 )
 GEOMETRIES = ('none', 'homography', 'fundamental')  # position = constant in Matches.msg
 AUTO = 'auto'  # of an option that shapes a network: as the weights need it
-# Options that have another name now, and stay readable for one release.
-OLD_NAMES = {
-    'enlarge_to': 'upsample_to',
-    'homographies': 'geometry',  # of training on labels, as light
-    'light': 'photometric',
-    'softmax': 'infonce',
-    'usefulness': 'score',
-}
 
 
 def option(
@@ -38,14 +30,16 @@ def option(
     high: float | None = None,
     choices: Sequence[str] | None = None,
     live: bool = False,
+    old: str = '',
 ) -> Any:
     """
     Declare one option: its default, one sentence, its bounds, and whether it may change live.
 
-    The command line, ROS parameters and YAML files are generated from this record.
+    old: the name that it had before, which stays readable for one release. The command line, ROS
+    parameters and YAML files are generated from this record.
     """
-    record = {'help': help, 'low': low, 'high': high, 'choices': choices, 'live': live}
-    return field(default=default, metadata=record)
+    details = {'low': low, 'high': high, 'choices': choices, 'live': live, 'old': old}
+    return field(default=default, metadata={'help': help, **details})
 
 
 class OptionDescription(NamedTuple):
@@ -53,7 +47,7 @@ class OptionDescription(NamedTuple):
     One option in full, from which flags, parameters, launch arguments and tables are made.
 
     kind: bool, int, float, str or tuple of str. low, high: bounds, None where there is none.
-    choices: () for any value. live: whether it may change while a node runs.
+    choices: () for any value. live: whether it may change while a node runs. old: its name before.
     """
 
     name: str
@@ -64,6 +58,7 @@ class OptionDescription(NamedTuple):
     high: float | None
     choices: tuple[str, ...]
     live: bool
+    old: str
 
     @property
     def default_in_words(self) -> str:
@@ -86,7 +81,7 @@ class OptionDescription(NamedTuple):
 def describe(record: Field) -> OptionDescription:
     """Return the description of a field that `option` declared."""
     kind = record.type if isinstance(record.type, type) else type(record.default)
-    details = {'low': None, 'high': None, 'live': False, 'help': '', **record.metadata}
+    details = {'low': None, 'high': None, 'live': False, 'help': '', 'old': '', **record.metadata}
     details['choices'] = tuple(details.get('choices') or ())
     return OptionDescription(record.name, kind, record.default, **details)
 
@@ -139,6 +134,7 @@ class ExtractorConfig:
         'precise, and slower; -1 never does',
         low=-1,
         live=True,
+        old='enlarge_to',
     )
     multi_scale: bool = option(
         False, 'extract on an image pyramid as well: slower, more robust to zoom', live=True
@@ -251,7 +247,7 @@ def make_config(cls: type[T], options: Mapping[str, Any]) -> T:
     options and the nearest ones.
     """
     names = [f.name for f in fields(cls)]
-    options = current_names(cls, options)
+    options = current_names(options, cls)
     unknown = [name for name in options if name not in names]
     if unknown:
         near = difflib.get_close_matches(unknown[0], names, n=1)
@@ -264,25 +260,26 @@ def make_config(cls: type[T], options: Mapping[str, Any]) -> T:
     return config
 
 
-def current_names(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of a configuration class with old names replaced, each with a warning."""
-    names = {f.name for f in fields(cls)}
-    renamed = {}
-    for name, value in options.items():
-        now = OLD_NAMES.get(name, name)
-        if name in names or now not in names:
-            renamed[name] = value
-        elif now not in options:
-            text = f"option '{name}' is called '{now}' now; the old name will go with a release"
-            warnings.warn(text, FutureWarning, stacklevel=3)
-            renamed[now] = value
+def old_names(*classes: type) -> dict[str, str]:
+    """Return the present name of each option of configuration classes that had another one."""
+    records = (describe(f) for cls in classes for f in fields(cls))
+    return {record.old: record.name for record in records if record.old}
+
+
+def current_names(options: Mapping[str, Any], *classes: type) -> dict[str, Any]:
+    """Return options of configuration classes with old names replaced, each with a warning."""
+    now, renamed = old_names(*classes), dict(options)
+    for old in now.keys() & options.keys():
+        text = f"option '{old}' is called '{now[old]}' now; the old name will go with a release"
+        warnings.warn(text, FutureWarning, stacklevel=3)
+        renamed.setdefault(now[old], renamed.pop(old))
     return renamed
 
 
 def parse_options(texts: Sequence[str], *classes: type) -> dict[str, Any]:
     """Turn KEY=VALUE words into typed options of configuration classes; raises ConfigError."""
     types = {f.name: type(f.default) for cls in classes for f in fields(cls)}
-    types = {old: types[now] for old, now in OLD_NAMES.items() if now in types} | types
+    types = {old: types[now] for old, now in old_names(*classes).items()} | types
     options: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition('=')

@@ -8,7 +8,7 @@ import sys
 from threading import RLock
 from typing import Any, TypeVar
 
-from kpfeat_core.config import check_config, describe, OLD_NAMES, OptionDescription
+from kpfeat_core.config import check_config, describe, OptionDescription
 from kpfeat_core.errors import ConfigError
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -75,12 +75,6 @@ class NodeParameters:
         self._refused: dict[str, ConfigError] = {}  # given at start and not allowed
         node.add_on_set_parameters_callback(self._on_set)
         self._given = private(node, '_parameter_overrides')  # at start, by name
-        for old, now in OLD_NAMES.items():
-            if old in self._given and now not in self._given:
-                self._given[now] = Parameter(now, value=self._given.pop(old).value)
-                node.get_logger().warning(
-                    f"parameter '{old}' is called '{now}' now; the old name will go with a release"
-                )
 
     def declare(
         self,
@@ -180,6 +174,12 @@ class NodeParameters:
         return sorted(names)
 
     def _declare(self, option: OptionDescription, fixed: bool) -> None:
+        old, now = option.old, option.name
+        if old in self._given and now not in self._given:
+            self._given[now] = Parameter(now, value=self._given.pop(old).value)
+            self._node.get_logger().warning(
+                f"parameter '{old}' is called '{now}' now; the old name will go with a release"
+            )
         descriptor = descriptor_of(option, fixed)
         declare = partial(self._node.declare_parameter, option.name, option.default, descriptor)
         try:

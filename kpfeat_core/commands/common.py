@@ -14,7 +14,6 @@ from ..config import (
     DEFAULT_MODEL,
     describe,
     ExtractorConfig,
-    OLD_NAMES,
     OptionDescription,
     parse_options,
 )
@@ -95,9 +94,8 @@ def configured(
 
 def _described(cls: type) -> list[OptionDescription]:
     """Return the options of a configuration class, by their old names as well."""
-    options = {f.name: describe(f) for f in fields(cls) if 'help' in f.metadata}
-    old = {k: options[v] for k, v in OLD_NAMES.items() if v in options and k not in options}
-    return [*options.values(), *(option._replace(name=name) for name, option in old.items())]
+    options = [describe(f) for f in fields(cls) if 'help' in f.metadata]
+    return [*options, *(option._replace(name=option.old) for option in options if option.old)]
 
 
 def _parameter(
@@ -116,7 +114,7 @@ def _parameter(
         metavar={bool: None, int: 'INT', float: 'NUMBER', str: 'TEXT', tuple: 'A,B,...'}[kind],
         show_default=False,
         rich_help_panel=None if group == 'request' else f'{group.capitalize()} options',
-        hidden=described.name in OLD_NAMES,
+        hidden=described.name == described.old,
     )
     given = list[str] if kind is tuple else kind
     return inspect.Parameter(

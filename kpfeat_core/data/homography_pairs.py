@@ -26,6 +26,7 @@ class PairConfig:
         'camera: as the options from max_zoom to shift say; a published sampler in their place: '
         'view 0 upright, view 1 moved; or auto, the one of this training',
         choices=(AUTO, CAMERA, *HOMOGRAPHIES),
+        old='homographies',
     )
     view_size: int = option(224, 'side of a view in pixels', low=32)
     coverage_min: float = option(0.6, 'smallest view, as a share of the short side', 0.1, 1.0)

@@ -109,6 +109,7 @@ class PhotometricConfig:
         'what changes: camera as the options below say; a published list in their place (those '
         'of superpoint and aslfeat make gray images); or auto, the one of this training',
         choices=(AUTO, CAMERA, *GRAY_LISTS, *COLOR_LISTS),
+        old='light',
     )
     brightness: float = option(0.2, 'largest shift of brightness, full scale 1', 0.0, 1.0)
     contrast: float = option(0.5, 'largest log2 change of contrast', 0.0, 3.0)

@@ -43,6 +43,7 @@ from .runtime import (
     moving_average,
     StepWatch,
 )
+from ..config import old_names
 from ..data.view_pairs import BatchSource
 from ..errors import ConfigError, KpfeatError
 from ..image import write_image
@@ -103,7 +104,9 @@ class _Run:
         last = read_last(out, self.fabric.device)
         if last:
             # options that came later had their defaults
-            self.before = self._defaults() | last['options']
+            now = old_names(*map(type, vars(options).values()))
+            options_before = {now.get(name, name): v for name, v in last['options'].items()}
+            self.before = self._defaults() | options_before
             check_options(out, self.before, self.record)
             last = to_go_on_from(out, last, self.config, self.fabric.device)
         torch.manual_seed(self.config.seed)

@@ -34,7 +34,7 @@ class Kp2dLossConfig:
 
     localization: float = option(1.0, 'weight of the localization loss', low=0.0)
     score: float = option(
-        1.0, 'weight of the loss of scores by how well keypoints repeat', low=0.0
+        1.0, 'weight of the loss of scores by how well keypoints repeat', low=0.0, old='usefulness'
     )
     consistency: float = option(
         0.3,
@@ -47,6 +47,7 @@ class Kp2dLossConfig:
         'weight of InfoNCE, a softmax over all wrong partners, for descriptors (published: 0, '
         'with triplet 2)',
         low=0.0,
+        old='softmax',
     )
     temperature: float = option(0.1, 'temperature of that softmax', low=0.001)
     triplet: float = option(

@@ -37,8 +37,7 @@ class Options:
         """
         classes = (*COMMON_CLASSES, recipe.loss_class)
         known = {f.name for cls in classes for f in fields(cls)}
-        for cls in classes:
-            values = current_names(cls, values)
+        values = current_names(values, *classes)
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(

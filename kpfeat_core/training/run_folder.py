@@ -13,7 +13,6 @@ import torch
 
 from . import TrainConfig
 from .runtime import decay_start
-from ..config import OLD_NAMES
 from ..errors import ConfigError
 from ..io import replacing
 from ..provenance import device_name, provenance
@@ -47,10 +46,7 @@ def read_last(folder: Path, device: torch.device) -> dict[str, Any] | None:
         if path.exists():
             state = load_checkpoint(path, device)
             # older ones do not hold their options
-            options = dict(state.get('options') or _read_config(folder))
-            for old in OLD_NAMES.keys() & options.keys():
-                options[OLD_NAMES[old]] = options.pop(old)
-            return state | {'options': options}
+            return state | {'options': state.get('options') or _read_config(folder)}
     return None
 
 

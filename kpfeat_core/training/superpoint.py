@@ -65,9 +65,7 @@ class SuperPointLossConfig(LabelConfig):
         -1.0, 'weight beside both detector losses; -1 takes that of its kind', -1.0
     )
     positives: int = option(1000, 'cells in the sparse choice, at most', low=1)
-    negatives: int = option(
-        100, 'cells that each of them is compared with', low=1
-    )
+    negatives: int = option(100, 'cells that each of them is compared with', low=1)
     temperature: float = option(0.1, 'temperature of the softmax', low=1e-3)
 
 

@@ -34,6 +34,7 @@ def test_match_without_geometry_counts_no_inliers(photos, weights):
         (['--ratio-threshold', '2'], ['ratio_threshold is 2', 'at most 1']),
         (['--out', 'picture.xyz'], ['picture.xyz', 'matches.png']),
         (['--out', 'picture'], ['picture', 'matches.png']),
+        (['--homographies', 'none'], ['--homographies']),  # an old name of another geometry
     ],
 )
 def test_mistakes_in_match_are_one_sentence(photos, weights, words, texts):

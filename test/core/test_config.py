@@ -98,5 +98,6 @@ def test_an_old_name_of_an_option_is_read_with_a_warning():
     with pytest.warns(FutureWarning, match="'enlarge_to' is called 'upsample_to' now"):
         config = make_config(ExtractorConfig, parse_options(['enlarge_to=480'], ExtractorConfig))
     assert config.upsample_to == 480
-    with pytest.raises(ConfigError, match="unknown option 'enlarge_to'"):
-        make_config(Sample, {'enlarge_to': 480})
+    for cls, name in ((Sample, 'enlarge_to'), (MatcherConfig, 'homographies')):  # of others
+        with pytest.raises(ConfigError, match=f"unknown option '{name}'"):
+            make_config(cls, {name: 480})
