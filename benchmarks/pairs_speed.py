@@ -28,7 +28,7 @@ from kpfeat_core.image import find_images
 from kpfeat_core.io import unpacked
 from kpfeat_core.provenance import device_name
 from kpfeat_core.training import recipe_class
-from kpfeat_core.training.options import Options
+from kpfeat_core.training.recipe import Options
 from rich.console import Console
 from rich.table import Table
 import torch

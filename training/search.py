@@ -20,7 +20,7 @@ from kpfeat_core.config import parse_options
 from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.io import replacing
 from kpfeat_core.training import recipe_class, train
-from kpfeat_core.training.options import COMMON_CLASSES
+from kpfeat_core.training.recipe import COMMON_CLASSES
 from kpfeat_core.training.run_folder import VALIDATION
 from rich.console import Console
 from rich.table import Table

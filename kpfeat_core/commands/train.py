@@ -28,7 +28,7 @@ def _list_options(wanted: bool) -> bool:
     from rich.table import Table
 
     from ..training import recipe_class, RECIPES
-    from ..training.options import COMMON_CLASSES
+    from ..training.recipe import COMMON_CLASSES
 
     parts = [(cls, 'every model', {}) for cls in COMMON_CLASSES]
     for place in dict.fromkeys(RECIPES.values()):
@@ -99,7 +99,7 @@ def train(
     """
     from ..training import recipe_class
     from ..training import train as run_training
-    from ..training.options import COMMON_CLASSES, read_recipe
+    from ..training.recipe import COMMON_CLASSES, read_recipe
 
     classes = (*COMMON_CLASSES, recipe_class(model).loss_class)
     written = read_recipe(recipe) if recipe else {}

@@ -1,8 +1,13 @@
 """
-The loss of Key.Net (Barroso-Laguna et al., ICCV 2019, section 4): M-SIP over index proposals.
+The losses of Key.Net (Barroso-Laguna et al., ICCV 2019, section 4) and of its descriptor, HardNet.
 
-Score maps (B, H, W) are not negative. Positions are (x, y) pixels of the map; windows tile it
-from the top left, and what is left over at the right and bottom is not used.
+Key.Net's is M-SIP over index proposals. Score maps (B, H, W) are not negative. Positions are
+(x, y) pixels of the map; windows tile it from the top left, and what is left over at the right
+and bottom is not used.
+
+HardNet's (Mishchuk et al., NeurIPS 2017, section 3) takes descriptors of unit length in sets: row
+k of one view and row k of the other show the same point, all other rows of the set serve as
+negatives. Give them in single precision.
 """
 
 from collections.abc import Sequence
@@ -10,8 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .common import descriptor_distances, hardest_negatives, masked_mean, no_negatives, only_real
 from ..axes import Bool, Float
-from ..geometry import inside, pixel_grid, sample, warp_points
+from ..geometry import inside, pixel_grid, sample
 
 FLAT = 1e-6  # weight of a pixel without score: a window of nothing else proposes its center
 SCALE = 1000.0  # the published factor of the loss
@@ -61,29 +67,19 @@ def window_maxima(
     return _corners(tiles, window) + offsets, scores
 
 
-def seen_from(
-    other: Float[Tensor, 'b h1 w1'],
-    H_0to1: Float[Tensor, 'b 3 3'],
-    size: Sequence[int],
-    border: int = 16,
-) -> tuple[Float[Tensor, 'b h w'], Bool[Tensor, 'b h w']]:
-    """
-    Return the score map of image 1 as image 0 of (height, width) sees it, and what both see.
-
-    The mask is true for pixels of image 0 that lie at least `border` pixels from the edges of
-    both images. The map has no gradient.
-    """
-    points = pixel_grid(*size, other.device, other.dtype).expand(len(other), -1, -1)
-    return read_seen(other, warp_points(points, H_0to1), size, border)
-
-
 def read_seen(
     other: Float[Tensor, 'b h1 w1'],
     warped: Float[Tensor, 'b n 2'],
     size: Sequence[int],
     border: int = 16,
 ) -> tuple[Float[Tensor, 'b h w'], Bool[Tensor, 'b h w']]:
-    """Do the same where the pixels of image 0, row after row, lie at `warped` in image 1."""
+    """
+    Return the score map of image 1 as image 0 of (height, width) sees it, and what both see.
+
+    warped: where the pixels of image 0, row after row, lie in image 1. The mask is true for
+    pixels of image 0 that lie at least `border` pixels from the edges of both images. The map has
+    no gradient.
+    """
     points = pixel_grid(*size, other.device, other.dtype).expand(len(other), -1, -1)
     both = inside(points, *size, border) & inside(warped, *other.shape[1:], border)
     scores = sample(other.detach()[:, None], warped.nan_to_num(nan=-1e4))
@@ -119,32 +115,6 @@ def index_proposal_loss(
     return SCALE * (weights * error).mean((1, 2))
 
 
-def multi_scale_index_proposal_loss(
-    scores0: Float[Tensor, 'b h0 w0'],
-    scores1: Float[Tensor, 'b h1 w1'],
-    H_0to1: Float[Tensor, 'b 3 3'],
-    windows: Sequence[int] = WINDOWS,
-    window_weights: Sequence[float] = WINDOW_WEIGHTS,
-    border: int = 16,
-    weigh_by_score: bool = True,
-) -> Float[Tensor, ' b']:
-    """
-    M-SIP loss of each pair: both directions averaged, window sizes summed with weights.
-
-    H_0to1 takes pixels of image 0 to image 1. Both maps count only where both images see, at
-    least `border` pixels from the edges: a proposal should not be drawn to a maximum that the
-    other image could not have. A network without any score yet has nothing to learn from.
-    """
-    labels = [
-        seen_from(there, forth, here.shape[1:], border)
-        for here, there, forth in (
-            (scores0, scores1, H_0to1),
-            (scores1, scores0, torch.linalg.inv(H_0to1)),
-        )
-    ]
-    return proposal_losses((scores0, scores1), labels, windows, window_weights, weigh_by_score)
-
-
 def proposal_losses(
     scores: Sequence[Float[Tensor, 'b _h _w']],
     labels: Sequence[tuple[Float[Tensor, 'b _h _w'], Bool[Tensor, 'b _h _w']]],
@@ -152,10 +122,42 @@ def proposal_losses(
     window_weights: Sequence[float] = WINDOW_WEIGHTS,
     weigh_by_score: bool = True,
 ) -> Float[Tensor, ' b']:
-    """Return the same for both images' maps and what `seen_from` or `read_seen` says of each."""
+    """
+    M-SIP loss of each pair: both directions averaged, window sizes summed with weights.
+
+    labels: what `read_seen` gives for either image. Both maps count only where both images see,
+    at least its border from the edges: a proposal should not be drawn to a maximum that the other
+    image could not have. A network without any score yet has nothing to learn from.
+    """
     total = scores[0].new_zeros(len(scores[0]))
     for here, (label, visible) in zip(scores, labels, strict=True):
         for window, weight in zip(windows, window_weights, strict=True):
             loss = index_proposal_loss(here, label, visible, window, weigh_by_score)
             total = total + weight / 2 * loss
     return total
+
+
+def hardest_in_batch_loss(
+    descriptors0: Float[Tensor, 'b n d'],
+    descriptors1: Float[Tensor, 'b n d'],
+    mask: Bool[Tensor, 'b n'],
+    same_point: Bool[Tensor, 'b n n'] | None = None,
+    margin: float = 1.0,
+    anchor_swap: bool = True,
+) -> Float[Tensor, ' b']:
+    """
+    Triplet loss of each set, mean over its pairs of max(0, margin + d(a, p) - d_min).
+
+    d_min is the distance of the hardest negative in the set: the nearest wrong partner of a and,
+    with anchor_swap, also that of p. same_point (B, N, N) marks further pairs (row of view 0, row
+    of view 1) that show one point and so are no negatives. Sets without any negative cost 0.
+    """
+    distance = descriptor_distances(only_real(descriptors0, mask), only_real(descriptors1, mask))
+    excluded = no_negatives(distance, mask)
+    if same_point is not None:
+        excluded = excluded | same_point
+    negative = hardest_negatives(distance, excluded, 2)
+    if anchor_swap:
+        negative = torch.minimum(negative, hardest_negatives(distance, excluded, 1))
+    positive = distance.diagonal(dim1=1, dim2=2)
+    return masked_mean((margin + positive - negative).clamp(min=0), mask)

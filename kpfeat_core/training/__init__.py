@@ -13,7 +13,7 @@ __all__ = ['RECIPES', 'TrainConfig', 'recipe_class', 'train']
 RECIPES = {
     **{f'alike-{size}': ('alike', 'AlikeRecipe') for size in 'tsnl'},
     'aslfeat': ('aslfeat', 'AslFeatRecipe'),
-    'hardnet': ('hardnet', 'HardNetRecipe'),
+    'hardnet': ('keynet', 'HardNetRecipe'),
     'keynet': ('keynet', 'KeyNetRecipe'),
     'keynet-tiny': ('keynet', 'KeyNetRecipe'),
     'kp2d': ('kp2d', 'Kp2dRecipe'),

@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .options import Options
-from .recipe import Recipe
+from .recipe import Options, Recipe
 from ..config import option
 from ..data.view_pairs import read_mask, ViewPairs
 from ..errors import ConfigError

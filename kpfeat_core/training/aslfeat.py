@@ -13,8 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from .options import Options
-from .recipe import Recipe
+from .recipe import Options, Recipe
 from ..axes import Bool, Float
 from ..config import option
 from ..data.view_pairs import ViewPairs

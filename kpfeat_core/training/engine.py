@@ -14,7 +14,7 @@ from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from . import recipe_class
-from .options import Options
+from .recipe import Options
 from .run_folder import (
     append_row,
     BEFORE_DECAY,

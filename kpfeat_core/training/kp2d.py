@@ -8,8 +8,7 @@ import torch
 from torch import Generator, nn, Tensor
 import torch.nn.functional as F
 
-from .options import Options
-from .recipe import Recipe
+from .recipe import Options, Recipe
 from ..axes import Float
 from ..config import option
 from ..data.config import homography_config

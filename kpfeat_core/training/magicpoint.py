@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, nn, Tensor
 
-from .options import Options
-from .recipe import load_labelled_photographs, Recipe
+from .recipe import load_labelled_photographs, Options, Recipe
 from .validation import draw_labelled, evaluating
 from ..axes import Float
 from ..config import AUTO, option

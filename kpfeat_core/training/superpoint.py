@@ -16,8 +16,7 @@ from .magicpoint import (
     published_changes,
     read_heads,
 )
-from .options import Options
-from .recipe import load_labelled_photographs, Recipe
+from .recipe import load_labelled_photographs, Options, Recipe
 from ..config import option
 from ..data.homography_pairs import sample_views
 from ..data.image_folder import no_progress, Progress

@@ -3,6 +3,7 @@
 from kpfeat_core.losses import aslfeat as losses
 import numpy as np
 import pytest
+from small_runs import descend
 import torch
 from torch.nn.functional import normalize
 
@@ -49,6 +50,17 @@ def test_loss_falls_as_partners_approach_each_other(name):
         pair = random_pair(count=40, dim=16, noise=noise)
         values.append(float(TERMS[name](pair).mean()))
     assert values == sorted(values, reverse=True) and values[0] > 1.5 * values[-1]
+
+
+@each_loss
+def test_descent_lowers_the_loss(name):
+    first, *rest = random_pair(count=10, noise=2.0)
+
+    def loss(free):
+        return TERMS[name](losses.Correspondences(normalize(free, dim=-1), *rest)).mean()
+
+    values = descend(loss, first, 1.0, 80)
+    assert values[-1] < 0.6 * values[0]
 
 
 @each_loss

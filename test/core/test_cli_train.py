@@ -32,7 +32,7 @@ def test_a_recipe_that_cannot_be_is_one_sentence(photos, tmp_path, text, complai
 
 def test_recipes_of_this_repository_have_known_options_and_their_command():
     from kpfeat_core.training import recipe_class
-    from kpfeat_core.training.options import Options, read_recipe
+    from kpfeat_core.training.recipe import Options, read_recipe
 
     paths = sorted((Path(__file__).parents[2] / 'training/recipes').glob('*.yaml'))
     assert paths

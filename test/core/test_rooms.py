@@ -6,14 +6,13 @@ import cv2
 from kpfeat_core.data.homography_pairs import make_pairs, PairConfig
 from kpfeat_core.data.image_folder import ImageBank
 from kpfeat_core.data.labelled import LabelledBank
-from kpfeat_core.data.room_pictures import Pictures
-from kpfeat_core.data.room_solids import cast
+from kpfeat_core.data.room_views import cast, Pictures
 from kpfeat_core.data.rooms import make_room_pairs, RoomConfig, sample_rooms
 from kpfeat_core.data.view_pairs import mix, MixedPairs, PairBatch, sample_mixed, ViewPairs
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.geometry import inside, pixel_grid, sample
 from kpfeat_core.training import recipe_class
-from kpfeat_core.training.options import Options
+from kpfeat_core.training.recipe import Options
 from made_room import CALM, seeded
 import numpy as np
 import pytest

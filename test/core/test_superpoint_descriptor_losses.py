@@ -7,6 +7,7 @@ from kpfeat_core.models.base import DenseMaps
 from kpfeat_core.registry import build_extractor
 import numpy as np
 import pytest
+from small_runs import descend
 import torch
 from torch.nn.functional import normalize
 
@@ -159,6 +160,17 @@ def test_descriptor_loss_is_that_of_a_loop_over_cells(scaling):
             pull = scaling.positive_weight * max(0, 1 - float(dot[i, j]))
             total += pull if same else max(0, float(dot[i, j]) - 0.2)
     assert loss == pytest.approx(total / (12 * 11), rel=1e-5)
+
+
+@SCALINGS
+def test_descent_lowers_the_descriptor_loss(scaling):
+    free, second = random_maps(16, 6, 6), random_maps(16, 6, 6, seed=1)
+
+    def loss(maps):
+        return hinge(scaling)(normalize(maps, dim=1), second, IDENTITY, all_valid(second)).sum()
+
+    values = descend(loss, free, 0.05, 60, relative=True)
+    assert values[-1] < 0.9 * values[0]
 
 
 def test_cell_centers_lie_between_the_fourth_and_fifth_pixel():

@@ -17,7 +17,7 @@ from kpfeat_core.image import find_images
 from kpfeat_core.registry import build_extractor
 from kpfeat_core.training import TrainConfig
 from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
-from kpfeat_core.training.options import parse_kind_weights
+from kpfeat_core.training.recipe import parse_kind_weights
 from kpfeat_core.training.runtime import learning_rate
 import numpy as np
 import pytest

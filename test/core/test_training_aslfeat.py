@@ -16,7 +16,7 @@ from kpfeat_core.training.aslfeat import (
     LAST_LAYERS,
     sample_correspondences,
 )
-from kpfeat_core.training.options import Options
+from kpfeat_core.training.recipe import Options
 from kpfeat_core.weights.files import read_architecture, save_weights
 import pytest
 from small_runs import fit, train_small

@@ -16,13 +16,13 @@ from kpfeat_core.image import resize
 from kpfeat_core.models.hardnet import HardNet
 from kpfeat_core.patches import extract_patches
 from kpfeat_core.registry import build_extractor
-from kpfeat_core.training.hardnet import (
+from kpfeat_core.training.keynet import (
     HardNetLossConfig,
     HardNetRecipe,
     level_sizes,
     validate_patches,
 )
-from kpfeat_core.training.options import Options
+from kpfeat_core.training.recipe import Options
 from kpfeat_core.weights.files import save_weights
 import numpy as np
 import pytest

@@ -12,7 +12,7 @@ from kpfeat_core.geometry import inside, pixel_grid, sample, warp_points
 from kpfeat_core.models.base import DenseMaps
 from kpfeat_core.models.kp2d import Kp2d, Kp2dConfig
 from kpfeat_core.training.kp2d import Kp2dLossConfig, Kp2dRecipe, published_pairs
-from kpfeat_core.training.options import Options
+from kpfeat_core.training.recipe import Options
 from kpfeat_core.weights.checkpoints import load_checkpoint
 import numpy as np
 import pytest

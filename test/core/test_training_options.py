@@ -8,7 +8,7 @@ import textwrap
 
 import cv2
 from kpfeat_core.training import recipe_class, RECIPES
-from kpfeat_core.training.options import COMMON_CLASSES
+from kpfeat_core.training.recipe import COMMON_CLASSES
 import numpy as np
 import pytest
 

@@ -5,7 +5,7 @@ from kpfeat_core.data.patch_pairs import PatchBatch
 from kpfeat_core.data.view_pairs import PairBatch
 from kpfeat_core.models.hardnet import HardNet
 from kpfeat_core.registry import build_extractor
-from kpfeat_core.training.hardnet import HardNetRecipe
+from kpfeat_core.training.keynet import HardNetRecipe
 from kpfeat_core.training.runtime import StepWatch
 from kpfeat_core.training.validation import draw_labelled, draw_matched_pairs
 from kpfeat_core.visualize import CORRECT, WRONG

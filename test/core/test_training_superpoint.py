@@ -14,7 +14,7 @@ from kpfeat_core.models.superpoint import cell_scores
 from kpfeat_core.registry import build_extractor
 from kpfeat_core.training import magicpoint
 from kpfeat_core.training.magicpoint import detector_terms, MagicPointLossConfig, MagicPointRecipe
-from kpfeat_core.training.options import Options
+from kpfeat_core.training.recipe import Options
 from kpfeat_core.training.superpoint import SuperPointLossConfig, SuperPointRecipe
 from kpfeat_core.training.validation import validate
 from kpfeat_core.weights.files import save_weights, sha256

@@ -52,6 +52,18 @@ def fit(recipe, batch, steps, rate):
     return log
 
 
+def descend(loss, start, rate, steps, relative=False):
+    """Step against the gradient of a loss of a tensor; return its values, the first included."""
+    values, free = [], start
+    for _ in range(steps):
+        free = free.detach().requires_grad_()
+        value = loss(free)
+        (gradient,) = torch.autograd.grad(value, free)
+        free = free - rate * gradient / (gradient.abs().max() if relative else 1)
+        values.append(value.item())
+    return values
+
+
 def rows(path):
     """Read a CSV file."""
     with open(path, newline='') as file:
