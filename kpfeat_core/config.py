@@ -173,9 +173,7 @@ class ViewConfig:
         live=True,
     )
     mask: str = option(
-        '',
-        'picture of the size of the images: keypoints where it is black are dropped',
-        live=True,
+        '', 'picture of the size of the images: keypoints where it is black are dropped', live=True
     )
     undistort: bool = option(
         False,
@@ -203,10 +201,7 @@ class MatcherConfig:
         -1.0, 'drop matches with a lower cosine similarity; -1 keeps all', -1.0, 1.0, live=True
     )
     geometry: str = option(
-        'homography',
-        'model that the matches are verified with',
-        choices=GEOMETRIES,
-        live=True,
+        'homography', 'model that the matches are verified with', choices=GEOMETRIES, live=True
     )
     ransac_threshold_px: float = option(
         3.0, 'largest error of an inlier in pixels', low=0.01, high=100.0, live=True

@@ -116,6 +116,12 @@ def bilinear_neighbors(
     return pixels, weights.prod(-1)
 
 
+def gather_rows(values: Tensor, index: Int[Tensor, 'b m']) -> Tensor:
+    """Return the rows of each image at its indices: of (B, N) or (B, N, C), M for N."""
+    index = index if values.ndim == 2 else index[..., None].expand(-1, -1, values.shape[2])
+    return values.gather(1, index)
+
+
 def flat_index(pixels: Float[Tensor, '... 2'], width: int) -> Int[Tensor, '...']:
     """
     Return the position y * width + x of integer-valued (x, y) pixels in a flattened map.

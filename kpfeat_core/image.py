@@ -168,23 +168,19 @@ def resize(image: Float[Tensor, 'b c h w'], size: tuple[int, int]) -> Float[Tens
 
 
 def gaussian_blur(
-    images: Float[Tensor, 'b c h w'],
-    sigma: float | Float[Tensor, ' b'],
-    radius: int | None = None,
-    padding: str = 'replicate',
+    images: Float[Tensor, 'b c h w'], sigma: float | Float[Tensor, ' b'], radius: int | None = None
 ) -> Float[Tensor, 'b c h w']:
     """
     Blur images with a Gaussian: one sigma in pixels for all of them, or one for each.
 
-    radius: how far it reaches, by default three sigma; needed where sigma is a tensor. padding:
-    how the images go on outside, as in F.pad.
+    radius: how far it reaches, by default three sigma; needed where sigma is a tensor.
     """
     if radius is None:
         radius = max(1, math.ceil(3 * sigma))
     x = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     width = sigma[:, None] if isinstance(sigma, Tensor) else sigma
     weights = torch.exp(-x.square() / (2 * width**2))
-    return filter_separably(images, weights / weights.sum(-1, keepdim=True), padding)
+    return filter_separably(images, weights / weights.sum(-1, keepdim=True))
 
 
 def filter_separably(

@@ -1,13 +1,12 @@
 """Finding images by words, feature files, and files that are written whole or not at all."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 import glob
 import os
 from pathlib import Path
 import tempfile
-from typing import Any
 import zipfile
 import zlib
 
@@ -118,42 +117,28 @@ def read_npz(path: Path | str) -> dict[str, np.ndarray]:
         raise DataError(f"cannot read features from '{path}': {reason}") from error
 
 
-class HlocWriter:
+@contextmanager
+def hloc_file(path: Path | str) -> Iterator[Callable[[str, Mapping[str, np.ndarray]], None]]:
     """
     Write features of many images to one HDF5 file in hloc's layout.
 
     One group per image name with keypoints (N, 2), descriptors (D, N), scores (N,), image_size
-    (2,), and scales or orientations (N,) where there are any. Use as a context manager: the file
-    appears under its name when the block ends well.
+    (2,), and scales or orientations (N,) where there are any. Yields a function that adds the
+    arrays of `Features.numpy` under a name such as 'query/night/1.jpg', and raises DataError for
+    one that is not UTF-8. The file appears under its own name when the block ends well.
     """
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(
+            "the h5 format needs h5py, which is not installed; pip install 'kpfeat[h5]', or use "
+            'the npz format'
+        ) from None
 
-    def __init__(self, path: Path | str) -> None:
-        try:
-            import h5py
-        except ImportError:
-            raise DataError(
-                "the h5 format needs h5py, which is not installed; pip install 'kpfeat[h5]', or "
-                'use the npz format'
-            ) from None
-        self._replacing = replacing(path)
-        self._file: Any = h5py.File(self._replacing.__enter__(), 'w')
-
-    def __enter__(self) -> 'HlocWriter':
-        return self
-
-    def __exit__(self, *error: Any) -> bool | None:
-        self._file.close()
-        return self._replacing.__exit__(*error)
-
-    def add(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """
-        Add the arrays of `Features.numpy` under an image name such as 'query/night/1.jpg'.
-
-        Raises DataError for a name that is not UTF-8.
-        """
+    def add(name: str, arrays: Mapping[str, np.ndarray]) -> None:
         if any('\ud800' <= letter <= '\udfff' for letter in name):
             raise DataError(f'{name!a} cannot be a name in an HDF5 file; rename the image')
-        group = self._file.create_group(name)
+        group = file.create_group(name)
         group['keypoints'] = arrays['keypoints']
         group['keypoints'].attrs['uncertainty'] = KEYPOINT_UNCERTAINTY_PX
         group['descriptors'] = arrays['descriptors'].T
@@ -162,3 +147,6 @@ class HlocWriter:
         for extra in ('scales', 'orientations'):
             if extra in arrays:
                 group[extra] = arrays[extra]
+
+    with replacing(path) as temporary, h5py.File(temporary, 'w') as file:
+        yield add

@@ -7,6 +7,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from .axes import Bool, Float, Int
+from .geometry import gather_rows
 
 
 class Keypoints(NamedTuple):
@@ -152,13 +153,7 @@ def keep_first(found: Keypoints, kept: Bool[Tensor, 'b n'], most: int) -> Keypoi
 
 
 def _in_order(found: Keypoints, order: Int[Tensor, 'b m']) -> Keypoints:
-    def pick(values: Tensor | None) -> Tensor | None:
-        if values is None:
-            return None
-        index = order if values.ndim == 2 else order[..., None].expand(-1, -1, values.shape[2])
-        return values.gather(1, index)
-
-    return Keypoints(*map(pick, found))
+    return Keypoints(*(None if values is None else gather_rows(values, order) for values in found))
 
 
 def gather_windows(

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 import ctypes
 import importlib
 from importlib.util import find_spec
+from itertools import islice
 import os
 import queue
 import re
@@ -260,11 +261,6 @@ def ahead(
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Group items; the last group may be smaller."""
-    batch: list[T] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
         yield batch

@@ -19,7 +19,7 @@ from ..colmap import ColmapDatabase, need_pycolmap
 from ..config import ViewConfig
 from ..errors import DataError, KpfeatError
 from ..image import write_image
-from ..io import HlocWriter, read_npz, write_npz
+from ..io import hloc_file, read_npz, write_npz
 from ..messages.conversions import (
     camera_info_to_calibration,
     DescriptorType,
@@ -274,9 +274,9 @@ class HlocSink(ArraySink):
 
     def finish(self) -> None:
         made = self._work / self._out.name
-        with HlocWriter(made) as file:
+        with hloc_file(made) as add:
             for _, name, arrays in self.frames():
-                file.add(name, arrays)
+                add(name, arrays)
         put(made, self._out)
 
 

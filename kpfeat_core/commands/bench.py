@@ -9,15 +9,7 @@ from typing import Annotated, Any, Optional, TextIO
 
 import typer
 
-from .common import (
-    configured,
-    examples,
-    SetOption,
-    SOME_FAILED,
-    table_console,
-    tell,
-    track,
-)
+from .common import configured, examples, SetOption, SOME_FAILED, table_console, tell, track
 from ..benchmarking import BenchmarkConfig
 from ..config import make_config
 from ..errors import ConfigError, KpfeatError

@@ -10,13 +10,7 @@ from typing import Annotated, Any, Optional, TextIO, TYPE_CHECKING, TypeVar
 
 import typer
 
-from ..config import (
-    DEFAULT_MODEL,
-    describe,
-    ExtractorConfig,
-    OptionDescription,
-    parse_options,
-)
+from ..config import DEFAULT_MODEL, describe, ExtractorConfig, OptionDescription, parse_options
 
 if TYPE_CHECKING:
     from rich.progress import Progress

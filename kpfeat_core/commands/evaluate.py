@@ -47,8 +47,7 @@ def evaluate(
         typer.Option('--poses', help="Pairs with intrinsics and poses, in SuperGlue's layout."),
     ] = None,
     images: Annotated[
-        PathOrNone,
-        typer.Option('--images', help='Folder of the images that --poses names.'),
+        PathOrNone, typer.Option('--images', help='Folder of the images that --poses names.')
     ] = None,
     protocol: Annotated[
         str,
@@ -67,17 +66,14 @@ def evaluate(
     limit: Annotated[
         int,
         typer.Option(
-            '--limit',
-            min=-1,
-            help='Use this many pairs, of all sequences alike; -1 all.',
+            '--limit', min=-1, help='Use this many pairs, of all sequences alike; -1 all.'
         ),
     ] = -1,
     reference: Annotated[
         str, typer.Option('--reference', '-r', help='Label that the others are compared with.')
     ] = '',
     out: Annotated[
-        PathOrNone,
-        typer.Option('--out', '-o', help='Folder for report.html and results.json.'),
+        PathOrNone, typer.Option('--out', '-o', help='Folder for report.html and results.json.')
     ] = None,
     workers: Annotated[
         int,

@@ -52,8 +52,7 @@ def extract(
         list[str], typer.Argument(help='Image files, folders (with subfolders) or patterns.')
     ],
     out: Annotated[
-        Path,
-        typer.Option('--out', '-o', help='Folder for the files, or the .h5 file to write.'),
+        Path, typer.Option('--out', '-o', help='Folder for the files, or the .h5 file to write.')
     ],
     model: ModelOption = DEFAULT_MODEL,
     weights: WeightsOption = '',
@@ -130,7 +129,7 @@ def _extract_one(
 @contextmanager
 def _writer(out: Path, kind: ArrayFormat) -> Iterator[Callable[..., None]]:
     """Yield a function that stores the arrays of one image."""
-    from ..io import HlocWriter, write_npz
+    from ..io import hloc_file, write_npz
 
     if kind is ArrayFormat.npz:
         _check_folder(out)
@@ -138,8 +137,8 @@ def _writer(out: Path, kind: ArrayFormat) -> Iterator[Callable[..., None]]:
         return
     path = out if out.suffix in HLOC_ENDINGS else out / 'features.h5'
     _check_folder(path.parent)
-    with HlocWriter(path) as writer:
-        yield lambda name, arrays: writer.add(name.as_posix(), arrays)
+    with hloc_file(path) as add:
+        yield lambda name, arrays: add(name.as_posix(), arrays)
 
 
 def _check_folder(folder: Path) -> None:

@@ -90,15 +90,7 @@ def image_to_array(message: Any, pixel_bits: int = ViewConfig.pixel_bits) -> np.
     """
     if hasattr(message, 'format'):
         return decode_file(message.data, message.format or 'compressed', pixel_bits)
-    return decode_pixels(
-        message.data,
-        message.encoding,
-        message.width,
-        message.height,
-        message.step,
-        bool(message.is_bigendian),
-        pixel_bits,
-    )
+    return decode_pixels(message, pixel_bits)
 
 
 def depth_to_metres(message: Any) -> Float[np.ndarray, 'h w']:
@@ -109,15 +101,8 @@ def depth_to_metres(message: Any) -> Float[np.ndarray, 'h w']:
             f"depth image has encoding '{message.encoding}', expected 16UC1 in millimetres or "
             '32FC1 in metres',
         )
-    stored = stored_pixels(
-        message.data,
-        message.encoding,
-        message.width,
-        message.height,
-        message.step,
-        bool(message.is_bigendian),
-    )
-    return stored.astype(np.float32) * np.float32(METRES[message.encoding])
+    depths = stored_pixels(message).astype(np.float32)
+    return depths * np.float32(METRES[message.encoding])
 
 
 def camera_info_to_calibration(message: Any, rectified: bool = False) -> Calibration:
@@ -303,10 +288,7 @@ def message_to_matches(message: Any) -> PairMatches:
 
 
 def image_annotations(
-    messages: Any,
-    keypoints: Float[np.ndarray, 'n 2'],
-    scores: Float[np.ndarray, ' n'],
-    stamp: Any,
+    messages: Any, keypoints: Float[np.ndarray, 'n 2'], scores: Float[np.ndarray, ' n'], stamp: Any
 ) -> Any:
     """
     Return ImageAnnotations of keypoints: a coloured point for each, red the best, blue the worst.

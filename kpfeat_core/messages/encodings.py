@@ -7,6 +7,7 @@ Pure NumPy and OpenCV. Values keep their meaning: 8-bit stays uint8; 16-bit beco
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -86,32 +87,22 @@ def _encodings() -> dict[str, Encoding]:
 ENCODINGS = _encodings()
 
 
-def decode_pixels(
-    data: bytes | np.ndarray,
-    encoding: str,
-    width: int,
-    height: int,
-    step: int,
-    is_bigendian: bool = False,
-    pixel_bits: int = ViewConfig.pixel_bits,
-) -> np.ndarray:
+def decode_pixels(message: Any, pixel_bits: int = ViewConfig.pixel_bits) -> np.ndarray:
     """
-    Return gray (H, W) or RGB (H, W, 3) pixels of an image given as bytes.
+    Return gray (H, W) or RGB (H, W, 3) pixels of an Image message; raises BadImageError.
 
-    data: `height` rows of `step` bytes; in nv12, nv21 and nv24 the rows of chroma follow them.
-
-    Raises BadImageError.
+    Its data: `height` rows of `step` bytes; in nv12, nv21 and nv24 the rows of chroma follow them.
     """
-    if encoding not in ENCODINGS:
+    if message.encoding not in ENCODINGS:
         raise BadImageError(
             'encoding',
-            f"encoding is '{encoding}', expected one of {', '.join(ENCODINGS)}: let the driver "
-            'send one of these',
+            f"encoding is '{message.encoding}', expected one of {', '.join(ENCODINGS)}: let the "
+            'driver send one of these',
         )
-    layout = ENCODINGS[encoding]
-    pixels = stored_pixels(data, encoding, width, height, step, is_bigendian)
+    layout = ENCODINGS[message.encoding]
+    pixels = stored_pixels(message)
     if layout.dtype == 'f4':
-        _check_floats(pixels, encoding)
+        _check_floats(pixels, message.encoding)
     if callable(layout.to_rgb):
         pixels = layout.to_rgb(pixels)
     elif layout.to_rgb is not None:
@@ -119,28 +110,19 @@ def decode_pixels(
     return to_unit_range(pixels, pixel_bits)
 
 
-def stored_pixels(
-    data: bytes | np.ndarray,
-    encoding: str,
-    width: int,
-    height: int,
-    step: int,
-    is_bigendian: bool = False,
-) -> np.ndarray:
+def stored_pixels(message: Any) -> np.ndarray:
     """Return the numbers of an image as they are, such as depths; as `decode_pixels` otherwise."""
-    layout = ENCODINGS[encoding]
-    planes = _rows(data, layout, encoding, width, height, step)
-    dtype = np.dtype(layout.dtype).newbyteorder('>' if is_bigendian else '<')
-    pixels = planes.view(dtype).astype(dtype.newbyteorder('='), copy=False)
+    layout = ENCODINGS[message.encoding]
+    dtype = np.dtype(layout.dtype).newbyteorder('>' if message.is_bigendian else '<')
+    pixels = _rows(message, layout).view(dtype).astype(dtype.newbyteorder('='), copy=False)
     if layout.channels > 1:
-        pixels = pixels.reshape(len(pixels), width, layout.channels)
+        pixels = pixels.reshape(len(pixels), message.width, layout.channels)
     return pixels
 
 
-def _rows(
-    data: bytes | np.ndarray, layout: Encoding, encoding: str, width: int, height: int, step: int
-) -> np.ndarray:
+def _rows(message: Any, layout: Encoding) -> np.ndarray:
     """Check the sizes that a message claims and return its rows (R, bytes) without padding."""
+    encoding, width, height, step = (message.encoding, message.width, message.height, message.step)
     if width < 1 or height < 1:
         raise BadImageError('empty', f'image is {width}x{height}, expected at least one pixel')
     odd = [side for side, value in (('w', width), ('h', height)) if value % 2]
@@ -155,7 +137,7 @@ def _rows(
         )
     chroma_rows, steps = int(height * layout.chroma[0]), layout.chroma[1]
     first, total = height * step, (height + chroma_rows * steps) * step
-    view = memoryview(data)
+    view = memoryview(message.data)
     if view.nbytes < total:
         raise BadImageError(
             'short_data',

@@ -22,14 +22,9 @@ from .base import DenseMaps, Extractor
 from .layers import normalized_conv, strip_rows
 from ..axes import Float
 from ..config import ExtractorConfig, option
-from ..geometry import bilinear_neighbors, flat_index, pixel_grid, sample
+from ..geometry import bilinear_neighbors, flat_index, gather_rows, sample
 from ..image import upsample_rows
-from ..keypoints import (
-    clear_borders,
-    Keypoints,
-    refine_soft_argmax,
-    suppress_non_maxima,
-)
+from ..keypoints import clear_borders, Keypoints, refine_soft_argmax, suppress_non_maxima
 
 
 @dataclass(frozen=True)
@@ -187,9 +182,8 @@ class Alike(Extractor):
         """
         full, *low = maps.descriptor_maps
         height, width = full.shape[-2:]
-        index = flat_index(pixels, width)
         rows = full.permute(0, 2, 3, 1).flatten(1, 2)  # no copy where channels come last
-        first = rows.gather(1, index[..., None].expand(-1, -1, full.shape[1]))
+        first = gather_rows(rows, flat_index(pixels, width))
         parts = [F.relu(_mix(first.to(pixels.dtype), self.conv1.weight))]
         size = pixels.new_tensor([width - 1, height - 1])
         for level in low:  # upsampling aligns the corner pixels of all levels
@@ -200,10 +194,3 @@ class Alike(Extractor):
         if self.convhead1 is not None:
             joined = F.relu(_mix(joined, self.convhead1.weight))
         return F.normalize(_mix(joined, self.convhead2.weight[:-1]), dim=-1)
-
-    def dense_descriptors(self, maps: DenseMaps) -> Float[Tensor, 'b d h w']:
-        """Return the unit descriptors of all pixels; needs dim x H x W floats of memory."""
-        height, width = maps.descriptor_maps[0].shape[-2:]
-        grid = pixel_grid(height, width, self.device, maps.score_map.dtype)
-        grid = grid.expand(len(maps.score_map), -1, -1)
-        return self.describe_pixels(maps, grid).mT.unflatten(2, (height, width))

@@ -114,12 +114,12 @@ def off_edges(score_map: Float[Tensor, 'b h w'], threshold: float) -> Bool[Tenso
 
 
 def refine_newton(
-    score_map: Float[Tensor, 'b h w'], xy: Int[Tensor, 'b n 2'], most: float = 0.5
+    score_map: Float[Tensor, 'b h w'], xy: Int[Tensor, 'b n 2']
 ) -> Float[Tensor, 'b n 2']:
     """
     Move keypoints to the extremum of the parabola through the 3x3 scores around them.
 
-    They move by at most `most` pixels along each axis, and stay where the parabola has no
+    They move by at most half a pixel along each axis, and stay where the parabola has no
     extremum. Differentiable in the score map.
     """
     padded = F.pad(score_map[:, None], (1,) * 4, mode='replicate')[:, 0]
@@ -131,7 +131,7 @@ def refine_newton(
     exists = determinant != 0
     inverse = 1 / torch.where(exists, determinant, 1)
     step = torch.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], -1) * inverse[..., None]
-    moved = xy + torch.where(exists[..., None], step, 0).clamp(-most, most)
+    moved = xy + torch.where(exists[..., None], step, 0).clamp(-0.5, 0.5)
     last = moved.new_tensor([score_map.shape[2] - 1, score_map.shape[1] - 1])
     return moved.clamp(torch.zeros_like(last), last)
 

@@ -69,12 +69,7 @@ class DeformableLayer(ConvNormRelu):
     """A layer whose kernel is bent at each pixel: 'u', 's', 'a' or 'h' of DEFORMATIONS."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        deform: str,
-        scored: bool = False,
-        normalized: bool = True,
+        self, inputs: int, outputs: int, deform: str, scored: bool = False, normalized: bool = True
     ) -> None:
         super().__init__(inputs, outputs, scored=scored, normalized=normalized)
         self.deform = deform

@@ -12,6 +12,7 @@ from ..axes import Bool, Float, Int
 from ..config import AUTO, ExtractorConfig, make_config
 from ..errors import ConfigError, ImageError
 from ..features import Features
+from ..geometry import gather_rows
 from ..image import (
     channels_last,
     image_to_tensor,
@@ -259,11 +260,11 @@ class Extractor(nn.Module):
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) at which an image is worked on by the options."""
-        if self.config.resize < 0:
-            long_side = max(height, width)
-            larger = min(self.config.upsample_to, MOST_ENLARGED * long_side)
-            return scaled_size(height, width, max(long_side, larger))
-        return scaled_size(height, width, self.config.resize)
+        long_side = self.config.resize
+        if long_side < 0:
+            largest = MOST_ENLARGED * max(height, width)
+            long_side = max(height, width, min(self.config.upsample_to, largest))
+        return scaled_size(height, width, long_side)
 
     def _extract_shares(
         self,
@@ -352,11 +353,7 @@ def _merge_levels(levels: list[Features], most: int) -> Features:
 
     def pick(name: str) -> Tensor | None:
         values = [getattr(level, name) for level in levels]
-        if any(value is None for value in values):
-            return None
-        joined = torch.cat(values, 1)
-        index = best if joined.ndim == 2 else best[..., None].expand(-1, -1, joined.shape[2])
-        return joined.gather(1, index)
+        return None if values[0] is None else gather_rows(torch.cat(values, 1), best)
 
     names = ('keypoints', 'keypoint_scores', 'descriptors', 'mask', 'scales', 'orientations')
     return Features(image_size=levels[0].image_size, **{name: pick(name) for name in names})

@@ -21,12 +21,7 @@ from .keynet_scores import from_tf, from_torch, KeyNetSize, PLAIN, ScoreNetwork
 from ..axes import Float
 from ..config import AUTO, ExtractorConfig, option, redefault
 from ..errors import ConfigError
-from ..keypoints import (
-    Keypoints,
-    max_filter,
-    refine_soft_argmax,
-    suppress_non_maxima,
-)
+from ..keypoints import Keypoints, max_filter, refine_soft_argmax, suppress_non_maxima
 from ..patches import dominant_orientations, extract_patches, sift_descriptors
 
 SIZES = {

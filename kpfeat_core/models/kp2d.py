@@ -21,7 +21,7 @@ from .layers import halve_in_strips, normalized_conv, strip_rows
 from ..axes import Bool, Float
 from ..config import AUTO, ExtractorConfig, option, redefault
 from ..errors import WeightsError
-from ..geometry import inside, pixel_grid
+from ..geometry import gather_rows, inside, pixel_grid
 from ..keypoints import clear_borders, Keypoints, select_best
 
 
@@ -194,8 +194,7 @@ class Kp2d(Extractor):
                 peaks, config.detection_threshold, config.max_num_keypoints
             )
         index = cells[..., 1] * positions.shape[2] + cells[..., 0]
-        xy = positions.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, 2))
-        return Keypoints(xy, scores, mask)
+        return Keypoints(gather_rows(positions.flatten(1, 2), index), scores, mask)
 
     def describe(self, maps: DenseMaps, found: Keypoints) -> Float[Tensor, 'b n d']:
         """
@@ -303,10 +302,7 @@ def _windows(values: Tensor, reach: int, outside: float) -> Tensor:
 
 
 def nms_points(
-    score_map: Float[Tensor, 'b h w'],
-    positions: Float[Tensor, 'b h w 2'],
-    radius: int,
-    reach: int,
+    score_map: Float[Tensor, 'b h w'], positions: Float[Tensor, 'b h w 2'], radius: int, reach: int
 ) -> Float[Tensor, 'b h w']:
     """
     Zero the cells whose keypoint has a better one within `radius` pixels in x and in y.
@@ -328,10 +324,7 @@ def nms_points(
 
 
 def _better_and_near(
-    score_map: Float[Tensor, 'b h w'],
-    positions: Float[Tensor, 'b h w 2'],
-    radius: int,
-    reach: int,
+    score_map: Float[Tensor, 'b h w'], positions: Float[Tensor, 'b h w 2'], radius: int, reach: int
 ) -> Bool[Tensor, 'b h w r r']:
     """Return for each cell which of the cells around it would suppress it."""
     order = torch.arange(score_map[0].numel(), device=score_map.device)

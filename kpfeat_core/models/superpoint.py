@@ -47,8 +47,7 @@ class SuperPointConfig(
         live=True,
     )
     upstream_sampling: bool = option(
-        False,
-        "read descriptors half a pixel to the left and above, as Magic Leap's program does",
+        False, "read descriptors half a pixel to the left and above, as Magic Leap's program does"
     )
 
 

@@ -170,10 +170,10 @@ def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def some_names(names: list[str], most: int = 3) -> str:
-    """Join the first few of many names for a message."""
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + more
+def some_names(names: list[str]) -> str:
+    """Join the first three of many names for a message."""
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return ', '.join(names[:3]) + more
 
 
 def find_tf_index(path: Path | str) -> Path | None:

@@ -1,5 +1,6 @@
 """Parity with the official ALIKE code on its published checkpoints, imported as a user would."""
 
+from dense_alike import dense_descriptors
 from kpfeat_core.cli import app
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.models.base import DenseMaps
@@ -44,7 +45,7 @@ def test_score_map_and_descriptor_map_are_those_of_the_official_code(case):
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
         maps = extractor(torch.nn.functional.pad(tensor, (0, 0, 0, 16)))
-        dense = extractor.dense_descriptors(maps)[0, :, :240]
+        dense = dense_descriptors(extractor, maps)[0, :, :240]
     np.testing.assert_allclose(maps.score_map[0, :240], golden['score_map'], atol=1e-4)
     np.testing.assert_allclose(dense[:, ::8, ::8], golden['desc_map_s8'], atol=1e-4)
 

@@ -1,5 +1,6 @@
 """ALIKE's losses against the official code's numbers, and their behaviour at the edges."""
 
+from dense_alike import dense_descriptors
 from kpfeat_core.geometry import bilinear_neighbors, inside, sample, warp_points
 from kpfeat_core.keypoints import Keypoints
 from kpfeat_core.losses import alike as losses
@@ -33,7 +34,7 @@ def pair(reference):
         distance = (expected[:, None] - found.keypoints[0]).norm(dim=-1)
         assert distance.min(1).values.max() < 0.02
         order = distance.argmin(1)
-        dense = extractor.dense_descriptors(maps)[:, :, :HEIGHT].detach()
+        dense = dense_descriptors(extractor, maps)[:, :, :HEIGHT].detach()
         views.append(
             {
                 'keypoints': found.keypoints[:, order],

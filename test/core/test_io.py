@@ -4,7 +4,7 @@ import zipfile
 
 import h5py
 from kpfeat_core.errors import DataError
-from kpfeat_core.io import expand_images, HlocWriter, read_npz, replacing, unpacked, write_npz
+from kpfeat_core.io import expand_images, hloc_file, read_npz, replacing, unpacked, write_npz
 import numpy as np
 import pytest
 
@@ -83,8 +83,8 @@ def test_after_an_error_the_old_file_is_as_it_was_and_nothing_lies_around(tmp_pa
 
 
 def test_the_hloc_file_has_one_group_an_image_with_descriptors_in_columns(tmp_path):
-    with HlocWriter(tmp_path / 'features.h5') as writer:
-        writer.add('query/1.png', ARRAYS)
+    with hloc_file(tmp_path / 'features.h5') as add:
+        add('query/1.png', ARRAYS)
         assert not (tmp_path / 'features.h5').exists()
     with h5py.File(tmp_path / 'features.h5') as file:
         group = file['query/1.png']
@@ -96,17 +96,17 @@ def test_the_hloc_file_has_one_group_an_image_with_descriptors_in_columns(tmp_pa
 
 
 def test_a_name_that_hdf5_cannot_store_is_refused_and_the_others_are_kept(tmp_path):
-    with HlocWriter(tmp_path / 'features.h5') as writer:
+    with hloc_file(tmp_path / 'features.h5') as add:
         with pytest.raises(DataError, match='cannot be a name in an HDF5 file'):
-            writer.add('\udcff.png', ARRAYS)  # how Python shows bytes that are not UTF-8
-        writer.add('größe 1.png', ARRAYS)
+            add('\udcff.png', ARRAYS)  # how Python shows bytes that are not UTF-8
+        add('größe 1.png', ARRAYS)
     with h5py.File(tmp_path / 'features.h5') as file:
         assert list(file) == ['größe 1.png']
 
 
 def test_an_hloc_file_that_was_not_finished_does_not_appear(tmp_path):
-    with pytest.raises(RuntimeError), HlocWriter(tmp_path / 'features.h5') as writer:
-        writer.add('1.png', ARRAYS)
+    with pytest.raises(RuntimeError), hloc_file(tmp_path / 'features.h5') as add:
+        add('1.png', ARRAYS)
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 

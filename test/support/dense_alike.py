@@ -6,13 +6,22 @@ speed and the output of `kpfeat_core.models.alike`. Zhao et al., ALIKE, IEEE TMM
 """
 
 from kpfeat_core.features import Features
+from kpfeat_core.geometry import pixel_grid
 from kpfeat_core.models.alike import Alike, Block
+from kpfeat_core.models.base import DenseMaps
 import torch
 from torch import Tensor
 import torch.nn.functional as F
 
 RADIUS = 2  # of the soft window; the hard maxima use the configuration's nms_radius
 TEMPERATURE = 0.1
+
+
+def dense_descriptors(extractor: Alike, maps: DenseMaps) -> Tensor:
+    """Return the unit descriptors (B, D, H, W) that the extractor gives to all pixels."""
+    height, width = maps.descriptor_maps[0].shape[-2:]
+    grid = pixel_grid(height, width).expand(len(maps.score_map), -1, -1)
+    return extractor.describe_pixels(maps, grid).mT.unflatten(2, (height, width))
 
 
 @torch.inference_mode()

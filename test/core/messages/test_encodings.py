@@ -1,5 +1,7 @@
 """Every encoding of `encodings.py` on pictures small enough to check by hand."""
 
+from types import SimpleNamespace
+
 import cv2
 from kpfeat_core.errors import BadImageError, ImageError
 from kpfeat_core.messages.encodings import decode_file, decode_pixels, ENCODINGS, spans_little
@@ -23,6 +25,12 @@ NAMES = {
 }
 
 
+def message(data: bytes, encoding: str, width: int, height: int, step: int, big: bool = False):
+    return SimpleNamespace(
+        data=data, encoding=encoding, width=width, height=height, step=step, is_bigendian=big
+    )
+
+
 def decode(
     pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False, bits: int = 16
 ) -> np.ndarray:
@@ -31,7 +39,7 @@ def decode(
     rows = np.ascontiguousarray(stored).reshape(len(pixels), -1).view(np.uint8)
     step = rows.shape[1] + padding
     data = np.pad(rows, ((0, 0), (0, padding)), constant_values=0xAA).tobytes()
-    return decode_pixels(data, encoding, pixels.shape[1], len(pixels), step, big, bits)
+    return decode_pixels(message(data, encoding, pixels.shape[1], len(pixels), step, big), bits)
 
 
 @pytest.mark.parametrize('padding', [0, 1, 5])
@@ -160,7 +168,7 @@ def test_yuv_formats_give_the_right_colours_with_padding(name, colour) -> None:
     else:  # nv24: each row of chroma is as long as two of luma, padding at its end
         rows = luma + [[u, v] * width + [0] * (2 * padding)] * height
     data = bytes(value for row in rows for value in row)
-    image = decode_pixels(data, name, width, height, len(rows[0]))
+    image = decode_pixels(message(data, name, width, height, len(rows[0])))
     assert image.shape == (height, width, 3)
     assert np.abs(image.astype(int) - COLOURS[colour]).max() <= 3
 
@@ -168,7 +176,7 @@ def test_yuv_formats_give_the_right_colours_with_padding(name, colour) -> None:
 def test_each_pixel_of_nv24_has_its_own_colour() -> None:
     y, u, v = np.array([YUV['red'], YUV['blue'], YUV['white']]).T
     data = bytes([*y, *np.column_stack([u, v]).ravel()])
-    image = decode_pixels(data, 'nv24', 3, 1, 3)
+    image = decode_pixels(message(data, 'nv24', 3, 1, 3))
     assert np.abs(image[0].astype(int) - [COLOURS[c] for c in ('red', 'blue', 'white')]).max() <= 3
 
 
@@ -187,7 +195,7 @@ def test_each_pixel_of_nv24_has_its_own_colour() -> None:
 )
 def test_sizes_that_do_not_fit_are_refused_by_kind(width, height, step, size, kind) -> None:
     with pytest.raises(BadImageError) as error:
-        decode_pixels(bytes(size), 'rgb8', width, height, step)
+        decode_pixels(message(bytes(size), 'rgb8', width, height, step))
     assert error.value.kind == kind
     assert isinstance(error.value, ImageError)
     assert 'expected' in str(error.value)
@@ -196,7 +204,7 @@ def test_sizes_that_do_not_fit_are_refused_by_kind(width, height, step, size, ki
 @pytest.mark.parametrize('name', ['yuyv', 'nv21', 'bayer_rggb8'])
 def test_odd_width_of_a_subsampled_format_is_refused(name) -> None:
     with pytest.raises(BadImageError, match='even sides') as error:
-        decode_pixels(bytes(1000), name, 5, 4, 10)
+        decode_pixels(message(bytes(1000), name, 5, 4, 10))
     assert error.value.kind == 'size'
 
 
@@ -206,7 +214,8 @@ def test_no_bytes_of_any_encoding_crash_the_decoder() -> None:
         for _ in range(20):
             width, height, step, size = random.integers(0, 40, 4).tolist()
             try:
-                image = decode_pixels(random.bytes(size * 40), name, width, height, step)
+                data = random.bytes(size * 40)
+                image = decode_pixels(message(data, name, width, height, step))
             except BadImageError:
                 continue
             assert image.shape[:2] == (height, width)
