@@ -2,12 +2,10 @@
 
 import sys
 
-from kpfeat_core.runtime import keep_memory, leave_if_missing, share_cores
-
-# Spinning threads would keep the cores from other nodes: on two busy ones a matcher took 100 ms
-# instead of 8 for a pair.
-share_cores()
-keep_memory()
-
 if sys.argv[:1] == ['-m']:  # so it is while Python looks for the module of `python -m`
+    from kpfeat_core.runtime import leave_if_missing
+
+    from .process import end_quietly_on_interrupt
+
+    end_quietly_on_interrupt()
     leave_if_missing(nodes=True)

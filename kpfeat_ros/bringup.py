@@ -398,4 +398,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    from .process import leave
+
+    leave(main)

@@ -7,7 +7,9 @@ The virtual camera moves as a function of the stamp alone, so that the stamps of
 the true homography between them: `VirtualCamera(size=...).homography(stamp0_ns, stamp1_ns)`.
 """
 
-import sys
+from .process import leave  # before torch
+
+# isort: split
 from typing import Any
 
 from kpfeat_core.errors import ImageError
@@ -98,4 +100,4 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    leave(main)

@@ -180,4 +180,6 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    from .process import leave
+
+    leave(main)

@@ -273,4 +273,6 @@ def _interrupt(*_: Any) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    from .process import leave
+
+    leave(main)

@@ -1,7 +1,9 @@
 """Images in, features out: `ros2 run kpfeat extractor_node --ros-args -r image:=TOPIC`."""
 
+from .process import leave  # before torch
+
+# isort: split
 from functools import partial
-import sys
 from typing import Any
 
 from kpfeat.msg import Features
@@ -251,4 +253,4 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    leave(main)

@@ -1,7 +1,9 @@
 """Features in, matches with another frame or with a second camera out: `matcher_node`."""
 
+from .process import leave  # before torch
+
+# isort: split
 from functools import partial
-import sys
 from typing import Any
 
 from kpfeat.msg import Matches
@@ -176,4 +178,4 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    leave(main)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-import os
 import signal
 import sys
 from typing import Any
@@ -21,6 +20,7 @@ from .endpoints import ConnectedNode
 from .lifecycle import EXPECTED, explain
 from .options import DiagnosticsOptions, LifecycleOptions
 from .parameters import NodeParameters
+from .process import leave
 from .worker import abandoned_work, Stage, Worker
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -186,9 +186,7 @@ def run(
         code = _spin(makers)
     if abandoned_work():
         # C++ code of the network would be torn down under its own thread: leave at once instead
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        leave(lambda: code)
     return code
 
 

@@ -1,9 +1,11 @@
 """Images, features and matches in, pictures out: `ros2 run kpfeat overlay_node`."""
 
+from .process import leave  # before torch
+
+# isort: split
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-import sys
 from typing import Any
 
 from kpfeat.msg import Matches
@@ -295,4 +297,4 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    leave(main)

@@ -101,6 +101,34 @@ def test_importing_bringup_is_quick_enough_for_a_launch_file() -> None:
     assert found.stdout.strip() == 'set()'
 
 
+def test_settings_of_a_node_process_are_not_handed_on_by_a_launch_file() -> None:
+    """What a launch process sets, all programs that it starts inherit."""
+    code = 'import os, sys; before = dict(os.environ); import kpfeat_ros.bringup; '
+    code += 'print(dict(os.environ) == before, "kpfeat_ros.process" in sys.modules)'
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(('OMP_', 'GOMP_'))}
+    command = [sys.executable, '-c', code]
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ['True', 'False']
+
+
+@pytest.mark.parametrize('module', ['extractor_node', 'matcher_node', 'overlay_node'])
+def test_modules_of_nodes_say_how_threads_wait_before_they_load_torch(module) -> None:
+    code = f"""
+import os, sys
+class Watch:
+    def find_spec(self, name, *_):
+        if name == 'torch':
+            print(os.environ.get('OMP_WAIT_POLICY'), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Watch())
+import kpfeat_ros.{module}
+"""
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(('OMP_', 'GOMP_'))}
+    command = [sys.executable, '-c', code]
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {'PASSIVE'}
+
+
 @pytest.mark.parametrize('given', [None, 'ACTIVE'])
 def test_waiting_threads_sleep_unless_the_user_wants_otherwise(repository, given) -> None:
     """Nodes in separate processes must not take each other's cores while they wait."""
@@ -110,7 +138,7 @@ def test_waiting_threads_sleep_unless_the_user_wants_otherwise(repository, given
     library = next(map(str, folder.glob('libgomp*')), '')  # where there is one, torch loads it
     load = f'ctypes.CDLL({library!r})' if library else 'import torch'
     done = subprocess.run(
-        [sys.executable, '-c', f'import ctypes, kpfeat_ros; {load}'],
+        [sys.executable, '-c', f'import ctypes, kpfeat_ros.process; {load}'],
         env=environment,
         cwd=repository,
         capture_output=True,
@@ -167,10 +195,75 @@ def test_node_of_its_own_process_ends_cleanly_when_interrupted(
     arguments = [*weights_of_all, '-p', 'model:=alike-t', '-r', 'image:=/camera/image_raw']
     node = launched('-m', 'kpfeat_ros.extractor_node', *arguments, real=real)
     ros.until(lambda: ros.probe.count_publishers('/features'), 'the node')
+    if real:  # an impatient user
+        for _ in range(3):
+            node.process.send_signal(number)
+            time.sleep(0.05)
     code, log = node.end(number)
     assert code == 0
     assert 'alike-t is ready on' in log
     assert 'Traceback' not in log
+
+
+@pytest.mark.parametrize('after_s', [0.1, 0.6])
+def test_interrupt_while_a_node_imports_is_a_clean_end(launched, ros_context, after_s) -> None:
+    node = launched('-m', 'kpfeat_ros.extractor_node', real=True)
+    while b'kpfeat_ros' not in Path(f'/proc/{node.process.pid}/cmdline').read_bytes():
+        time.sleep(0.01)
+    time.sleep(after_s)
+    code, log = node.end(signal.SIGINT)
+    assert (code, 'Traceback' in log) in {(0, False), (-signal.SIGINT, False)}
+
+
+# Nodes as `python -m` runs them, forks of a process that has imported everything, which takes
+# most of the time of a start. One that returned would take Python and torch apart, as always.
+GROUP = """
+import gc, os, runpy, signal, sys
+from kpfeat_ros import bringup, extractor_node, matcher_node, overlay_node
+from kpfeat_ros.options import LaunchOptions
+signal.signal(signal.SIGINT, signal.default_int_handler)
+options = LaunchOptions(cameras='left,right', pairs='left-right', namespace='stereo')
+for plan in bringup.plan_nodes(options):
+    if not os.fork():
+        sys.argv = [plan.module, *plan.ros_arguments(), *sys.argv[1:]]
+        runpy.run_module(plan.module, run_name='__main__', alter_sys=True)
+        sys.exit(99)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+codes = []
+while len(codes) < 8:
+    codes.append(os.waitstatus_to_exitcode(os.wait()[1]))
+print(codes)
+"""
+
+
+def test_all_nodes_of_two_cameras_end_by_one_interrupt_beside_busy_programs(
+    ros, tmp_path, weights_of_all
+) -> None:
+    """`ros2 launch` waits five seconds before it sends SIGTERM, and five more for SIGKILL."""
+    log = tmp_path / 'log'
+    words = ['-W', 'ignore', '-c', GROUP, *weights_of_all, '-p', 'device:=cpu']
+    with log.open('wb') as file:
+        group = subprocess.Popen(
+            [sys.executable, *words], stdout=file, stderr=file, start_new_session=True
+        )
+    busy: list[subprocess.Popen] = []
+    try:
+        outputs = ('left/features', 'right/matches', 'left_right/image_matches')
+        found = lambda: [ros.probe.count_publishers(f'/stereo/{topic}') for topic in outputs]  # noqa: E731
+        ros.until(lambda: all(found()) and len(ros.names()) >= 9, 'all nodes')
+        ros.until(lambda: log.read_text().count('is ready on') == 2, 'both extractors')
+        busy += [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2)]
+        begin = time.monotonic()
+        os.killpg(group.pid, signal.SIGINT)
+        group.wait(WAIT_S)
+        took = time.monotonic() - begin
+    finally:
+        for process in [*busy, *([group] if group.poll() is None else [])]:
+            process.kill()
+            process.wait()
+    assert log.read_text().splitlines()[-1] == str([0] * 8), log.read_text()
+    assert 'Traceback' not in log.read_text()
+    assert took < 4.0
 
 
 @pytest.mark.parametrize(
