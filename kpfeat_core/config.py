@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, Field, field, fields, make_dataclass
 import difflib
 import math
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, get_args, get_origin, Literal, NamedTuple, TypeVar
 import warnings
 
 from .errors import ConfigError
@@ -40,6 +40,17 @@ def option(
     """
     details = {'low': low, 'high': high, 'choices': choices, 'live': live, 'old': old}
     return field(default=default, metadata={'help': help, **details})
+
+
+class Range(NamedTuple):
+    """Bounds in the type of a field, `Annotated[float, Range(0, 1)]`, which its class explains."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+Share = Annotated[float, Range(0.0, 1.0)]
+Positive = Annotated[float, Range(0.0)]  # or nothing
 
 
 class OptionDescription(NamedTuple):
@@ -79,10 +90,13 @@ class OptionDescription(NamedTuple):
 
 
 def describe(record: Field) -> OptionDescription:
-    """Return the description of a field that `option` declared."""
+    """Return the description of a field that `option` declared, or whose type has a Range."""
     kind = record.type if isinstance(record.type, type) else type(record.default)
     details = {'low': None, 'high': None, 'live': False, 'help': '', 'old': '', **record.metadata}
-    details['choices'] = tuple(details.get('choices') or ())
+    for bounds in getattr(record.type, '__metadata__', ()):
+        details |= bounds._asdict()
+    words = get_args(record.type) if get_origin(record.type) is Literal else ()
+    details['choices'] = tuple(details.get('choices') or words)
     return OptionDescription(record.name, kind, record.default, **details)
 
 

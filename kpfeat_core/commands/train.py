@@ -1,6 +1,7 @@
 """`kpfeat train`: from a folder of photographs to a weight file."""
 
 from dataclasses import fields
+import inspect
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -39,12 +40,25 @@ def _list_options(wanted: bool) -> bool:
     for cls, models, changed in parts:
         table.add_section()
         table.add_row(f'[bold]{models}[/bold]', '', '')
+        notes = _notes(cls)
         for record in fields(cls):
-            table.add_row(record.name, repr(record.default), record.metadata['help'])
+            text = record.metadata.get('help') or notes[record.name]
+            table.add_row(record.name, repr(record.default), text)
         for name, value in changed.items():
             table.add_row(name, repr(value), 'default of an option above, for these models')
     Console().print(table)
     raise typer.Exit
+
+
+def _notes(cls: type) -> dict[str, str]:
+    """Return what the docstring of a table says of its fields, `name, name: text; …`."""
+    notes = {}
+    for own in cls.__mro__[:-1]:
+        details = ' '.join(inspect.getdoc(own).partition('\n\n')[2].split())
+        for note in details.removesuffix('.').split('; '):
+            names, _, text = note.partition(': ')
+            notes |= dict.fromkeys(names.split(', '), text)
+    return notes
 
 
 @configured(training=TrainConfig)

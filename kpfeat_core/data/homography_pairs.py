@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +13,21 @@ from .image_folder import ImageBank
 from .photometric import augment, CAMERA, PhotometricConfig
 from .view_pairs import PairBatch
 from ..axes import Bool, Float, Int
-from ..config import AUTO, option
+from ..config import AUTO, option, Range, Share
 from ..geometry import normalize_points, pixel_grid, warp_points
 
 
 @dataclass(frozen=True)
 class PairConfig:
-    """How two views of a photograph differ."""
+    """
+    How two views of a photograph differ.
+
+    coverage_min, coverage_max: smallest and largest view, as a share of the short side; max_zoom:
+    largest ratio of scale between the views; max_tilt: largest foreshortening in one direction;
+    perspective: largest change of depth across a view; rotation_deg: standard deviation of
+    in-plane rotation; any_rotation: share of pairs turned by any angle; shift: largest shift
+    between views, as a share of a view.
+    """
 
     geometry: str = option(
         CAMERA,
@@ -29,14 +37,14 @@ class PairConfig:
         old='homographies',
     )
     view_size: int = option(224, 'side of a view in pixels', low=32)
-    coverage_min: float = option(0.6, 'smallest view, as a share of the short side', 0.1, 1.0)
-    coverage_max: float = option(1.0, 'largest view, as a share of the short side', 0.1, 2.0)
-    max_zoom: float = option(2.0, 'largest ratio of scale between the views', low=1.0, high=8.0)
-    max_tilt: float = option(1.6, 'largest foreshortening in one direction', low=1.0, high=4.0)
-    perspective: float = option(0.35, 'largest change of depth across a view', 0.0, 0.9)
-    rotation_deg: float = option(30.0, 'standard deviation of in-plane rotation', 0.0, 180.0)
-    any_rotation: float = option(0.3, 'share of pairs turned by any angle', 0.0, 1.0)
-    shift: float = option(0.2, 'largest shift between views, as a share of a view', 0.0, 1.0)
+    coverage_min: Annotated[float, Range(0.1, 1.0)] = 0.6
+    coverage_max: Annotated[float, Range(0.1, 2.0)] = 1.0
+    max_zoom: Annotated[float, Range(1.0, 8.0)] = 2.0
+    max_tilt: Annotated[float, Range(1.0, 4.0)] = 1.6
+    perspective: Annotated[float, Range(0.0, 0.9)] = 0.35
+    rotation_deg: Annotated[float, Range(0.0, 180.0)] = 30.0
+    any_rotation: Share = 0.3
+    shift: Share = 0.2
 
 
 class SampledViews(NamedTuple):

@@ -9,7 +9,7 @@ roll of a camera, positions that the detector does not repeat exactly, tilt, and
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from .homography_pairs import SampledViews
 from .view_pairs import PairBatch
 from ..axes import Bool, Float, Int
-from ..config import option
+from ..config import option, Positive, Range
 from ..geometry import sample, warp_points
 from ..image import gaussian_blur, match_channels, rescale_points, resize
 from ..keypoints import clear_borders, suppress_non_maxima
@@ -31,29 +31,28 @@ SPARE = 2  # so many times the patches wanted are looked at; part of them the ot
 
 @dataclass(frozen=True)
 class PatchPairConfig:
-    """Where patches are, and how the two of a pair differ beside what the views do to them."""
+    """
+    Where patches are, and how the two of a pair differ beside what the views do to them.
+
+    random_share: share of patches at any place, others at corners; region_size: side of the
+    described square in pixels; position_px: standard deviation of the position in the second
+    view, in pixels of its level; scale_jitter: largest error of the scale, before the level
+    nearest to it is taken; turn_deg: of upright patches, standard deviation of the angle between
+    the two, and with gradient, pairs whose directions are wrong by more than three times this are
+    left out.
+    """
 
     patches: int = option(128, 'pairs of patches of each photograph in a step', low=2)
-    random_share: float = option(0.2, 'share of patches at any place, others at corners', 0.01, 1)
-    region_size: float = option(44.0, 'side of the described square in pixels', 4.0, 512.0)
-    position_px: float = option(
-        1.2, 'standard deviation of the position in the second view, in pixels of its level', 0.0
-    )
-    scale_jitter: float = option(
-        1.1, 'largest error of the scale, before the level nearest to it is taken', 1.0, 2.0
-    )
+    random_share: Annotated[float, Range(0.01, 1.0)] = 0.2
+    region_size: Annotated[float, Range(4.0, 512.0)] = 44.0
+    position_px: Positive = 1.2
+    scale_jitter: Annotated[float, Range(1.0, 2.0)] = 1.1
     orientation: str = option(
         'upright',
         'how the patches will be used: upright, or gradient, along the strongest gradient',
         choices=('upright', 'gradient'),
     )
-    turn_deg: float = option(
-        10.0,
-        'upright: standard deviation of the angle between the two patches; gradient: pairs whose '
-        'directions are wrong by more than three times this are left out',
-        low=0.0,
-        high=180.0,
-    )
+    turn_deg: Annotated[float, Range(0.0, 180.0)] = 10.0
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 import math
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 import torch.nn.functional as F
 
 from ..axes import Float
-from ..config import AUTO, option
+from ..config import AUTO, option, Range, Share
 from ..geometry import pixel_grid
 from ..image import filter_separably, gaussian_blur, LUMA, match_channels
 
@@ -102,7 +102,16 @@ COLOR_LISTS: Mapping[str, ColorRanges] = MappingProxyType(
 
 @dataclass(frozen=True)
 class PhotometricConfig:
-    """How strongly light, color, blur and noise change. Shares are of images."""
+    """
+    How light, color, blur and noise change, each within its range.
+
+    brightness: largest shift, full scale 1; contrast, gamma: largest log2 changes; saturation:
+    largest change of it; tint: largest gain of a single channel; gray_share: share of gray images;
+    shade, shade_share: largest smooth shadow or glare, and the share of images with it; blur_px:
+    largest standard deviation of blur in pixels; motion_px: longest motion blur in pixels;
+    blur_share: share of blurred images; noise: largest standard deviation of noise, full scale 1;
+    noisy_share: share of noisy images.
+    """
 
     photometric: str = option(
         CAMERA,
@@ -111,19 +120,19 @@ class PhotometricConfig:
         choices=(AUTO, CAMERA, *GRAY_LISTS, *COLOR_LISTS),
         old='light',
     )
-    brightness: float = option(0.2, 'largest shift of brightness, full scale 1', 0.0, 1.0)
-    contrast: float = option(0.5, 'largest log2 change of contrast', 0.0, 3.0)
-    gamma: float = option(0.5, 'largest log2 change of gamma', 0.0, 3.0)
-    saturation: float = option(0.6, 'largest change of saturation', 0.0, 1.0)
-    tint: float = option(0.1, 'largest gain of a single channel', 0.0, 1.0)
-    gray_share: float = option(0.2, 'share of gray images', 0.0, 1.0)
-    shade: float = option(0.4, 'largest smooth shadow or glare', 0.0, 1.0)
-    shade_share: float = option(0.4, 'share of images with it', 0.0, 1.0)
-    blur_px: float = option(1.5, 'largest standard deviation of blur in pixels', 0.0, 10.0)
-    motion_px: float = option(5.0, 'longest motion blur in pixels', 0.0, 20.0)
-    blur_share: float = option(0.35, 'share of blurred images', 0.0, 1.0)
-    noise: float = option(0.04, 'largest standard deviation of noise, full scale 1', 0.0, 1.0)
-    noisy_share: float = option(0.6, 'share of noisy images', 0.0, 1.0)
+    brightness: Share = 0.2
+    contrast: Annotated[float, Range(0.0, 3.0)] = 0.5
+    gamma: Annotated[float, Range(0.0, 3.0)] = 0.5
+    saturation: Share = 0.6
+    tint: Share = 0.1
+    gray_share: Share = 0.2
+    shade: Share = 0.4
+    shade_share: Share = 0.4
+    blur_px: Annotated[float, Range(0.0, 10.0)] = 1.5
+    motion_px: Annotated[float, Range(0.0, 20.0)] = 5.0
+    blur_share: Share = 0.35
+    noise: Share = 0.04
+    noisy_share: Share = 0.6
 
 
 Sampler = Callable[..., Tensor]

@@ -8,7 +8,7 @@ much looks at it, walks or drives, turns, and looks again. Depth is exact.
 
 from dataclasses import dataclass, replace
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from .photometric import augment, PhotometricConfig
 from .room_views import cast, Pictures, render, Solids, Views
 from .view_pairs import DepthPairBatch, DepthRules
 from ..axes import Bool, Float
-from ..config import option
+from ..config import option, Range, Share
 from ..geometry import inside, pixel_grid
 
 BOXES, BUMPS = 7, 5  # where a first camera looks
@@ -31,26 +31,26 @@ RULES = DepthRules(tolerance=0.01, relative=True, edge=0.01)  # the depth is exa
 
 @dataclass(frozen=True)
 class RoomConfig:
-    """How often training pairs show rooms of photographs, and how the camera moves in them."""
+    """
+    How often training pairs show rooms of photographs, and how the camera moves in them.
+
+    rooms_fov_min, rooms_fov_max: field of view in degrees; rooms_forward: share of cameras that
+    drive, along where they look, hardly turning; rooms_move: longest way between the views, as a
+    share of the depth that they show; rooms_turn_deg: standard deviation of the turn of cameras
+    that do not drive; rooms_roll_deg: that of the roll of each view; rooms_overlap: smallest share
+    of what each view shows that the other shows too.
+    """
 
     rooms_share: float = option(
         0.0, 'share of pairs that show random rooms hung with the photographs', 0.0, 1.0
     )
-    rooms_fov_min: float = option(50.0, 'smallest field of view in degrees', 20.0, 120.0)
-    rooms_fov_max: float = option(90.0, 'largest field of view in degrees', 20.0, 120.0)
-    rooms_forward: float = option(
-        0.3, 'share of cameras that drive: along where they look, hardly turning', 0.0, 1.0
-    )
-    rooms_move: float = option(
-        0.9, 'longest way between the views, as a share of the depth that they show', 0.0, 2.0
-    )
-    rooms_turn_deg: float = option(
-        45.0, 'standard deviation of the turn of cameras that do not drive', 0.0, 90.0
-    )
-    rooms_roll_deg: float = option(3.0, 'standard deviation of the roll of each view', 0.0, 180.0)
-    rooms_overlap: float = option(
-        0.3, 'smallest share of what each view shows that the other shows too', 0.0, 0.7
-    )
+    rooms_fov_min: Annotated[float, Range(20.0, 120.0)] = 50.0
+    rooms_fov_max: Annotated[float, Range(20.0, 120.0)] = 90.0
+    rooms_forward: Share = 0.3
+    rooms_move: Annotated[float, Range(0.0, 2.0)] = 0.9
+    rooms_turn_deg: Annotated[float, Range(0.0, 90.0)] = 45.0
+    rooms_roll_deg: Annotated[float, Range(0.0, 180.0)] = 3.0
+    rooms_overlap: Annotated[float, Range(0.0, 0.7)] = 0.3
 
 
 class RoomSampler:

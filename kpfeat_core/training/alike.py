@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .recipe import Options, Recipe
-from ..config import option
+from ..config import option, Positive
 from ..data.view_pairs import read_mask, ViewPairs
 from ..errors import ConfigError
 from ..geometry import bilinear_neighbors, pixel_grid, sample
@@ -19,14 +19,20 @@ from ..models.base import DenseMaps, Extractor
 
 @dataclass(frozen=True)
 class AlikeLossConfig:
-    """Points and weights of the four losses; the paper's values unless the text says so."""
+    """
+    Points and weights of the four losses; the paper's values unless the text says so.
+
+    reprojection: weight of the reprojection loss; peak: weight of the dispersity peak loss;
+    reliability: weight of the reliability loss; nre: weight of the neural reprojection error;
+    match_px: largest distance of true partners in pixels.
+    """
 
     detected: int = option(200, 'detected keypoints in a view (paper: 400 at 480x480)', low=1)
     random: int = option(150, 'random points in a view (paper: 400 at 480x480)', low=0)
-    reprojection: float = option(1.0, 'weight of the reprojection loss', low=0.0)
-    peak: float = option(0.5, 'weight of the dispersity peak loss', low=0.0)
-    reliability: float = option(1.0, 'weight of the reliability loss', low=0.0)
-    nre: float = option(5.0, 'weight of the neural reprojection error', low=0.0)
+    reprojection: Positive = 1.0
+    peak: Positive = 0.5
+    reliability: Positive = 1.0
+    nre: Positive = 5.0
     temperature: float = option(
         0.05, 'temperature of the NRE (published code 0.1, paper 0.02)', low=1e-3
     )
@@ -41,7 +47,7 @@ class AlikeLossConfig:
         'true position; 1 compares with all pixels, as published',
         low=1,
     )
-    match_px: float = option(5.0, 'largest distance of true partners in pixels', low=0.0)
+    match_px: Positive = 5.0
 
 
 @dataclass

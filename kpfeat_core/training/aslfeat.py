@@ -8,14 +8,14 @@ once, which needs less computing; the kernels begin as straight ones either way.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from .recipe import Options, Recipe
 from ..axes import Bool, Float
-from ..config import option
+from ..config import option, Positive, Range
 from ..data.view_pairs import ViewPairs
 from ..geometry import pixel_grid, sample
 from ..keypoints import Keypoints
@@ -38,7 +38,12 @@ LAST_LAYERS = ('conv6_0', 'conv6_1', 'conv6')
 
 @dataclass(frozen=True)
 class AslFeatLossConfig:
-    """Which network is trained, and on what; the published values unless the text says so."""
+    """
+    Which network is trained, and on what; the published values unless the text says so.
+
+    correspondences: points of a pair; fewest: pairs with fewer points do not count; safe_px:
+    points nearer than this are no negatives of each other.
+    """
 
     deform: str = option(
         'a',
@@ -56,11 +61,9 @@ class AslFeatLossConfig:
         'triplet, or circle, with all, as in the later published model, which is better',
         choices=tuple(TERMS),
     )
-    correspondences: int = option(512, 'points of a pair', low=2)
-    fewest: int = option(32, 'pairs with fewer points do not count', low=1)
-    safe_px: float = option(
-        losses.SAFE_RADIUS_PX, 'points nearer than this are no negatives of each other', low=0.0
-    )
+    correspondences: Annotated[int, Range(2)] = 512
+    fewest: Annotated[int, Range(1)] = 32
+    safe_px: Positive = losses.SAFE_RADIUS_PX
 
 
 class AslFeatRecipe(Recipe):

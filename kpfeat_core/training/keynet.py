@@ -8,7 +8,7 @@ batch is farther than the right one.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Generator, nn, Tensor
 
 from .recipe import Options, Recipe, require_data
 from .validation import evaluating
-from ..config import option
+from ..config import Positive, Range
 from ..data.homography_pairs import render_pairs, sample_views
 from ..data.image_folder import ImageBank
 from ..data.patch_pairs import BORDER, make_patch_pairs, PatchBatch, PatchPairConfig
@@ -36,10 +36,15 @@ SMALLEST = 2 * BORDER + 16  # pixels of a level; places are drawn between its bo
 
 @dataclass(frozen=True)
 class KeyNetLossConfig:
-    """What the index proposals are compared under."""
+    """
+    What the index proposals are compared under.
 
-    border: int = option(16, 'pixels at the borders of both views that do not count', low=0)
-    weigh_by_score: bool = option(True, 'windows with high scores count more, as published')
+    border: pixels at the borders of both views that do not count; weigh_by_score: windows with
+    high scores count more, as published.
+    """
+
+    border: Annotated[int, Range(0)] = 16
+    weigh_by_score: bool = True
 
 
 class KeyNetRecipe(Recipe):
@@ -99,13 +104,17 @@ class KeyNetRecipe(Recipe):
 
 @dataclass(frozen=True)
 class HardNetLossConfig(PatchPairConfig):
-    """Which patches are compared, and how; the margin and the swap are the paper's."""
+    """
+    Which patches are compared, and how; the margin and the swap are the paper's.
 
-    margin: float = option(1.0, 'how much farther the hardest negative is to be', 0.0, 2.0)
-    anchor_swap: bool = option(True, 'negatives come from both views, as published')
-    safe_px: float = option(
-        8.0, 'patches nearer than this, in pixels of their level, are no negatives', low=0.0
-    )
+    margin: how much farther the hardest negative is to be; anchor_swap: negatives come from both
+    views, as published; safe_px: patches nearer than this, in pixels of their level, are no
+    negatives.
+    """
+
+    margin: Annotated[float, Range(0.0, 2.0)] = 1.0
+    anchor_swap: bool = True
+    safe_px: Positive = 8.0
 
 
 class HardNetRecipe(Recipe):

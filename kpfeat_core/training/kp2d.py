@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Generator, nn, Tensor
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from .recipe import Options, Recipe
 from ..axes import Float
-from ..config import option
+from ..config import option, Positive, Range
 from ..data.config import homography_config
 from ..data.depth_pairs import MixedBank, SceneBank
 from ..data.homographies import sample_homographies
@@ -29,9 +29,15 @@ from ..models.kp2d import CELL, Kp2d
 
 @dataclass(frozen=True)
 class Kp2dLossConfig:
-    """Weights and thresholds of the losses; the published values unless the text says so."""
+    """
+    Weights and thresholds of the losses; the published values unless the text says so.
 
-    localization: float = option(1.0, 'weight of the localization loss', low=0.0)
+    localization: weight of the localization loss; temperature: temperature of the softmax of
+    InfoNCE; rejection: weight of IO-Net's loss, with 0 as up to v2; margin: margin of the triplet
+    loss; match_px: largest distance of true partners in pixels.
+    """
+
+    localization: Positive = 1.0
     score: float = option(
         1.0, 'weight of the loss of scores by how well keypoints repeat', low=0.0, old='usefulness'
     )
@@ -48,16 +54,16 @@ class Kp2dLossConfig:
         low=0.0,
         old='softmax',
     )
-    temperature: float = option(0.1, 'temperature of that softmax', low=0.001)
+    temperature: Annotated[float, Range(0.001)] = 0.1
     triplet: float = option(
         0.0,
         'weight of the triplet loss (published: 2, in v3 0; from random weights it crowds all '
         "descriptors together, and after 100 steps its gradient is a fortieth of the others')",
         low=0.0,
     )
-    rejection: float = option(1.0, "weight of IO-Net's loss; 0 trains up to v2", low=0.0)
-    margin: float = option(0.2, 'margin of the triplet loss', low=0.0)
-    match_px: float = option(4.0, 'largest distance of true partners in pixels', low=0.0)
+    rejection: Positive = 1.0
+    margin: Positive = 0.2
+    match_px: Positive = 4.0
     rejection_share: float = option(
         0.25, 'share of the cells whose keypoints IO-Net sees (300 at 240x320)', 0.01, 1.0
     )

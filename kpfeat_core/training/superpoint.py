@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Generator, nn, Tensor
@@ -17,7 +18,7 @@ from .magicpoint import (
     read_heads,
 )
 from .recipe import load_labelled_photographs, Options, Recipe
-from ..config import option
+from ..config import option, Range
 from ..data.homography_pairs import sample_views
 from ..data.image_folder import no_progress, Progress
 from ..data.labelled import LabelledBank, LabelledPairs
@@ -51,7 +52,12 @@ DETECTOR_PARTS = ('detector', 'keypoint_accuracy', 'dustbin_accuracy')
 
 @dataclass(frozen=True)
 class SuperPointLossConfig(LabelConfig):
-    """How the descriptors are learnt beside the detector."""
+    """
+    How the descriptors are learnt beside the detector.
+
+    positives: cells in the sparse choice, at most; negatives: cells that each of them is compared
+    with; temperature: temperature of the softmax.
+    """
 
     descriptor_loss: str = option(
         'softmax',
@@ -63,9 +69,9 @@ class SuperPointLossConfig(LabelConfig):
     descriptor_weight: float = option(
         -1.0, 'weight beside both detector losses; -1 takes that of its kind', -1.0
     )
-    positives: int = option(1000, 'cells in the sparse choice, at most', low=1)
-    negatives: int = option(100, 'cells that each of them is compared with', low=1)
-    temperature: float = option(0.1, 'temperature of the softmax', low=1e-3)
+    positives: Annotated[int, Range(1)] = 1000
+    negatives: Annotated[int, Range(1)] = 100
+    temperature: Annotated[float, Range(1e-3)] = 0.1
 
 
 class SuperPointRecipe(Recipe):
