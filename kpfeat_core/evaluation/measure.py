@@ -1,6 +1,6 @@
 """The numbers of one pair under a protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import math
 from typing import Any
@@ -13,8 +13,9 @@ from torch import Tensor
 from . import metrics, two_view
 from .pairs import load_depth, MotionPair, Pair, PlanarPair, PosePair
 from .results import OVERLAP, Protocol, RANSAC, USAC
-from ..axes import Bool, Float, Int
+from ..axes import Bool, Float
 from ..config import MatcherConfig
+from ..errors import DataError
 from ..features import Features
 from ..geometry import inside
 from ..matching import find_geometry, MutualNearestNeighbor
@@ -24,6 +25,7 @@ HOMOGRAPHY_PX = (1, 3, 5)
 POSE_DEG = (5, 10, 20)
 EPIPOLAR_PX, CORRECT_LINE_PX = (1, 2, 5), 2.0
 DEPTH_PX, COARSE_PX = (1, 2, 3, 5), 5.0  # from here on a coarse truth is precise enough
+REPEATED = ('repeatability', 'localization_px')
 CORRECT_PX = 3.0
 CORRECT_EPIPOLAR = 5e-4  # squared distances in normalized coordinates, as SuperGlue counts
 RANSAC_ITERATIONS = 5000
@@ -35,11 +37,12 @@ class Viewed:
     What an extractor made of one view.
 
     features: of one image; resized: (3, 3) from pixels of the source to pixels of the features;
-    seconds: the time of extracting them.
+    size: (width, height) of the source; seconds: the time of extracting them.
     """
 
     features: Features
     resized: np.ndarray
+    size: tuple[int, int]
     seconds: float
 
 
@@ -57,6 +60,9 @@ class Measured:
     correct: Bool[Tensor, ' k']
 
 
+Found = tuple[dict[str, float], Sequence[Features], tuple[Tensor, Tensor], Tensor]
+
+
 def measure_pair(pair: Pair, view0: Viewed, view1: Viewed, protocol: Protocol) -> Measured:
     """
     Return every number that the protocol asks of a pair; distances are in resized pixels.
@@ -65,98 +71,97 @@ def measure_pair(pair: Pair, view0: Viewed, view1: Viewed, protocol: Protocol) -
     most t px of error; HA@t: 1 if the corners move by at most t px on average under the estimated
     homography; AUC@t, pose_AUC@t: area under the recall of corner or pose errors up to t;
     epipolar@t: share of matches within t px of the true epipolar line; coverage: share of the
-    cells of a 10x10 grid over view 0 with a right match; ms: time of extracting one image.
+    cells of a 10x10 grid over view 0 with a right match; ms: time of extracting one image. Raises
+    DataError for views of another size than their intrinsics are of.
     """
-    if isinstance(pair, PosePair):
-        return _measure_pose(pair, view0, view1, protocol)
-    return _measure_planar(pair, view0, view1, protocol)
+    measure = _measure_pose if isinstance(pair, PosePair) else _measure_planar
+    values, features, matched, correct = measure(pair, (view0, view1), protocol)
+    size0 = view0.features.image_size[0].tolist()
+    values |= {
+        'keypoints': (features[0].count() + features[1].count()) / 2,
+        'matches': float(len(correct)),
+        'right': float(correct.sum()),
+        'coverage': metrics.match_coverage(matched[0][correct], size0),
+        'ms': 500 * (view0.seconds + view1.seconds),
+    }
+    return Measured(values, *matched, correct)
 
 
-def _measure_planar(
-    pair: PlanarPair, view0: Viewed, view1: Viewed, protocol: Protocol
-) -> Measured:
-    truth = torch.from_numpy(view1.resized @ pair.H_0to1 @ np.linalg.inv(view0.resized))
-    sizes = [view.features.image_size[0].tolist() for view in (view0, view1)]
-    features0 = _counted(view0.features, truth, sizes[1], protocol)
-    features1 = _counted(view1.features, torch.linalg.inv(truth), sizes[0], protocol)
-    points0, points1 = features0.keypoints[0], features1.keypoints[0]
-    index0, index1 = _matches(features0, features1).unbind(1)
-    matched0, matched1 = points0[index0], points1[index1]
-    errors = metrics.match_errors(matched0, matched1, truth)
-    correct = errors <= CORRECT_PX
-    estimated = _estimate_homography(matched0, matched1, protocol)
-    corner = metrics.corner_error(estimated, truth, sizes[0])
-    accuracy = metrics.matching_accuracy(errors, THRESHOLDS_PX)
+def _measure_planar(pair: PlanarPair, views: tuple[Viewed, Viewed], protocol: Protocol) -> Found:
+    """Return numbers of matches and keypoints, the features that count, matches and right ones."""
+    truth = torch.from_numpy(views[1].resized @ pair.H_0to1 @ np.linalg.inv(views[0].resized))
+    sizes = [view.features.image_size[0].tolist() for view in views]
+    features = [
+        _counted(views[0].features, truth, sizes[1], protocol),
+        _counted(views[1].features, torch.linalg.inv(truth), sizes[0], protocol),
+    ]
+    matched = _match(*features)
+    errors = metrics.match_errors(*matched, truth)
+    corner = metrics.corner_error(_estimate_homography(*matched, protocol), truth, sizes[0])
     values = {
-        **_repeatability(features0, features1, truth, sizes, protocol),
-        **{f'MMA@{t}': value for t, value in zip(THRESHOLDS_PX, accuracy, strict=True)},
+        **_repeatability(*features, truth, sizes, protocol),
+        **_shares('MMA', errors, THRESHOLDS_PX),
         **{f'HA@{t}': float(corner <= t) for t in HOMOGRAPHY_PX},
         **{f'AUC@{t}': metrics.recall_area(corner, t) for t in HOMOGRAPHY_PX},
         'corner_error': corner,
-        'matching_score': _matching_score(features0, features1, truth, sizes),
-        **_counts(features0, features1, matched0, correct, sizes[0]),
-        'ms': _ms(view0, view1),
+        'matching_score': _matching_score(*features, truth, sizes),
     }
-    return Measured(values, matched0, matched1, correct)
+    return values, features, matched, errors <= CORRECT_PX
 
 
-def _measure_pose(pair: PosePair, view0: Viewed, view1: Viewed, protocol: Protocol) -> Measured:
-    cameras = view0.resized @ pair.K0, view1.resized @ pair.K1
-    features = [_best(v.features, protocol.max_num_keypoints) for v in (view0, view1)]
-    index0, index1 = _matches(*features).unbind(1)
-    matched = features[0].keypoints[0][index0], features[1].keypoints[0][index1]
-    plain = protocol.estimator == RANSAC
-    pose = two_view.estimate_relative_pose(*matched, *cameras, protocol.ransac_px, plain)
-    coarse = isinstance(pair, MotionPair) and pair.coarse
-    error = two_view.pose_error(pair.T_0to1, pose, rotation_only=coarse)
+def _measure_pose(pair: PosePair, views: tuple[Viewed, Viewed], protocol: Protocol) -> Found:
+    """Return the same for a pair whose pose is known."""
+    cameras = [view.resized @ K for view, K in zip(views, (pair.K0, pair.K1), strict=True)]
+    features = [_best(view.features, protocol.max_num_keypoints) for view in views]
+    matched = _match(*features)
     if isinstance(pair, MotionPair):
-        found, correct = _motion_values(pair, (view0, view1), features, matched, protocol)
+        found, correct = _motion_values(pair, views, cameras, features, matched, protocol)
     else:
         correct = two_view.epipolar_errors(*matched, *cameras, pair.T_0to1) < CORRECT_EPIPOLAR
         found = {'precision': float(correct.double().mean()) if len(correct) else 0.0}
-    values = {
-        **{f'pose_AUC@{t}': metrics.recall_area(error, t) for t in POSE_DEG},
-        'pose_error': error,
-        **found,
-        **_counts(*features, matched[0], correct, view0.features.image_size[0].tolist()),
-        'ms': _ms(view0, view1),
-    }
-    return Measured(values, *matched, correct)
+    values = {f'pose_AUC@{t}': math.nan for t in POSE_DEG} | {'pose_error': math.nan}
+    if not (isinstance(pair, MotionPair) and pair.is_stereo):
+        plain = protocol.estimator == RANSAC
+        pose = two_view.estimate_relative_pose(*matched, *cameras, protocol.ransac_px, plain)
+        coarse = isinstance(pair, MotionPair) and pair.coarse
+        error = two_view.pose_error(pair.T_0to1, pose, rotation_only=coarse)
+        values = {f'pose_AUC@{t}': metrics.recall_area(error, t) for t in POSE_DEG}
+        values['pose_error'] = error
+    return values | found, features, matched, correct
 
 
 def _motion_values(
     pair: MotionPair,
     views: tuple[Viewed, Viewed],
+    cameras: Sequence[np.ndarray],
     features: Sequence[Features],
     matched: tuple[Tensor, Tensor],
     protocol: Protocol,
 ) -> tuple[dict[str, float], Bool[Tensor, ' k']]:
     """Return shares near epipolar lines and, where there is depth, near the true points."""
-    cameras = [view.resized @ K for view, K in zip(views, (pair.K0, pair.K1), strict=True)]
+    for view, size, path in zip(views, pair.sizes, (pair.view0, pair.view1), strict=False):
+        if view.size != size:
+            raise DataError(
+                f"'{path}' has {view.size[0]}x{view.size[1]} pixels, but its intrinsics are of "
+                f'{size[0]}x{size[1]}; correct its line in intrinsics.txt'
+            )
     beside = two_view.line_distances(*matched, *cameras, pair.T_0to1)
     correct = beside <= CORRECT_LINE_PX
-    lines = metrics.matching_accuracy(beside, EPIPOLAR_PX)
-    values = {
-        **{f'epipolar@{t}': v for t, v in zip(EPIPOLAR_PX, lines, strict=True)},
-        **{f'MMA@{t}': math.nan for t in DEPTH_PX},
-        'repeatability': math.nan,
-        'localization_px': math.nan,
-    }
+    values = _shares('epipolar', beside, EPIPOLAR_PX)
+    values |= dict.fromkeys([*(f'MMA@{t}' for t in DEPTH_PX), *REPEATED], math.nan)
     if pair.depth0 is not None or pair.depth1 is not None:
-        move = _ThroughDepth(pair, views)
+        move = _mover(pair, views)
         there, back = move(matched[0], 0), move(matched[1], 1)
         errors = (there - matched[1]).norm(dim=1)
         errors = torch.where(errors.isnan(), (back - matched[0]).norm(dim=1), errors)
         known = ~errors.isnan()
         correct = torch.where(known, errors <= (COARSE_PX if pair.coarse else CORRECT_PX), correct)
         if known.any() or not len(known):
-            accuracy = metrics.matching_accuracy(errors[known], DEPTH_PX)
-            values |= {f'MMA@{t}': v for t, v in zip(DEPTH_PX, accuracy, strict=True)}
+            values |= _shares('MMA', errors[known], DEPTH_PX)
         points = [f.keypoints[0] for f in features]
-        found = metrics.mutual_repeatability(
-            points, [move(p, k) for k, p in enumerate(points)], protocol.repeated_px
-        )
-        values |= {'repeatability': found.share, 'localization_px': found.localization_px}
+        moved = [move(p, k) for k, p in enumerate(points)]
+        found = metrics.mutual_repeatability(points, moved, protocol.repeated_px)
+        values |= zip(REPEATED, found, strict=False)
     if pair.coarse:
         fine = [f'epipolar@{t}' for t in EPIPOLAR_PX]
         fine += [f'MMA@{t}' for t in DEPTH_PX if t < COARSE_PX]
@@ -164,42 +169,30 @@ def _motion_values(
     return values, correct
 
 
-class _ThroughDepth:
-    """Moves pixels of one resized view to the other by their depth."""
+def _mover(pair: MotionPair, views: Sequence[Viewed]) -> Callable[[Tensor, int], Tensor]:
+    """Return a function that moves pixels of resized view k to the other one by their depth."""
+    scales = [torch.from_numpy(view.resized.diagonal()[:2].copy()) for view in views]
+    shifts = [torch.from_numpy(view.resized[:2, 2].copy()) for view in views]
+    depths = [
+        load_depth(depth, pair.depth_scale, view.size[::-1])
+        for depth, view in zip((pair.depth0, pair.depth1), views, strict=True)
+    ]
+    cameras = pair.K0, pair.K1
+    poses = pair.T_0to1, np.linalg.inv(pair.T_0to1)
 
-    def __init__(self, pair: MotionPair, views: Sequence[Viewed]) -> None:
-        self.scales = [torch.from_numpy(view.resized.diagonal()[:2].copy()) for view in views]
-        self.shifts = [torch.from_numpy(view.resized[:2, 2].copy()) for view in views]
-        sizes = [v.features.image_size[0] / s for v, s in zip(views, self.scales, strict=True)]
-        self.depths = [
-            load_depth(depth, pair.depth_scale, (round(float(h)), round(float(w))))
-            for depth, (w, h) in zip((pair.depth0, pair.depth1), sizes, strict=True)
-        ]
-        self.cameras = pair.K0, pair.K1
-        self.poses = pair.T_0to1, np.linalg.inv(pair.T_0to1)
+    def move(points: Float[Tensor, 'n 2'], k: int) -> Float[Tensor, 'n 2']:
+        source, j = (points.double() - shifts[k]) / scales[k], 1 - k
+        moved = two_view.warp_through_depth(
+            source, depths[k], depths[j], cameras[k], cameras[j], poses[k]
+        )
+        return moved * scales[j] + shifts[j]
 
-    def __call__(self, points: Float[Tensor, 'n 2'], k: int) -> Float[Tensor, 'n 2']:
-        """Return where view 1 - k shows points of view k, as `warp_through_depth` does."""
-        source = (points.double() - self.shifts[k]) / self.scales[k]
-        here, there = self.depths[k], self.depths[1 - k]
-        cameras = self.cameras[k], self.cameras[1 - k]
-        moved = two_view.warp_through_depth(source, here, there, *cameras, self.poses[k])
-        return moved * self.scales[1 - k] + self.shifts[1 - k]
+    return move
 
 
-def _ms(view0: Viewed, view1: Viewed) -> float:
-    return 500 * (view0.seconds + view1.seconds)
-
-
-def _counts(
-    features0: Features, features1: Features, matched0: Tensor, correct: Tensor, size0: Any
-) -> dict[str, float]:
-    return {
-        'keypoints': (features0.count() + features1.count()) / 2,
-        'matches': float(len(correct)),
-        'right': float(correct.sum()),
-        'coverage': metrics.match_coverage(matched0[correct], size0),
-    }
+def _shares(name: str, errors: Tensor, thresholds: Sequence[float]) -> dict[str, float]:
+    shares = metrics.matching_accuracy(errors, thresholds)
+    return {f'{name}@{t}': share for t, share in zip(thresholds, shares, strict=True)}
 
 
 def _counted(
@@ -226,10 +219,12 @@ def _best(features: Features, count: int) -> Features:
     return features.take(order[features.mask[0][order]][:count])
 
 
-def _matches(features0: Features, features1: Features) -> Int[Tensor, 'k 2']:
-    if features0.descriptor_dim == 0:  # a detector alone: it has repeatability and no matches
-        return torch.zeros((0, 2), dtype=torch.int64)
-    return _MATCHER.match(features0, features1).pairs()
+def _match(features0: Features, features1: Features) -> tuple[Tensor, Tensor]:
+    """Return the matched points of both, (K, 2) each; none where there are no descriptors."""
+    pairs = torch.zeros((0, 2), dtype=torch.int64)
+    if features0.descriptor_dim:  # a detector alone: it has repeatability and no matches
+        pairs = _MATCHER.match(features0, features1).pairs()
+    return features0.keypoints[0][pairs[:, 0]], features1.keypoints[0][pairs[:, 1]]
 
 
 def _matching_score(
@@ -254,7 +249,7 @@ def _repeatability(
     points = features0.keypoints[0], features1.keypoints[0]
     if protocol.repeatability != OVERLAP:
         found = metrics.repeatability(*points, truth, *sizes, protocol.repeated_px)
-        return {'repeatability': found.share, 'localization_px': found.localization_px}
+        return dict(zip(REPEATED, found, strict=False))
     radii = [
         torch.ones_like(p[:, 0]) if f.scales is None else f.scales[0]
         for p, f in zip(points, (features0, features1), strict=True)

@@ -86,6 +86,7 @@ class MotionPair(PosePair):
     depth0, depth1: files of 16 bits in units of 1 / depth_scale, or arrays (H, W) in units of
     T_0to1, 0 where unknown. coarse: the truth is good to about 5 px and knows the rotation alone,
     as from a short baseline. part: which third of its scene by baseline, '' where not sorted.
+    sizes: (width, height) of both views that the intrinsics are of, () where unknown.
     """
 
     depth0: View | None = None
@@ -93,6 +94,18 @@ class MotionPair(PosePair):
     depth_scale: float = 1.0
     coarse: bool = False
     part: str = ''
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def is_stereo(self) -> bool:
+        """
+        Return whether it is a rectified stereo pair with depth.
+
+        Its disparity, which is the depth in pixels, judges matches; its pose, a short step
+        sideways, hardly depends on them.
+        """
+        sideways = np.array_equal(self.T_0to1[:3, :3], np.eye(3)) and not self.T_0to1[1:3, 3].any()
+        return sideways and (self.depth0 is not None or self.depth1 is not None)
 
 
 Pair = PlanarPair | PosePair
@@ -168,12 +181,6 @@ def balanced_subset(pairs: Sequence[Pair], count: int) -> list[Pair]:
         rank[pair.group] = rank.get(pair.group, -1) + 1
         order.append((rank[pair.group], i))
     return [pairs[i] for i in sorted(i for _, i in sorted(order)[:count])]
-
-
-def resized_pixels(height: int, width: int, new_height: int, new_width: int) -> np.ndarray:
-    """Return the (3, 3) matrix that moves pixels with a resized image: x' = (x+.5) w'/w - .5."""
-    sx, sy = new_width / width, new_height / height
-    return np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
 
 
 def _sequence_pairs(sequence: Path) -> list[PlanarPair]:
@@ -284,6 +291,7 @@ def _scene(folder: Path, scene: str) -> list[MotionPair]:
             depth1=depths.get(Path(row[1]).stem),
             depth_scale=scale,
             coarse=own,
+            sizes=tuple(tuple(cameras[name][:2].astype(int).tolist()) for name in row[:2]),
         )
         pairs.append(pair)
         baselines.append(_baseline(names, row, where, pair))

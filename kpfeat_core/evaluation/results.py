@@ -28,6 +28,7 @@ USAC, RANSAC = 'usac', 'ransac'
 POSE, MOTION = 'pose', 'motion'
 # Five units differ in the same direction by chance once in 16 times, six once in 32.
 FEWEST_UNITS = 6
+# Errors of whole pairs, infinite where the estimate failed: a mean would leave the failures out.
 NOT_AVERAGED = ('corner_error', 'pose_error')
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from .measure import measure_pair, Measured, Viewed
-from .pairs import MotionPair, Pair, resized_pixels, View
+from .pairs import MotionPair, Pair, View
 from .results import PairResult, Protocol, PROTOCOLS, Results
 from .sources import FeatureCache, FeatureSource, Source
 from ..errors import DataError
-from ..image import image_to_tensor, read_image, resize, scaled_size
+from ..image import image_to_tensor, read_image, rescale_points, resize, scaled_size
 
 Progress = Callable[[Iterable[PairResult]], Iterable[PairResult]]
 MOST_VIEWS = 16  # of one group whose features stay in memory
@@ -60,7 +60,7 @@ class Evaluator:
     def _extract(self, image: np.ndarray) -> Viewed:
         small, moved = resized_view(image, self.protocol)
         features, seconds = self.extraction(small)
-        return Viewed(features, moved, seconds)
+        return Viewed(features, moved, image.shape[1::-1], seconds)
 
 
 def load_view(view: View, protocol: Protocol) -> np.ndarray:
@@ -76,7 +76,8 @@ def resized_view(image: np.ndarray, protocol: Protocol) -> tuple[np.ndarray, np.
     """
     given = image.shape[:2]
     size = _full_size(*given, protocol)
-    moved = resized_pixels(*given, *size)
+    moved = np.diag([size[1] / given[1], size[0] / given[0], 1.0])
+    moved[:2, 2] = rescale_points(torch.zeros(2, dtype=torch.float64), given, size)
     if size != given:
         small = resize(image_to_tensor(image), size)[0].permute(1, 2, 0)
         image = (small * 255).round().clamp(0, 255).byte().numpy()

@@ -16,8 +16,7 @@ from ..errors import ConfigError, DataError
 COUNTS = ('keypoints', 'matches', 'right')
 LOWER_IS_BETTER = ('localization_px', 'ms')
 NEITHER_IS_BETTER = ('keypoints', 'matches')
-# Errors of whole pairs, infinite where the estimate failed: a mean would leave the failures out.
-MISSING = '–'
+MISSING = '—'
 # What changes within a sequence of the HPatches layout, by the first letters of its name.
 SPLITS = {'v_': 'viewpoint', 'i_': 'light', 'x_': 'other'}
 BEST, BETTER, WORSE, NOISE = 'best', 'better', 'worse', 'noise'
@@ -191,7 +190,7 @@ def comparison_cells(
 
 
 def format_number(name: str, value: float, signed: bool = False) -> str:
-    """Write a number of a column with as many digits as mean something; – for NaN."""
+    """Write a number of a column with as many digits as mean something; — for NaN."""
     if math.isinf(value):
         return '∞'
     if not math.isfinite(value):

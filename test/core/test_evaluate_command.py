@@ -14,6 +14,7 @@ import cv2
 from kpfeat_core.data.posed_scenes import read_scene
 from kpfeat_core.evaluation.results import read_json
 from kpfeat_core.evaluation.sources import FeatureCache
+from kpfeat_core.image import read_image
 import numpy as np
 import pytest
 from run_kpfeat import run as run_kpfeat
@@ -101,9 +102,10 @@ def test_motion_is_measured_in_folders_with_poses(tmp_path, room_folder, cache) 
     for name in ('intrinsics', 'poses'):
         (scene / f'{name}.txt').write_text('')
     for k, name in enumerate(cameras.names):
+        size = read_image(scene / 'images' / name).shape[1::-1]
         K, pose = cameras.intrinsics[k], cameras.poses[k]
         numbers = {
-            'intrinsics': [9, 9, K[0, 0], K[1, 1], *K[:2, 2]],
+            'intrinsics': [*size, K[0, 0], K[1, 1], *K[:2, 2]],
             'poses': [*pose[:3, :3].ravel(), *pose[:3, 3]],
         }
         for table, values in numbers.items():

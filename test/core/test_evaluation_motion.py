@@ -15,7 +15,7 @@ from kpfeat_core.evaluation import (
     two_view,
 )
 from kpfeat_core.evaluation.results import read_json, write_json
-from kpfeat_core.evaluation.tables import split_results, split_table
+from kpfeat_core.evaluation.tables import group_cells, split_results, split_table
 from kpfeat_core.image import write_image
 import numpy as np
 from oracle import GridExtractor, values
@@ -160,6 +160,23 @@ def test_a_coarse_truth_scores_the_rotation_and_five_pixels(views) -> None:
         assert math.isnan(numbers[name])
 
 
+def test_matches_of_a_stereo_pair_are_scored_by_its_disparity_and_its_pose_is_not() -> None:
+    K, T_0to1, blank = np.diag([100.0, 100, 1]), np.eye(4), np.zeros((60, 80, 3), np.uint8)
+    T_0to1[0, 3] = -0.2
+    depth = np.full((60, 80), 2.0)  # 100 px * 0.2 / 2 = 10 px of disparity
+    pair = MotionPair('stereo', 's/0', blank, blank, K, K, T_0to1, depth0=depth)
+    points = np.stack(np.meshgrid([20.0, 40, 60], [10.0, 30, 50]), -1).reshape(-1, 2)
+    for off, share in (([0, 0], 1), ([2.5, 0], 0)):
+        numbers = values(Oracle(pair, points, points - [10, 0] + off), pair, MOTION)
+        assert numbers['epipolar@1'] == 1
+        assert numbers['MMA@1'] == share and numbers['localization_px'] == pytest.approx(off[0])
+        assert all(math.isnan(numbers[f'pose_AUC@{t}']) for t in (5, 10, 20))
+    assert not replace(pair, depth0=None).is_stereo
+    results = evaluate(Oracle(pair, points, points - [10, 0]), [pair], MOTION)
+    rows = group_cells([results], 'pose_AUC@5')
+    assert [cell.text for cell in rows['stereo']] == ['—']
+
+
 def test_points_go_where_the_other_camera_sees_them(views) -> None:
     """Hidden points and those beside the image go to infinity."""
     pair = made_pair(views, 0, 3)
@@ -260,11 +277,16 @@ def test_a_broken_table_of_a_scene_is_named(folder, name, text, words) -> None:
         motion_pairs(folder)
 
 
-def test_missing_images_scenes_and_depth_of_another_size_are_refused(folder) -> None:
+def test_missing_scenes_images_and_other_sizes_of_depth_or_images_are_refused(folder) -> None:
     with pytest.raises(DataError, match='holds no scenes; expected folders with intrinsics.txt'):
         motion_pairs(folder / 'room/depth')
     cv2.imwrite(str(folder / 'room/depth/0.png'), np.ones((4, 5), np.uint16))
     with pytest.raises(DataError, match=r'uint16 of shape \(4, 5\), expected 16 bits of shape'):
+        evaluate(GridExtractor(Everywhere()), motion_pairs(folder)[:1], MOTION)
+    table = folder / 'room/intrinsics.txt'
+    table.write_text(table.read_text().replace(f'{CAMERAS[0].width}.0 ', '77.0 ', 1))
+    size = f'{CAMERAS[0].width}x{CAMERAS[0].height}'
+    with pytest.raises(DataError, match=rf"0.png' has {size} pixels, but its intrinsics are of 77x"):
         evaluate(GridExtractor(Everywhere()), motion_pairs(folder)[:1], MOTION)
     (folder / 'room/images/1.png').unlink()
     with pytest.raises(DataError, match="there is no image '.*1.png'"):

@@ -2,7 +2,6 @@
 
 from kpfeat_core.errors import DataError
 from kpfeat_core.evaluation import balanced_subset, planar_pairs, pose_pairs
-from kpfeat_core.evaluation.pairs import resized_pixels
 import numpy as np
 import pytest
 
@@ -18,12 +17,6 @@ def sequences(tmp_path):
             if k != '1':
                 np.savetxt(folder / f'H_1_{k}', [[1, 0, shift], [0, 1, -8], [0, 0, 1]])
     return tmp_path
-
-
-def test_resizing_keeps_the_outer_edges_of_the_image_in_place():
-    matrix = resized_pixels(60, 80, 30, 20)
-    edges = np.array([[-0.5, -0.5, 1], [79.5, 59.5, 1]]).T
-    np.testing.assert_allclose((matrix @ edges)[:2].T, [[-0.5, -0.5], [19.5, 29.5]])
 
 
 def test_pairs_of_a_folder_are_listed_in_order_with_their_homographies(sequences):

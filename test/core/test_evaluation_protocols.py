@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import cv2
 from kpfeat_core.evaluation import Evaluator, Protocol, PROTOCOLS
-from kpfeat_core.evaluation.pairs import resized_pixels
 from kpfeat_core.evaluation.run import resized_view
 import numpy as np
 from oracle import blank_pair, DEFAULT, GridExtractor, POINTS, values
@@ -123,8 +122,8 @@ def test_homographies_move_with_resized_images() -> None:
     """The truth is given at 200 and 404 pixels; the extractor sees both images at 100 wide."""
     H_0to1 = np.array([[2.0, 0, 5], [0, 2.1, -4], [1e-4, 0, 1]])
     pair = blank_pair(H_0to1, 200, 404)
-    to_small0 = resized_pixels(80, 200, 40, 100)
-    to_small1 = resized_pixels(80, 404, 20, 100)
+    protocol = replace(DEFAULT, long_side=100)
+    to_small0, to_small1 = (resized_view(view, protocol)[1] for view in (pair.view0, pair.view1))
     truth = to_small1 @ H_0to1 @ np.linalg.inv(to_small0)
 
     class Oracle(GridExtractor):
@@ -135,7 +134,7 @@ def test_homographies_move_with_resized_images() -> None:
             self.points_of_width = {100: points}
             return super().extract(image)
 
-    assert values(Oracle({}), pair, replace(DEFAULT, long_side=100))['MMA@1'] == 1
+    assert values(Oracle({}), pair, protocol)['MMA@1'] == 1
 
 
 def test_resized_pixels_agree_with_the_resized_picture() -> None:
@@ -152,6 +151,8 @@ def test_views_are_stretched_to_the_size_of_a_protocol_and_never_enlarged_by_a_l
     view, moved = resized_view(image, PROTOCOLS['kp2d-1000'])
     assert view.shape == (480, 640, 3)
     assert (moved[0, 0], moved[1, 1]) == (6.4, 8)
+    edges = np.array([[-0.5, -0.5, 1], [99.5, 59.5, 1]]).T  # the outer edges stay in place
+    np.testing.assert_allclose((moved @ edges)[:2].T, [[-0.5, -0.5], [639.5, 479.5]])
     assert resized_view(image, DEFAULT)[0] is image
 
 

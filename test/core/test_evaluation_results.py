@@ -183,7 +183,7 @@ def test_a_column_that_one_extractor_lacks_is_a_dash_for_it(two):
         for p in two[1].pairs
     )
     cells = summary_cells([two[0], replace(two[1], pairs=pairs)], ['HA@3'])
-    assert cells[1][0] == Cell('–') and cells[0][0].text != '–'
+    assert cells[1][0] == Cell('—') and cells[0][0].text != '—'
 
 
 def test_a_column_without_a_number_is_left_out(two):
@@ -275,7 +275,7 @@ def test_a_label_is_text_and_not_markup():
         ('ms', 321.4, '321'),
         ('localization_px', 1.234, '1.23'),
         ('corner_error', math.inf, '∞'),
-        ('MMA@3', math.nan, '–'),
+        ('MMA@3', math.nan, '—'),
     ],
 )
 def test_numbers_have_the_digits_that_mean_something(name, value, text):
