@@ -17,9 +17,9 @@ from statistics import median
 from typing import Annotated
 
 from common import provenance
+from kpfeat_core.bags.colmap import descriptors_to_sift
 from kpfeat_core.bags.frames import open_frames
 from kpfeat_core.bags.request import FramesRequest
-from kpfeat_core.colmap import descriptors_to_sift
 from kpfeat_core.config import DEFAULT_MODEL, MatcherConfig
 from kpfeat_core.features import Features
 from kpfeat_core.matching import match_pair, MutualNearestNeighbor

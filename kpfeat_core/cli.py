@@ -8,7 +8,7 @@ import warnings
 import typer
 from typer.core import TyperGroup
 
-from .commands import adapt, bag, bench, evaluate, extract, match, train, weights
+from .commands import adapt, bag, bench, evaluate, images, train, weights
 from .commands.common import examples, prose
 from .errors import KpfeatError
 from .runtime import keep_memory, share_cores
@@ -73,16 +73,15 @@ app = typer.Typer(
     rich_markup_mode='rich',
     pretty_exceptions_enable=False,
 )
-for _name, _module in (
-    ('extract', extract),
-    ('match', match),
-    ('train', train),
-    ('adapt', adapt),
-    ('evaluate', evaluate),
-    ('bench', bench),
+for _run, _epilog in (
+    (images.extract, images.EXTRACT_EPILOG),
+    (images.match, images.MATCH_EPILOG),
+    (train.train, train.EPILOG),
+    (adapt.adapt, adapt.EPILOG),
+    (evaluate.evaluate, evaluate.EPILOG),
+    (bench.bench, bench.EPILOG),
 ):
-    _run = getattr(_module, _name)
-    app.command(_name, help=prose(_run), epilog=_module.EPILOG)(_run)
+    app.command(_run.__name__, help=prose(_run), epilog=_epilog)(_run)
 app.add_typer(bag.app, name='bag')
 app.add_typer(weights.app, name='weights')
 

@@ -36,7 +36,7 @@ STOREYS = (
     ('errors', 'axes', 'config', 'runtime'),
     (
         *('features', 'geometry', 'image', 'io', 'camera', 'keypoints', 'patches', 'matching'),
-        *('tracks', 'visualize', 'video', 'html_report', 'sources', 'virtual_camera', 'colmap'),
+        *('tracks', 'visualize', 'video', 'html_report', 'sources', 'virtual_camera'),
     ),
     ('models', 'losses', 'registry', 'weights', 'factory', 'preprocess', 'provenance'),
     ('messages', 'data', 'adaptation'),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .colmap import ColmapDatabase, need_pycolmap
 from .frames import FeatureFrame
 from .plan import Copies, decoded, NearestByStamp, Plan, TopicCursor
 from .reader import decode
@@ -15,7 +16,6 @@ from .recording import Channel, Damage, IMAGE, LAST_TIME, Record, sibling
 from .request import ExtractRequest
 from .writers import BagSink, Encode, frame_of, LogEntry, put, remove, Sink
 from ..camera import Calibration, read_calibration
-from ..colmap import ColmapDatabase, need_pycolmap
 from ..config import ViewConfig
 from ..errors import DataError, KpfeatError
 from ..image import write_image

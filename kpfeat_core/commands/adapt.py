@@ -6,17 +6,17 @@ from dataclasses import fields
 import os
 from pathlib import Path
 import time
-from typing import Annotated, Any, TYPE_CHECKING, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from .common import (
     configured,
     DeviceOption,
+    end_images,
     examples,
     load_extractor,
     ModelOption,
-    SOME_FAILED,
     tell,
     track,
     WeightsOption,
@@ -24,9 +24,6 @@ from .common import (
 from ..config import DEFAULT_MODEL, make_config, parse_options
 from ..data.config import AdaptConfig, AffineConfig, homography_config, PatchConfig
 from ..errors import DataError
-
-if TYPE_CHECKING:
-    from ..adaptation import Labelled
 
 T = TypeVar('T')
 
@@ -84,14 +81,21 @@ def adapt(
     config = make_config(AdaptConfig, {**adaptation, **for_labels})
     homographies = homography_config(config.homographies, for_views)
     digest = sha256(find_weights(model, weights))
-    start = time.perf_counter()
+    start, done = time.perf_counter(), []
     with ExitStack() as stack:
         words = [str(stack.enter_context(unpacked(word))) for word in images]
         found = expand_images(words, by_stem=True)
         extractor = load_extractor(model, weights, device, {}, rest)
         labels = make_labels(extractor, found, out, config, homographies, digest)
-        done = list(_tell_problems(_report(labels, len(found)), len(found)))
-    _summarize(done, out, time.perf_counter() - start)
+        for item in _report(labels, len(found)):
+            done.append(item)
+            if item.problem and len(found) > 1:
+                tell(f'skipped: {item.problem}')
+    problems = [item.problem for item in done if item.problem]
+    if len(problems) == len(done):
+        raise DataError(f'no image could be used: {problems[0]}')
+    keypoints, kept = sum(item.keypoints for item in done), sum(item.kept for item in done)
+    end_images(len(done), len(problems), keypoints, start, f'labels in {out}', kept)
 
 
 def _sort_settings(words: list[str]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
@@ -120,25 +124,3 @@ def _report(items: Iterable[T], total: int) -> Iterator[T]:
             minutes = (now - start) / count * (total - count) / 60
             tell(f'{count} of {total} images, about {minutes:.0f} minutes left')
             last = now
-
-
-def _tell_problems(items: Iterable['Labelled'], total: int) -> Iterator['Labelled']:
-    for item in items:
-        if item.problem and total > 1:
-            tell(f'skipped: {item.problem}')
-        yield item
-
-
-def _summarize(done: list['Labelled'], out: Path, seconds: float) -> None:
-    skipped = [item for item in done if item.problem]
-    if len(skipped) == len(done):
-        raise DataError(f'no image could be used: {skipped[0].problem}')
-    count = len(done) - len(skipped)
-    kept = sum(item.kept for item in done)
-    before = f' ({kept} of them before)' if kept else ''
-    keypoints = sum(item.keypoints for item in done)
-    images = '1 image' if count == 1 else f'{count} images'
-    typer.echo(f'{images}{before}, {keypoints} keypoints, {seconds:.1f} s, labels in {out}')
-    if skipped:
-        tell(f'{len(skipped)} of {len(done)} images were skipped')
-        raise typer.Exit(SOME_FAILED)

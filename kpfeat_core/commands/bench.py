@@ -9,7 +9,16 @@ from typing import Annotated, Any, Optional, TextIO
 
 import typer
 
-from .common import configured, examples, SetOption, SOME_FAILED, table_console, tell, track
+from .common import (
+    configured,
+    examples,
+    PathOrNone,
+    SetOption,
+    SOME_FAILED,
+    table_console,
+    tell,
+    track,
+)
 from ..benchmarking import BenchmarkConfig
 from ..config import make_config
 from ..errors import ConfigError, KpfeatError
@@ -51,7 +60,7 @@ def bench(
     ] = [],  # noqa: B006 - typer copies it
     settings: SetOption = [],  # noqa: B006 - typer copies it
     out: Annotated[
-        Optional[Path],  # noqa: UP045 - typer 0.9
+        PathOrNone,
         typer.Option('--out', '-o', help='Append a JSON line for each row here; - is stdout.'),
     ] = None,
     *,

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 import functools
 import inspect
+from pathlib import Path
 import time
 from typing import Annotated, Any, Optional, TextIO, TYPE_CHECKING, TypeVar
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar('T')
 PART_SECONDS = 3600.0  # over which the speed of parts is averaged
 SOME_FAILED = 3  # exit code where something was left out; 0: all was done, 2: nothing
+PathOrNone = Optional[Path]  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
 ModelOption = Annotated[
     str, typer.Option('--model', '-m', help='Model name; see `kpfeat weights list`.')
 ]
@@ -146,6 +148,23 @@ def load_extractor(
 def tell(text: str) -> None:
     """Print a line on stderr, above a progress bar if there is one."""
     console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def end_images(
+    total: int, skipped: int, keypoints: int, start: float, where: str, kept: int = 0
+) -> None:
+    """
+    Print what was done since `start`, a time of perf_counter, and leave with 3 if not all was.
+
+    kept: images that were done before.
+    """
+    done, seconds = total - skipped, time.perf_counter() - start
+    images = '1 image' if done == 1 else f'{done} images'
+    before = f' ({kept} of them before)' if kept else ''
+    typer.echo(f'{images}{before}, {keypoints} keypoints, {seconds:.1f} s, {where}')
+    if skipped:
+        tell(f'{skipped} of {total} images were skipped')
+        raise typer.Exit(SOME_FAILED)
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional, TYPE_CHECKING
+from typing import Annotated, Any, TYPE_CHECKING
 
 import typer
 
-from .common import DeviceOption, examples, table_console, tell, track
+from .common import DeviceOption, examples, PathOrNone, table_console, tell, track
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ..evaluation.pairs import Pair
 
 SYNTHETIC_PAIRS = 500
-PathOrNone = Optional[Path]  # noqa: UP045 - typer 0.9 knows no `|`
 
 EPILOG = examples(
     'kpfeat evaluate alike-t sift orb --data hpatches-sequences-release --out report/',

@@ -3,11 +3,11 @@
 from dataclasses import fields
 import inspect
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
-from .common import configured, examples
+from .common import configured, examples, PathOrNone
 from ..config import parse_options
 from ..training import TrainConfig
 
@@ -68,7 +68,7 @@ def train(
         Path, typer.Option('--out', '-o', help='Folder of the run: weights, logs, checkpoints.')
     ],
     data: Annotated[
-        Optional[Path],  # noqa: UP045 - typer 0.9, which Ubuntu 24.04 has, knows no `|`
+        PathOrNone,
         typer.Option(
             '--data',
             '-d',
@@ -77,7 +77,7 @@ def train(
         ),
     ] = None,
     recipe: Annotated[
-        Optional[Path],  # noqa: UP045
+        PathOrNone,
         typer.Option(
             '--recipe',
             '-r',

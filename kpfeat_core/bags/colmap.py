@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from .axes import Float
-from .camera import Calibration, FISHEYE_MODELS
-from .errors import DataError
+from ..axes import Float
+from ..camera import Calibration, FISHEYE_MODELS
+from ..errors import DataError
 
 BYTES = 128  # of a descriptor of SIFT
 LENGTH = 512.0  # of these bytes as a vector

@@ -1,4 +1,4 @@
-"""`kpfeat extract`: one features file for each image, or one hloc file for all."""
+"""`kpfeat extract` and `kpfeat match`: features of images to files, matches of two images."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,30 +12,37 @@ import typer
 from .common import (
     configured,
     DeviceOption,
+    end_images,
     examples,
     load_extractor,
     ModelOption,
+    PathOrNone,
     SetOption,
-    SOME_FAILED,
     tell,
     track,
     WeightsOption,
 )
-from ..config import DEFAULT_MODEL, ExtractorConfig
+from ..config import DEFAULT_MODEL, ExtractorConfig, MatcherConfig
 from ..errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from ..io import NamedImage
+    from ..matching import PairMatches
 
-EPILOG = examples(
+EXTRACT_EPILOG = examples(
     'kpfeat extract photo.jpg --out features/',
     'kpfeat extract drive/ --model alike-n --max-keypoints 2048 --out features/',
     "kpfeat extract 'drive/**/*.png' --out features/ --device auto",
     'kpfeat extract images/ --out features.h5',
     'Exit code 0: all images done; 2: nothing was written; 3: some images were skipped.',
 )
-
-
+MATCH_EPILOG = examples(
+    'kpfeat match a.jpg b.jpg --out matches.png',
+    'kpfeat match a.jpg b.jpg --geometry fundamental --ransac-threshold-px 1',
+    'kpfeat match a.jpg b.jpg --ratio-threshold 0.9 --max-keypoints 2048 --out matches.png',
+    'In the picture green lines agree with the geometry and red ones do not.',
+)
+FLAGS = {'max_num_keypoints': '--max-keypoints'}
 HLOC_ENDINGS = ('.h5', '.hdf5')
 
 
@@ -46,7 +53,7 @@ class ArrayFormat(str, enum.Enum):
     h5 = 'h5'
 
 
-@configured({'max_num_keypoints': '--max-keypoints'}, extraction=ExtractorConfig)
+@configured(FLAGS, extraction=ExtractorConfig)
 def extract(
     images: Annotated[
         list[str], typer.Argument(help='Image files, folders (with subfolders) or patterns.')
@@ -93,12 +100,7 @@ def extract(
                     tell(f'skipped: {error}')
         if len(problems) == len(found):
             raise DataError(f'no image could be used: {problems[0]}')
-    done, seconds = len(found) - len(problems), time.perf_counter() - start
-    images_done = '1 image' if done == 1 else f'{done} images'
-    typer.echo(f'{images_done}, {keypoints} keypoints, {seconds:.1f} s, written to {out}')
-    if problems:
-        tell(f'{len(problems)} of {len(found)} images were skipped')
-        raise typer.Exit(SOME_FAILED)
+    end_images(len(found), len(problems), keypoints, start, f'written to {out}')
 
 
 def _format_of(out: Path) -> ArrayFormat:
@@ -144,3 +146,66 @@ def _writer(out: Path, kind: ArrayFormat) -> Iterator[Callable[..., None]]:
 def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise DataError(f"--out is '{folder}', which is a file; expected a folder")
+
+
+@configured(FLAGS, matching=MatcherConfig, extraction=ExtractorConfig)
+def match(
+    image0: Annotated[Path, typer.Argument(metavar='A', help='First image.')],
+    image1: Annotated[Path, typer.Argument(metavar='B', help='Second image.')],
+    out: Annotated[
+        PathOrNone, typer.Option('--out', '-o', help='Picture to write, such as matches.png.')
+    ] = None,
+    model: ModelOption = DEFAULT_MODEL,
+    weights: WeightsOption = '',
+    device: DeviceOption = 'cpu',
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    *,
+    matching: dict[str, Any],
+    extraction: dict[str, Any],
+) -> None:
+    """Match two images, count the matches that agree with one geometry, and draw them."""
+    from ..factory import create_matcher
+    from ..image import read_image
+    from ..matching import match_pair
+
+    if out is not None:
+        _check_ending(out)
+    matcher = create_matcher(**matching)
+    images = [read_image(path, all_bits=True) for path in (image0, image1)]
+    extractor = load_extractor(model, weights, device, extraction, settings)
+    features0, features1 = (extractor.extract(image) for image in images)
+    pair = match_pair(matcher, features0, features1)
+    typer.echo(f'{image0}: {features0.count()} keypoints')
+    typer.echo(f'{image1}: {features1.count()} keypoints')
+    typer.echo(_summary(pair, matcher.config.ransac_threshold_px))
+    if out is not None:
+        _draw(out, images, pair)
+
+
+def _check_ending(out: Path) -> None:
+    import cv2
+
+    if not (out.suffix and cv2.haveImageWriter(out.name)):
+        raise ImageError(f"--out is '{out}', expected a picture name such as matches.png")
+
+
+def _summary(pair: 'PairMatches', threshold_px: float) -> str:
+    if pair.geometry == 'none':
+        return f'{len(pair)} matches'
+    inliers = int(pair.inliers.sum())
+    share = f' ({100 * inliers / len(pair):.0f} %)' if len(pair) else ''
+    kind = 'fundamental matrix' if pair.geometry == 'fundamental' else pair.geometry
+    return f'{len(pair)} matches, {inliers} inliers{share} of a {kind} within {threshold_px:g} px'
+
+
+def _draw(out: Path, images: list, pair: 'PairMatches') -> None:
+    from ..image import write_image
+    from ..io import replacing
+    from ..visualize import draw_matches
+
+    verified = None if pair.geometry == 'none' else pair.inliers
+    points = (pair.keypoints0, pair.keypoints1)
+    picture = draw_matches(*images, *points, correct=verified, scores=pair.scores)
+    with replacing(out) as temporary:
+        write_image(temporary, picture)
+    typer.echo(f'wrote {out}')

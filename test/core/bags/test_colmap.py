@@ -3,8 +3,8 @@
 import importlib.util
 
 import cv2
+from kpfeat_core.bags.colmap import camera_model, descriptors_to_sift, keypoints_to_colmap
 from kpfeat_core.camera import Calibration
-from kpfeat_core.colmap import camera_model, descriptors_to_sift, keypoints_to_colmap
 import numpy as np
 import pytest
 
