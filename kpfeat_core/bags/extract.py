@@ -49,7 +49,8 @@ def extract_recording(
     lacking: list[Damage] = []
     sink = make_sink(request, plan, copies, lacking.append)
     frames = Frames(plan, extractor or load_extractor(request))
-    report = BagReport(source.path, request.out, plan.total, left_out=list(plan.left_out))
+    report = BagReport(source.path, request.out, plan.total)
+    report.leave_out(plan)
 
     def check() -> None:
         if report.images or not plan.is_part:

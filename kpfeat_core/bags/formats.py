@@ -12,16 +12,17 @@ from .colmap import ColmapDatabase, need_pycolmap
 from .frames import FeatureFrame
 from .plan import Copies, decoded, NearestByStamp, Plan, TopicCursor
 from .reader import decode
-from .recording import Channel, Damage, IMAGE, LAST_TIME, Record, sibling
+from .recording import Channel, Damage, IMAGE, IMAGES, LAST_TIME, Record, sibling
 from .request import ExtractRequest
 from .writers import BagSink, Encode, frame_of, LogEntry, put, remove, Sink
 from ..camera import Calibration, read_calibration
 from ..config import ViewConfig
-from ..errors import DataError, KpfeatError
+from ..errors import BadImageError, DataError, KpfeatError
 from ..image import write_image
 from ..io import hloc_file, read_npz, write_npz
 from ..messages.conversions import (
     camera_info_to_calibration,
+    depth_to_metres,
     DescriptorType,
     fill_features,
     image_annotations,
@@ -33,9 +34,11 @@ from ..messages.definitions import (
     FEATURES,
     from_cdr,
     IMAGE_ANNOTATIONS,
+    new_message,
     RGBD_IMAGE,
     to_cdr,
 )
+from ..messages.encodings import stored_depth
 from ..messages.rtabmap import rgbd_image
 from ..visualize import to_rgb8
 
@@ -168,7 +171,7 @@ class RtabmapEncoder:
             self._open()
         topic = sibling(self._images[frame.topic], 'camera_info')
         info = self._infos.newest(topic, frame.time) or self._first.get(topic)
-        depth = self._depth and self._depth.to(frame.stamp, DEPTH_SLACK)
+        depth = self._depth and _unpacked(self._depth.to(frame.stamp, DEPTH_SLACK))
         self._lacking += self._depth is not None and depth is None
         features, image = from_cdr(record.data, FEATURES), decode(frame.record)
         return to_cdr(rgbd_image(features, image, info, depth), RGBD_IMAGE)
@@ -354,10 +357,10 @@ def _calibration(record: Record) -> Calibration | None:
 
 
 def _write_picture(path: Path, image: Any, pixel_bits: int) -> None:
-    """Write an Image or CompressedImage as JPEG; one that is JPEG as it came."""
+    """Write an Image or CompressedImage as JPEG; one that is JPEG, but for mosaics, as it came."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = bytes(image.data) if hasattr(image, 'format') else b''
-    if data.startswith(JPEG):
+    if data.startswith(JPEG) and not image.format.startswith('bayer_'):
         path.write_bytes(data)
     else:
         write_image(path, to_rgb8(image_to_array(image, pixel_bits)))
@@ -369,7 +372,22 @@ def _depth_topics(request: ExtractRequest, plan: Plan) -> Sequence[Any]:
             f'--depth is for one camera, and there are {len(plan.topics)} topics of images; '
             'choose one with --topics'
         )
-    return plan.whole.choose([request.depth], [IMAGE]) if request.depth else []
+    return plan.whole.choose([request.depth], IMAGES) if request.depth else []
+
+
+def _unpacked(depth: Any) -> Any:
+    """Return a depth image as an Image; None for none, and for one that cannot be read."""
+    if not hasattr(depth, 'format'):
+        return depth
+    try:
+        depth_to_metres(depth)
+        pixels, encoding = stored_depth(depth.data, depth.format)
+    except BadImageError:
+        return None
+    height, width = pixels.shape
+    data = np.ascontiguousarray(pixels).view(np.uint8).reshape(-1)
+    values = {'header': depth.header, 'height': height, 'width': width, 'encoding': encoding}
+    return new_message(IMAGE, **values, step=len(data) // height, data=data)
 
 
 def _beside(features: Sequence[str], name: str) -> dict[str, str]:

@@ -197,7 +197,7 @@ def open_frames(
     if not images:
         counted = [topic for topic in source.topics if topic.name in plan.names]
         total = source.expected(counted, plan.start, plan.stop, request.stride)
-        plan = replace(plan, total=total, left_out=[])
+        plan = replace(plan, total=total, left_out=[], doubled=[])
     return Frames(plan, None, source, images)
 
 
@@ -358,8 +358,8 @@ class BagReport:
     out: file or folder that was written, if any. total: images that there are to be, about.
     resumed: images that an earlier run had done. discarded: whether an earlier run with other
     options or input had left some, now thrown away. skipped: images by the kind of their problem;
-    reasons: the first sentence of each kind. left_out: topics of depth images, which are taken
-    where they are named.
+    reasons: the first sentence of each kind. left_out: topics of depth images, and doubled: those
+    of images that were taken raw; both are taken where they are named.
     """
 
     source: Path
@@ -375,8 +375,13 @@ class BagReport:
     reasons: dict[str, str] = field(default_factory=dict)
     damage: list[Damage] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
 
     hidden = ('total',)  # what is no result
+
+    def leave_out(self, plan: Plan) -> None:
+        """Note the topics that a plan does not take."""
+        self.left_out, self.doubled = list(plan.left_out), list(plan.doubled)
 
     def add(self, frame: FeatureFrame) -> None:
         """Count one image."""

@@ -104,7 +104,8 @@ def match_recording(
     made = {*frames.topics, *names.values()}
     copies = Copies(plan.reader, request.copy, made, plan.start, plan.stop)
     report = MatchReport(plan.reader.recording.path, request.out, frames.total)
-    report.recorded, report.left_out = frames.recorded, list(plan.left_out)
+    report.recorded = frames.recorded
+    report.leave_out(plan)
     report.geometry = request.matcher.geometry
     maker = PairMaker(names, MutualNearestNeighbor(request.matcher), request.pairing)
     encode = features_encoder(frames.request)

@@ -16,12 +16,16 @@ from mcap.records import Chunk, Message, Schema
 from mcap.summary import Summary
 from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.metadata import parse_qos
+from rosbags.typesys import TypesysError
+from rosbags.typesys.msg import normalize_msgtype
 
 from .chunks import ChunkedFile, ChunkInfo, ERRORS, inflate, OnDamage, unpacked_message
 from .recording import Channel, Record
+from .ros1 import as_ros2, Convert, NOT_AS_DEFINED
 
 MAGIC = b'\x89MCAP0\r\n'
 BROKEN = (McapError, struct.error, ValueError, *ERRORS)
+ROS1 = ('ros1', 'ros1msg')  # encodings of messages as `mcap convert` and others write them
 AT_END = (Opcode.DATA_END, Opcode.FOOTER)
 
 
@@ -30,6 +34,7 @@ class McapFile(ChunkedFile):
 
     def __init__(self, path: Path, on_damage: OnDamage) -> None:
         self._schemas: dict[int, Schema] = {}
+        self._convert: dict[int, Convert] = {}  # of channels with messages of ROS 1
         self._size = path.stat().st_size
         super().__init__(path, on_damage)
 
@@ -44,10 +49,19 @@ class McapFile(ChunkedFile):
         for record in sorted(found, key=lambda record: record.log_time):
             channel = self.contents.channels[record.channel_id]
             try:
-                yield Record(channel, record.log_time, unpacked_message(record.data))
+                data = unpacked_message(record.data)
             except ERRORS as error:
                 lost = (record.channel_id, record.log_time)
                 self._on_damage(f'messages cannot be decompressed ({error})', lost)
+                continue
+            if record.channel_id in self._convert:
+                try:
+                    data = self._convert[record.channel_id](data)
+                except NOT_AS_DEFINED as error:
+                    lost = (record.channel_id, record.log_time)
+                    self._on_damage(f'messages are not as their definition says ({error})', lost)
+                    continue
+            yield Record(channel, record.log_time, data)
 
     def _read_index(self) -> bool:
         try:
@@ -121,14 +135,26 @@ class McapFile(ChunkedFile):
     def _add_channel(self, channel: McapChannel) -> None:
         schema = self._schemas.get(channel.schema_id)
         form = schema.encoding if schema else ''
+        name = schema.name if schema else ''
+        text = schema.data.decode(errors='replace') if schema else ''
+        if channel.message_encoding in ROS1:
+            name, form = normalize_msgtype(name), 'ros2msg'
+            try:
+                text, self._convert[channel.id] = as_ros2(text, name)
+            except (TypesysError, KeyError) as error:
+                reason = f"the definition of '{channel.topic}' cannot be read ({error})"
+                self._on_damage(reason)
+                return
+        elif channel.message_encoding not in ('cdr', ''):
+            form = channel.message_encoding
         try:
             qos = tuple(parse_qos(channel.metadata.get('offered_qos_profiles', '')))
         except (ReaderError, KeyError, TypeError):  # of another tool: not needed to read it
             qos = ()
         self.contents.channels[channel.id] = Channel(
             channel.topic,
-            schema.name if schema else '',
-            schema.data.decode(errors='replace') if schema else '',
+            name,
+            text,
             'ros2idl' if form in ('ros2idl', 'omgidl') else form,
             qos,
         )

@@ -6,7 +6,18 @@ import hashlib
 from typing import Any
 
 from .reader import BagReader, decode, embedded_definition, Topic
-from .recording import CAMERA_INFO, Damage, features_topics, IMAGES, nanoseconds, Record, sibling
+from .recording import (
+    base_topic,
+    CAMERA_INFO,
+    Damage,
+    features_topics,
+    IMAGE,
+    IMAGES,
+    is_packed,
+    nanoseconds,
+    Record,
+    sibling,
+)
 from .request import FramesRequest
 from ..errors import BadImageError, DataError
 from ..runtime import in_background
@@ -23,7 +34,8 @@ class Plan:
     topics: of images; names: the topic of the features for each. whole: the recording that
     `reader` reads a part of, or the reader itself. infos: topics of calibrations beside the
     images. start, stop: log times start <= t < stop. total: images that there are to be, about.
-    left_out: names of depth topics that are not taken.
+    left_out: names of depth topics that are not taken; doubled: of compressed ones whose images
+    are taken raw.
     """
 
     request: FramesRequest
@@ -36,6 +48,7 @@ class Plan:
     stop: int
     total: int
     left_out: Sequence[str]
+    doubled: Sequence[str] = ()
 
     @property
     def is_part(self) -> bool:
@@ -103,25 +116,40 @@ def make_plan(
     depth = [] if request.topics else [topic.name for topic in whole.depth_topics]
     asked = getattr(request, 'depth', '')
     left_out = [name for name in depth if name != asked and name not in names]
-    return Plan(request, reader, whole, topics, names, infos, start, stop, total, left_out)
+    doubled = [] if request.topics else _doubled(whole.image_topics())
+    doubled = [name for name in doubled if name not in (*names, *left_out, asked)]
+    taken = topics, names, infos, start, stop, total
+    return Plan(request, reader, whole, *taken, left_out, doubled)
 
 
 def image_topics(reader: BagReader, names: Collection[str] = ()) -> list[Topic]:
     """
     Return the topics of images that are named, else all but those of depth; raises DataError.
 
-    Where there is nothing else those of depth are taken.
+    Where there is nothing else those of depth are taken; of images that are there raw and
+    compressed the raw ones.
     """
     topics = reader.choose(names, IMAGES) if names else reader.image_topics()
     topics = [topic for topic in topics if names or topic not in reader.depth_topics]
     topics = [topic for topic in topics if topic.count] or topics
+    doubled = () if names else _doubled(topics)
+    topics = [topic for topic in topics if topic.name not in doubled]
     if not topics:
-        there = ', '.join(f'{t.name} ({t.msgtype})' for t in reader.topics) or 'none'
+        there = ', '.join(f'{t.name} ({t.described_type})' for t in reader.topics) or 'none'
+        foreign = any(topic.channel.foreign_form for topic in reader.topics)
+        advice = '; convert it to messages of ROS, which alone are read' if foreign else ''
         raise DataError(
             f"'{reader.recording.path}' has no topic of images, expected one of "
-            f'{" or ".join(IMAGES)}; its topics: {there}'
+            f'{" or ".join(IMAGES)}; its topics: {there}{advice}'
         )
     return topics
+
+
+def _doubled(topics: Collection[Topic]) -> list[str]:
+    """Return the names of compressed topics whose images are there raw as well."""
+    raw = {topic.name for topic in topics if topic.msgtype == IMAGE and topic.count}
+    packed = [topic.name for topic in topics if is_packed(topic.name)]
+    return [name for name in packed if base_topic(name) in raw and name not in raw]
 
 
 class Copies:

@@ -22,7 +22,9 @@ from .chunks import Contents, merge_by_time, OnDamage, Segment, Storage, unpacke
 from .mcap import McapFile
 from .recording import (
     Channel,
+    COMPRESSED_DEPTH,
     Damage,
+    ending,
     find_recording,
     IMAGES,
     in_time,
@@ -35,6 +37,7 @@ from .ros1 import Ros1File
 from .sqlite import SqliteFile
 from ..errors import BadImageError, DataError
 from ..messages.definitions import definition_of, FEATURES, typestore
+from ..messages.encodings import is_compressed_depth
 
 IDL_SEPARATOR = '=' * 80 + '\n'
 
@@ -70,6 +73,11 @@ def embedded_definition(channel: Channel) -> tuple[str, str]:
 
 @cache
 def _store_of(channel: Channel) -> Typestore:
+    if channel.foreign_form:
+        raise DataError(
+            f"the messages of '{channel.topic}' are of {channel.foreign_form}, expected those of "
+            'ROS 2 or ROS 1; convert the recording'
+        )
     if not channel.definition:
         if channel.msgtype in typestore().fielddefs:
             return typestore()
@@ -120,6 +128,12 @@ class Topic:
     @property
     def msgtype(self) -> str:
         return self.channel.msgtype
+
+    @property
+    def described_type(self) -> str:
+        """Return the type, with the form of messages where that is not of ROS."""
+        form = self.channel.foreign_form
+        return f'{self.msgtype} in {form}' if form else self.msgtype
 
     def rate_hz(self, duration_s: float) -> float:
         """Return messages a second, where the first and the last are so far apart."""
@@ -181,8 +195,9 @@ class BagReader:
         return [counts[name] for name in sorted(counts)]
 
     def image_topics(self) -> list[Topic]:
-        """Return the topics of images."""
-        return [topic for topic in self.topics if topic.msgtype in IMAGES]
+        """Return the topics of images that can be read."""
+        topics = [topic for topic in self.topics if topic.msgtype in IMAGES]
+        return [topic for topic in topics if not topic.channel.foreign_form]
 
     @cached_property
     def depth_topics(self) -> list[Topic]:
@@ -197,12 +212,14 @@ class BagReader:
         """Return topics by name; raises DataError for one that is not there or of other types."""
         chosen = [topic for topic in self.topics if topic.name in names]
         for name in names:
-            found = [topic.msgtype for topic in chosen if topic.name == name]
+            found = [topic for topic in chosen if topic.name == name]
             if not found:
                 there = ', '.join(topic.name for topic in self.topics) or 'none'
                 raise DataError(f"there is no topic '{name}' in the recording; there are: {there}")
-            if types and not set(found) & set(types):
-                raise DataError(f"topic '{name}' is of {found[0]}, expected {' or '.join(types)}")
+            fits = any(topic.described_type in types for topic in found)
+            if types and not fits:
+                kind, expected = found[0].described_type, ' or '.join(types)
+                raise DataError(f"topic '{name}' is of {kind}, expected {expected}")
         return [topic for topic in chosen if not types or topic.msgtype in types]
 
     def span(self, start: str = '', end: str = '') -> tuple[int, int]:
@@ -264,13 +281,18 @@ class BagReader:
             yield from storage.messages(wanted, start, stop)
 
     def _shows_depth(self, topic: Topic) -> bool:
-        """Judge by the first image."""
+        """Judge by the name, and by the first image."""
+        if topic.name.endswith(COMPRESSED_DEPTH):
+            return True
         first = next(self.records([topic]), None)
         try:
             image = decode(first) if first else None
         except BadImageError:
             return False
-        words = getattr(image, 'encoding', None) or getattr(image, 'format', '')
+        form = getattr(image, 'format', '')
+        if image and hasattr(image, 'format') and is_compressed_depth(form, image.data):
+            return True
+        words = getattr(image, 'encoding', None) or form
         return words.partition(';')[0].strip() in DEPTH
 
     def _contents_of(self, file: Path) -> Contents:
@@ -289,7 +311,7 @@ class BagReader:
 
 
 def _open(path: Path, on_damage: OnDamage) -> Storage:
-    return STORAGES[path.suffix](path, on_damage)
+    return STORAGES[ending(path)](path, on_damage)
 
 
 HELD = 32  # messages that are looked through for a stamp, should they not be in order

@@ -18,6 +18,7 @@ IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 IMAGES = (IMAGE, COMPRESSED_IMAGE)
+COMPRESSED_DEPTH = '/compressedDepth'  # how topics of that transport end
 LAST_TIME = 2**63 - 1  # nanoseconds
 
 
@@ -26,7 +27,7 @@ class Channel(NamedTuple):
     A topic of one type, as a file describes it.
 
     definition: text of the message type, '' where the file has none; definition_format: ros2msg,
-    ros2idl or ''. qos: as rosbags reads it.
+    ros2idl or '', or the form of messages that are not of ROS. qos: as rosbags reads it.
     """
 
     topic: str
@@ -34,6 +35,11 @@ class Channel(NamedTuple):
     definition: str = ''
     definition_format: str = ''
     qos: tuple[Any, ...] = ()
+
+    @property
+    def foreign_form(self) -> str:
+        """Return the form of messages that are not of ROS, such as protobuf; else ''."""
+        return '' if self.definition_format in ROS_FORMS else self.definition_format
 
 
 class Record(NamedTuple):
@@ -82,6 +88,8 @@ def in_time(text: str, start: int) -> int:
 METADATA = 'metadata.yaml'
 ENDINGS = ('.mcap', '.db3', '.bag')
 PACKED = ('.zst', '.zstd')
+ACTIVE = '.active'  # ending of what a recorder writes at, or was killed at
+ROS_FORMS = ('', 'ros2msg', 'ros2idl')  # of definitions
 NAMED_FILES = ('.mcap', '.db3', '.db', '.bag', '.h5')  # endings that name a file, not a folder
 PART = re.compile(r'(.+)_\d+')  # how recorders name the parts of one recording
 
@@ -108,7 +116,7 @@ class Recording:
     @property
     def storage(self) -> str:
         """Return the kind of its files: mcap, sqlite3 or ros1."""
-        return {'.mcap': 'mcap', '.db3': 'sqlite3', '.bag': 'ros1'}[_ending(self.files[0])]
+        return {'.mcap': 'mcap', '.db3': 'sqlite3', '.bag': 'ros1'}[ending(self.files[0])]
 
     @property
     def size(self) -> int:
@@ -150,7 +158,7 @@ def find_recording(path: Path | str) -> Recording:
 
 def _below(path: Path) -> list[Recording]:
     if path.is_file():
-        return [Recording(path, (path,))] if _ending(path) in ENDINGS else []
+        return [Recording(path, (path,))] if ending(path) in ENDINGS else []
     if not path.is_dir() or path.name.startswith('.'):
         return []
     files = sorted((p for p in path.iterdir() if _is_part(p)), key=_natural)
@@ -159,7 +167,10 @@ def _below(path: Path) -> list[Recording]:
     together: dict[str, list[Path]] = {}
     for file in files:
         match = PART.fullmatch(stem(file))
-        together.setdefault((match[1] if match else stem(file)) + _ending(file), []).append(file)
+        group = together.setdefault((match[1] if match else stem(file)) + ending(file), [])
+        if any(stem(other) == stem(file) for other in group):  # packed and not, or still active
+            group = together.setdefault(file.name, [])
+        group.append(file)
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
     below = [recording for folder in folders for recording in _below(folder)]
     if len(together) == 1 and len(files) > 1 and not below:  # the folder is the recording
@@ -185,14 +196,17 @@ def _described(path: Path, files: list[Path]) -> Recording:
 
 
 def _is_part(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith('.') and _ending(path) in ENDINGS
+    return path.is_file() and not path.name.startswith('.') and ending(path) in ENDINGS
 
 
 def _bare(path: Path) -> Path:
-    return path.with_suffix('') if path.suffix in PACKED else path
+    while path.suffix in (*PACKED, ACTIVE):
+        path = path.with_suffix('')
+    return path
 
 
-def _ending(path: Path) -> str:
+def ending(path: Path) -> str:
+    """Return the ending that tells the kind of a file of a recording."""
     return _bare(path).suffix
 
 
@@ -325,8 +339,13 @@ def _absolute(path: Path) -> Path:
 
 
 def base_topic(image: str) -> str:
-    """Return the topic of the images themselves: without the `/compressed` of image_transport."""
-    return image.removesuffix('/compressed')
+    """Return the topic of the images themselves: without what image_transport adds."""
+    return image.removesuffix('Depth').removesuffix('/compressed') if is_packed(image) else image
+
+
+def is_packed(image: str) -> bool:
+    """Return whether a name is one that image_transport gives to CompressedImage."""
+    return image.endswith(('/compressed', COMPRESSED_DEPTH))
 
 
 def sibling(image: str, name: str) -> str:

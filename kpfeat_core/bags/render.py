@@ -212,7 +212,7 @@ def render_recording(
         report.check(frames.damage)
         show.write_sheets()
     report.files, report.damage = show.files, frames.damage
-    report.left_out = list(frames.plan.left_out)
+    report.leave_out(frames.plan)
     return report
 
 

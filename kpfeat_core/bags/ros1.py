@@ -22,6 +22,7 @@ MAGIC = b'#ROSBAG V2.0\n'
 HEADER = 'std_msgs/msg/Header'
 TIME = 'builtin_interfaces/msg/Time'
 BROKEN = (ReaderError, struct.error, UnicodeDecodeError, *ERRORS)
+NOT_AS_DEFINED = (SerdeError, AssertionError, KeyError, IndexError)  # what Convert raises
 Convert = Callable[[bytes], bytes]  # from the form of ROS 1 to that of ROS 2
 
 
@@ -40,7 +41,7 @@ class Ros1File(ChunkedFile):
             if key in keys and start <= time < stop:
                 try:
                     data = self._convert[key](data)
-                except (SerdeError, AssertionError, KeyError, IndexError) as error:
+                except NOT_AS_DEFINED as error:
                     self._on_damage(
                         f'messages are not as their definition says ({error})', (key, time)
                     )
@@ -153,7 +154,7 @@ class Ros1File(ChunkedFile):
         self, key: int, topic: str, msgtype: str, definition: str, latching: bool
     ) -> None:
         try:
-            text, convert = _as_ros2(definition, msgtype)
+            text, convert = as_ros2(definition, msgtype)
         except (TypesysError, KeyError) as error:
             self._on_damage(f"the definition of '{topic}' cannot be read ({error})")
             return
@@ -162,7 +163,7 @@ class Ros1File(ChunkedFile):
         self.contents.channels[key] = Channel(topic, msgtype, text, 'ros2msg', qos)
 
 
-def _as_ros2(definition: str, msgtype: str) -> tuple[str, Convert]:
+def as_ros2(definition: str, msgtype: str) -> tuple[str, Convert]:
     """
     Return the definition of ROS 2 for a type of ROS 1, and what converts its messages.
 

@@ -330,6 +330,7 @@ class StatsReport(BagReport):
             'reasons': self.reasons,
             'damage': [str(damage) for damage in self.damage],
             'left_out': self.left_out,
+            'doubled': self.doubled,
             'topics': {
                 name: {
                     'model': topic.model,
@@ -360,7 +361,7 @@ def measure_recording(
     reader, consecutive = frames.reader, ConsecutiveMatcher(MutualNearestNeighbor(matching))
     report = StatsReport(reader.recording.path, total=frames.total)
     report.recorded, report.with_images = frames.recorded, with_images
-    report.left_out = list(frames.plan.left_out)
+    report.leave_out(frames.plan)
     report.geometry = (matching or MatcherConfig()).geometry
     start, duration = reader.start, reader.end - reader.start
     report.topics = {topic: TopicStatistics(start, duration) for topic in frames.topics}

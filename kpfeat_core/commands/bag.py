@@ -80,7 +80,7 @@ def _print_table(reader: 'BagReader') -> None:
     table = Table('topic', 'type', 'messages', 'rate', box=None, pad_edge=False)
     for topic in reader.topics:
         rate = f'{topic.rate_hz(reader.duration_s):.1f} Hz'
-        table.add_row(topic.name, topic.msgtype, str(topic.count), rate)
+        table.add_row(topic.name, topic.described_type, str(topic.count), rate)
     table_console().print(table)
 
 

@@ -137,6 +137,9 @@ def finish(report: 'BagReport', quiet: bool) -> None:
     if report.left_out and not quiet:
         names = ', '.join(report.left_out)
         tell(f'left out, as it shows depth: {names}; --topics takes what it names')
+    if report.doubled and not quiet:
+        names = ', '.join(report.doubled)
+        tell(f'left out, as its images are there raw: {names}; --topics takes what it names')
     if report.complete:
         return
     if not quiet:

@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from .encodings import decode_file, decode_pixels, stored_pixels
+from .encodings import (
+    decode_file,
+    decode_pixels,
+    is_compressed_depth,
+    stored_depth,
+    stored_pixels,
+)
 from ..axes import Float
 from ..camera import Calibration, part_of
 from ..config import DESCRIPTOR_TYPES, GEOMETRIES, ViewConfig
@@ -94,7 +100,20 @@ def image_to_array(message: Any, pixel_bits: int = ViewConfig.pixel_bits) -> np.
 
 
 def depth_to_metres(message: Any) -> Float[np.ndarray, 'h w']:
-    """Return the depths of an Image message; raises BadImageError for what is no depth image."""
+    """
+    Return the depths of an Image message, or of a CompressedImage of compressedDepth.
+
+    Raises BadImageError for what is no depth image.
+    """
+    if hasattr(message, 'format'):
+        if not is_compressed_depth(message.format, message.data):
+            raise BadImageError(
+                'depth',
+                f"depth image has format '{message.format}', expected compressedDepth: JPEG "
+                'changes depths, and the topic of compressedDepth keeps them',
+            )
+        depths, encoding = stored_depth(message.data, message.format)
+        return depths.astype(np.float32) * np.float32(METRES[encoding])
     if message.encoding not in METRES:
         raise BadImageError(
             'depth',

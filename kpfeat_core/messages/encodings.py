@@ -7,6 +7,7 @@ Pure NumPy and OpenCV. Values keep their meaning: 8-bit stays uint8; 16-bit beco
 
 from collections.abc import Callable
 from dataclasses import dataclass
+import struct
 from typing import Any
 
 import cv2
@@ -18,6 +19,9 @@ from ..image import decode_picture, decoding_problem
 
 FLOAT_SLACK = 1e-3  # resampling and compression overshoot 0..1 by this much, no more
 DARKEST, BRIGHTEST = 0.1, 99.9  # percentiles: a few pixels of every sensor are broken
+PNG = b'\x89PNG\r\n\x1a\n'
+DEPTH_HEADER = 12  # bytes before the file in compressedDepth: the kind, and two floats
+LARGEST_DEPTH = 1 << 26  # pixels
 LITTLE = 0.25  # of the range, of which 14 bits in 16 use a little less
 
 
@@ -28,7 +32,7 @@ class Encoding:
     dtype: str
     channels: int
     to_rgb: Callable[[np.ndarray], np.ndarray] | int | None = None  # None: leave as it is
-    chroma: tuple[float, int] = (0, 1)  # rows for each row of pixels, and their length in steps
+    chroma: tuple[float, float] = (0, 1)  # rows for each row of pixels, and their length in steps
     even: str = ''  # sides of the image that must be even: w, h
 
 
@@ -66,6 +70,8 @@ def _encodings() -> dict[str, Encoding]:
         'nv21': Encoding('u1', 1, cv2.COLOR_YUV2RGB_NV21, chroma=(0.5, 1), even='wh'),
         'nv12': Encoding('u1', 1, cv2.COLOR_YUV2RGB_NV12, chroma=(0.5, 1), even='wh'),
         'nv24': Encoding('u1', 1, _nv24_to_rgb, chroma=(1, 2)),
+        'i420': Encoding('u1', 1, cv2.COLOR_YUV2RGB_I420, chroma=(1, 0.5), even='wh'),
+        'yv12': Encoding('u1', 1, cv2.COLOR_YUV2RGB_YV12, chroma=(1, 0.5), even='wh'),
     }
     for name in ('yuv422', 'uyvy'):
         table[name] = Encoding('u1', 2, cv2.COLOR_YUV2RGB_UYVY, even='w')
@@ -91,7 +97,8 @@ def decode_pixels(message: Any, pixel_bits: int = ViewConfig.pixel_bits) -> np.n
     """
     Return gray (H, W) or RGB (H, W, 3) pixels of an Image message; raises BadImageError.
 
-    Its data: `height` rows of `step` bytes; in nv12, nv21 and nv24 the rows of chroma follow them.
+    Its data: `height` rows of `step` bytes; in nv12, nv21 and nv24 the rows of chroma follow them,
+    and in i420 and yv12 two planes of half the step.
     """
     if message.encoding not in ENCODINGS:
         raise BadImageError(
@@ -125,9 +132,7 @@ def _rows(message: Any, layout: Encoding) -> np.ndarray:
     encoding, width, height, step = (message.encoding, message.width, message.height, message.step)
     if width < 1 or height < 1:
         raise BadImageError('empty', f'image is {width}x{height}, expected at least one pixel')
-    odd = [side for side, value in (('w', width), ('h', height)) if value % 2]
-    if set(odd) & set(layout.even):
-        raise BadImageError('size', f'{encoding} image is {width}x{height}, expected even sides')
+    _check_even(layout, encoding, width, height)
     row_bytes = width * layout.channels * np.dtype(layout.dtype).itemsize
     if step < row_bytes:
         raise BadImageError(
@@ -136,7 +141,12 @@ def _rows(message: Any, layout: Encoding) -> np.ndarray:
             f'{encoding}; the driver fills in a wrong step, width or encoding',
         )
     chroma_rows, steps = int(height * layout.chroma[0]), layout.chroma[1]
-    first, total = height * step, (height + chroma_rows * steps) * step
+    if steps < 1 and step % 2:
+        raise BadImageError(
+            'step', f'step is {step} bytes, expected an even number for {encoding}'
+        )
+    chroma_step, chroma_bytes = int(steps * step), int(steps * row_bytes)
+    first, total = height * step, height * step + chroma_rows * chroma_step
     view = memoryview(message.data)
     if view.nbytes < total:
         raise BadImageError(
@@ -148,8 +158,14 @@ def _rows(message: Any, layout: Encoding) -> np.ndarray:
     planes = np.ascontiguousarray(flat[:first].reshape(height, step)[:, :row_bytes])
     if not chroma_rows:
         return planes
-    chroma = flat[first:].reshape(chroma_rows, steps * step)[:, : steps * row_bytes]
+    chroma = flat[first:].reshape(chroma_rows, chroma_step)[:, :chroma_bytes]
     return np.concatenate([planes, chroma.reshape(-1, row_bytes)])
+
+
+def _check_even(layout: Encoding, encoding: str, width: int, height: int) -> None:
+    odd = [side for side, value in (('w', width), ('h', height)) if value % 2]
+    if set(odd) & set(layout.even):
+        raise BadImageError('size', f'{encoding} image is {width}x{height}, expected even sides')
 
 
 def _check_floats(pixels: np.ndarray, name: str) -> None:
@@ -190,26 +206,125 @@ def _extremes(pixels: np.ndarray) -> tuple[float, float]:
 
 
 def decode_file(
-    data: bytes | np.ndarray, name: str = 'compressed', pixel_bits: int = ViewConfig.pixel_bits
+    data: bytes | np.ndarray, form: str = 'compressed', pixel_bits: int = ViewConfig.pixel_bits
 ) -> np.ndarray:
     """
     Return gray (H, W) or RGB (H, W, 3) pixels of JPEG, PNG or any file that OpenCV reads.
 
+    form: what a CompressedImage says, such as 'bayer_rggb8; jpeg compressed ': a file of one
+    channel holds the mosaic of the encoding before the semicolon. The images of compressedDepth
+    become what its encoding would as an Image.
+
     Raises BadImageError. A rotation noted by the camera (EXIF) is ignored, as camera_info does.
     """
+    if is_compressed_depth(form, data):
+        pixels, encoding = stored_depth(data, form)
+        if encoding == '32FC1':
+            _check_floats(pixels, encoding)
+        return to_unit_range(pixels, pixel_bits)
+    pixels = _decoded(data, form)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    encoding = form.partition(';')[0].strip()
+    if channels == 1 and encoding.startswith('bayer_') and encoding in ENCODINGS:
+        height, width = pixels.shape[:2]
+        _check_even(ENCODINGS[encoding], encoding, width, height)
+        code = ENCODINGS[encoding].to_rgb
+    else:
+        code = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}.get(channels)
+    return to_unit_range(pixels if code is None else cv2.cvtColor(pixels, code), pixel_bits)
+
+
+def is_compressed_depth(form: str, data: bytes | np.ndarray) -> bool:
+    """
+    Return whether a CompressedImage is of compressed_depth_image_transport.
+
+    Some recordings have an empty `format`: a PNG after a header tells as well.
+    """
+    return 'compressedDepth' in form or bytes(memoryview(data)[DEPTH_HEADER:][:8]) == PNG
+
+
+def stored_depth(data: bytes | np.ndarray, form: str = '') -> tuple[np.ndarray, str]:
+    """
+    Return the depths (H, W) of compressedDepth as they were before, and their encoding.
+
+    That is uint16 and 16UC1, or float32 and 32FC1 with NaN for unknown ones. Raises BadImageError.
+    """
+    view = memoryview(data)
+    if view.nbytes <= DEPTH_HEADER:
+        raise BadImageError(
+            'compressed', f"'{form}' image of {view.nbytes} bytes is cut off, expected a header"
+        )
+    encoding = form.partition(';')[0].strip()
+    _, scale, offset = struct.unpack('<iff', view[:DEPTH_HEADER])
+    if 'rvl' in form.lower():
+        pixels = _from_rvl(bytes(view[DEPTH_HEADER:]), form)
+    else:
+        pixels = _decoded(view[DEPTH_HEADER:], form)
+    if pixels.ndim != 2 or pixels.dtype != np.uint16:
+        raise BadImageError(
+            'compressed',
+            f"'{form}' image is {pixels.dtype} of shape {pixels.shape}, expected one channel of "
+            '16 bits; such images are no depths',
+        )
+    inverse = scale > 1 > offset and np.isfinite([scale, offset]).all()
+    if encoding != '32FC1' and (encoding or not inverse):  # without a name the header tells
+        return pixels, '16UC1'
+    with np.errstate(divide='ignore'):
+        depths = np.float32(scale) / (pixels.astype(np.float32) - np.float32(offset))
+    return np.where(pixels > 0, depths, np.float32(np.nan)), '32FC1'
+
+
+def _from_rvl(data: bytes, form: str) -> np.ndarray:
+    """
+    Decode RVL (Wilson, Fast Lossless Depth Image Compression, 2017): uint16 (H, W).
+
+    Numbers are of 3 bits to a nibble, whose highest bit says that more follow. Counts of zeros
+    and of depths alternate; after the latter stand the differences of depths, zigzag.
+    """
+    try:
+        width, height = struct.unpack('<2i', data[:8])
+        if min(width, height) < 1 or width * height > LARGEST_DEPTH:
+            raise ValueError(f'its size is {width}x{height}')
+        words = np.frombuffer(data[8 : 8 + (len(data) - 8) // 4 * 4], '<u4')
+        nibbles = (words[:, None] >> np.arange(28, -1, -4, dtype=np.uint32) & 15).ravel()
+        ends = np.flatnonzero(nibbles < 8)
+        begins = np.concatenate([[0], ends[:-1] + 1])
+        place = np.arange(ends[-1] + 1) - np.repeat(begins, ends - begins + 1)
+        parts = (nibbles[: ends[-1] + 1] & 7).astype(np.int64) << np.minimum(3 * place, 60)
+        numbers = np.add.reduceat(parts, begins)
+        changes = (numbers >> 1) ^ -(numbers & 1)
+        flat = np.zeros(width * height, np.int64)
+        at, filled, before = 0, 0, 0
+        while filled < len(flat):
+            filled += int(numbers[at])
+            count = int(numbers[at + 1])
+            if filled + count > len(flat):
+                raise ValueError('it holds more depths than pixels')
+            if count:
+                run = before + np.cumsum(changes[at + 2 : at + 2 + count])
+                flat[filled : filled + count] = run
+                before = int(run[-1])
+            at, filled = at + 2 + count, filled + count
+    except (struct.error, ValueError, IndexError) as error:
+        raise BadImageError(
+            'compressed', f"'{form}' image cannot be decoded: it is cut off or damaged ({error})"
+        ) from error
+    return flat.astype(np.uint16).reshape(height, width)
+
+
+def _decoded(data: bytes | np.ndarray, form: str) -> np.ndarray:
+    """Decode a file of 8 or 16 bits as OpenCV does; raises BadImageError."""
     flat = np.frombuffer(memoryview(data), np.uint8) if memoryview(data).nbytes else None
     try:
         pixels = None if flat is None else decode_picture(flat, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:  # such as a claimed size beyond OpenCV's limit
         raise BadImageError(
-            'compressed', f"'{name}' image cannot be decoded: {decoding_problem(error)}"
+            'compressed', f"'{form}' image cannot be decoded: {decoding_problem(error)}"
         ) from error
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         raise BadImageError(
             'compressed',
-            f"'{name}' image of {memoryview(data).nbytes} bytes cannot be decoded or is cut off, "
+            f"'{form}' image of {memoryview(data).nbytes} bytes cannot be decoded or is cut off, "
             'expected JPEG or PNG of 8 or 16 bits; other transports must be republished as raw',
         )
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    code = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}.get(channels)
-    return to_unit_range(pixels if code is None else cv2.cvtColor(pixels, code), pixel_bits)
+    return pixels

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import LEFT, RIGHT
+import cv2
 from kpfeat_core.bags.extract import extract_recording
 from kpfeat_core.bags.formats import features_encoder
 from kpfeat_core.bags.frames import MISSING, open_frames
@@ -18,7 +19,20 @@ from kpfeat_core.errors import DataError
 from kpfeat_core.features import Features
 from kpfeat_core.messages.conversions import fill_features
 from kpfeat_core.messages.definitions import empty_message, FEATURES, from_cdr, to_cdr
-from made_bags import header, IMAGE, image, images, Made, PERIOD, pictures, START, write_bag
+from made_bags import (
+    COMPRESSED,
+    compressed,
+    header,
+    IMAGE,
+    image,
+    images,
+    Made,
+    make,
+    PERIOD,
+    pictures,
+    START,
+    write_bag,
+)
 import numpy as np
 import torch
 
@@ -154,6 +168,40 @@ def test_depth_is_left_out_unless_it_is_named_or_alone(tmp_path, extractor):
     named = open_frames(wanted(bag, topics=('/cam/depth',)), extractor=extractor)
     assert len(all_of(named)) == 3 and named.plan.left_out == []
     assert open_frames(wanted(alone), extractor=extractor).total == 6
+
+
+def test_depth_of_compressed_depth_is_known_by_its_name_or_what_it_holds(tmp_path, extractor):
+    data = np.frombuffer(bytes(12) + cv2.imencode('.png', pictures(1)[0])[1].tobytes(), np.uint8)
+    made = [
+        Made(f'/cam/{name}', COMPRESSED, START, make(COMPRESSED, header=header(START), **values))
+        for name, values in (
+            ('depth/compressedDepth', {'format': '', 'data': data[:0]}),
+            ('distance', {'format': '', 'data': data}),
+            ('range', {'format': '16UC1; compressedDepth rvl', 'data': data}),
+        )
+    ]
+    bag = write_bag(tmp_path / 'bag', [*made, *images(3, '/cam/image_raw')])
+    report = extract_recording(ExtractRequest(bag, tmp_path / 'f.mcap'), extractor)
+    assert report.left_out == ['/cam/depth/compressedDepth', '/cam/distance', '/cam/range']
+    assert report.images == 3 and report.complete
+
+
+def test_of_images_that_are_there_raw_and_compressed_the_raw_ones_are_taken(tmp_path, extractor):
+    packed = '/cam/image_raw/compressed'
+    made = [
+        Made(packed, COMPRESSED, START + k * PERIOD, compressed(pixels, START + k * PERIOD))
+        for k, pixels in enumerate(pictures(2))
+    ]
+    alone = write_bag(tmp_path / 'alone', made)
+    bag = write_bag(tmp_path / 'bag', [*made, *images(3, '/cam/image_raw')])
+    report = extract_recording(ExtractRequest(bag, tmp_path / 'f.mcap'), extractor)
+    assert (report.images, report.doubled, report.left_out) == (3, [packed], [])
+    assert [topic.name for topic in BagReader(tmp_path / 'f.mcap').topics] == ['/cam/features']
+    recorded = open_frames(wanted(bag, features=str(tmp_path / 'f.mcap')))
+    assert len(all_of(recorded)) == 3
+    named = open_frames(wanted(bag, topics=(packed,)), extractor=extractor)
+    assert (len(all_of(named)), named.plan.doubled) == (2, [])
+    assert open_frames(wanted(alone), extractor=extractor).plan.names == {packed: '/cam/features'}
 
 
 TOPIC = '/left/features'

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
+from kpfeat_core.bags.plan import image_topics
 from kpfeat_core.bags.reader import BagReader, decode
 from kpfeat_core.bags.recording import find_recording, find_recordings
 from kpfeat_core.errors import DataError
@@ -27,6 +28,7 @@ from made_bags import (
 )
 from mcap.writer import Writer as McapWriter
 import numpy as np
+from rosbags.typesys import get_typestore, Stores
 
 KINDS = (
     ('mcap', ''),
@@ -119,6 +121,78 @@ def test_an_mcap_file_without_chunks_or_index_is_read(tmp_path):
             writer.add_message(keys[c], record.time, record.data, record.time)
         writer.finish()
     assert_is_mixed(path)
+
+
+def write_foreign(path, encoding, schemas, messages, chunked=True):
+    """Write an MCAP file of topics with schemas (name, form, text) and messages (topic, data)."""
+    with path.open('wb') as file:
+        writer = McapWriter(file, use_chunking=chunked)
+        writer.start()
+        keys = {
+            topic: writer.register_channel(topic, encoding, writer.register_schema(*schema))
+            for topic, schema in schemas.items()
+        }
+        for topic, time, data in messages:
+            writer.add_message(keys[topic], time, data, time)
+        writer.finish()
+    return path
+
+
+@pytest.mark.parametrize('chunked', [True, False])
+def test_messages_of_ros1_in_mcap_are_given_as_those_of_ros2(tmp_path, chunked):
+    store = get_typestore(Stores.ROS1_NOETIC)
+    made = sorted(images(store=store) + texts(store=store), key=lambda one: one.time)
+    schemas = {
+        one.topic: (
+            one.msgtype.replace('/msg/', '/'),
+            'ros1msg',
+            store.generate_msgdef(one.msgtype)[0].encode(),
+        )
+        for one in made
+    }
+    messages = [(m.topic, m.time, store.serialize_ros1(m.message, m.msgtype)) for m in made]
+    bag = write_foreign(tmp_path / 'a.mcap', 'ros1', schemas, map(bytes_of, messages), chunked)
+    reader = assert_is_mixed(bag)
+    assert reader.topics[0].channel.definition == definition_of('sensor_msgs/msg/Image')
+
+
+def bytes_of(message):
+    return *message[:2], bytes(message[2])
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'schema'),
+    [
+        ('protobuf', ('foxglove.CompressedImage', 'protobuf', b'')),
+        ('json', ('sensor_msgs/msg/Image', 'jsonschema', b'{}')),
+    ],
+)
+def test_messages_that_are_not_of_ros_are_named_as_such(tmp_path, encoding, schema):
+    topics = {'/camera': schema}
+    path = write_foreign(tmp_path / 'a.mcap', encoding, topics, [('/camera', START, b'{}')])
+    reader = BagReader(path)
+    sentence = f'no topic of images.*/camera .{schema[0]} in {encoding}.; convert it'
+    with pytest.raises(DataError, match=sentence):
+        image_topics(reader)
+    with pytest.raises(DataError, match=f'is of {schema[0]} in {encoding}, expected'):
+        image_topics(reader, ['/camera'])
+
+
+def test_what_a_recorder_was_killed_at_is_read_also_in_folders(tmp_path):
+    for name, storage in (('a', 'mcap'), ('b', 'sqlite3')):
+        file = storage_file(write_bag(tmp_path / name, mixed(), storage))
+        (tmp_path / name / 'metadata.yaml').unlink()
+        file.rename(f'{file}.active')
+        assert_is_mixed(tmp_path / name)
+    (tmp_path / 'old').mkdir()
+    old = write_ros1_bag(tmp_path / 'old/drive_0.bag')
+    active = tmp_path / 'old/drive_1.bag.active'
+    write_ros1_bag(active)
+    assert_is_mixed(active)
+    assert find_recording(old.parent).files == (old, active)
+    twin = write_ros1_bag(tmp_path / 'old/drive_0.bag.active')
+    found = {recording.files for recording in find_recordings([old.parent])}
+    assert found == {(old, active), (twin,)}
 
 
 def test_topics_and_times_are_chosen(tmp_path):

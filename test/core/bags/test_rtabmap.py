@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from bag_runs import sha256
+import cv2
 from kpfeat_core.bags.extract import extract_recording
 from kpfeat_core.bags.request import ExtractRequest
 from kpfeat_core.config import ViewConfig
@@ -33,6 +34,7 @@ from made_bags import (
     images,
     LOG_DELAY,
     Made,
+    make,
     PERIOD,
     pictures,
     START,
@@ -172,6 +174,25 @@ def test_depth_is_the_one_with_the_nearest_stamp_whenever_it_was_recorded(extrac
     for k, message in enumerate(read(tmp_path / 'out.mcap')):
         assert message.depth.encoding == '16UC1'
         assert np.frombuffer(message.depth.data, '<u2')[0] == 1000 + k
+
+
+def test_compressed_depth_is_unpacked(extract, tmp_path):
+    depths = np.full((64, 96), 1234, np.uint16)
+    data = np.frombuffer(bytes(12) + cv2.imencode('.png', depths)[1].tobytes(), np.uint8)
+    topic = '/depth/image/compressedDepth'
+    made = [
+        Made(topic, COMPRESSED, START, make(COMPRESSED, header=header(START), format='', data=d))
+        for d in (data, data[:9])
+    ]
+    report = extract(images(1) + made[:1], depth=topic)
+    assert report.complete
+    (message,) = read(tmp_path / 'out.mcap')
+    depth = message.depth
+    assert (depth.encoding, depth.width, depth.height, depth.step) == ('16UC1', 96, 64, 192)
+    assert np.array_equal(np.frombuffer(depth.data, '<u2').reshape(64, 96), depths)
+    assert stamp_of(depth) == START
+    damaged = extract(images(1) + made[1:], depth=topic)
+    assert 'no depth image' in damaged.damage[0].reason
 
 
 def test_images_without_depth_are_counted(extract, tmp_path):

@@ -1,10 +1,18 @@
 """Every encoding of `encodings.py` on pictures small enough to check by hand."""
 
+import struct
 from types import SimpleNamespace
 
 import cv2
 from kpfeat_core.errors import BadImageError, ImageError
-from kpfeat_core.messages.encodings import decode_file, decode_pixels, ENCODINGS, spans_little
+from kpfeat_core.messages.encodings import (
+    decode_file,
+    decode_pixels,
+    ENCODINGS,
+    is_compressed_depth,
+    spans_little,
+    stored_depth,
+)
 import numpy as np
 import pytest
 
@@ -147,15 +155,16 @@ def test_bayer_pattern_starts_at_the_first_pixel(pattern, bits) -> None:
 
 
 # BT.601 video range: Y 16..235, chroma around 128
+YUV_NAMES = ('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv', 'nv12', 'nv21', 'nv24', 'i420', 'yv12')
 YUV = {'white': (235, 128, 128), 'red': (81, 90, 240), 'blue': (41, 240, 110)}
 COLOURS = {'white': (255, 255, 255), 'red': (255, 0, 0), 'blue': (0, 0, 255)}
 
 
 @pytest.mark.parametrize('colour', YUV)
-@pytest.mark.parametrize('name', ['yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv', 'nv12', 'nv21', 'nv24'])
+@pytest.mark.parametrize('name', YUV_NAMES)
 def test_yuv_formats_give_the_right_colours_with_padding(name, colour) -> None:
     y, u, v = YUV[colour]
-    width, height, padding = 6, 4, 3
+    width, height, padding = 6, 4, 4
     luma = [[y] * width + [0] * padding] * height
     packed = {'uyvy': [u, y, v, y], 'yuyv': [y, u, y, v]}
     packed |= {'yuv422': packed['uyvy'], 'yuv422_yuy2': packed['yuyv']}
@@ -165,6 +174,10 @@ def test_yuv_formats_give_the_right_colours_with_padding(name, colour) -> None:
         rows = luma + [([u, v] if name == 'nv12' else [v, u]) * (width // 2) + [0] * padding] * (
             height // 2
         )
+    elif name in ('i420', 'yv12'):  # rows of two planes, each half as long as one of luma
+        planes = [u, v] if name == 'i420' else [v, u]
+        half = [[value] * (width // 2) + [0] * (padding // 2) for value in planes for _ in (0, 1)]
+        rows = luma + half
     else:  # nv24: each row of chroma is as long as two of luma, padding at its end
         rows = luma + [[u, v] * width + [0] * (2 * padding)] * height
     data = bytes(value for row in rows for value in row)
@@ -219,6 +232,102 @@ def test_no_bytes_of_any_encoding_crash_the_decoder() -> None:
             except BadImageError:
                 continue
             assert image.shape[:2] == (height, width)
+
+
+def test_planes_of_chroma_with_an_odd_step_are_refused() -> None:
+    with pytest.raises(BadImageError, match='an even number'):
+        decode_pixels(message(bytes(1000), 'i420', 4, 4, 5))
+
+
+@pytest.mark.parametrize('bits', [8, 16])
+@pytest.mark.parametrize('pattern', BAYER)
+def test_a_compressed_mosaic_is_what_it_would_be_raw(pattern, bits) -> None:
+    mosaic = np.random.default_rng(3).integers(0, 2**bits, (20, 24)).astype(f'u{bits // 8}')
+    name = f'bayer_{pattern}{bits}'
+    raw = decode(mosaic, name)
+    data = cv2.imencode('.png', mosaic)[1].tobytes()
+    assert np.array_equal(decode_file(data, f'{name}; png compressed '), raw)
+    assert decode_file(data, 'mono8; png compressed ').ndim == 2
+    if bits == 8:
+        jpeg = cv2.imencode('.jpg', np.full((20, 24), 90, np.uint8))[1].tobytes()
+        flat = decode_file(jpeg, f'{name}; jpeg compressed ')
+        assert flat.shape == (20, 24, 3) and np.abs(flat.astype(int) - 90).max() <= 2
+    color = cv2.imencode('.png', np.full((20, 24, 3), (1, 2, 3), np.uint8))[1].tobytes()
+    found = decode_file(color, f'{name}; png compressed bgr8')
+    assert np.array_equal(found[0, 0], [3, 2, 1])
+
+
+def test_a_compressed_mosaic_with_an_odd_side_is_refused_as_raw_is() -> None:
+    data = cv2.imencode('.png', np.zeros((5, 6), np.uint8))[1].tobytes()
+    with pytest.raises(BadImageError, match='even sides'):
+        decode_file(data, 'bayer_rggb8; png compressed ')
+
+
+def rvl(depths: np.ndarray) -> bytes:
+    """Encode as the published program does, number by number."""
+    nibbles, before, flat = [], 0, depths.ravel().tolist()
+
+    def put(value: int) -> None:
+        while True:
+            value, nibble = value >> 3, value & 7
+            nibbles.append(nibble | (8 if value else 0))
+            if not value:
+                return
+
+    at = 0
+    while at < len(flat):
+        zeros = next((k for k, v in enumerate(flat[at:]) if v), len(flat) - at)
+        at += zeros
+        known = next((k for k, v in enumerate(flat[at:]) if not v), len(flat) - at)
+        put(zeros)
+        put(known)
+        for value in flat[at : at + known]:
+            delta, before = value - before, value
+            put(2 * delta if delta >= 0 else -2 * delta - 1)
+        at += known
+    nibbles += [0] * (-len(nibbles) % 8)
+    groups = (nibbles[k : k + 8] for k in range(0, len(nibbles), 8))
+    words = [int(''.join(f'{n:x}' for n in group), 16) for group in groups]
+    return struct.pack('<2i', *depths.shape[::-1]) + struct.pack(f'<{len(words)}I', *words)
+
+
+@pytest.mark.parametrize('form', ['16UC1; compressedDepth', '16UC1; compressedDepth png', ''])
+def test_depths_of_compressed_depth_are_what_they_were(form) -> None:
+    depths = np.random.default_rng(0).integers(0, 9000, (12, 16)).astype(np.uint16)
+    data = bytes(12) + cv2.imencode('.png', depths)[1].tobytes()
+    assert is_compressed_depth(form, data)
+    found, encoding = stored_depth(data, form)
+    assert encoding == '16UC1' and np.array_equal(found, depths)
+    assert np.array_equal(decode_file(data, form), decode(depths, '16UC1'))
+
+
+def test_depths_of_rvl_are_what_they_were_and_damage_is_told() -> None:
+    random = np.random.default_rng(1)
+    for depths in (
+        random.integers(0, 65536, (9, 16)),
+        np.where(random.random((40, 30)) < 0.4, 0, random.integers(1, 5000, (40, 30))),
+        np.zeros((3, 4), int),
+    ):
+        depths = depths.astype(np.uint16)
+        data = bytes(12) + rvl(depths)
+        found, encoding = stored_depth(data, '16UC1; compressedDepth rvl')
+        assert encoding == '16UC1' and np.array_equal(found, depths)
+    whole = bytes(12) + rvl(random.integers(1, 65536, (9, 16)).astype(np.uint16))
+    for data in (whole[:60], whole[:14], bytes(5), whole[:12] + struct.pack('<2i', -1, 9)):
+        with pytest.raises(BadImageError):
+            stored_depth(data, '16UC1; compressedDepth rvl')
+
+
+@pytest.mark.parametrize('form', ['32FC1; compressedDepth', ''])
+def test_float_depths_come_back_from_their_inverse(form) -> None:
+    depths = np.array([[0.5, 1.0, 2.0], [4.0, 9.0, np.nan]], np.float32)
+    scale = np.float32(100 * 101)
+    offset = np.float32(1 - scale / 10)  # as the transport has it for at most 10 m
+    stored = np.nan_to_num(scale / depths + offset).round().astype(np.uint16)
+    data = struct.pack('<iff', 0, scale, offset) + cv2.imencode('.png', stored)[1].tobytes()
+    found, encoding = stored_depth(data, form)
+    assert encoding == '32FC1'
+    assert np.allclose(found, depths, rtol=0.01, equal_nan=True)
 
 
 @pytest.mark.parametrize('ending', ['.png', '.jpg'])
