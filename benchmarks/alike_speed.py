@@ -19,7 +19,7 @@ from typing import Annotated
 from common import provenance
 import cv2
 from dense_alike import extract_densely
-from kpfeat_core.benchmarking.measures import Turns
+from kpfeat_core.benchmarking.run import Turns
 from kpfeat_core.benchmarking.systems import build_system, load_pictures, SystemSpec
 from kpfeat_core.errors import KpfeatError
 from kpfeat_core.evaluation import OpencvExtractor

@@ -22,7 +22,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from kpfeat.msg import Features, Matches
-from kpfeat_core.benchmarking.measures import synchronize
+from kpfeat_core.benchmarking.run import synchronize
 from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.messages.conversions import fill_image, stamp_ns

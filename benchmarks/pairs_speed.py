@@ -20,7 +20,7 @@ import time
 from typing import Annotated
 
 from common import provenance
-from kpfeat_core.benchmarking.measures import synchronize, Turns
+from kpfeat_core.benchmarking.run import synchronize, Turns
 from kpfeat_core.data.homography_pairs import make_pairs, PairConfig
 from kpfeat_core.data.image_folder import ImageBank, load_bank
 from kpfeat_core.data.photometric import PhotometricConfig

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import kpfeat_core
-from kpfeat_core.benchmarking import BenchmarkConfig, measures, systems
+from kpfeat_core.benchmarking import BenchmarkConfig, systems
 from kpfeat_core.benchmarking import run as benchmark
 from kpfeat_core.benchmarking.systems import load_pictures
 from kpfeat_core.errors import ImageError, KpfeatError
@@ -225,7 +225,7 @@ def test_systems_take_turns_after_rounds_that_do_not_count():
     def call(name):
         return lambda: order.append(name)
 
-    turns = measures.Turns({'a': call('a'), 'b': call('b')}, clock=lambda: next(now) ** 2 / 1e3)
+    turns = benchmark.Turns({'a': call('a'), 'b': call('b')}, clock=lambda: next(now) ** 2 / 1e3)
     turns.run(rounds=2, warm_up=1)
     assert order == ['a', 'b'] * 3
     # the clock's readings are 0, 1, 4, 9, 16, ... ms; each call spans two of them
@@ -238,7 +238,7 @@ def test_a_call_that_fails_leaves_and_the_others_go_on():
     def broken():
         raise RuntimeError('first line\nsecond line')
 
-    turns = measures.Turns({'broken': broken, 'fine': lambda: calls.append(1)})
+    turns = benchmark.Turns({'broken': broken, 'fine': lambda: calls.append(1)})
     turns.run(rounds=3, warm_up=1)
     assert turns.failures == {'broken': 'RuntimeError: first line'}
     assert len(calls) == 4 and len(turns.times_ms['fine']) == 3
@@ -248,7 +248,7 @@ def test_operations_are_those_that_really_happen():
     network = build_extractor('alike-t')
     picture = load_pictures('', (64, 64))
     system = systems.System(spec('alike-t', max_num_keypoints=1), network.eval())
-    whole = measures.count_macs(system, system.inputs(picture))
+    whole = benchmark.count_macs(system, system.inputs(picture))
     # 3x3 convolutions of the four blocks at 64, 32, 8 and 2 pixels a side, with 1x1 shortcuts
     blocks = [(64, 3, 8, 0), (32, 8, 16, 1), (8, 16, 32, 1), (2, 32, 64, 1)]
     expected = sum(
@@ -262,7 +262,7 @@ def test_operations_are_those_that_really_happen():
 
 def test_threads_are_as_before_afterwards():
     before = torch.get_num_threads()
-    with measures.limited_threads(before + 1):
+    with benchmark.limited_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 
@@ -293,8 +293,8 @@ def test_peak_memory_grows_with_what_a_call_needs(monkeypatch):
             seen.append(np.ones(self.megabytes << 17).sum())
 
     for megabytes in (40, 120):
-        monkeypatch.setattr(measures, 'build_system', lambda _, size=megabytes: Hungry(size))
-        growth, whole = measures._measure_here(spec('orb'), SMALL, 1)
+        monkeypatch.setattr(benchmark, 'build_system', lambda _, size=megabytes: Hungry(size))
+        growth, whole = benchmark._measure_here(spec('orb'), SMALL, 1)
         assert 0.8 * megabytes < growth / 2**20 < megabytes + 40
         assert whole > growth
 
@@ -308,8 +308,8 @@ def test_memory_that_loading_has_freed_does_not_hide_what_a_call_needs(monkeypat
         def run(self, inputs):
             np.ones(40 << 17)
 
-    monkeypatch.setattr(measures, 'build_system', lambda _: Reusing())
-    growth, _ = measures._measure_here(spec('orb'), SMALL, 1)
+    monkeypatch.setattr(benchmark, 'build_system', lambda _: Reusing())
+    growth, _ = benchmark._measure_here(spec('orb'), SMALL, 1)
     assert growth > 0.8 * 40 * 2**20
 
 
@@ -317,7 +317,7 @@ def test_a_process_that_fails_says_why(tmp_path, monkeypatch):
     python = tmp_path / 'python'
     python.write_text('#!/bin/sh\necho Traceback >&2\necho no memory left >&2\nexit $CODE\n')
     python.chmod(0o755)
-    monkeypatch.setattr(measures.sys, 'executable', str(python))
+    monkeypatch.setattr(benchmark.sys, 'executable', str(python))
     monkeypatch.setenv('CODE', '1')
     with pytest.raises(KpfeatError, match='^no memory left$'):
-        measures.peak_process_bytes(spec('orb'), SMALL, 1)
+        benchmark.peak_process_bytes(spec('orb'), SMALL, 1)

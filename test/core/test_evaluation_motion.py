@@ -285,10 +285,8 @@ def test_missing_scenes_images_and_other_sizes_of_depth_or_images_are_refused(fo
         evaluate(GridExtractor(Everywhere()), motion_pairs(folder)[:1], MOTION)
     table = folder / 'room/intrinsics.txt'
     table.write_text(table.read_text().replace(f'{CAMERAS[0].width}.0 ', '77.0 ', 1))
-    size = f'{CAMERAS[0].width}x{CAMERAS[0].height}'
-    with pytest.raises(
-        DataError, match=rf"0.png' has {size} pixels, but its intrinsics are of 77x"
-    ):
+    words = f'has {CAMERAS[0].width}x{CAMERAS[0].height} pixels, but its intrinsics are of 77x'
+    with pytest.raises(DataError, match=rf"0.png' {words}"):
         evaluate(GridExtractor(Everywhere()), motion_pairs(folder)[:1], MOTION)
     (folder / 'room/images/1.png').unlink()
     with pytest.raises(DataError, match="there is no image '.*1.png'"):
