@@ -12,7 +12,7 @@ import numpy as np
 from . import tables
 from .pairs import Pair
 from .results import OVERLAP, PairResult, Protocol, Results, USAC
-from .run import counted_pairs, Evaluator, load_view
+from .run import counted_pairs, Evaluator, read_view, resized_view
 from .sources import Source
 from ..errors import DataError
 from ..html_report import (
@@ -156,18 +156,22 @@ def _content(
     columns, everything = tables.headlines(results), tables.all_columns(results)
     reference = reference or first.label
     splits = tables.split_results(results)
+    by_column = zip(*tables.summary_cells(results, everything), strict=True)
+    abouts = [result.about for result in results]
+    shared = {n: v for n, v in first.about.items() if all(a.get(n) == v for a in abouts)}
+    own = [
+        (r.label, _in_words({n: v for n, v in r.about.items() if n not in shared}))
+        for r in results
+    ]
+    facts = {n: v for n, v in shared.items() if not (command and n == 'command')}
     return {
         'first': first,
         'extractors': [
-            {
-                'label': r.label,
-                'color': color(k),
-                'dashed': is_dashed(k),
-            }
+            {'label': r.label, 'color': color(k), 'dashed': is_dashed(k)}
             for k, r in enumerate(results)
         ],
         'words': protocol_in_words(first.protocol, everything),
-        'facts': _shared_facts(results, command),
+        'facts': _in_words({'command': command} | facts),
         'few_origins': len(set(first.origins)) < FEW_ORIGINS,
         'drawn': tables.drawn(first),
         'columns': columns,
@@ -180,8 +184,10 @@ def _content(
         'groups': tables.group_cells(results, tables.main_column(results)),
         'figures': _figures(results, splits),
         'shots': _shots(results, examples),
-        'everything': _all_numbers(results, everything),
-        'own_facts': [(r.label, facts) for r in results if (facts := _own_facts(r, results))],
+        'everything': [
+            (name, meaning(name), row) for name, row in zip(everything, by_column, strict=True)
+        ],
+        'own_facts': [(label, facts) for label, facts in own if facts],
         'meaning': meaning,
     }
 
@@ -203,12 +209,6 @@ def _figures(
     return {name: [Markup(svg) for svg in svgs if svg] for name, svgs in drawn.items()}
 
 
-def _all_numbers(results: Sequence[Results], columns: Sequence[str]) -> list[tuple]:
-    """Return each column with its meaning and a cell for each extractor."""
-    by_column = zip(*tables.summary_cells(results, columns), strict=True)
-    return [(name, meaning(name), row) for name, row in zip(columns, by_column, strict=True)]
-
-
 def _shots(
     results: Sequence[Results], examples: Mapping[str, Sequence[Example]]
 ) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -223,25 +223,14 @@ def _shots(
 
 
 def _shot(example: Example) -> dict[str, Any]:
-    numbers = tables.numbers(example.values, SHOT_COLUMNS)
     picture = picture_element(example.picture, PICTURE_WIDTH)
+    known = [name for name in SHOT_COLUMNS if not math.isnan(example.values.get(name, math.nan))]
+    numbers = [(name, tables.format_number(name, example.values[name])) for name in known]
     return {'label': example.label, 'name': example.name, 'numbers': numbers, **picture}
 
 
-def _shared_facts(results: Sequence[Results], command: str) -> dict[str, str]:
-    """Return the facts that all extractors share."""
-    facts = {'command': command} if command else {}
-    for name, value in results[0].about.items():
-        if name not in facts and all(r.about.get(name) == value for r in results):
-            facts[name] = _fact(value)
-    return {name: text for name, text in facts.items() if text}
-
-
-def _own_facts(result: Results, results: Sequence[Results]) -> dict[str, str]:
-    """Return the facts about one extractor that the others do not share."""
-    shared = _shared_facts(results, '')
-    facts = {name: _fact(value) for name, value in result.about.items() if name not in shared}
-    return {name: text for name, text in facts.items() if text}
+def _in_words(about: Mapping[str, Any]) -> dict[str, str]:
+    return {name: text for name, value in about.items() if (text := _fact(value))}
 
 
 def _fact(value: Any) -> str:
@@ -284,15 +273,13 @@ def draw_examples(
     pairs = counted_pairs(pairs, results.protocol)
     evaluator = Evaluator(source, results.protocol, cache)
     for label, found in chosen:
-        yield _draw(label, found, pairs[index[found.name]], evaluator)
-
-
-def _draw(label: str, found: PairResult, pair: Pair, evaluator: Evaluator) -> Example:
-    measured = evaluator(pair)
-    views = [load_view(view, evaluator.protocol) for view in (pair.view0, pair.view1)]
-    points = (measured.points0, measured.points1)
-    picture = draw_matches(*views, *points, correct=measured.correct.numpy(), limit=DRAWN)
-    return Example(label, found.name, measured.values, picture)
+        pair = pairs[index[found.name]]
+        measured = evaluator(pair)
+        images = (read_view(view) for view in (pair.view0, pair.view1))
+        views = (resized_view(image, results.protocol)[0] for image in images)
+        points = (measured.points0, measured.points1)
+        picture = draw_matches(*views, *points, correct=measured.correct.numpy(), limit=DRAWN)
+        yield Example(label, found.name, measured.values, picture)
 
 
 def curve_families(results: Sequence[Results]) -> list[str]:

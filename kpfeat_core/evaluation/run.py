@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 import multiprocessing
 from pathlib import Path
 import signal
@@ -49,23 +49,22 @@ class Evaluator:
 
     def view(self, view: View) -> Viewed:
         """Resize and extract a view."""
-        if not isinstance(view, Path):
-            return self._extract(view)
-        viewed = self._seen.pop(view, None) or self._extract(read_image(view))
-        self._seen[view] = viewed  # the last one now
-        if len(self._seen) > MOST_VIEWS:
-            del self._seen[next(iter(self._seen))]
+        viewed = self._seen.pop(view, None) if isinstance(view, Path) else None
+        if viewed is None:
+            image = read_view(view)
+            small, moved = resized_view(image, self.protocol)
+            features, seconds = self.extraction(small)
+            viewed = Viewed(features, moved, image.shape[1::-1], seconds)
+        if isinstance(view, Path):
+            self._seen[view] = viewed  # the last one now
+            if len(self._seen) > MOST_VIEWS:
+                del self._seen[next(iter(self._seen))]
         return viewed
 
-    def _extract(self, image: np.ndarray) -> Viewed:
-        small, moved = resized_view(image, self.protocol)
-        features, seconds = self.extraction(small)
-        return Viewed(features, moved, image.shape[1::-1], seconds)
 
-
-def load_view(view: View, protocol: Protocol) -> np.ndarray:
-    """Read a view that is a file, and resize it as the protocol asks."""
-    return resized_view(read_image(view) if isinstance(view, Path) else view, protocol)[0]
+def read_view(view: View) -> np.ndarray:
+    """Return a view (H, W, 3) uint8 RGB, from its file if it is one."""
+    return read_image(view) if isinstance(view, Path) else view
 
 
 def resized_view(image: np.ndarray, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
@@ -119,14 +118,15 @@ def evaluate(
     progress may wrap the results as they come, to show how far it is. Raises KpfeatError.
     """
     pairs = counted_pairs(pairs, protocol)
-    work = _Work(source, protocol, cache, workers)
+    prepare = partial(Evaluator, source, protocol, cache, workers)
     if workers == 1 or len(pairs) < 2:
-        results = tuple(progress(_in_turn(work, pairs)))
+        found = map(partial(_result, prepare()), pairs)
     else:
-        results = tuple(progress(_side_by_side(work, pairs)))
-    label = source.label if isinstance(source, Source) else type(source).__name__
-    about = source.about() if isinstance(source, Source) else {}
-    return Results(label, data, protocol, results, about)
+        found = _side_by_side(prepare, pairs, workers)
+    results = tuple(progress(found))
+    if isinstance(source, Source):
+        return Results(source.label, data, protocol, results, source.about())
+    return Results(type(source).__name__, data, protocol, results)
 
 
 def counted_pairs(pairs: Sequence[Pair], protocol: Protocol) -> Sequence[Pair]:
@@ -150,27 +150,12 @@ def _chunks(pairs: Sequence[Pair]) -> list[range]:
     ]
 
 
-@dataclass(frozen=True)
-class _Work:
-    source: Source | FeatureSource
-    protocol: Protocol
-    cache: Path | None
-    workers: int
-
-    def evaluator(self) -> Evaluator:
-        return Evaluator(self.source, self.protocol, self.cache, self.workers)
-
-
-def _in_turn(work: _Work, pairs: Sequence[Pair]) -> Iterator[PairResult]:
-    evaluator = work.evaluator()
-    for index in range(len(pairs)):
-        yield _result(evaluator, pairs[index])
-
-
-def _side_by_side(work: _Work, pairs: Sequence[Pair]) -> Iterator[PairResult]:
+def _side_by_side(
+    prepare: Callable[[], Evaluator], pairs: Sequence[Pair], workers: int
+) -> Iterator[PairResult]:
     context = multiprocessing.get_context('spawn')
     try:
-        with ProcessPoolExecutor(work.workers, context, _start, (work, pairs)) as pool:
+        with ProcessPoolExecutor(workers, context, _start, (prepare, pairs)) as pool:
             with _deaf():
                 chunks = pool.map(_measure_chunk, _chunks(pairs))
             for chunk in chunks:
@@ -200,12 +185,12 @@ def _result(evaluator: Evaluator, pair: Pair) -> PairResult:
     return PairResult(pair.group, pair.name, evaluator(pair).values, pair.origin, part)
 
 
-def _start(work: _Work, pairs: Sequence[Pair]) -> None:
+def _start(prepare: Callable[[], Evaluator], pairs: Sequence[Pair]) -> None:
     """Prepare a worker process: everything stays in it between its chunks."""
     global _evaluator, _pairs
     signal.signal(signal.SIGINT, _stop)
     torch.set_num_threads(1)
-    _evaluator, _pairs = work.evaluator(), pairs
+    _evaluator, _pairs = prepare(), pairs
 
 
 def _stop(*_: Any) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from .pairs import PlanarPair
 from ..data.image_folder import find_row, read_kinds
 from ..errors import DataError
-from ..image import find_images, read_image
+from ..image import find_images, fit, read_image
 
 LONG_SIDE = 480  # larger photographs are reduced to this
 VIEW_SHARE = 2 / 3  # sides of a view in shares of the photograph's
@@ -95,7 +95,7 @@ def find_photographs(folder: Path | str) -> list[Path]:
 
 def render_pair(path: Path, level: Level, rng: np.random.Generator) -> PlanarPair:
     """Render both views of a photograph."""
-    photograph = _at_most(read_image(path), LONG_SIDE)
+    photograph = fit(read_image(path), (LONG_SIDE, LONG_SIDE))
     height, width = photograph.shape[:2]
     size = (round(width * VIEW_SHARE), round(height * VIEW_SHARE))
     to_view0 = _first_view((width, height), size, rng)
@@ -104,14 +104,6 @@ def render_pair(path: Path, level: Level, rng: np.random.Generator) -> PlanarPai
     view1 = _distort(_render(photograph, H_0to1 @ to_view0, size), level, rng)
     name = f'{level.name}/{path.stem}'
     return PlanarPair(level.name, name, view0, view1, H_0to1, origin=path.stem)
-
-
-def _at_most(image: np.ndarray, long_side: int) -> np.ndarray:
-    scale = long_side / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _shift(x: float, y: float) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Tables of results, on a terminal or in a report: means, intervals, differences, splits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 import math
 from typing import NamedTuple
 
@@ -41,30 +42,21 @@ def summary_table(results: Sequence[Results]) -> Table:
     """Return a row for each extractor: headlines with 95 % intervals, matches, time; best bold."""
     columns, first = headlines(results), check_together(results)
     title = f'{first.data}: {len(first.pairs)} pairs, protocol {first.protocol.name}'
-    table = _table(f'{title}, mean (95 % interval)', columns)
-    for result, cells in zip(results, summary_cells(results, columns), strict=True):
-        table.add_row(Text(result.label), *map(_text, cells))
-    return table
+    return _table(f'{title}, mean (95 % interval)', columns, _labelled(results, columns))
 
 
 def group_table(results: Sequence[Results], column: str) -> Table:
     """Return the mean of a column for each sequence or level; the best of each row bold."""
-    table = _table(f'{check_together(results).data}: {column}', [r.label for r in results])
-    for group, cells in group_cells(results, column).items():
-        table.add_row(Text(group), *map(_text, cells))
-    return table
+    title, labels = f'{check_together(results).data}: {column}', [r.label for r in results]
+    return _table(title, labels, group_cells(results, column))
 
 
 def split_table(results: Sequence[Results]) -> Table:
     """Return the headlines of each kind of sequence, viewpoint and light and others apart."""
-    columns = headlines(results)
-    first = check_together(results)
-    table = _table(f'{first.data}: by {split_kind(first)}', columns)
-    for name, parts in split_results(results).items():
-        table.add_section()
-        for result, cells in zip(parts, summary_cells(parts, columns), strict=True):
-            table.add_row(Text(f'{name}: {result.label}'), *map(_text, cells))
-    return table
+    columns, first = headlines(results), check_together(results)
+    parts = split_results(results).items()
+    sections = (_labelled(part, columns, f'{name}: ') for name, part in parts)
+    return _table(f'{first.data}: by {split_kind(first)}', columns, *sections)
 
 
 def comparison_table(
@@ -77,10 +69,8 @@ def comparison_table(
     noise. Raises ConfigError for an unknown label and DataError for results of different pairs.
     """
     columns = columns or headlines(results)
-    table = _table(f'difference from {reference} (95 % interval)', columns)
-    for label, cells in comparison_cells(results, reference, columns).items():
-        table.add_row(Text(label), *map(_text, cells))
-    return table
+    cells = comparison_cells(results, reference, columns)
+    return _table(f'difference from {reference} (95 % interval)', columns, cells)
 
 
 def check_together(results: Sequence[Results]) -> Results:
@@ -129,7 +119,7 @@ def main_column(results: Sequence[Results]) -> str:
 
 def only_group(result: Results, group: str) -> Results:
     """Return the results of one group, not of others whose names begin alike."""
-    return _only(result, 'group', group)
+    return _only(result, (pair.group == group for pair in result.pairs))
 
 
 def split_results(results: Sequence[Results]) -> dict[str, list[Results]]:
@@ -141,16 +131,17 @@ def split_results(results: Sequence[Results]) -> dict[str, list[Results]]:
     first = check_together(results)
     if parts := {pair.part for pair in first.pairs if pair.part}:
         order = sorted(parts, key=lambda part: (THIRDS.index(part) if part in THIRDS else 9, part))
-        return {part: [_only(r, 'part', part) for r in results] for part in order}
+        return {
+            name: [_only(r, (p.part == name for p in r.pairs)) for r in results] for name in order
+        }
     groups = first.groups
-    kinds = {
-        prefix: name
-        for prefix, name in SPLITS.items()
-        if any(g.startswith(prefix) for g in groups)
-    }
-    if len(kinds) < 2 or not all(group.startswith(tuple(kinds)) for group in groups):
+    kinds = [kind for kind in SPLITS.items() if any(g.startswith(kind[0]) for g in groups)]
+    if len(kinds) < 2 or not all(g.startswith(tuple(SPLITS)) for g in groups):
         return {}
-    return {name: [_part(r, prefix) for r in results] for prefix, name in kinds.items()}
+    return {
+        name: [_only(r, (p.group.startswith(prefix) for p in r.pairs)) for r in results]
+        for prefix, name in kinds
+    }
 
 
 def split_kind(result: Results) -> str:
@@ -168,10 +159,9 @@ def group_cells(results: Sequence[Results], column: str) -> dict[str, list[Cell]
     """Return for each group a cell for each extractor, without intervals."""
     rows = {}
     for group in check_together(results).groups:
-        means = [only_group(result, group).mean(column) for result in results]
-        cells = [[Cell(format_number(column, mean))] for mean in means]
-        marked = _mark_best(cells, [[mean] for mean in means], [column])
-        rows[group] = [row[0] for row in marked]
+        means = [[only_group(result, group).mean(column)] for result in results]
+        cells = [[Cell(format_number(column, mean))] for (mean,) in means]
+        rows[group] = [cell for (cell,) in _mark_best(cells, means, [column])]
     return rows
 
 
@@ -198,22 +188,24 @@ def format_number(name: str, value: float, signed: bool = False) -> str:
     return f'{value:{"+" if signed else ""}.{_decimals(name, value)}f}'
 
 
-def numbers(values: Mapping[str, float], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return names and texts of the numbers that are there."""
-    found = ((name, format_number(name, values.get(name, math.nan))) for name in names)
-    return [(name, text) for name, text in found if text != MISSING]
+def _labelled(
+    results: Sequence[Results], columns: Sequence[str], prefix: str = ''
+) -> dict[str, list[Cell]]:
+    labels = [f'{prefix}{result.label}' for result in results]
+    return dict(zip(labels, summary_cells(results, columns), strict=True))
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
+def _table(title: str, columns: Sequence[str], *sections: Mapping[str, Sequence[Cell]]) -> Table:
+    """Return a table of rows of cells by label, with a line between sections."""
     table = Table(title=Text(title), title_justify='left', box=None, pad_edge=False)
     table.add_column('', overflow='fold')
     for name in columns:
         table.add_column(Text(name), justify='right', overflow='fold', min_width=len(name))
+    for rows in sections:
+        table.add_section()
+        for label, cells in rows.items():
+            table.add_row(Text(label), *(Text(c.plain, style=STYLES[c.kind]) for c in cells))
     return table
-
-
-def _text(cell: Cell) -> Text:
-    return Text(cell.plain, style=STYLES[cell.kind])
 
 
 def _mean_cell(result: Results, name: str) -> Cell:
@@ -233,18 +225,13 @@ def _difference_cell(result: Results, base: Results, name: str) -> Cell:
     shared = np.isfinite(result.column(name)) & np.isfinite(base.column(name))
     if shared.sum() < 2:
         return Cell(text, 'one pair', NOISE)
+    kind = BETTER if (difference.difference < 0) == (name in LOWER_IS_BETTER) else WORSE
+    if difference.is_noise:
+        kind = NOISE
+    elif name in NEITHER_IS_BETTER:
+        kind = ''
     ends = (format_number(name, end, signed=True) for end in difference[1:3])
-    return Cell(
-        text, ' to '.join(ends), _verdict(name, difference.difference, difference.is_noise)
-    )
-
-
-def _verdict(name: str, difference: float, is_noise: bool) -> str:
-    if is_noise:
-        return NOISE
-    if name in NEITHER_IS_BETTER:
-        return ''
-    return BETTER if (difference < 0) == (name in LOWER_IS_BETTER) else WORSE
+    return Cell(text, ' to '.join(ends), kind)
 
 
 def _mark_best(
@@ -275,11 +262,5 @@ def _measured(results: Sequence[Results], name: str) -> bool:
     return any(np.isfinite(result.column(name)).any() for result in results)
 
 
-def _part(result: Results, prefix: str) -> Results:
-    kept = tuple(pair for pair in result.pairs if pair.group.startswith(prefix))
-    return replace(result, pairs=kept)
-
-
-def _only(result: Results, field: str, value: str) -> Results:
-    kept = tuple(pair for pair in result.pairs if getattr(pair, field) == value)
-    return replace(result, pairs=kept)
+def _only(result: Results, counts: Iterable[bool]) -> Results:
+    return replace(result, pairs=tuple(compress(result.pairs, counts)))
