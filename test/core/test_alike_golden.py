@@ -1,31 +1,22 @@
 """Parity with the official ALIKE code on its published checkpoints, imported as a user would."""
 
 from dense_alike import dense_descriptors
-from kpfeat_core.cli import app
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.models.base import DenseMaps
 import numpy as np
 import pytest
+from run_kpfeat import import_weights
 import torch
-from typer.testing import CliRunner
 
 
 @pytest.fixture(params=['t', 's', 'n', 'l'])
 def case(request, reference, tmp_path):
     """Return (extractor with imported weights, image, golden arrays) for one size."""
     letter = request.param
-    out = tmp_path / 'imported.safetensors'
-    words = ['weights', 'import', reference / f'weights/alike/alike-{letter}.pth']
-    words += ['--model', f'alike-{letter}', '--out', out]
-    assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
-    extractor = create_extractor(
-        f'alike-{letter}',
-        str(out),
-        detection_threshold=0.2,
-        max_num_keypoints=5000,
-        remove_borders=2,
-        upstream_borders=True,
-    )
+    model, checkpoint = f'alike-{letter}', reference / f'weights/alike/alike-{letter}.pth'
+    out = import_weights(checkpoint, model, tmp_path / 'imported.safetensors')
+    options = {'detection_threshold': 0.2, 'max_num_keypoints': 5000, 'remove_borders': 2}
+    extractor = create_extractor(model, out, **options, upstream_borders=True)
     image = np.load(reference / 'golden/image_synth_240x320.npz')['rgb']
     return extractor, image, np.load(reference / f'golden/alike_{letter}.npz')
 

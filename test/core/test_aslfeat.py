@@ -1,7 +1,6 @@
 """ASLFeat in each of its modes: building, training, weight files, sizes that 4 does not divide."""
 
 from fill_tf import filled_aslfeat
-from kpfeat_core.cli import app
 from kpfeat_core.errors import ConfigError, WeightsError
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.models.aslfeat import AslFeat
@@ -11,9 +10,9 @@ from kpfeat_core.weights.files import read_weights, save_weights
 from kpfeat_core.weights.importing import import_checkpoint
 import numpy as np
 import pytest
+from run_kpfeat import import_weights
 from tf_table import write_tf_checkpoint
 import torch
-from typer.testing import CliRunner
 
 MODES = ('none', 'u', 's', 'a', 'h')
 
@@ -39,11 +38,8 @@ def picture(height: int, width: int, batch: int = 1) -> torch.Tensor:
 @pytest.mark.parametrize(
     ('mode', 'count'), [('none', 728352), ('u', 821745), ('s', 769860), ('h', 790614)]
 )
-def test_the_number_of_parameters_is_the_published_one(mode, count):
+def test_the_number_of_parameters_is_the_published_one_and_a_new_network_affine(mode, count):
     assert sum(p.numel() for p in build_extractor('aslfeat', deform=mode).parameters()) == count
-
-
-def test_a_new_network_is_affine():
     assert build_extractor('aslfeat').config.deform == 'a'
 
 
@@ -144,7 +140,7 @@ def test_without_refinement_keypoints_are_pixels_apart_and_off_the_border():
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_a_weight_file_says_how_its_kernels_bend(mode, tmp_path):
+def test_a_weight_file_and_our_own_state_dicts_say_how_their_kernels_bend(mode, tmp_path):
     saved, file = network(mode), tmp_path / 'w.safetensors'
     save_weights(saved, file)
     loaded = create_extractor('aslfeat', str(file), upsample_to=-1)
@@ -156,11 +152,7 @@ def test_a_weight_file_says_how_its_kernels_bend(mode, tmp_path):
         create_extractor('aslfeat', str(file), deform=other)
     with pytest.raises(ConfigError, match='shapes the network'):
         loaded.with_options(deform=other)
-
-
-@pytest.mark.parametrize('mode', MODES)
-def test_our_own_state_dicts_tell_their_mode_too(mode, tmp_path):
-    torch.save(network(mode).state_dict(), tmp_path / 'own.pth')
+    torch.save(saved.state_dict(), tmp_path / 'own.pth')
     out = import_checkpoint(tmp_path / 'own.pth', 'aslfeat', tmp_path / 'out.safetensors')
     assert create_extractor('aslfeat', str(out)).config.deform == mode
 
@@ -171,10 +163,7 @@ def test_a_tensorflow_checkpoint_is_imported_by_any_of_its_names(tmp_path):
     write_tf_checkpoint(tmp_path / 'm.ckpt-7', values | slots | {'global_step': np.array(7)})
     for name in ('m.ckpt-7.index', 'm.ckpt-7.data-00000-of-00001', 'm.ckpt-7'):
         assert find_tf_index(tmp_path / name) == tmp_path / 'm.ckpt-7.index'
-    out = tmp_path / 'out.safetensors'
-    words = ['weights', 'import', tmp_path / 'm.ckpt-7', '--model', 'aslfeat', '--out', out]
-    result = CliRunner().invoke(app, list(map(str, words)))
-    assert result.exit_code == 0, result.output
+    out = import_weights(tmp_path / 'm.ckpt-7', 'aslfeat', tmp_path / 'out.safetensors')
     tensors, noted = read_weights(out)
     assert noted['imported_from'] == 'm.ckpt-7.index' and '"u"' in noted['architecture']
     kernel = values['conv6_0/kernel']

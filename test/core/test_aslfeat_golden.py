@@ -1,13 +1,12 @@
 """Parity with the official ASLFeat code, on fixed weights imported as a user would."""
 
 from fill_tf import filled_aslfeat
-from kpfeat_core.cli import app
 from kpfeat_core.factory import create_extractor
 import numpy as np
 import pytest
+from run_kpfeat import import_weights
 from tf_table import write_tf_checkpoint
 import torch
-from typer.testing import CliRunner
 
 # The official name of each way to bend kernels, and ours: its 'a' lacks the residual affinity.
 MODES = {'none': 'none', 'u': 'u', 'a': 's', 'h': 'h'}
@@ -19,12 +18,9 @@ def case(request, reference, tmp_path_factory):
     mode, tmp_path = request.param, tmp_path_factory.mktemp('weights')
     checkpoint = tmp_path / 'model.ckpt-380000'
     write_tf_checkpoint(checkpoint, filled_aslfeat(MODES[mode]))
-    out = tmp_path / 'imported.safetensors'
-    words = ['weights', 'import', checkpoint, '--model', 'aslfeat', '--out', out]
-    result = CliRunner().invoke(app, list(map(str, words)))
-    assert result.exit_code == 0, result.output
+    out = import_weights(checkpoint, 'aslfeat', tmp_path / 'imported.safetensors')
     options = {'detection_threshold': 0.45, 'max_num_keypoints': 1000, 'upsample_to': -1}
-    extractor = create_extractor('aslfeat', str(out), **options)
+    extractor = create_extractor('aslfeat', out, **options)
     assert extractor.config.deform == MODES[mode]
     image = np.load(reference / 'golden/gray_synth_240x320.npz')['gray']
     return extractor, image, np.load(reference / f'golden/aslfeat_fill_{mode}.npz')

@@ -10,15 +10,7 @@ import pytest
 from run_kpfeat import assert_one_error, run
 
 ROOT = Path(kpfeat_core.__file__).parents[1]
-VERBS = (
-    'extract',
-    'match',
-    'train',
-    'demo',
-    'weights list',
-    'weights import',
-    'weights verify',
-)
+VERBS = ('extract', 'match', 'train', 'demo', 'weights list', 'weights import', 'weights verify')
 
 
 @pytest.mark.parametrize('verb', VERBS)

@@ -1,13 +1,6 @@
 """Homographies, warps and sampling agree on one pixel convention."""
 
-from kpfeat_core.geometry import (
-    inside,
-    pixel_grid,
-    sample,
-    unwarp_points,
-    warp_image,
-    warp_points,
-)
+from kpfeat_core.geometry import inside, pixel_grid, sample, unwarp_points, warp_image, warp_points
 import torch
 
 

@@ -25,29 +25,23 @@ def folder(tmp_path):
     return tmp_path
 
 
-def names(found):
-    """Return the names under which results are stored."""
-    return [item.name.as_posix() for item in found]
+@pytest.mark.parametrize(
+    'words, expected',
+    [
+        ([''], ['a/1.png', 'b/1.png', 'b/2.jpg']),
+        (['b/2.jpg', 'a/*.png'], ['2.jpg', '1.png']),
+        (['a/1.png', 'a/../a/1.png'], ['1.png']),
+    ],
+    ids=['paths below a folder', 'bare names of files and patterns', 'a file named twice'],
+)
+def test_names_are_those_below_the_word_each_once(folder, words, expected):
+    found = expand_images([f'{folder}/{word}' for word in words])
+    assert [item.name.as_posix() for item in found] == expected
 
 
-def test_a_folder_gives_its_images_with_their_paths_below_it(folder):
-    assert names(expand_images([str(folder)])) == ['a/1.png', 'b/1.png', 'b/2.jpg']
-
-
-def test_files_and_patterns_give_bare_names(folder):
-    assert names(expand_images([f'{folder}/b/2.jpg', f'{folder}/a/*.png'])) == ['2.jpg', '1.png']
-
-
-def test_the_same_file_named_twice_counts_once(folder):
-    assert names(expand_images([f'{folder}/a/1.png', f'{folder}/a/../a/1.png'])) == ['1.png']
-
-
-def test_two_images_of_one_name_are_refused_with_both_paths(folder):
+def test_two_images_of_one_name_are_refused_and_endings_count_unless_stored_by_stem(folder):
     with pytest.raises(DataError, match="a/1.png' and '.*b/1.png' would both be stored"):
         expand_images([f'{folder}/*/1.png'])
-
-
-def test_endings_count_unless_results_are_stored_by_stem(folder):
     (folder / 'a/1.jpg').touch()
     assert len(expand_images([f'{folder}/a'])) == 2
     with pytest.raises(DataError, match="stored as '1'"):
@@ -60,14 +54,11 @@ def test_a_word_that_finds_nothing_is_an_error(folder, word):
         expand_images([f'{folder}/{word}'])
 
 
-def test_features_survive_the_way_through_npz(tmp_path):
+def test_features_survive_the_way_through_npz_and_another_file_is_refused(tmp_path):
     write_npz(tmp_path / 'new/frame.0001.npz', ARRAYS)
     back = read_npz(tmp_path / 'new/frame.0001.npz')
     assert set(back) == set(ARRAYS)
     assert all(np.array_equal(back[name], ARRAYS[name]) for name in ARRAYS)
-
-
-def test_a_file_that_is_no_npz_is_refused(tmp_path):
     (tmp_path / 'x.npz').write_text('hello')
     with pytest.raises(DataError, match="features from '.*x.npz'"):
         read_npz(tmp_path / 'x.npz')
@@ -111,7 +102,7 @@ def test_an_hloc_file_that_was_not_finished_does_not_appear(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_zip_file_is_a_folder_for_a_while(tmp_path) -> None:
+def test_a_zip_file_is_a_folder_for_a_while_unless_it_is_cut_off(tmp_path) -> None:
     with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as file:
         file.writestr('sub/x.txt', 'hello')
     with unpacked(tmp_path / 'a.zip') as folder:
@@ -119,9 +110,6 @@ def test_a_zip_file_is_a_folder_for_a_while(tmp_path) -> None:
     assert not folder.exists()
     with unpacked(tmp_path) as same:
         assert same == tmp_path
-
-
-def test_a_zip_file_that_is_cut_off_is_refused(tmp_path) -> None:
     (tmp_path / 'a.zip').write_bytes(b'PK' + bytes(40))
     with pytest.raises(DataError, match="a.zip' is not a complete"), unpacked(tmp_path / 'a.zip'):
         pass

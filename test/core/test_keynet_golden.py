@@ -1,26 +1,22 @@
 """Parity with both published networks of Key.Net, whose checkpoints a user would import."""
 
 import cv2
-from kpfeat_core.cli import app
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.registry import build_extractor
 from kpfeat_core.weights.files import read_weights
 import numpy as np
 import pytest
+from run_kpfeat import import_weights
 import torch
-from typer.testing import CliRunner
 
 FILES = {'torch': 'keynet/keynet_pytorch.pth', 'tf': 'keynet_tf/model--1651.index'}
 
 
 def imported(reference, tmp_path, variant: str, *settings: str):
     """Return an extractor with a published checkpoint of the detector."""
-    out = tmp_path / f'{variant}.safetensors'
-    words = ['weights', 'import', reference / 'weights' / FILES[variant], '--out', out]
-    words += ['--model', 'keynet', *(word for pair in settings for word in ('--set', pair))]
-    result = CliRunner().invoke(app, list(map(str, words)))
-    assert result.exit_code == 0, result.output
-    return create_extractor('keynet', str(out), descriptor='sift', sub_pixel=False)
+    checkpoint = reference / 'weights' / FILES[variant]
+    out = import_weights(checkpoint, 'keynet', tmp_path / f'{variant}.safetensors', *settings)
+    return create_extractor('keynet', out, descriptor='sift', sub_pixel=False)
 
 
 @pytest.fixture
@@ -133,14 +129,12 @@ def test_scores_of_the_tf_network_are_those_of_its_description(
     assert np.ptp(expected) > 0.05
 
 
-def test_statistics_are_those_that_were_stored_unless_told_otherwise(reference, tmp_path) -> None:
+def test_a_weight_file_says_which_variant_it_is_for_with_the_statistics_that_were_stored(
+    reference, tmp_path
+) -> None:
     extractor = imported(reference, tmp_path, 'tf')
     assert extractor.config.batch_statistics == 'stored'
     assert extractor.detector.norms[0].running_mean.abs().max() > 0.1
-
-
-def test_a_weight_file_says_which_variant_it_is_for(reference, tmp_path) -> None:
-    imported(reference, tmp_path, 'tf')
     tensors, notes = read_weights(tmp_path / 'tf.safetensors')
     assert '"variant": "tf"' in notes['architecture'] and 'norm_last.weight' in tensors
     expected = build_extractor('keynet', variant='tf', descriptor='sift').network.state_dict()

@@ -1,15 +1,14 @@
 """Parity with the official KP2D code: its networks with fixed weights, imported as users do."""
 
 from fill import fill, filled_state
-from kpfeat_core.cli import app
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.image import image_to_tensor
 from kpfeat_core.keypoints import Keypoints
 from kpfeat_core.training.kp2d import IoNet
 import numpy as np
 import pytest
+from run_kpfeat import import_weights
 import torch
-from typer.testing import CliRunner
 
 
 @pytest.fixture(scope='module')
@@ -38,29 +37,23 @@ def case(request, golden, tmp_path_factory):
     """Return (version, extractor with imported weights), which keeps every cell."""
     version = request.param
     folder = tmp_path_factory.mktemp(version)
-    checkpoint, out = folder / f'{version}.ckpt', folder / 'imported.safetensors'
-    torch.save(published(golden, version), checkpoint)
-    words = ['weights', 'import', checkpoint, '--model', 'kp2d', '--out', out]
-    words += ['--set', f'version={version}']
-    assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
+    torch.save(published(golden, version), folder / 'published.ckpt')
+    out = folder / 'imported.safetensors'
+    import_weights(folder / 'published.ckpt', 'kp2d', out, f'version={version}')
     options = {'detection_threshold': 0.0, 'upstream_sampling': True, 'upsample_to': -1}
     return version, create_extractor('kp2d', str(out), max_num_keypoints=-1, **options)
 
 
-def test_scores_and_positions_are_those_of_the_official_code(case, golden, image):
-    version, extractor = case
-    with torch.no_grad():
-        maps = extractor(extractor.prepare(image_to_tensor(image)))
-    np.testing.assert_allclose(maps.score_map, golden[f'{version}_score'][0], atol=1e-5)
-    expected = golden[f'{version}_coord'][0].transpose(1, 2, 0)
-    np.testing.assert_allclose(maps.positions[0], expected, atol=1e-3)
-
-
-def test_descriptors_of_all_cells_are_those_of_the_official_code(case, golden, image):
+def test_scores_positions_and_descriptors_of_all_cells_are_those_of_the_official_code(
+    case, golden, image
+):
     version, extractor = case
     with torch.no_grad():
         maps = extractor(extractor.prepare(image_to_tensor(image)))
         found = extractor.describe(maps, Keypoints.at(maps.positions.flatten(1, 2)))
+    np.testing.assert_allclose(maps.score_map, golden[f'{version}_score'][0], atol=1e-5)
+    expected = golden[f'{version}_coord'][0].transpose(1, 2, 0)
+    np.testing.assert_allclose(maps.positions[0], expected, atol=1e-3)
     found = found.mT.view(256, 30, 40)[:, ::3, ::3]
     np.testing.assert_allclose(found, golden[f'{version}_feat_s'], atol=1e-5)
 

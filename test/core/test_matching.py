@@ -30,7 +30,6 @@ def random_features(n, d=16, b=1, seed=0):
 
 
 def match(features0, features1, **options):
-    """Match with some options."""
     return create_matcher(**options).match(features0, features1)
 
 
@@ -162,12 +161,9 @@ def test_a_descriptor_that_is_not_finite_does_not_spoil_the_others():
     assert matches.matches0.tolist() == [[0, -1, 2]]
 
 
-def test_descriptors_of_different_length_are_refused_with_both_lengths():
+def test_descriptors_of_different_length_and_batches_of_different_size_are_refused():
     with pytest.raises(ShapeError, match='16 numbers .* 8'):
         match(random_features(3, 16), random_features(3, 8))
-
-
-def test_batches_of_different_size_are_refused():
     with pytest.raises(ShapeError, match='2 images cannot be matched to 3'):
         match(random_features(3, b=2), random_features(3, b=3))
 
@@ -281,27 +277,21 @@ def test_points_that_are_not_finite_are_never_inliers():
     assert np.flatnonzero(~inliers).tolist() == [3, 5]
 
 
-def test_none_fits_nothing_and_rejects_nothing():
+def test_none_fits_nothing_and_tensors_are_taken_as_they_are():
     points0, points1 = homography_scene()
     matrix, inliers = find_geometry(points0, points1, 'none')
     assert matrix is None and inliers.all()
-
-
-def test_tensors_are_taken_as_they_are():
-    points0, points1 = homography_scene()
     expected = find_geometry(points0, points1)
     found = find_geometry(torch.tensor(points0), torch.tensor(points1))
     assert np.array_equal(found[1], expected[1])
 
 
-def test_unequal_counts_and_wrong_shapes_are_refused():
+def test_unequal_counts_wrong_shapes_unknown_kinds_and_a_threshold_of_zero_are_refused():
     with pytest.raises(ShapeError, match='5 points0 beside 4'):
         find_geometry(np.zeros((5, 2)), np.zeros((4, 2)))
     with pytest.raises(ShapeError, match=r'\(2, 5\), expected \(K, 2\)'):
         find_geometry(np.zeros((2, 5)), np.zeros((2, 5)))
 
-
-def test_an_unknown_kind_and_a_threshold_of_zero_are_refused():
     points = np.zeros((9, 2))
     with pytest.raises(ConfigError, match="'affine', expected none, homography, fundamental"):
         find_geometry(points, points, 'affine')
@@ -311,26 +301,19 @@ def test_an_unknown_kind_and_a_threshold_of_zero_are_refused():
 
 def features(order: list[int], shift: float = 0.0) -> Features:
     """Return points of a grid in this order, each with a descriptor of its own."""
-    keypoints = np.array(
-        [[10 * (k % 4), 10 * (k // 4) + k % 3] for k in order], np.float32
-    ).reshape(-1, 2)
-    return Features.from_numpy(
-        {
-            'keypoints': keypoints + np.float32(shift),
-            'keypoint_scores': np.ones(len(order), np.float32),
-            'descriptors': np.eye(12, dtype=np.float32)[order],
-            'image_size': np.array([100, 100], np.float32),
-        }
-    )
-
-
-def matcher(**options) -> MutualNearestNeighbor:
-    return MutualNearestNeighbor(MatcherConfig(**options))
+    points = [[10 * (k % 4) + shift, 10 * (k // 4) + k % 3 + shift] for k in order]
+    arrays = {
+        'keypoints': np.array(points).reshape(-1, 2),
+        'keypoint_scores': np.ones(len(order)),
+        'descriptors': np.eye(12)[order],
+        'image_size': np.array([100, 100]),
+    }
+    return Features.from_numpy(arrays)
 
 
 def test_indices_and_coordinates_of_a_match_belong_together() -> None:
     features0, features1 = features(list(range(12))), features(list(range(11, -1, -1)), 5.0)
-    pair = match_pair(matcher(), features0, features1)
+    pair = match_pair(create_matcher(), features0, features1)
     assert pair.indices0.tolist() == list(range(12))
     assert pair.indices1.tolist() == list(range(11, -1, -1))
     assert np.array_equal(pair.keypoints0, features0.keypoints[0].numpy()[pair.indices0])
@@ -340,27 +323,20 @@ def test_indices_and_coordinates_of_a_match_belong_together() -> None:
 def test_image_of_a_batch_is_matched_with_its_partner_and_without_padding() -> None:
     batch0 = Features.cat([features([0, 1, 2, 3, 4, 5]), features([7, 8])])
     batch1 = Features.cat([features([0]), features([8, 7, 1])])
-    pair = match_pair(matcher(geometry='none'), batch0, batch1, 1)
+    pair = match_pair(create_matcher(geometry='none'), batch0, batch1, 1)
     assert (pair.indices0.tolist(), pair.indices1.tolist()) == ([0, 1], [1, 0])
 
 
 def test_wrong_match_is_no_inlier_and_the_homography_is_that_of_the_others() -> None:
     features0, features1 = features(list(range(12))), features(list(range(12)), 5.0)
     features1.keypoints[0, 3] += 40
-    pair = match_pair(matcher(geometry='homography'), features0, features1)
+    pair = match_pair(create_matcher(geometry='homography'), features0, features1)
     assert pair.inliers.tolist() == [k != 3 for k in range(12)]
     assert np.allclose(pair.matrix, [[1, 0, 5], [0, 1, 5], [0, 0, 1]], atol=1e-3)
 
 
-def test_nothing_is_rejected_where_no_geometry_is_asked_for() -> None:
-    pair = match_pair(matcher(geometry='none'), features(list(range(12))), features([0, 5]))
-    assert len(pair) == 2
-    assert pair.inliers.all()
-    assert pair.matrix is None
-
-
-def test_image_without_keypoints_gives_no_matches() -> None:
-    pair = match_pair(matcher(), features([]), features([0, 1, 2]))
-    assert len(pair) == 0
-    assert pair.keypoints0.shape == (0, 2)
-    assert pair.matrix is None
+def test_nothing_is_rejected_without_a_geometry_and_nothing_matched_without_keypoints() -> None:
+    pair = match_pair(create_matcher(geometry='none'), features(list(range(12))), features([0, 5]))
+    assert len(pair) == 2 and pair.inliers.all() and pair.matrix is None
+    pair = match_pair(create_matcher(), features([]), features([0, 1, 2]))
+    assert len(pair) == 0 and pair.keypoints0.shape == (0, 2) and pair.matrix is None

@@ -3,11 +3,7 @@
 from kpfeat_core.config import DEFAULT_MODEL
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.factory import check_device, create_extractor, create_matcher
-from kpfeat_core.registry import (
-    build_extractor,
-    extractor_config_class,
-    extractor_names,
-)
+from kpfeat_core.registry import build_extractor, extractor_config_class, extractor_names
 from kpfeat_core.weights.files import save_weights
 import pytest
 import torch

@@ -3,13 +3,12 @@
 import ast
 
 from fill import filled_state
-from kpfeat_core.cli import app
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.keypoints import Keypoints
 import numpy as np
 import pytest
+from run_kpfeat import import_weights
 import torch
-from typer.testing import CliRunner
 
 # (outputs, inputs, kernel) of the layers in the layout of Magic Leap
 MAGIC_LEAP = {
@@ -26,16 +25,14 @@ MAGIC_LEAP = {
     'convDa': (256, 128, 3),
     'convDb': (256, 256, 1),
 }
+OPEN = {'detection_threshold': 0.0005, 'max_num_keypoints': 500}  # of the open implementation
 
 
-def import_as_a_user(state, folder, **options):
+def import_as_a_user(state, folder, model='superpoint', **options):
     """Write a .pth file, convert it with the command line, and load the result."""
     torch.save(state, folder / 'published.pth')
-    words = ['weights', 'import', folder / 'published.pth', '--model', 'superpoint']
-    words += ['--out', folder / 'imported.safetensors']
-    done = CliRunner().invoke(app, list(map(str, words)))
-    assert done.exit_code == 0, done.output
-    return create_extractor('superpoint', str(folder / 'imported.safetensors'), **options)
+    out = import_weights(folder / 'published.pth', model, folder / 'imported.safetensors')
+    return create_extractor(model, out, **options, sub_pixel=False, upsample_to=-1)
 
 
 @pytest.fixture(scope='module')
@@ -48,16 +45,9 @@ def magic_leap(reference, tmp_path_factory):
     """Return (extractor set as Magic Leap's program, golden arrays)."""
     shapes = {f'{k}.weight': (o, i, s, s) for k, (o, i, s) in MAGIC_LEAP.items()}
     shapes |= {f'{k}.bias': (o,) for k, (o, _, _) in MAGIC_LEAP.items()}
-    extractor = import_as_a_user(
-        filled_state(shapes),
-        tmp_path_factory.mktemp('magic_leap'),
-        nms='exact',
-        detection_threshold=0.015,
-        max_num_keypoints=-1,
-        sub_pixel=False,
-        upstream_sampling=True,
-        upsample_to=-1,
-    )
+    options = {'nms': 'exact', 'detection_threshold': 0.015, 'max_num_keypoints': -1}
+    folder = tmp_path_factory.mktemp('magic_leap')
+    extractor = import_as_a_user(filled_state(shapes), folder, **options, upstream_sampling=True)
     return extractor, np.load(reference / 'golden/superpoint_ml_fill.npz')
 
 
@@ -67,15 +57,7 @@ def rpautrat(reference, tmp_path_factory):
     golden = np.load(reference / 'golden/superpoint_open_fill.npz')
     shapes = map(ast.literal_eval, golden['shapes'])
     state = filled_state(dict(zip(golden['keys'].tolist(), shapes, strict=True)))
-    extractor = import_as_a_user(
-        state,
-        tmp_path_factory.mktemp('open'),
-        detection_threshold=0.0005,
-        max_num_keypoints=500,
-        sub_pixel=False,
-        upsample_to=-1,
-    )
-    return extractor, golden
+    return import_as_a_user(state, tmp_path_factory.mktemp('open'), **OPEN), golden
 
 
 def assert_close_to_the_range(found, golden):
@@ -138,12 +120,7 @@ def test_colour_becomes_gray_as_in_the_open_implementation(rpautrat, reference):
 
 def test_magicpoint_imports_the_detector_of_a_whole_checkpoint(rpautrat, gray, tmp_path):
     extractor, golden = rpautrat
-    torch.save(extractor.state_dict(), tmp_path / 'whole.pth')
-    words = ['weights', 'import', tmp_path / 'whole.pth', '--model', 'magicpoint']
-    words += ['--out', tmp_path / 'magicpoint.safetensors']
-    assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
-    alone = create_extractor('magicpoint', str(tmp_path / 'magicpoint.safetensors'))
-    options = {'detection_threshold': 0.0005, 'max_num_keypoints': 500, 'sub_pixel': False}
-    found = alone.with_options(**options, upsample_to=-1).extract(gray).numpy()
+    alone = import_as_a_user(extractor.state_dict(), tmp_path, 'magicpoint', **OPEN)
+    found = alone.extract(gray).numpy()
     np.testing.assert_array_equal(found['keypoints'], golden['kpts'])
     assert found['descriptors'].shape == (500, 0)

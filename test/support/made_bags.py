@@ -97,10 +97,7 @@ def texts(count: int = 9, start: int = START, store: Any = None) -> list[Made]:
 
 
 def write_bag(
-    folder: Path,
-    messages: Sequence[Made],
-    storage: str = 'mcap',
-    compression: str = '',
+    folder: Path, messages: Sequence[Made], storage: str = 'mcap', compression: str = ''
 ) -> Path:
     """
     Write a rosbag2 recording in the order of the messages.

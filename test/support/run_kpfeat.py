@@ -14,6 +14,14 @@ def run(*words, **environment):
     return CliRunner(**APART).invoke(app, [str(word) for word in words], env=environment)
 
 
+def import_weights(checkpoint, model, out, *settings):
+    """Convert a checkpoint as a user does, with KEY=VALUE settings; return the weight file."""
+    chosen = [word for pair in settings for word in ('--set', pair)]
+    done = run('weights', 'import', checkpoint, '--model', model, '--out', out, *chosen)
+    assert done.exit_code == 0, done.output
+    return str(out)
+
+
 def assert_one_error(result, *texts):
     """Check for exit code 2, one `error:` line that holds the texts, and no traceback."""
     lines = [line for line in result.stderr.splitlines() if line]
