@@ -24,8 +24,7 @@ from kpfeat_core.benchmarking.run import synchronize, Turns
 from kpfeat_core.data.homography_pairs import make_pairs, PairConfig
 from kpfeat_core.data.image_folder import ImageBank, load_bank
 from kpfeat_core.data.photometric import PhotometricConfig
-from kpfeat_core.image import find_images
-from kpfeat_core.io import unpacked
+from kpfeat_core.io import find_images, unpacked
 from kpfeat_core.provenance import device_name
 from kpfeat_core.training import recipe_class
 from kpfeat_core.training.recipe import Options

@@ -11,14 +11,13 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from .axes import Bool, Float
-from .errors import DataError, ImageError
+from .errors import ImageError
 from .geometry import flat_index
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of OpenCV's RGB to gray
 ImageLike = np.ndarray | Tensor
 # Markers of JPEG (ITU-T T.81, annex B)
 START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
-ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.tif', '.tiff')
 MaskLike = np.ndarray | Tensor
 
 
@@ -251,20 +250,6 @@ def _is_cut_jpeg(data: bytes) -> bool:
     while data[place : place + 1] == b'\xff' and data[place : place + 2] != START_OF_SCAN:
         place += 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
     return data.find(END_OF_IMAGE, place) < 0
-
-
-def find_images(folder: Path | str) -> list[Path]:
-    """List the image files below a folder, sorted; raises DataError if there are none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"there is no folder '{folder}'; expected one with photographs")
-    found = (p for p in folder.rglob('*') if p.suffix.lower() in ENDINGS)
-    paths = sorted(p for p in found if not p.is_dir())
-    if not paths:
-        raise DataError(
-            f"'{folder}' holds no images; expected files ending in {', '.join(ENDINGS)}"
-        )
-    return paths
 
 
 def fit(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Finding images by words, feature files, and files that are written whole or not at all."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,48 @@ from .errors import DataError
 
 # Detection noise in pixels that hloc's triangulation reads beside the keypoints.
 KEYPOINT_UNCERTAINTY_PX = 1.0
+ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.tif', '.tiff')
+HIDDEN = '.'  # how names begin that are passed over
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """
+    Yield a folder and all below it with their folders, which may be removed from the list.
+
+    Links are followed after all else, and each folder is visited once, by its own name where it
+    has one here; links to a folder above are not followed. Hidden folders are passed over.
+    """
+    waiting, links, seen = deque([folder]), deque(), set()
+    while waiting or links:
+        current = waiting.popleft() if waiting else links.popleft()
+        real = current.resolve()
+        leads_up = current != folder and current.parent.resolve().is_relative_to(real)
+        if real in seen or leads_up:
+            continue
+        seen.add(real)
+        try:
+            below = sorted(path for path in current.iterdir() if path.is_dir())
+        except PermissionError as error:
+            raise DataError(f"'{current}' cannot be read: {error.strerror}") from error
+        below = [path for path in below if not path.name.startswith(HIDDEN)]
+        yield current, below
+        for path in below:
+            (links if path.is_symlink() else waiting).append(path)
+
+
+def find_images(folder: Path | str) -> list[Path]:
+    """List the image files below a folder, sorted; raises DataError if there are none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"there is no folder '{folder}'; expected one with photographs")
+    found = (path for below, _ in walk(folder) for path in below.iterdir())
+    found = (path for path in found if path.suffix.lower() in ENDINGS and not path.is_dir())
+    paths = sorted(path for path in found if not path.name.startswith(HIDDEN))
+    if not paths:
+        raise DataError(
+            f"'{folder}' holds no images; expected files ending in {', '.join(ENDINGS)}"
+        )
+    return paths
 
 
 @dataclass(frozen=True)
@@ -72,8 +115,6 @@ def unpacked(path: Path | str) -> Iterator[Path]:
 def _expand(word: str) -> list[NamedImage]:
     path = Path(word).expanduser()
     if path.is_dir():
-        from .image import find_images
-
         return [NamedImage(file, file.relative_to(path)) for file in find_images(path)]
     if path.exists():
         return [NamedImage(path, Path(path.name))]

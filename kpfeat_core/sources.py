@@ -13,7 +13,8 @@ import numpy as np
 from .camera import Calibration
 from .config import option
 from .errors import ConfigError, DataError, ImageError
-from .image import find_images, fit, read_image
+from .image import fit, read_image
+from .io import find_images
 from .virtual_camera import VirtualCamera
 
 USUAL_RATE_HZ = 10.0

@@ -168,7 +168,9 @@ class OverlayNode(KpfeatNode):
         if name == 'matches':
             return self.subscribe(Matches, name, self.on_matches)
         if name == 'depth':
-            return self.subscribe(Image, name, self.on_depth, qos_profile_sensor_data)
+            packed = self.resolve_topic_name(name).endswith('/compressedDepth')
+            kind = CompressedImage if packed else Image
+            return self.subscribe(kind, name, self.on_depth, qos_profile_sensor_data)
         topic, listener = self._info_topic(name), partial(self.on_camera_info, name)
         return self.subscribe(CameraInfo, topic, listener, qos_profile_sensor_data)
 
@@ -201,7 +203,7 @@ class OverlayNode(KpfeatNode):
         else:
             self.statistics.count('without_depth')
 
-    def on_depth(self, depth: Image) -> None:
+    def on_depth(self, depth: Image | CompressedImage) -> None:
         """Keep the depth image until its features come; they may have come already."""
         features = self.kept.add_depth(depth, self._tolerance_ns())
         if features is not None:

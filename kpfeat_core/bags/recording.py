@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ..errors import DataError
+from ..io import walk
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
@@ -129,8 +130,8 @@ def find_recordings(words: Sequence[str | Path]) -> list[Recording]:
     Return the recordings that files, folders and patterns stand for, sorted by path.
 
     A folder with a metadata.yaml is one recording. In any other, files whose names differ only in
-    a number at the end are the parts of one, and folders below are gone through. Raises
-    DataError where there is none.
+    a number at the end are the parts of one, and folders below are gone through, also behind
+    links. Each is given once. Raises DataError where there is none.
     """
     found: dict[Path, Recording] = {}
     for word in words:
@@ -144,7 +145,12 @@ def find_recordings(words: Sequence[str | Path]) -> list[Recording]:
                 f'{", ".join(ENDINGS)}'
             )
         found |= {recording.path: recording for recording in recordings}
-    return [found[path] for path in sorted(found)]
+    once: dict[Path, Recording] = {}  # what links lead to as well has its own name
+    for path in sorted(
+        found, key=lambda path: (path.resolve() != _absolute(path), len(path.parts), path)
+    ):
+        once.setdefault(path.resolve(), found[path])
+    return sorted(once.values(), key=lambda recording: recording.path)
 
 
 def find_recording(path: Path | str) -> Recording:
@@ -161,9 +167,26 @@ def _below(path: Path) -> list[Recording]:
         return [Recording(path, (path,))] if ending(path) in ENDINGS else []
     if not path.is_dir() or path.name.startswith('.'):
         return []
-    files = sorted((p for p in path.iterdir() if _is_part(p)), key=_natural)
-    if (path / METADATA).is_file() and files:
-        return [_described(path, files)]
+    found: dict[Path, list[Path]] = {}
+    described = []
+    for folder, below in walk(path):
+        files = sorted((p for p in folder.iterdir() if _is_part(p)), key=_natural)
+        if (folder / METADATA).is_file() and files:
+            described.append(_described(folder, files))
+            below.clear()
+        elif files:
+            found[folder] = files
+    folders = [*found, *(recording.path for recording in described)]
+    above = {parent for folder in folders for parent in folder.parents}
+    return described + [
+        recording
+        for folder, files in found.items()
+        for recording in _grouped(folder, files, folder in above)
+    ]
+
+
+def _grouped(path: Path, files: list[Path], is_above: bool) -> list[Recording]:
+    """Return the recordings of the files of a folder; is_above: whether there are others below."""
     together: dict[str, list[Path]] = {}
     for file in files:
         match = PART.fullmatch(stem(file))
@@ -171,11 +194,9 @@ def _below(path: Path) -> list[Recording]:
         if any(stem(other) == stem(file) for other in group):  # packed and not, or still active
             group = together.setdefault(file.name, [])
         group.append(file)
-    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
-    below = [recording for folder in folders for recording in _below(folder)]
-    if len(together) == 1 and len(files) > 1 and not below:  # the folder is the recording
+    if len(together) == 1 and len(files) > 1 and not is_above:  # the folder is the recording
         return [Recording(path, tuple(files))]
-    return [Recording(parts[0], tuple(parts)) for parts in together.values()] + below
+    return [Recording(parts[0], tuple(parts)) for parts in together.values()]
 
 
 def _described(path: Path, files: list[Path]) -> Recording:

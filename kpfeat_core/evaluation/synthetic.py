@@ -16,7 +16,8 @@ import numpy as np
 from .pairs import PlanarPair
 from ..data.image_folder import find_row, read_kinds
 from ..errors import DataError
-from ..image import find_images, fit, read_image
+from ..image import fit, read_image
+from ..io import find_images
 
 LONG_SIDE = 480  # larger photographs are reduced to this
 VIEW_SHARE = 2 / 3  # sides of a view in shares of the photograph's

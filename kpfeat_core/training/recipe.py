@@ -32,8 +32,8 @@ from ..data.posed_scenes import find_scenes, PosedScene, read_scene
 from ..data.rooms import make_room_pairs, RoomConfig
 from ..data.view_pairs import BatchSource, sample_mixed, ViewPairs
 from ..errors import ConfigError, DataError
-from ..image import channels_last, find_images, match_channels
-from ..io import unpacked
+from ..image import channels_last, match_channels
+from ..io import find_images, unpacked
 from ..models.base import DenseMaps, Extractor
 from ..registry import build_extractor
 from ..weights.files import load_weights, sha256

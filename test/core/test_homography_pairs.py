@@ -17,7 +17,7 @@ from kpfeat_core.data.image_folder import ImageBank, load_bank, read_kinds, spli
 from kpfeat_core.data.photometric import augment, PhotometricConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.geometry import inside, pixel_grid, sample, warp_points
-from kpfeat_core.image import find_images
+from kpfeat_core.io import find_images
 import numpy as np
 import pytest
 import torch

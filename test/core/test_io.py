@@ -4,7 +4,15 @@ import zipfile
 
 import h5py
 from kpfeat_core.errors import DataError
-from kpfeat_core.io import expand_images, hloc_file, read_npz, replacing, unpacked, write_npz
+from kpfeat_core.io import (
+    expand_images,
+    find_images,
+    hloc_file,
+    read_npz,
+    replacing,
+    unpacked,
+    write_npz,
+)
 import numpy as np
 import pytest
 
@@ -113,3 +121,22 @@ def test_a_zip_file_is_a_folder_for_a_while_unless_it_is_cut_off(tmp_path) -> No
     (tmp_path / 'a.zip').write_bytes(b'PK' + bytes(40))
     with pytest.raises(DataError, match="a.zip' is not a complete"), unpacked(tmp_path / 'a.zip'):
         pass
+
+
+def test_images_behind_links_are_found_and_each_folder_is_followed_once(tmp_path) -> None:
+    folder, elsewhere = tmp_path / 'photos', tmp_path / 'elsewhere'
+    for path in (folder / 'z/a.png', folder / 'b.png', elsewhere / 'c.png', folder / '.x/d.png'):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (folder / '._b.png').touch()
+    (folder / 'a_link').symlink_to(folder / 'z')
+    (folder / 'z/loop').symlink_to(folder)
+    (folder / 'z/up').symlink_to(tmp_path)
+    (folder / 'there').symlink_to(elsewhere)
+    (elsewhere / 'back').symlink_to(elsewhere)
+    (folder / 'gone').symlink_to(tmp_path / 'nowhere')
+    names = [path.relative_to(folder).as_posix() for path in find_images(folder)]
+    assert names == ['b.png', 'there/c.png', 'z/a.png']
+    through = tmp_path / 'through'
+    through.symlink_to(folder)
+    assert len(find_images(through)) == 3

@@ -16,8 +16,7 @@ from kpfeat_core.data.labelled import (
 )
 from kpfeat_core.errors import DataError
 from kpfeat_core.geometry import inside, pixel_grid, warp_points
-from kpfeat_core.image import find_images
-from kpfeat_core.io import expand_images, write_npz
+from kpfeat_core.io import expand_images, find_images, write_npz
 from kpfeat_core.models.base import DenseMaps, Extractor
 import numpy as np
 import pytest

@@ -5,7 +5,7 @@ import zipfile
 import cv2
 from kpfeat_core.data.image_folder import find_row, read_kinds
 from kpfeat_core.errors import DataError
-from kpfeat_core.image import find_images
+from kpfeat_core.io import find_images
 import numpy as np
 import pytest
 from run_script import load_script

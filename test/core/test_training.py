@@ -13,7 +13,7 @@ from kpfeat_core.data.image_folder import load_bank
 from kpfeat_core.data.photometric import PhotometricConfig
 from kpfeat_core.errors import ConfigError, DataError
 from kpfeat_core.factory import create_extractor
-from kpfeat_core.image import find_images
+from kpfeat_core.io import find_images
 from kpfeat_core.registry import build_extractor
 from kpfeat_core.training import TrainConfig
 from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe

@@ -6,7 +6,7 @@ import cv2
 from kpfeat_core.data.image_folder import find_row, read_kinds, split_images
 from kpfeat_core.errors import ConfigError, DataError
 from kpfeat_core.evaluation.synthetic import find_photographs
-from kpfeat_core.image import find_images
+from kpfeat_core.io import find_images
 from kpfeat_core.training import TrainConfig
 from kpfeat_core.training.recipe import load_photographs
 import numpy as np

@@ -8,7 +8,7 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 
 from kpfeat_core.bags.plan import image_topics
 from kpfeat_core.bags.reader import BagReader, decode
-from kpfeat_core.bags.recording import find_recording, find_recordings
+from kpfeat_core.bags.recording import find_bag_files, find_recording, find_recordings
 from kpfeat_core.errors import DataError
 from kpfeat_core.messages.conversions import image_to_array
 from kpfeat_core.messages.definitions import definition_of
@@ -274,6 +274,23 @@ def test_recordings_are_found_in_folders_files_and_patterns(tmp_path):
         find_recording(tmp_path / 'all')
     with pytest.raises(DataError, match=r"'.*nothing' is no recording.*\.mcap"):
         find_recording(tmp_path / 'nothing')
+
+
+def test_linked_folders_are_followed_and_each_recording_is_found_once(tmp_path):
+    fleet, elsewhere = tmp_path / 'fleet', tmp_path / 'elsewhere'
+    drive = write_bag(fleet / 'a/drive', mixed())
+    other = write_bag(elsewhere / 'other', mixed())
+    (fleet / 'a/loop').symlink_to(fleet)
+    (fleet / '0_again').symlink_to(drive)
+    (fleet / 'up').symlink_to(tmp_path)
+    (fleet / 'there').symlink_to(elsewhere)
+    (elsewhere / 'back').symlink_to(elsewhere)
+    expected = [drive, fleet / 'there/other']
+    assert [one.path for one in find_recordings([fleet])] == expected
+    assert [one.path for one in find_recordings([fleet / '*', fleet / 'a/loop'])] == expected
+    assert other not in expected
+    out = tmp_path / 'out'
+    assert len(find_bag_files([fleet], out)) == 2
 
 
 def test_the_real_recordings_are_read(shared):
