@@ -24,14 +24,13 @@ def test_directions_are_distances_from_the_principal_point_over_the_focal_length
         [[0, 0], [0.2, 0], [0, 0.5], [-0.1, -0.2]],
         atol=1e-12,
     )
+    camera = Calibration(SMALL, (80, 60), 'anything', (0.0,) * 5)  # no coefficients, no distortion
+    np.testing.assert_allclose(camera.directions(np.array([[60.0, 30]])), [[0.2, 0]], atol=1e-12)
 
 
-def test_points_at_a_distance_lie_on_a_plane_before_the_camera():
+def test_a_distance_and_depths_give_points_in_space():
     points = at_distance(CAMERA, np.array([[60.0, 30], [40, 55]]), 2.0)
     np.testing.assert_allclose(points, [[0.4, 0, 2], [0, 1, 2]], atol=1e-12)
-
-
-def test_depth_gives_points_in_space():
     depth = np.full((60, 80), np.nan, np.float32)
     depth[30, 60], depth[55, 40] = 4.0, 0.5  # row y, column x
     points, rows = with_depth(CAMERA, np.array([[60.0, 30], [40, 55]]), depth)
@@ -63,12 +62,9 @@ def test_pixels_outside_the_depth_image_are_skipped():
     assert with_depth(CAMERA, np.array([[79.4, 59.4], [-0.4, -0.4]]), depth)[1].tolist() == [0, 1]
 
 
-def test_no_pixels_give_no_points():
+def test_no_pixels_give_no_points_and_a_depth_image_of_another_size_is_refused():
     points, rows = with_depth(CAMERA, np.zeros((0, 2), np.float32), np.ones((60, 80), np.float32))
     assert points.shape == (0, 3) and rows.shape == (0,)
-
-
-def test_a_depth_image_of_another_size_is_refused():
     with pytest.raises(ShapeError, match='depth image is of 40x30 pixels, the calibration of 80x'):
         with_depth(CAMERA, np.zeros((1, 2)), np.ones((30, 40), np.float32))
 
@@ -80,11 +76,6 @@ def test_no_calibration_an_unknown_distortion_or_count_of_coefficients_are_refus
         Calibration(SMALL, (80, 60), 'spiral', (0.1,) * 4)
     with pytest.raises(ConfigError, match="got 3 coefficients .* 'plumb_bob', expected 4 or 5"):
         Calibration(SMALL, (80, 60), 'plumb_bob', (0.1,) * 3)
-
-
-def test_a_model_without_coefficients_is_no_distortion():
-    camera = Calibration(SMALL, (80, 60), 'anything', (0.0,) * 5)
-    np.testing.assert_allclose(camera.directions(np.array([[60.0, 30]])), [[0.2, 0]], atol=1e-12)
 
 
 MATRIX = np.array([[500.0, 0, 319.5], [0, 510.0, 239.5], [0, 0, 1]])
@@ -187,13 +178,15 @@ def test_calibration_of_a_binned_part_sees_the_same_directions() -> None:
     assert np.allclose(part.directions(pixels), lens('plumb_bob').directions(whole), atol=1e-9)
 
 
-def test_file_of_camera_calibration_is_read(tmp_path) -> None:
+def test_file_of_camera_calibration_is_read_and_a_missing_one_named(tmp_path) -> None:
     path = tmp_path / 'left.yaml'
     path.write_text(FILE)
     found = read_calibration(path)
     assert np.array_equal(found.matrix, MATRIX)
     assert (found.size, found.model) == ((640, 480), 'plumb_bob')
     assert found.coefficients == LENSES['plumb_bob']
+    with pytest.raises(ConfigError, match="'/no/such.yaml' cannot be read: No such file"):
+        read_calibration('/no/such.yaml')
 
 
 @pytest.mark.parametrize(
@@ -216,11 +209,6 @@ def test_file_that_is_no_calibration_is_refused_in_words(
     with pytest.raises(ConfigError, match='left.yaml.*is no calibration') as error:
         read_calibration(path)
     assert sentence in str(error.value)
-
-
-def test_missing_file_is_named() -> None:
-    with pytest.raises(ConfigError, match="'/no/such.yaml' cannot be read: No such file"):
-        read_calibration('/no/such.yaml')
 
 
 def test_formulas_of_this_test_are_those_of_opencv() -> None:

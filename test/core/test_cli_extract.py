@@ -54,18 +54,15 @@ def test_the_h5_file_has_the_layout_of_hloc(weights, photos, tmp_path):
         assert group['image_size'][:].tolist() == [96, 64]
 
 
-def test_h5_goes_to_features_h5_in_a_folder(weights, photos, tmp_path):
-    run('extract', photos / 'a.png', '-w', weights, '--format', 'h5', '--out', tmp_path / 'out')
+def test_the_ending_of_out_tells_the_format_and_h5_has_a_name_in_folders(
+    weights, photos, tmp_path
+):
+    words = ('extract', photos / 'a.png', '-w', weights, '--out')
+    run(*words, tmp_path / 'out', '--format', 'h5')
     assert [p.name for p in (tmp_path / 'out').iterdir()] == ['features.h5']
-
-
-def test_the_ending_of_out_tells_the_format(weights, photos, tmp_path):
-    assert (
-        run('extract', photos / 'a.png', '-w', weights, '--out', tmp_path / 'a.h5').exit_code == 0
-    )
+    assert run(*words, tmp_path / 'a.h5').exit_code == 0
     assert h5py.is_hdf5(tmp_path / 'a.h5')
-    result = run('extract', photos / 'a.png', '-w', weights, '--out', tmp_path / 'a.npz')
-    assert_one_error(result, 'expected a folder')
+    assert_one_error(run(*words, tmp_path / 'a.npz'), 'expected a folder')
     assert not (tmp_path / 'a.npz').exists()
 
 
@@ -143,12 +140,10 @@ def test_mistakes_in_the_words_are_one_sentence(extract, photos, monkeypatch, wo
     assert_one_error(extract(*words), *texts)
 
 
-def test_a_missing_weight_file_is_one_sentence(photos, tmp_path):
+def test_a_missing_weight_file_and_an_output_folder_that_is_a_file_are_one_sentence(
+    extract, photos, tmp_path
+):
     result = run('extract', photos, '--weights', '/no/file', '--out', tmp_path / 'out')
     assert_one_error(result, "'/no/file'", 'alike-t')
-
-
-def test_an_output_folder_that_is_a_file_is_one_sentence(photos, weights, tmp_path):
     (tmp_path / 'out').touch()
-    result = run('extract', photos / 'a.png', '-w', weights, '-o', tmp_path / 'out')
-    assert_one_error(result, 'which is a file')
+    assert_one_error(extract(photos / 'a.png'), 'which is a file')

@@ -16,15 +16,13 @@ def test_match_counts_and_draws(photos, weights, tmp_path):
     assert picture.shape[0] == 120 and picture.shape[1] >= 2 * 160
 
 
-def test_identical_images_match_perfectly(photos, weights):
-    result = run('match', photos / 'a.png', photos / 'a.png', '-w', weights)
-    assert result.exit_code == 0
-    assert '(100 %)' in result.stdout
-
-
-def test_match_without_geometry_counts_no_inliers(photos, weights):
-    words = ('match', photos / 'a.png', photos / 'b.png', '-w', weights, '--geometry', 'none')
-    assert 'inliers' not in run(*words).stdout
+def test_identical_images_match_perfectly_and_without_geometry_there_are_no_inliers(
+    photos, weights
+):
+    words = ('match', photos / 'a.png', photos / 'a.png', '-w', weights)
+    assert '(100 %)' in run(*words).stdout
+    result = run(*words, '--geometry', 'none')
+    assert result.exit_code == 0 and 'inliers' not in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,13 @@ def test_smaller_types_make_smaller_files(weights, tmp_path):
     assert read_weights(tmp_path / 'float16.safetensors')[0]['conv1.weight'].dtype == torch.float16
 
 
-def test_an_import_that_does_not_fit_is_one_sentence(tmp_path):
+def test_unknown_models_and_imports_that_do_not_fit_are_one_sentence(tmp_path):
+    assert_one_error(run('weights', 'list', 'alike-z'), "'alike-z'")
     torch.save(build_extractor('alike-s').state_dict(), tmp_path / 'c.pth')
-    words = ('--model', 'alike-t', '--out', tmp_path / 'w.safetensors')
-    result = run('weights', 'import', tmp_path / 'c.pth', *words)
+    words = ('weights', 'import', tmp_path / 'c.pth', '--out', tmp_path / 'w.safetensors')
+    result = run(*words, '--model', 'alike-t')
     assert_one_error(result, 'does not fit model alike-t', 'It fits alike-s')
+    assert_one_error(run(*words, '--model', 'alike-s', '--set', 'version=v4'), "'version'")
 
 
 def test_list_names_every_model_and_where_its_weights_come_from(weights):
@@ -65,16 +67,6 @@ def test_list_shows_folders_with_brackets_and_colons_as_they_are(weights, tmp_pa
     file = folder / weights.name
     file.write_bytes(weights.read_bytes())
     assert str(file) in run('weights', 'list', 'alike-t', KPFEAT_WEIGHTS=str(folder)).stdout
-
-
-def test_list_of_an_unknown_model_is_one_sentence():
-    assert_one_error(run('weights', 'list', 'alike-z'), "'alike-z'")
-
-
-def test_import_refuses_an_option_that_the_model_lacks(tmp_path):
-    torch.save(build_extractor('alike-t').state_dict(), tmp_path / 'c.pth')
-    words = ('--model', 'alike-t', '--out', tmp_path / 'o.safetensors', '--set', 'version=v4')
-    assert_one_error(run('weights', 'import', tmp_path / 'c.pth', *words), "'version'")
 
 
 def test_verify_tells_good_from_bad_files(weights, tmp_path):

@@ -20,9 +20,12 @@ def centroid(image: torch.Tensor) -> torch.Tensor:
 HOMOGRAPHY = torch.tensor([[[0.9, -0.3, 30.0], [0.2, 1.1, -4.0], [6e-4, -3e-4, 1.0]]])
 
 
-def test_points_are_xy_and_a_translation_moves_them() -> None:
+def test_points_are_xy_a_translation_moves_them_and_sampling_reads_their_pixel() -> None:
     H = torch.tensor([[[1.0, 0.0, 3.0], [0.0, 1.0, -2.0], [0.0, 0.0, 1.0]]])
     assert warp_points(torch.tensor([[[10.0, 20.0]]]), H).tolist() == [[[13.0, 18.0]]]
+    maps = torch.arange(12.0).view(1, 1, 3, 4)
+    read = sample(maps, torch.tensor([[[3.0, 2.0], [0.0, 1.0]]]))
+    torch.testing.assert_close(read[0, :, 0], torch.tensor([11.0, 4.0]))
 
 
 def test_points_at_and_behind_infinity_become_nan_and_do_not_spoil_other_gradients() -> None:
@@ -58,12 +61,6 @@ def test_a_warped_image_is_black_beyond_the_horizon() -> None:
     to_photograph = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [-0.1, 0, 1]]])  # horizon at x = 10
     warped = warp_image(torch.ones(1, 1, 500, 500), torch.linalg.inv(to_photograph), (8, 20))
     assert (warped[..., :8] > 0.999).all() and (warped[..., 10:] == 0).all()
-
-
-def test_sampling_at_integer_points_reads_the_pixel() -> None:
-    maps = torch.arange(12.0).view(1, 1, 3, 4)
-    read = sample(maps, torch.tensor([[[3.0, 2.0], [0.0, 1.0]]]))
-    torch.testing.assert_close(read[0, :, 0], torch.tensor([11.0, 4.0]))
 
 
 def test_inside_includes_border_centres_and_excludes_nan() -> None:

@@ -52,12 +52,6 @@ def keypoints(image: np.ndarray, calibration: Calibration | None = None, **optio
     return features.keypoints[0].tolist()
 
 
-def test_whole_image_passes_as_it_is() -> None:
-    extractor, image = BrightPixels(), dots((3, 4))
-    Preprocessor(ViewConfig()).extract(extractor, image)
-    assert np.array_equal(extractor.seen, image)
-
-
 def test_keypoints_of_a_region_are_in_pixels_of_the_image() -> None:
     image = dots((5, 5), (20, 12), (40, 30), (63, 47))
     region = {'roi_x_offset': 20, 'roi_y_offset': 10}
@@ -75,8 +69,10 @@ def test_binned_keypoints_are_exact_to_the_half_pixel(binning) -> None:
     assert found == [[centre[0] + 1, centre[1] + 2]]
 
 
-def test_binning_averages_and_leaves_out_what_fills_no_bin() -> None:
-    extractor = BrightPixels()
+def test_binning_averages_and_leaves_out_what_fills_no_bin_and_else_images_pass_as_they_are():
+    extractor, image = BrightPixels(), dots((3, 4))
+    Preprocessor(ViewConfig()).extract(extractor, image)
+    assert np.array_equal(extractor.seen, image)
     image = np.arange(48 * 64, dtype=np.float32).reshape(48, 64) / 4096
     Preprocessor(ViewConfig(binning=5)).extract(extractor, image)
     expected = image[:45, :60].reshape(9, 5, 12, 5).mean((1, 3))
@@ -116,22 +112,16 @@ def mask(tmp_path):
     return str(tmp_path / 'mask.png')
 
 
-def test_keypoints_where_the_mask_is_black_are_dropped(mask) -> None:
+def test_keypoints_where_the_mask_of_the_whole_image_is_black_are_dropped(mask) -> None:
     assert keypoints(dots((5, 5), (31, 20), (32, 20), (63, 47)), mask=mask) == [[32, 20], [63, 47]]
-
-
-def test_mask_is_in_pixels_of_the_whole_image(mask) -> None:
     found = keypoints(dots((30, 8), (40, 8), size=2), mask=mask, roi_x_offset=20, binning=2)
     assert found == [[40.5, 8.5]]
 
 
-def test_mask_of_another_size_is_refused_with_both_sizes(mask) -> None:
+def test_masks_of_another_size_and_files_that_cannot_be_read_are_refused(mask) -> None:
     with pytest.raises(BadImageError, match='is of 64x48 pixels, expected 20x30') as error:
         Preprocessor(ViewConfig(mask=mask)).extract(BrightPixels(), np.zeros((30, 20), np.uint8))
     assert error.value.kind == 'mask'
-
-
-def test_mask_and_calibration_file_that_cannot_be_read_are_refused_at_once() -> None:
     with pytest.raises(ImageError, match="there is no file '/no/mask.png'"):
         Preprocessor(ViewConfig(mask='/no/mask.png'))
     with pytest.raises(ConfigError, match='/no/left.yaml'):
@@ -158,13 +148,10 @@ def test_keypoints_that_no_ideal_camera_shows_are_dropped() -> None:
     assert len(keypoints(dots((0, 0), (31, 23)), steep, undistort=True)) == 1
 
 
-def test_undistorting_waits_for_a_calibration_and_says_so() -> None:
+def test_undistorting_waits_for_a_calibration_and_refuses_one_of_another_size() -> None:
     with pytest.raises(BadImageError, match='no camera_info came so far') as error:
         keypoints(dots(), undistort=True)
     assert error.value.kind == 'camera_info'
-
-
-def test_calibration_of_another_size_is_refused() -> None:
     view = Preprocessor(ViewConfig(undistort=True)).with_calibration(LENS)
     with pytest.raises(BadImageError, match='images of 64x48, got one of 20x30'):
         view.extract(BrightPixels(), np.zeros((30, 20), np.uint8))

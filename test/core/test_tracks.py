@@ -40,27 +40,21 @@ def test_matches_of_consecutive_frames_join_to_a_trail():
     assert tracks.trails()[0].age == 3
 
 
-def test_a_keypoint_without_a_match_ends_its_track():
+def test_a_track_begins_with_the_first_match_ends_without_one_and_old_ones_come_last():
     tracks = Tracks()
     follow(tracks, [(0, 0), (1, 1)], [(1, 1)])
     assert paths(tracks) == [[[10, 0], [10, 1], [10, 2]]]
-
-
-def test_a_track_begins_with_the_first_match_and_old_tracks_come_last():
     tracks = Tracks()
     follow(tracks, [(0, 0)], [(5, 5), (0, 0)])
     assert paths(tracks) == [[[50, 1], [50, 2]], [[0, 0], [0, 1], [0, 2]]]
     assert [trail.age for trail in tracks.trails()] == [2, 3]
 
 
-def test_trails_reach_back_as_many_frames_as_asked_for_and_ages_go_on():
+def test_trails_reach_back_as_asked_for_ages_go_on_and_memory_is_bounded():
     tracks = Tracks(length=3)
     follow(tracks, *[[(2, 2)]] * 20)
     assert paths(tracks) == [[[20, 18], [20, 19], [20, 20]]]
     assert tracks.trails()[0].age == 21
-
-
-def test_memory_is_bounded():
     tracks = Tracks(length=4)
     follow(tracks, *[[(2, 2), (7, 8)]] * 50)
     assert len(tracks) == 4
@@ -90,19 +84,18 @@ def test_the_reference_itself_leaves_the_trail_and_the_track_goes_on():
     assert tracks.trails()[0].age == 2  # seen in the reference and here
 
 
-def test_outliers_are_left_out():
+@pytest.mark.parametrize(
+    'found, expected',
+    [
+        (matches((0, 0), (1, 1), inliers=[False, True]), [[10, 0], [10, 1]]),
+        (matches((0, 4), (1, 4), scores=[0.2, 0.9]), [[10, 0], [40, 1]]),
+        (matches((4, 0), (4, 1), scores=[0.9, 0.2]), [[40, 0], [0, 1]]),
+    ],
+)
+def test_outliers_are_left_out_and_the_better_of_two_matches_makes_the_track(found, expected):
     tracks = Tracks()
-    tracks.add(0, 1, matches((0, 0), (1, 1), inliers=[False, True]))
-    assert paths(tracks) == [[[10, 0], [10, 1]]]
-
-
-def test_of_two_matches_of_one_keypoint_the_better_makes_the_track():
-    tracks = Tracks()
-    tracks.add(0, 1, matches((0, 4), (1, 4), scores=[0.2, 0.9]))
-    assert paths(tracks) == [[[10, 0], [40, 1]]]
-    tracks = Tracks()
-    tracks.add(0, 1, matches((4, 0), (4, 1), scores=[0.9, 0.2]))
-    assert paths(tracks) == [[[40, 0], [0, 1]]]
+    tracks.add(0, 1, found)
+    assert paths(tracks) == [expected]
 
 
 def test_frames_of_one_and_the_same_stamp_are_followed_as_consecutive():
@@ -123,15 +116,11 @@ def test_many_tracks_keep_apart():
     assert found == {tuple(10.0 * row) for row in np.stack(order, 1)}
 
 
-def test_nothing_known_gives_no_trails_and_neither_do_frames_without_matches():
+def test_nothing_known_frames_without_matches_and_cleared_tracks_give_no_trails():
     tracks = Tracks()
     assert tracks.trails() == []
     follow(tracks, [], [])
     assert tracks.trails() == []
-
-
-def test_clear_forgets_everything():
-    tracks = Tracks()
     follow(tracks, [(0, 0)])
     tracks.clear()
     assert tracks.trails() == [] and len(tracks) == 0
