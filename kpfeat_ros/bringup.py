@@ -5,26 +5,33 @@ Free of ROS, and quick to import: the launch file does.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 import importlib
 import os
 from pathlib import Path
+import re
 import signal
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from kpfeat_core.config import describe
 from kpfeat_core.errors import ConfigError, KpfeatError
 
-from .options import CHOSEN, LaunchOptions, split_names
+from .options import CHOSEN, LaunchFileOptions, LaunchOptions, split_names
+
+Options = TypeVar('Options')
 
 # Ctrl-C, `kill`, and a terminal or ssh connection that is closed
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_TIMEOUT_S = 10.0  # on a busy machine a node may take more than five
+# of the matcher of two cameras, which see a scene with depth from two places
+PAIR_DEFAULTS = {'geometry': 'fundamental'}
+VIEWED = ('image_keypoints', 'image_tracks', 'image_matches', 'keypoint_cloud', 'keypoint_markers')
+TRUE, FALSE = ('true', '1'), ('false', '0')
 USER_ERROR = 2  # the exit code of a node if the user asked for the impossible
 
 
@@ -153,7 +160,12 @@ def last_line(log: Path) -> str:
 
 @dataclass(frozen=True)
 class NodePlan:
-    """One node to be started; of what is said twice in its parameter files, the last counts."""
+    """
+    One node to be started.
+
+    defaults: what suits it better than the node's own defaults, and counts less than whatever is
+    given; of what is said twice in its parameter files, the last counts; parameters count most.
+    """
 
     name: str
     parameters: dict[str, Any]
@@ -161,6 +173,7 @@ class NodePlan:
     params_files: Sequence[str] = ()
     namespace: str = '/'
     kind: str = ''  # extractor, matcher or overlay, where the name is another
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def module(self) -> str:
@@ -177,21 +190,50 @@ class NodePlan:
         """Return the name of the class in the module."""
         return f'{(self.kind or self.name).capitalize()}Node'
 
-    def ros_arguments(self) -> list[str]:
-        """Return the arguments that make a node of this plan."""
-        arguments = ['--ros-args', '-r', f'__node:={self.name}', '-r', f'__ns:={self.namespace}']
-        for file in self.params_files:
-            arguments += ['--params-file', file]
-        for name, value in self.parameters.items():
-            text = str(value).lower() if isinstance(value, bool) else value
-            arguments += ['-p', f'{name}:={text}']
-        for name, value in self.remappings.items():
-            arguments += ['-r', f'{name}:={value}']
-        return arguments
+    @property
+    def full_name(self) -> str:
+        """Return namespace and name."""
+        return f'{self.namespace.rstrip("/")}/{self.name}'
+
+    def default_arguments(self) -> list[str]:
+        """Return the ROS arguments that are to come before all others."""
+        return ['--ros-args', *_rules(self.defaults)] if self.defaults else []
+
+    def ros_arguments(self, more: Sequence[str] = ()) -> list[str]:
+        """Return the arguments that make a node of this plan; more: further ones from outside."""
+        arguments = [*self._first_arguments(), *more, *(['--ros-args'] if more else [])]
+        return [*arguments, *_rules(self.parameters), *self._remapping_arguments()]
+
+    def node_options(self, more: Sequence[str] = ()) -> dict[str, Any]:
+        """Return options of rclpy.node.Node for this plan in this process; needs rclpy."""
+        from rclpy.parameter import Parameter
+
+        chosen = [Parameter(name, value=value) for name, value in self.parameters.items()]
+        arguments = [*self._first_arguments(), *more, *(['--ros-args'] if more else [])]
+        # as rules among the arguments they would count less than names of nodes in a file
+        return {
+            'cli_args': [*arguments, *self._remapping_arguments()],
+            'parameter_overrides': chosen,
+        }
+
+    def _first_arguments(self) -> list[str]:
+        names = ['-r', f'__node:={self.name}', '-r', f'__ns:={self.namespace}']
+        files = [word for file in self.params_files for word in ('--params-file', file)]
+        return [*self.default_arguments(), '--ros-args', *names, *files]
+
+    def _remapping_arguments(self) -> list[str]:
+        return [w for old, new in self.remappings.items() for w in ('-r', f'{old}:={new}')]
 
     def command(self, more: Sequence[str] = ()) -> list[str]:
         """Return the command line of a process of its own; more: further ROS arguments."""
-        return [sys.executable, '-m', self.module, *self.ros_arguments(), *more]
+        return [sys.executable, '-m', self.module, *self.ros_arguments(more)]
+
+
+def _rules(parameters: Mapping[str, Any]) -> list[str]:
+    words = []
+    for name, value in parameters.items():
+        words += ['-p', f'{name}:={_text(value)}']
+    return words
 
 
 def plan_nodes(options: LaunchOptions) -> list[NodePlan]:
@@ -219,7 +261,19 @@ def plan_nodes(options: LaunchOptions) -> list[NodePlan]:
 
 
 def _chosen(options: LaunchOptions, node: str) -> dict[str, Any]:
-    return {name: value for name in CHOSEN[node] if (value := getattr(options, name))}
+    """Return the parameters of a node that differ from the usual."""
+    usual = vars(LaunchOptions())
+    chosen = {k: v for k in CHOSEN[node] if (v := getattr(options, k)) != usual[k]}
+    if 'max_num_keypoints' in chosen:
+        chosen['max_num_keypoints'] = _whole(options.max_num_keypoints, 'max_num_keypoints')
+    return chosen
+
+
+def _whole(text: str, name: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"{name} is '{text}', expected a whole number") from None
 
 
 def _plan_pair(
@@ -230,10 +284,10 @@ def _plan_pair(
     side0, side1 = _absolute(options, first), _absolute(options, second)
     features = {'features0': f'{side0}/features', 'features1': f'{side1}/features'}
     images = {'image': f'{side0}/{options.image}', 'image1': f'{side1}/{options.image}'}
-    matcher = {'mode': 'stereo'} | _chosen(options, 'matcher')
+    matcher = _chosen(options, 'matcher') | {'mode': 'stereo'}
     overlay = {'stereo': True} | _chosen(options, 'overlay')
     return [
-        NodePlan('stereo_matcher', matcher, features, files, namespace, 'matcher'),
+        NodePlan('stereo_matcher', matcher, features, files, namespace, 'matcher', PAIR_DEFAULTS),
         NodePlan('stereo_overlay', overlay, images, files, namespace, 'overlay'),
     ]
 
@@ -278,20 +332,59 @@ def _pairs(options: LaunchOptions, names: Sequence[str]) -> list[tuple[str, str]
 
 def find_params_files(given: str = '') -> tuple[str, ...]:
     """
-    Return the parameter file of the installed package or of the source tree, then the given one.
+    Return the parameter file that is given, if one is; raises ConfigError.
 
-    Raises ConfigError.
+    The nodes' defaults are in no file: what stands in one counts more than the parameters that a
+    launch file sets for all nodes in it.
     """
     if given and not Path(given).is_file():
         raise ConfigError(f"there is no parameter file '{given}'")
-    return tuple(file for file in (find_config('kpfeat.yaml'), given) if file)
+    return (given,) if given else ()
 
 
-def find_config(name: str) -> str:
-    """Return a file of config/, installed or in the source tree; empty where there is none."""
-    folders = [Path(prefix, 'share/kpfeat') for prefix in _prefixes()]
-    folders.append(Path(__file__).resolve().parents[1])
-    files = [folder / 'config' / name for folder in folders]
+def parameters_in(file: str, full_name: str) -> dict[str, Any]:
+    """
+    Return the parameters of a node in a parameter file, as a process of its own reads them.
+
+    Names of nodes may hold * for one part and ** for any number; of what is said twice, the last
+    counts. Raises ConfigError.
+    """
+    import yaml  # comes with launch
+
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding='utf-8')) or {}
+        found: dict[str, Any] = {}
+        for pattern, group in content.items():
+            own = group['ros__parameters'] or {}
+            parts = (re.escape(part) for part in f'/{pattern.strip("/")}'.split('/')[1:])
+            kinds = {r'\*': r'/\w+', r'\*\*': r'(/\w+)*'}
+            if re.fullmatch(''.join(kinds.get(part, f'/{part}') for part in parts), full_name):
+                found |= _flat(own)
+    except (AttributeError, KeyError, OSError, TypeError, UnicodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"'{file}' is no parameter file, expected node names with ros__parameters below them: "
+            f'{type(error).__name__}: {error}'
+        ) from error
+    return found
+
+
+def _flat(values: Mapping[str, Any], before: str = '') -> dict[str, Any]:
+    """Return nested parameters by names with dots."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= (
+            _flat(value, f'{before}{name}.')
+            if isinstance(value, Mapping)
+            else {before + name: value}
+        )
+    return flat
+
+
+def find_config(name: str, folder: str = 'config') -> str:
+    """Return a file of ours, installed or in the source tree; empty where there is none."""
+    places = [Path(prefix, 'share/kpfeat') for prefix in _prefixes()]
+    places.append(Path(__file__).resolve().parents[1])
+    files = [place / folder / name for place in places]
     return next((str(file) for file in files if file.is_file()), '')
 
 
@@ -301,11 +394,37 @@ def _prefixes() -> list[str]:
 
 def composed_arguments(options: LaunchOptions) -> list[str]:
     """Return the arguments of `ros2 run kpfeat bringup` that run all nodes in one process."""
-    given = [
-        f'--{name.replace("_", "-")}' + ('' if value is True else f'={value}')
-        for name, value in _changed(options).items()
-    ]
+    given = []
+    for name, value in _changed(options).items():
+        flag = name.replace('_', '-')
+        flag = f'no-{flag}' if value is False else flag
+        given.append(f'--{flag}' if isinstance(value, bool) else f'--{flag}={value}')
     return ['--composed', *given]
+
+
+def composed_parts(options: LaunchOptions) -> tuple[list[str], list[str]]:
+    """Return parameter files, and the arguments of `ros2 run kpfeat bringup` beside them."""
+    files = list(find_params_files(options.params_file))
+    return files, composed_arguments(replace(options, params_file=''))
+
+
+def parameters_of(plan: NodePlan, known: Collection[str] = ()) -> dict[str, Any]:
+    """
+    Return all parameters of a node that a container loads; raises ConfigError.
+
+    known: names of those that are set for all nodes, which count more than the plan's defaults.
+    """
+    found = {name: value for name, value in plan.defaults.items() if name not in known}
+    for file in plan.params_files:
+        found |= parameters_in(file, plan.full_name)
+    return found | plan.parameters
+
+
+def viewer(options: LaunchOptions) -> tuple[str, list[tuple[str, str]]]:
+    """Return the layout for rviz2, and the remappings to the topics of the first camera."""
+    first = _absolute(options, camera_names(options)[0])
+    topics = [(f'/{topic}', f'{first}/{topic}') for topic in VIEWED if first != '/']
+    return find_config('kpfeat.rviz', 'rviz'), topics
 
 
 def _changed(options: LaunchOptions) -> dict[str, Any]:
@@ -314,28 +433,58 @@ def _changed(options: LaunchOptions) -> dict[str, Any]:
     return {k: value for k, value in values if k != 'composed' and value != usual[k]}
 
 
-def options_from_texts(texts: dict[str, str], around: str = '') -> LaunchOptions:
+def options_from_texts(texts: Mapping[str, str], around: str = '') -> LaunchOptions:
     """
     Make options from launch arguments, which are all texts; raises ConfigError.
 
     around: the namespace that all of it is in.
     """
-    values: dict[str, Any] = {**texts, 'namespace': _join(around, texts.get('namespace', ''))}
-    for field in fields(LaunchOptions):
-        if isinstance(field.default, bool) and field.name in texts:
-            text = texts[field.name].lower()
-            if text not in ('true', 'false', '1', '0'):
-                raise ConfigError(f"{field.name} is '{text}', expected true or false")
-            values[field.name] = text in ('true', '1')
-    return LaunchOptions(**values)
+    namespace = _join(around, texts.get('namespace', ''))
+    return _from_texts(LaunchOptions, {**texts, 'namespace': namespace})
 
 
-def launch_arguments() -> list[tuple[str, str, str]]:
-    """Return name, default as text and description of each launch argument."""
+def file_options_from_texts(texts: Mapping[str, str]) -> LaunchFileOptions:
+    """Make the options of the launch file alone; raises ConfigError."""
+    options = _from_texts(LaunchFileOptions, texts)
+    if options.container and texts.get('composed', '').lower() in TRUE:
+        raise ConfigError(
+            'both composed and container are given: composed starts a process for all nodes, '
+            'container loads them into one that runs; leave one of them out'
+        )
+    return options
+
+
+def _from_texts(cls: type[Options], texts: Mapping[str, str]) -> Options:
+    values: dict[str, Any] = {}
+    for option in map(describe, fields(cls)):
+        if option.name in texts:
+            values[option.name] = text = texts[option.name]
+            if option.kind is bool:
+                if text.lower() not in (*TRUE, *FALSE):
+                    raise ConfigError(f"{option.name} is '{text}', expected true or false")
+                values[option.name] = text.lower() in TRUE
+    return cls(**values)
+
+
+class LaunchArgument(NamedTuple):
+    """An argument of the launch file; choices: () for any text."""
+
+    name: str
+    default: str
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+def launch_arguments() -> list[LaunchArgument]:
+    """Return the arguments of the launch file."""
     return [
-        (option.name, str(option.default).lower(), option.help)
-        for option in map(describe, fields(LaunchOptions))
+        LaunchArgument(option.name, _text(option.default), option.help, option.choices)
+        for option in map(describe, [*fields(LaunchOptions), *fields(LaunchFileOptions)])
     ]
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type, **renamed: str) -> None:
@@ -343,15 +492,19 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, **renamed: str) -> Non
     for option in map(describe, fields(cls)):
         flag = renamed.get(option.name, f'--{option.name.replace("_", "-")}')
         kind: dict[str, Any] = {'type': option.kind, 'metavar': option.name.upper()}
+        if option.choices:
+            kind = {'choices': option.choices, 'metavar': option.name.upper()}
         if option.kind is bool:
             kind = {'action': argparse.BooleanOptionalAction}
+        choices = ', '.join(filter(None, option.choices))
+        words = f'{option.help} ({choices})' if choices else option.help
         shown = (
             ''
             if option.kind is bool or option.default in ('', -1)
             else f' (default {option.default})'
         )
         parser.add_argument(
-            flag, dest=option.name, default=option.default, help=option.help + shown, **kind
+            flag, dest=option.name, default=option.default, help=words + shown, **kind
         )
 
 
@@ -365,8 +518,8 @@ def run_composed(plans: Sequence[NodePlan], ros_arguments: Sequence[str] = ()) -
 def _maker(plan: NodePlan, ros_arguments: Sequence[str]) -> Callable[[], Any]:
     module = importlib.import_module(plan.module)
     cls = getattr(module, plan.class_name)
-    # a node's own arguments win over those of its process: what was typed comes last in both
-    return lambda: cls(cli_args=[*plan.ros_arguments(), *ros_arguments])
+    # a node's own arguments win over those of its process, so that these come again
+    return lambda: cls(**plan.node_options(ros_arguments))
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[LaunchOptions, list[str]]:

@@ -10,7 +10,7 @@ the true homography between them: `VirtualCamera(size=...).homography(stamp0_ns,
 from .process import leave  # before torch
 
 # isort: split
-from typing import Any
+from typing import Any  # noqa: I100
 
 from kpfeat_core.errors import ImageError
 from kpfeat_core.messages.conversions import fill_camera_info, fill_image

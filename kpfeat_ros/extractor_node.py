@@ -3,7 +3,7 @@
 from .process import leave  # before torch
 
 # isort: split
-from functools import partial
+from functools import partial  # noqa: I100
 from typing import Any
 
 from kpfeat.msg import Features

@@ -4,14 +4,17 @@ Options of the launch file, and of the nodes beside those of the extractor and t
 Imports neither ROS nor torch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 import re
 
-from kpfeat_core.config import DEFAULT_MODEL, DESCRIPTOR_TYPES, option
+from kpfeat_core.config import DEFAULT_MODEL, describe, DESCRIPTOR_TYPES, MatcherConfig, option
 from kpfeat_core.errors import ConfigError
+from kpfeat_core.registry import extractor_names
 
 TRANSPORTS = ('raw', 'compressed')
 KEYPOINT_PIXELS = ('distorted', 'undistorted', 'rectified')
+MATCHER_MODES = ('consecutive', 'reference', 'stereo')
+GEOMETRIES = next(describe(f).choices for f in fields(MatcherConfig) if f.name == 'geometry')
 CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 
 
@@ -146,7 +149,7 @@ class MatcherNodeOptions:
         'consecutive matches each frame with the one before; reference with one that is kept, '
         "the first or that of the last ~/set_reference; stereo matches those of 'features0' with "
         "those of 'features1' that were taken at the same time",
-        choices=('consecutive', 'reference', 'stereo'),
+        choices=MATCHER_MODES,
         live=True,
     )
     stamp_tolerance_ms: float = option(
@@ -208,10 +211,25 @@ class OverlayNodeOptions:
 class LaunchOptions:
     """What can be chosen at start; an empty text leaves it to the parameter file."""
 
-    model: str = option('', 'name of the extractor, such as alike-t')
+    model: str = option('', 'name of the extractor', choices=('', *extractor_names()))
     weights: str = option('', 'weight file of the model')
+    device: str = option('', 'where the network runs: cpu, cuda, cuda:1 or auto')
+    max_num_keypoints: str = option('', 'keep the best N keypoints of an image; -1 keeps all')
+    mode: str = option(
+        '',
+        'what the matcher of each camera matches a frame with: the one before, or a reference',
+        choices=('', *MATCHER_MODES),
+    )
+    geometry: str = option(
+        '',
+        'model that matches are verified with; empty is a homography, and a fundamental matrix '
+        'for pairs of cameras',
+        choices=('', *GEOMETRIES),
+    )
     image: str = option('image', 'topic with the images of the camera')
-    image_transport: str = option('', 'raw, or compressed for what is on image/compressed')
+    image_transport: str = option(
+        '', 'raw, or compressed for what is on image/compressed', choices=('', *TRANSPORTS)
+    )
     depth: str = option(
         'depth', 'topic with depth images, pixel by pixel those of image, for keypoint_cloud'
     )
@@ -228,18 +246,43 @@ class LaunchOptions:
     one_extractor: bool = option(
         False, 'one extractor for all cameras, which can work on several images together'
     )
-    params_file: str = option(
-        '', 'parameter file with what is to differ from the one that kpfeat installs'
-    )
-    composed: bool = option(False, 'all nodes in one process')
-    device: str = option('', 'where the network runs: cpu, cuda, cuda:1 or auto')
+    params_file: str = option('', 'parameter file with what is to differ from the defaults')
     namespace: str = option('', 'namespace of nodes and topics')
     use_sim_time: bool = option(False, "take the time from /clock, such as a bag player's")
+    autostart: bool = option(
+        True,
+        'configure and activate the nodes; false waits for a lifecycle manager, or for '
+        '`ros2 lifecycle set`',
+    )
+    composed: bool = option(False, 'all nodes in one process')
+
+
+@dataclass(frozen=True)
+class LaunchFileOptions:
+    """What the launch file alone offers, beside LaunchOptions."""
+
+    container: str = option(
+        '',
+        'load the nodes into this component container, which must be one of kpfeat and run '
+        'already, such as /kpfeat_container; empty starts processes',
+    )
+    respawn: bool = option(
+        False, 'start a node that ends again, after 2 s; false ends the launch then'
+    )
+    log_level: str = option(
+        'info',
+        'what the nodes log; in a container that follows the container',
+        choices=('debug', 'info', 'warn', 'error', 'fatal'),
+    )
+    rviz: bool = option(False, 'start rviz2 with the layout of kpfeat')
 
 
 # the launch options that are parameters of each node
 CHOSEN = {
-    'extractor': ('model', 'weights', 'device', 'image_transport', 'use_sim_time'),
-    'matcher': ('use_sim_time',),
-    'overlay': ('image_transport', 'use_sim_time'),
+    'extractor': (
+        *('model', 'weights', 'device', 'max_num_keypoints', 'image_transport'),
+        *('use_sim_time', 'autostart'),
+    ),
+    'matcher': ('mode', 'geometry', 'use_sim_time', 'autostart'),
+    'overlay': ('image_transport', 'use_sim_time', 'autostart'),
 }

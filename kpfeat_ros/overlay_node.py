@@ -3,7 +3,7 @@
 from .process import leave  # before torch
 
 # isort: split
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence  # noqa: I100
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

@@ -112,7 +112,7 @@ def test_page_has_every_field_of_the_messages() -> None:
 
 
 def launch_names() -> set[str]:
-    return {name for name, _, _ in bringup.launch_arguments()} | {'left', 'right'}
+    return {argument.name for argument in bringup.launch_arguments()} | {'left', 'right'}
 
 
 def test_launch_arguments_of_the_page_exist() -> None:

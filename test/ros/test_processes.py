@@ -249,8 +249,13 @@ def test_all_nodes_of_two_cameras_end_by_one_interrupt_beside_busy_programs(
     busy: list[subprocess.Popen] = []
     try:
         outputs = ('left/features', 'right/matches', 'left_right/image_matches')
-        found = lambda: [ros.probe.count_publishers(f'/stereo/{topic}') for topic in outputs]  # noqa: E731
-        ros.until(lambda: all(found()) and len(ros.names()) >= 9, 'all nodes')
+        ros.until(
+            lambda: (
+                len(ros.names()) >= 9
+                and all(ros.probe.count_publishers(f'/stereo/{topic}') for topic in outputs)
+            ),
+            'all nodes',
+        )
         ros.until(lambda: log.read_text().count('is ready on') == 2, 'both extractors')
         busy += [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2)]
         begin = time.monotonic()
