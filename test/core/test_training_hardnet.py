@@ -222,10 +222,10 @@ def test_a_run_makes_the_descriptor_of_keynet(photographs, tmp_path) -> None:
 
 
 def test_a_run_that_was_cut_in_two_drops_the_same_units(photographs, tmp_path) -> None:
-    run(photographs, tmp_path / 'whole', steps=3)
-    run(photographs, tmp_path / 'cut', steps=2)
+    run(photographs, tmp_path / 'whole', steps=2)
+    run(photographs, tmp_path / 'cut', steps=1)
     torch.rand(7)
-    run(photographs, tmp_path / 'cut', steps=3)
+    run(photographs, tmp_path / 'cut', steps=2)
     whole, cut = (
         torch.load(tmp_path / name / 'last.pt', weights_only=True)['recipe']
         for name in ('whole', 'cut')

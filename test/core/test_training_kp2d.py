@@ -222,19 +222,23 @@ def photographs(tmp_path_factory):
     return write_photographs(tmp_path_factory.mktemp('photographs'), 4)
 
 
-def test_io_net_is_kept_to_go_on_but_not_in_the_weights(photographs, tmp_path) -> None:
-    weights = run(photographs, tmp_path, steps=1)
-    kept = load_checkpoint(tmp_path / 'last.pt')['recipe']
+@pytest.fixture(scope='module')
+def whole(photographs, tmp_path_factory):
+    """Return the weights of a run that nothing disturbed."""
+    return run(photographs, tmp_path_factory.mktemp('whole'), steps=2)
+
+
+def test_io_net_is_kept_to_go_on_but_not_in_the_weights(whole) -> None:
+    kept = load_checkpoint(whole.with_name('last.pt'))['recipe']
     assert 'io_net.p_out.weight' in kept and 'extractor.conv1a.0.weight' in kept
-    assert load_file(weights).keys() == Kp2d(Kp2dConfig()).state_dict().keys()
+    assert load_file(whole).keys() == Kp2d(Kp2dConfig()).state_dict().keys()
 
 
-def test_a_resumed_run_drops_the_channels_of_an_unbroken_one(photographs, tmp_path) -> None:
-    run(photographs, tmp_path / 'whole', steps=2)
+def test_a_resumed_run_drops_the_channels_of_an_unbroken_one(photographs, whole, tmp_path) -> None:
     with killed_at(1), pytest.raises(KeyboardInterrupt):
-        run(photographs, tmp_path / 'broken', steps=2)
-    run(photographs, tmp_path / 'broken', steps=2)
-    states = [load_checkpoint(tmp_path / f'{name}/last.pt') for name in ('whole', 'broken')]
+        run(photographs, tmp_path, steps=2)
+    run(photographs, tmp_path, steps=2)
+    states = [load_checkpoint(path / 'last.pt') for path in (whole.parent, tmp_path)]
     for name, value in states[0]['recipe'].items():
         assert torch.equal(value, states[1]['recipe'][name]), name
 

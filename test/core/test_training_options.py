@@ -48,8 +48,8 @@ def test_training_imports_nothing_that_it_can_do_without(tmp_path) -> None:
         sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
         from kpfeat_core.training import recipe_class, RECIPES, train
         [recipe_class(model) for model in RECIPES]
-        train('alike-t', 'photos', 'run', steps=2, batch_size=2, view_size=64, bank_side=96,
-              validation_share=0.3, validation_pairs=2, detected=10, random=10, device='cpu',
+        train('alike-t', 'photos', 'run', steps=1, batch_size=1, view_size=64, bank_side=96,
+              validation_share=0.3, validation_pairs=1, detected=10, random=10, device='cpu',
               threads=1)
         print(len(RECIPES), ABSENT & set(sys.modules))
     """)
