@@ -60,13 +60,10 @@ def assert_same(module, other):
     assert all(torch.equal(state[key], expected[key]) for key in expected)
 
 
-def test_an_explicit_file_or_folder_is_taken_before_all_else(empty_places, file):
+def test_an_explicit_file_or_folder_is_taken_before_all_else_or_an_error(empty_places, file):
+    (weights.BUNDLED / file.name).write_bytes(file.read_bytes())
     assert find_weights(MODEL, file) == file
     assert find_weights(MODEL, str(file.parent)) == file
-
-
-def test_an_explicit_file_that_is_missing_is_an_error_even_if_others_exist(empty_places, file):
-    (weights.BUNDLED / file.name).write_bytes(file.read_bytes())
     with pytest.raises(WeightsError, match='no weight file .*/nowhere'):
         find_weights(MODEL, empty_places / 'nowhere')
 
@@ -104,14 +101,6 @@ def test_nothing_found_names_every_place_and_the_remedies(empty_places, monkeypa
     assert f'{empty_places}/{MODEL}.safetensors' in text
     assert f'{weights.BUNDLED}/{MODEL}.safetensors' in text
     assert 'kpfeat weights import' in text and 'kpfeat train' in text
-
-
-def test_weights_survive_the_way_through_a_file(model, file):
-    fresh = build_extractor(MODEL)
-    metadata = load_weights(fresh, file)
-    assert_same(fresh, model)
-    assert metadata['model'] == MODEL
-    assert metadata['licence'] == 'Apache-2.0'
 
 
 def test_half_precision_halves_the_file_and_loads_as_single(model, file, tmp_path):
@@ -191,16 +180,14 @@ def test_the_architecture_of_files_written_before_it_was_called_so_is_read(tmp_p
     assert create_extractor('kp2d', str(old)).config.version == 'v1'
 
 
-def test_a_file_that_is_cut_off_is_refused(file):
+def test_a_file_that_is_cut_off_and_a_checkpoint_are_refused(model, file):
+    checkpoint = file.with_name('model.pth')
+    torch.save(model.state_dict(), checkpoint)
+    with pytest.raises(WeightsError, match='kpfeat weights import'):
+        load_weights(build_extractor(MODEL), checkpoint)
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(WeightsError, match='not a complete safetensors file: it is cut off'):
         load_weights(build_extractor(MODEL), file)
-
-
-def test_a_checkpoint_is_not_taken_for_a_weight_file(model, tmp_path):
-    torch.save(model.state_dict(), tmp_path / 'model.pth')
-    with pytest.raises(WeightsError, match='kpfeat weights import'):
-        load_weights(build_extractor(MODEL), tmp_path / 'model.pth')
 
 
 def test_nan_is_refused_when_read_and_when_written(model, file, tmp_path):
@@ -235,17 +222,11 @@ def test_checkpoints_of_common_layouts_are_imported(model, tmp_path, wrap, prefi
     assert metadata['imported_sha256'] == weights.sha256(tmp_path / 'checkpoint.pth')
 
 
-def test_importing_a_weight_file_keeps_its_notes_and_adds_to_them(model, tmp_path):
-    save_weights(model, tmp_path / 'run.safetensors', {'steps': 7, 'licence': 'none'})
-    out = tmp_path / 'out.safetensors'
-    import_checkpoint(tmp_path / 'run.safetensors', MODEL, out, {'licence': 'Apache-2.0'})
-    metadata = load_weights(build_extractor(MODEL), out)
-    assert (metadata['steps'], metadata['licence']) == ('7', 'Apache-2.0')
-
-
-def test_importing_a_weight_file_keeps_the_shape_of_its_network(tmp_path):
+def test_importing_a_weight_file_keeps_its_notes_and_the_shape_of_its_network(tmp_path):
     file, out = tmp_path / 'v1.safetensors', tmp_path / 'out.safetensors'
-    save_weights(build_extractor('kp2d', version='v1'), file)
+    save_weights(build_extractor('kp2d', version='v1'), file, {'steps': 7, 'licence': 'none'})
+    metadata = read_metadata(import_checkpoint(file, 'kp2d', out, {'licence': 'Apache-2.0'}))
+    assert (metadata['steps'], metadata['licence']) == ('7', 'Apache-2.0')
     assert read_architecture(import_checkpoint(file, 'kp2d', out)) == {'version': 'v1'}
     import_checkpoint(file, 'kp2d', out, architecture={'version': 'auto'})
     with pytest.raises(WeightsError, match="made with version='v1', expected version='v0'; leave"):
@@ -253,16 +234,15 @@ def test_importing_a_weight_file_keeps_the_shape_of_its_network(tmp_path):
 
 
 @pytest.mark.unchecked
-def test_options_that_weights_do_not_keep_are_refused_by_the_import(model, file, tmp_path):
+def test_options_that_weights_do_not_keep_and_unknown_models_are_refused_by_the_import(
+    file, tmp_path
+):
     out = tmp_path / 'out.safetensors'
     with pytest.raises(ConfigError, match="'nms_radius' does not shape .*alike-t.*expected none"):
         import_checkpoint(file, MODEL, out, architecture={'nms_radius': 3})
-    assert not out.exists()
-
-
-def test_an_import_for_an_unknown_model_names_all_that_have_weights(file, tmp_path):
     with pytest.raises(ConfigError, match="no model 'nope'; .*alike-t.*hardnet.*superpoint"):
-        import_checkpoint(file, 'nope', tmp_path / 'out.safetensors')
+        import_checkpoint(file, 'nope', out)
+    assert not out.exists()
 
 
 def test_integers_are_not_taken_for_weights(model, refused):
@@ -277,9 +257,10 @@ def test_batch_counters_that_old_checkpoints_lack_are_no_reason_to_refuse(model,
     assert verify_file(tmp_path / 'out.safetensors').problem == ''
 
 
-def test_a_checkpoint_with_code_inside_is_not_run(refused):
+def test_checkpoints_with_code_inside_or_without_a_state_dict_are_refused(refused):
     code = {'state_dict': zipfile.ZipInfo('x')}
     refused(code, MODEL, 'Python objects, which are not run')
+    refused({'epoch': 3, 'loss': 0.1}, MODEL, 'no state dict.*found epoch, loss')
 
 
 def test_settings_of_yacs_beside_the_weights_are_no_reason_to_refuse(model, tmp_path, monkeypatch):
@@ -304,10 +285,6 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_our_words(refused, content):
     assert not any(word in text for word in ('weights_only', 'miniz', 'PytorchStream'))
 
 
-def test_a_checkpoint_without_a_state_dict_names_what_it_holds(refused):
-    refused({'epoch': 3, 'loss': 0.1}, MODEL, 'no state dict.*found epoch, loss')
-
-
 @pytest.mark.parametrize('letter', 'tsnl')
 def test_published_checkpoints_are_imported_under_their_own_name_only(reference, tmp_path, letter):
     checkpoint = reference / f'weights/alike/alike-{letter}.pth'
@@ -318,26 +295,18 @@ def test_published_checkpoints_are_imported_under_their_own_name_only(reference,
         import_checkpoint(checkpoint, other, tmp_path / 'other.safetensors')
 
 
-def test_a_complete_folder_verifies(file):
-    file.with_suffix('.md').write_text('# Model card\n')
+def test_a_complete_folder_verifies_and_changed_missing_and_undocumented_files_do_not(model, file):
     record = write_manifest(file.parent)[file.name]
-    assert record['licence'] == 'Apache-2.0'
-    assert record['size'] == file.stat().st_size
-    assert [verdict.problem for verdict in verify_bundled(file.parent)] == ['']
-
-
-def test_verifying_finds_changed_missing_unlisted_and_undocumented_files(model, file):
-    write_manifest(file.parent)
+    assert (record['licence'], record['size']) == ('Apache-2.0', file.stat().st_size)
     assert 'model card' in verify_bundled(file.parent)[0].problem
+    file.with_suffix('.md').write_text('# Model card\n')
+    assert [verdict.problem for verdict in verify_bundled(file.parent)] == ['']
     save_weights(model, file, {'licence': 'Apache-2.0', 'note': 'changed'})
     assert 'SHA-256' in verify_bundled(file.parent)[0].problem
     save_weights(model, file.with_name('zz.safetensors'))
     assert 'not in manifest' in verify_bundled(file.parent)[1].problem
     file.unlink()
     assert 'no weight file' in verify_bundled(file.parent)[0].problem
-
-
-def test_a_damaged_manifest_is_named(file):
     (file.parent / 'manifest.json').write_text('{')
     with pytest.raises(WeightsError, match="manifest.json' is damaged"):
         verify_bundled(file.parent)
@@ -351,11 +320,15 @@ def test_the_weights_that_come_with_the_package_are_as_the_manifest_says():
     assert sum(v.size for v in verdicts) < 20e6
 
 
-def test_metadata_is_text_and_readable_without_the_tensors(file, monkeypatch):
-    tensors, metadata = read_weights(file)
-    assert metadata['format_version'] == '1'
-    assert len(tensors) == len(build_extractor(MODEL).state_dict())
-    assert json.dumps(metadata)
+def test_weights_survive_the_way_through_a_file_whose_metadata_are_text_and_read_alone(
+    model, file, monkeypatch
+):
+    fresh = build_extractor(MODEL)
+    metadata = load_weights(fresh, file)
+    assert_same(fresh, model)
+    assert (metadata['model'], metadata['licence']) == (MODEL, 'Apache-2.0')
+    assert metadata['format_version'] == '1' and json.dumps(metadata)
+    assert len(read_weights(file)[0]) == len(fresh.state_dict())
     monkeypatch.setattr(weights, 'dequantize', lambda tensors: pytest.fail('tensors were read'))
     assert read_metadata(file) == metadata
     assert read_architecture(weights.BUNDLED / 'kp2d.safetensors') == {'version': 'v4'}
