@@ -28,35 +28,28 @@ def picture(height, width):
     return (smooth.clamp(0, 1)[0] * 255).byte().permute(1, 2, 0).numpy()
 
 
-@pytest.mark.parametrize('model', ['alike-t', 'alike-s', 'alike-n', 'alike-l'])
-@pytest.mark.parametrize('size', [(96, 128), (101, 75)])
-def test_fast_extraction_equals_the_dense_one(model, size):
+CASES = [
+    *((f'alike-{letter}', size, 60) for letter in 'tsnl' for size in ((96, 128), (101, 75))),
+    ('alike-t', (32, 32), 5),  # the smallest image
+]
+
+
+@pytest.mark.parametrize('model, size, count', CASES)
+def test_fast_extraction_equals_the_dense_one(model, size, count):
     torch.manual_seed(0)
-    extractor = varied(build_extractor(model, max_num_keypoints=60))
+    extractor = varied(build_extractor(model, max_num_keypoints=count))
     image = picture(*size)
     fast = extractor.extract(image)
     dense = extract_densely(extractor, image_to_tensor(image))
-    assert fast.count() == dense.count() == 60
+    assert fast.count() == dense.count() == count
     distance = torch.cdist(fast.keypoints[0].double(), dense.keypoints[0].double())
     nearest = distance.argmin(1)
-    assert len(set(nearest.tolist())) == 60
+    assert len(set(nearest.tolist())) == count
     assert distance.amin(1).max() < 1e-4
     for name in ('keypoint_scores', 'descriptors'):
         ours, theirs = getattr(fast, name)[0], getattr(dense, name)[0][nearest]
         assert (ours - theirs).abs().max() < 1e-4, name
     assert fast.keypoint_scores.std() > 1e-3  # else there would be nothing to get wrong
-
-
-def test_the_smallest_image_is_extracted_like_a_large_one():
-    torch.manual_seed(0)
-    extractor = varied(build_extractor('alike-t', max_num_keypoints=5))
-    image = picture(32, 32)
-    fast = extractor.extract(image)
-    dense = extract_densely(extractor, image_to_tensor(image))
-    nearest = torch.cdist(fast.keypoints[0], dense.keypoints[0]).argmin(1)
-    assert sorted(nearest.tolist()) == list(range(5))
-    assert (fast.keypoints[0] - dense.keypoints[0, nearest]).abs().max() < 1e-4
-    assert (fast.descriptors[0] - dense.descriptors[0, nearest]).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize('model', ['alike-t', 'alike-l'])

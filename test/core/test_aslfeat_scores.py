@@ -60,34 +60,24 @@ def test_the_edge_test_keeps_blobs_and_drops_ridges_saddles_and_plains():
         assert not off_edges(scores, 10.0)[0, 10, 10]
 
 
-def test_the_edge_threshold_is_the_ratio_of_the_curvatures():
-    scores = parabola(10, 10, cross=0)  # one axis bends twice as much as the other
-    assert off_edges(scores, 2.1)[0, 10, 10] and not off_edges(scores, 1.9)[0, 10, 10]
-
-
-def test_edges_along_the_diagonal_are_edges_too():
+def test_the_edge_threshold_is_the_ratio_of_the_curvatures_along_axes_and_diagonals():
     steps = torch.arange(21.0) - 10
     across, along = steps[:, None] - steps, steps[:, None] + steps
-    scores = (1 - 0.01 * across**2 - 0.005 * along**2)[None]  # one bends twice as much
-    assert off_edges(scores, 2.1)[0, 10, 10] and not off_edges(scores, 1.9)[0, 10, 10]
+    diagonal = (1 - 0.01 * across**2 - 0.005 * along**2)[None]
+    for scores in (parabola(10, 10, cross=0), diagonal):  # one bends twice as much as the other
+        assert off_edges(scores, 2.1)[0, 10, 10] and not off_edges(scores, 1.9)[0, 10, 10]
 
 
-def test_refinement_finds_the_top_of_a_parabola():
-    scores = parabola(10.3, 9.8)
-    found = refine_newton(scores, torch.tensor([[[10, 10]]]))
-    torch.testing.assert_close(found, torch.tensor([[[10.3, 9.8]]]), atol=1e-3, rtol=0)
-
-
-def test_refinement_moves_half_a_pixel_at_most_and_not_at_all_on_a_plain():
-    far = refine_newton(parabola(12.0, 10.0), torch.tensor([[[10, 10]]]))
-    torch.testing.assert_close(far, torch.tensor([[[10.5, 10.0]]]), atol=1e-3, rtol=0)
-    plain = refine_newton(torch.ones(1, 21, 21), torch.tensor([[[10, 10]]]))
-    assert plain.tolist() == [[[10.0, 10.0]]]
-
-
-def test_refined_keypoints_stay_in_the_image():
-    scores = parabola(-5.0, 30.0)
-    found = refine_newton(scores, torch.tensor([[[0, 20]]]))
+def test_refinement_finds_the_top_of_a_parabola_half_a_pixel_away_at_most_in_the_image():
+    middle = torch.tensor([[[10, 10]]])
+    for scores, expected in (
+        (parabola(10.3, 9.8), [10.3, 9.8]),
+        (parabola(12.0, 10.0), [10.5, 10.0]),
+        (torch.ones(1, 21, 21), [10.0, 10.0]),  # a plain has no top
+    ):
+        found = refine_newton(scores, middle)
+        torch.testing.assert_close(found, torch.tensor([[expected]]), atol=1e-3, rtol=0)
+    found = refine_newton(parabola(-5.0, 30.0), torch.tensor([[[0, 20]]]))
     assert (found >= 0).all() and (found <= 20).all()
 
 

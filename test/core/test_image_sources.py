@@ -64,12 +64,13 @@ def test_folder_without_a_readable_image_is_refused_in_words(tmp_path) -> None:
         create_source(SourceConfig(images=str(tmp_path)))
 
 
-def test_video_comes_frame_by_frame_and_starts_again_unless_no_loop_is_wanted(video) -> None:
+def test_video_comes_frame_by_frame_and_again_in_a_loop_at_its_rate_or_a_given_one(video) -> None:
     source = create_source(SourceConfig(video=str(video)))
     assert source.rate_hz == pytest.approx(5)
     assert np.allclose(levels(source, 7), [40, 80, 120, 160, 200, 40, 80], atol=3)
     source = create_source(SourceConfig(video=str(video), loop=False))
     assert levels(source, 7)[4:] == [pytest.approx(200, abs=3), None, None]
+    assert create_source(SourceConfig(video=str(video), rate_hz=30.0)).rate_hz == 30
 
 
 @pytest.mark.parametrize('content', [b'', b'not a video', None])
@@ -88,10 +89,6 @@ def test_broken_video_makes_no_noise_on_stderr(tmp_path) -> None:
     )
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '')
-
-
-def test_given_rate_replaces_that_of_the_source(video) -> None:
-    assert create_source(SourceConfig(video=str(video), rate_hz=30.0)).rate_hz == 30
 
 
 def test_virtual_camera_shows_a_picture_of_ones_own(tmp_path) -> None:
