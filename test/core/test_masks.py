@@ -116,15 +116,13 @@ def alike() -> Extractor:
     return build_extractor('alike-t', max_num_keypoints=N).eval()
 
 
-@pytest.mark.parametrize('as_list', [True, False])
-def test_one_mask_goes_for_all_images(alike, as_list) -> None:
+def test_one_mask_goes_for_all_images(alike) -> None:
     top, _ = halves()
     images = [picture(seed) for seed in range(2)]
-    if not as_list:
-        images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-    features = alike.extract(images, top)
-    for b in range(2):
-        assert features.count(b) == N and at(top, features.select(b).keypoints[0]).all()
+    for given in (images, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)):
+        features = alike.extract(given, top)
+        for b in range(2):
+            assert features.count(b) == N and at(top, features.select(b).keypoints[0]).all()
 
 
 @pytest.mark.parametrize(

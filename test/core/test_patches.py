@@ -46,7 +46,9 @@ def ramp(height: int = 60, width: int = 80) -> torch.Tensor:
     return torch.stack([x, y])[None].float()
 
 
-def test_the_keypoint_is_the_center_of_its_patch_and_the_side_its_width() -> None:
+def test_the_keypoint_is_the_center_of_its_patch_of_this_side_and_borders_go_on_outside() -> None:
+    patch = extract_patches(ramp(), torch.tensor([[[0.0, 0.0]]]), 8.0, size=8)[0, 0]
+    assert (patch[:, :4, :4] == 0).all() and (patch[0, 0, 4:] > 0).all()
     point = torch.tensor([[[40.25, 30.5]]])
     patch = extract_patches(ramp(), point, 16.0, size=8)[0, 0]
     expected = (torch.arange(8) - 3.5) * 2
@@ -60,11 +62,6 @@ def test_the_x_axis_of_a_patch_points_along_the_orientation() -> None:
     steps = torch.arange(8) - 3.5
     torch.testing.assert_close(patch[1], (30 + steps).expand(8, 8))  # along x of the patch: y
     torch.testing.assert_close(patch[0], (40 - steps)[:, None].expand(8, 8))
-
-
-def test_border_pixels_go_on_outside_of_the_image() -> None:
-    patch = extract_patches(ramp(), torch.tensor([[[0.0, 0.0]]]), 8.0, size=8)[0, 0]
-    assert (patch[:, :4, :4] == 0).all() and (patch[0, 0, 4:] > 0).all()
 
 
 def test_patches_of_one_image_do_not_depend_on_the_others_nor_on_their_number() -> None:
@@ -104,10 +101,8 @@ def test_the_orientation_of_an_edge_is_the_direction_in_which_it_gets_brighter(d
     assert -math.pi <= found <= math.pi
     difference = math.remainder(found - angle, 2 * math.pi)
     assert abs(math.degrees(difference)) < 1
-
-
-def test_a_patch_without_gradient_has_orientation_zero() -> None:
-    assert dominant_orientations(torch.full((2, 32, 32), 0.7)).tolist() == [0, 0]
+    flat = torch.full((2, 32, 32), 0.7)  # without gradient
+    assert dominant_orientations(flat).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize('degrees', [8, 45, 90, 160])
@@ -134,18 +129,13 @@ def test_sift_recognizes_the_places_of_a_turned_picture_only_with_orientations(
 ) -> None:
     view, matrix = turned(photo, 90)
     moved = cv2.transform(places[None], matrix)[0]
-    shares = {}
-    for orientation in ('upright', 'gradient'):
-        described = []
-        for image, points in (tensors(photo, places), tensors(view, moved)):
-            angles = None
-            if orientation == 'gradient':
-                patches = extract_patches(image, points, 44.0)[0, :, 0]
-                angles = dominant_orientations(patches)[None]
-            described.append(sift_descriptors(image, points, 44.0, angles)[0])
-        shares[orientation] = correct(*described)
-    assert shares['upright'] < 0.1
-    assert shares['gradient'] > 0.75
+    upright, oriented = [], []
+    for image, points in (tensors(photo, places), tensors(view, moved)):
+        angles = dominant_orientations(extract_patches(image, points, 44.0)[0, :, 0])[None]
+        upright.append(sift_descriptors(image, points, 44.0)[0])
+        oriented.append(sift_descriptors(image, points, 44.0, angles)[0])
+    assert correct(*upright) < 0.1
+    assert correct(*oriented) > 0.75
 
 
 def test_known_rotation_is_taken_out_of_sift_and_of_hardnet(photo, places) -> None:

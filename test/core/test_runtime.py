@@ -34,27 +34,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(**environment: str) -> int:
-    found = subprocess.run(
-        [sys.executable, '-c', FAULTS],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(found.stdout)
+def output_of(program: str, **environment: str) -> str:
+    words, given = [sys.executable, '-c', program], {**os.environ, **environment}
+    return subprocess.run(words, env=given, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='glibc alone has mallopt')
 def test_memory_of_one_image_is_used_for_the_next_unless_the_user_wants_otherwise() -> None:
-    kept = faults()
-    given_back = faults(MALLOC_MMAP_THRESHOLD_='1048576')
-    assert kept * 5 < given_back
+    kept = output_of(FAULTS)
+    given_back = output_of(FAULTS, MALLOC_MMAP_THRESHOLD_='1048576')
+    assert int(kept) * 5 < int(given_back)
 
 
 # Heaps after 12 threads at a time have asked for memory.
 HEAPS = """
-import ctypes, sys, threading
+import ctypes, threading
 from kpfeat_core.runtime import keep_memory
 
 keep_memory()
@@ -74,8 +68,8 @@ for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-libc.fopen.restype = ctypes.c_void_p
-file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b'w'))
+libc.fdopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fdopen(1, b'w'))
 libc.malloc_info(0, file)
 libc.fclose(file)
 """
@@ -83,12 +77,8 @@ libc.fclose(file)
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='glibc alone has mallopt')
 @pytest.mark.parametrize(('environment', 'most'), [({}, 4), ({'MALLOC_ARENA_MAX': '6'}, 6)])
-def test_threads_share_few_heaps(environment, most, tmp_path) -> None:
-    file = tmp_path / 'heaps.xml'
-    subprocess.run(
-        [sys.executable, '-c', HEAPS, str(file)], env={**os.environ, **environment}, check=True
-    )
-    assert file.read_text().count('<heap ') == most
+def test_threads_share_few_heaps(environment, most) -> None:
+    assert output_of(HEAPS, **environment).count('<heap ') == most
 
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)

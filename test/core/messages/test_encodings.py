@@ -171,9 +171,8 @@ def test_yuv_formats_give_the_right_colours_with_padding(name, colour) -> None:
     if name in packed:
         rows = [packed[name] * (width // 2) + [0] * padding] * height
     elif name in ('nv12', 'nv21'):
-        rows = luma + [([u, v] if name == 'nv12' else [v, u]) * (width // 2) + [0] * padding] * (
-            height // 2
-        )
+        chroma = [u, v] if name == 'nv12' else [v, u]
+        rows = luma + [chroma * (width // 2) + [0] * padding] * (height // 2)
     elif name in ('i420', 'yv12'):  # rows of two planes, each half as long as one of luma
         planes = [u, v] if name == 'i420' else [v, u]
         half = [[value] * (width // 2) + [0] * (padding // 2) for value in planes for _ in (0, 1)]
