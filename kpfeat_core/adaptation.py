@@ -97,6 +97,7 @@ def adapt(
         homographies or homography_config(config.homographies), config.num, size, generator
     )
     drawn[0] = torch.eye(3, device=drawn.device)
+    best = config.aggregation == 'max'
     total = image.new_zeros(size)
     counts = torch.zeros(size, dtype=torch.int64, device=image.device)
     at_once = config.batch_size if config.batch_size > 0 else AT_ONCE[image.is_cuda]
@@ -104,14 +105,10 @@ def adapt(
         scores, seen = _view_scores(extractor, image, H_0to1, config)
         counts += seen.sum(0)
         scores = scores * seen
-        total = torch.maximum(total, scores.amax(0)) if _is_max(config) else total + scores.sum(0)
-    if not _is_max(config):
+        total = torch.maximum(total, scores.amax(0)) if best else total + scores.sum(0)
+    if not best:
         total = total / counts.clamp(min=max(1, config.support * config.num))
     return Adapted((total * (counts >= config.min_views))[None], counts[None])
-
-
-def _is_max(config: AdaptConfig) -> bool:
-    return config.aggregation == 'max'
 
 
 def _view_scores(
@@ -265,7 +262,9 @@ def label_image(
     tensor = image_to_tensor(image, extractor.channels).to(extractor.device)
     source = (tensor.shape[2], tensor.shape[3])
     size = working_size(*source, config)
-    generator = torch.Generator().manual_seed(_seed(config.seed, name))
+    key = f'{config.seed}/{name}'.encode('utf-8', 'surrogateescape')
+    seed = int.from_bytes(hashlib.sha256(key).digest()[:7], 'big')
+    generator = torch.Generator().manual_seed(seed)
     found = adapt(extractor, resize(tensor, size), config, generator, homographies)
     keypoints, scores, mask = select_keypoints(found.score_map, config)[:3]
     points = rescale_points(keypoints[mask], size, source)
@@ -275,11 +274,6 @@ def label_image(
         'image_size': np.array(source[::-1], np.float32),
         'work_size': np.array(size[::-1], np.float32),
     }
-
-
-def _seed(seed: int, name: str) -> int:
-    digest = hashlib.sha256(f'{seed}/{name}'.encode('utf-8', 'surrogateescape')).digest()
-    return int.from_bytes(digest[:7], 'big')
 
 
 def make_labels(

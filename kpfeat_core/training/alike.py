@@ -85,13 +85,13 @@ class AlikeRecipe(Recipe):
 
     def forward(self, pairs: ViewPairs, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss `total` and its parts, averaged over the pairs."""
-        count = len(pairs)
-        maps = self.see(pairs.images.flatten(0, 1))
+        seen = self.see_both(pairs.images)
         with torch.autocast(pairs.images.device.type, enabled=False):
-            maps = DenseMaps(
-                maps.score_map.float(), tuple(m.float() for m in maps.descriptor_maps)
-            )
-            views = [self._view(_part(maps, i, count), pairs, i, generator) for i in (0, 1)]
+            views = []
+            for index, maps in enumerate(seen):
+                descriptor_maps = tuple(m.float() for m in maps.descriptor_maps)
+                maps = DenseMaps(maps.score_map.float(), descriptor_maps)
+                views.append(self._view(maps, pairs, index, generator))
             parts = self._detection_losses(views)
             nre, reliability, known = [], [], []
             for here, there, seen in ((0, 1, pairs.valid[1]), (1, 0, pairs.valid[0])):
@@ -186,11 +186,6 @@ class AlikeRecipe(Recipe):
         return nre, losses.reliability_terms(
             reliability, here.scores, scores_there[..., 0], here.valid
         )
-
-
-def _part(maps: DenseMaps, index: int, count: int) -> DenseMaps:
-    rows = slice(index * count, (index + 1) * count)
-    return DenseMaps(maps.score_map[rows], tuple(m[rows] for m in maps.descriptor_maps))
 
 
 def _near(points: Tensor, grid: Tensor, columns: int, distance: float) -> Tensor:

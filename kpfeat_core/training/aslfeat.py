@@ -114,15 +114,12 @@ class AslFeatRecipe(Recipe):
 
     def forward(self, pairs: ViewPairs, generator: Generator) -> dict[str, Tensor]:
         """Return the loss `total`, the share of correct nearest neighbors, and the mean weight."""
-        config, count = self.config, len(pairs)
-        maps = self.see(pairs.images.flatten(0, 1))
+        config, maps = self.config, self.see_both(pairs.images)
         with torch.autocast(pairs.images.device.type, enabled=False):
             points = sample_correspondences(pairs, config.correspondences, generator)
-            descriptor_map = maps.descriptor_maps[0].float()
             found = []
-            for index, keypoints in enumerate(points[:2]):
-                rows = slice(index * count, (index + 1) * count)
-                view = DenseMaps(maps.score_map[rows].float(), (descriptor_map[rows],))
+            for view, keypoints in zip(maps, points[:2], strict=True):
+                view = DenseMaps(view.score_map.float(), (view.descriptor_maps[0].float(),))
                 scores = sample(view.score_map[:, None], keypoints, padding='border')[..., 0]
                 found.append((self.extractor.describe(view, Keypoints.at(keypoints)), scores))
             (first, scores0), (second, scores1) = found

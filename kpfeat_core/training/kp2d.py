@@ -156,11 +156,9 @@ class Kp2dRecipe(Recipe):
 
     def forward(self, batch: ViewPairs, generator: Generator) -> dict[str, Tensor]:
         """Return the loss `total`, its parts, and what tells how well the network does."""
-        maps = self.see(batch.images.flatten(0, 1))
-        count = len(batch)
-        halves = [_rows(maps, slice(start, start + count)) for start in (0, count)]
+        maps = self.see_both(batch.images)
         with torch.autocast(batch.images.device.type, enabled=False):
-            return self.compare(*halves, batch)
+            return self.compare(*maps, batch)
 
     def compare(self, maps0: DenseMaps, maps1: DenseMaps, pairs: ViewPairs) -> dict[str, Tensor]:
         """Return the losses of two views; what is not valid in either of them does not count."""
@@ -252,12 +250,6 @@ class Kp2dRecipe(Recipe):
     def validation_keypoints(cls, batch: PairBatch) -> int:
         """Return a quarter of the cells, as published: with all of them scores are idle."""
         return batch.valid[0, 0].numel() // CELL**2 // 4
-
-
-def _rows(maps: DenseMaps, rows: slice) -> DenseMaps:
-    return DenseMaps(
-        maps.score_map[rows], tuple(m[rows] for m in maps.descriptor_maps), maps.positions[rows]
-    )
 
 
 def _row(values: Tensor) -> Tensor:

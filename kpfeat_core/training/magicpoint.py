@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Generator, nn, Tensor
+from torch import Generator, Tensor
 
 from .recipe import load_labelled_photographs, Options, Recipe
 from .validation import draw_labelled, evaluating
@@ -69,7 +69,19 @@ class MagicPointLossConfig(LabelConfig):
     workers: int = option(1, 'threads that draw shapes; -1 takes all cores', low=-1)
 
 
-class MagicPointRecipe(Recipe):
+class CellRecipe(Recipe):
+    """A recipe whose network begins by expecting cells to be empty."""
+
+    @classmethod
+    def build(cls, model: str, options: Options) -> SuperPoint:
+        """Build a network with random weights that takes most cells for empty ones."""
+        extractor = super().build(model, options)
+        with torch.no_grad():
+            extractor.detector[-1].bn.bias[DUSTBIN] = DUSTBIN_START
+        return extractor
+
+
+class MagicPointRecipe(CellRecipe):
     """
     Cross entropy of the cells of 8x8 pixels, on Synthetic Shapes or on labelled photographs.
 
@@ -91,11 +103,6 @@ class MagicPointRecipe(Recipe):
         'geometry': AUTO,
         'photometric': AUTO,
     }
-
-    @classmethod
-    def build(cls, model: str, options: Options) -> nn.Module:
-        """Build a network that expects cells to be empty."""
-        return expect_empty_cells(super().build(model, options))
 
     @classmethod
     def check(cls, options: Options, extractor: Extractor, data: Path | str) -> None:
@@ -164,13 +171,6 @@ class MagicPointRecipe(Recipe):
         few = batch.part(0, max(1, len(batch) // SHOWN))
         found = [points[scores > SHOWN_SCORE] for points, scores, _ in _detections(extractor, few)]
         return draw_labelled(few, found, SHOWN)
-
-
-def expect_empty_cells(extractor: SuperPoint) -> SuperPoint:
-    """Let a network with random weights take most cells for empty ones."""
-    with torch.no_grad():
-        extractor.detector[-1].bn.bias[DUSTBIN] = DUSTBIN_START
-    return extractor
 
 
 def read_heads(

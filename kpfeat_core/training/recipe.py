@@ -182,6 +182,14 @@ class Recipe(nn.Module):
         cls, folder: Path | None, options: Options, progress: Progress = no_progress
     ) -> tuple[BatchSource, BatchSource]:
         """Return what to learn from, and what to validate with; raises DataError."""
+        banks = cls.load_banks(folder, options, progress)
+        return tuple(BatchSource(bank, partial(cls.sample, options)) for bank in banks)
+
+    @classmethod
+    def load_banks(
+        cls, folder: Path | None, options: Options, progress: Progress = no_progress
+    ) -> tuple[Any, Any]:
+        """Return the material of both; raises DataError."""
         scenes = find_scenes(folder)
         if scenes and not cls.takes_scenes:
             raise DataError(
@@ -201,7 +209,7 @@ class Recipe(nn.Module):
             beside = Path(options.depth.scenes)
             posed = load_posed_photographs(beside, find_scenes(beside), options, progress)
             banks = tuple(MixedBank(*pair) for pair in zip(banks, posed, strict=True))
-        return tuple(BatchSource(bank, partial(cls.sample, options)) for bank in banks)
+        return banks
 
     @classmethod
     def sample(
@@ -241,6 +249,18 @@ class Recipe(nn.Module):
         """Run the network on RGB views whose sides divide by its stride."""
         images = self.extractor.prepare(match_channels(images, self.extractor.channels))
         return self.extractor(channels_last(images))
+
+    def see_both(self, images: Float[Tensor, '2 b 3 h w']) -> tuple[DenseMaps, DenseMaps]:
+        """Run the network on both views of all pairs at once; return the maps of each view."""
+        maps, count = self.see(images.flatten(0, 1)), images.shape[1]
+        return tuple(
+            DenseMaps(
+                maps.score_map[rows],
+                tuple(m[rows] for m in maps.descriptor_maps),
+                None if maps.positions is None else maps.positions[rows],
+            )
+            for rows in (slice(count), slice(count, None))
+        )
 
     def forward(self, batch: Any, generator: Generator) -> dict[str, Tensor]:
         """Return the loss `total` and its parts, each averaged over the batch."""

@@ -10,21 +10,21 @@ from torch import Generator, nn, Tensor
 import torch.nn.functional as F
 
 from .magicpoint import (
+    CellRecipe,
     detector_terms,
-    expect_empty_cells,
     LabelConfig,
     MagicPointRecipe,
     published_changes,
     read_heads,
 )
-from .recipe import load_labelled_photographs, Options, Recipe
+from .recipe import load_labelled_photographs, Options
 from ..config import option, Range
 from ..data.homography_pairs import sample_views
 from ..data.image_folder import no_progress, Progress
 from ..data.labelled import LabelledBank, LabelledPairs
 from ..data.photometric import augment
 from ..data.rooms import make_room_pairs
-from ..data.view_pairs import BatchSource, DepthPairBatch, MixedPairs, sample_mixed
+from ..data.view_pairs import DepthPairBatch, MixedPairs, sample_mixed
 from ..errors import ConfigError, WeightsError
 from ..losses.superpoint import (
     descriptor_hinge,
@@ -74,7 +74,7 @@ class SuperPointLossConfig(LabelConfig):
     temperature: Annotated[float, Range(1e-3)] = 0.1
 
 
-class SuperPointRecipe(Recipe):
+class SuperPointRecipe(CellRecipe):
     """
     Detector losses of both views, and the descriptor loss between them.
 
@@ -89,11 +89,6 @@ class SuperPointRecipe(Recipe):
         'batch_size': 8,
         'learning_rate': 5e-4,
     }
-
-    @classmethod
-    def build(cls, model: str, options: Options) -> nn.Module:
-        """Build a network that expects cells to be empty."""
-        return expect_empty_cells(super().build(model, options))
 
     @classmethod
     def begin(cls, extractor: nn.Module, path: Path | str) -> str:
@@ -127,12 +122,11 @@ class SuperPointRecipe(Recipe):
             )
 
     @classmethod
-    def load(
+    def load_banks(
         cls, folder: Path | None, options: Options, progress: Progress = no_progress
-    ) -> tuple[BatchSource, BatchSource]:
+    ) -> tuple[LabelledBank, LabelledBank]:
         """Return the labelled photographs; raises DataError."""
-        banks = load_labelled_photographs(folder, options.loss.labels, options.train, progress)
-        return tuple(BatchSource(bank, partial(cls.sample, options)) for bank in banks)
+        return load_labelled_photographs(folder, options.loss.labels, options.train, progress)
 
     @classmethod
     def sample(
@@ -145,25 +139,8 @@ class SuperPointRecipe(Recipe):
         def in_rooms(size: int) -> DepthPairBatch:
             return make_room_pairs(photographs, size, side, rooms, light, generator)
 
-        def labelled(size: int) -> LabelledPairs:
-            return cls._sample_labelled(options, bank, size, generator)
-
+        labelled = partial(_sample_labelled, options, bank, generator)
         return sample_mixed(count, labelled, [(rooms.rooms_share, in_rooms)], generator)
-
-    @classmethod
-    def _sample_labelled(
-        cls, options: Options, bank: LabelledBank, count: int, generator: Generator
-    ) -> LabelledPairs:
-        pairs, photometric = published_changes(options, 'superpoint-pair')
-        index, homographies, H_0to1 = sample_views(bank.photographs, count, pairs, generator)
-        views = [bank.views(index, h, pairs.view_size, options.loss.margin) for h in homographies]
-        images = torch.cat([view.images for view in views])
-        images = augment(images, photometric, generator).unflatten(0, (2, count))
-        valid, keypoints, mask = (
-            torch.stack([getattr(view, name) for view in views])
-            for name in ('valid', 'keypoints', 'mask')
-        )
-        return LabelledPairs(images, H_0to1, valid, keypoints, mask)
 
     def forward(
         self, batch: LabelledPairs | MixedPairs | DepthPairBatch, generator: Generator
@@ -228,3 +205,19 @@ class SuperPointRecipe(Recipe):
             weight = scaling.weight
             loss = descriptor_hinge(*descriptors, batch.H_0to1, valid, scaling)
         return loss, weight if config.descriptor_weight < 0 else config.descriptor_weight
+
+
+def _sample_labelled(
+    options: Options, bank: LabelledBank, generator: Generator, count: int
+) -> LabelledPairs:
+    """Sample views of photographs and the same moved, both with their labels."""
+    pairs, photometric = published_changes(options, 'superpoint-pair')
+    index, homographies, H_0to1 = sample_views(bank.photographs, count, pairs, generator)
+    views = [bank.views(index, h, pairs.view_size, options.loss.margin) for h in homographies]
+    images = torch.cat([view.images for view in views])
+    images = augment(images, photometric, generator).unflatten(0, (2, count))
+    valid, keypoints, mask = (
+        torch.stack([getattr(view, name) for view in views])
+        for name in ('valid', 'keypoints', 'mask')
+    )
+    return LabelledPairs(images, H_0to1, valid, keypoints, mask)

@@ -256,7 +256,7 @@ def test_it_learns_two_pairs_by_heart(bank) -> None:
     """In 24 steps the recall becomes twice as high, and keypoints come nearer by a fifth."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    config = PairConfig(view_size=80, any_rotation=0.0, max_zoom=1.3, rotation_deg=10.0, shift=0.1)
+    config = PairConfig(view_size=64, any_rotation=0.0, max_zoom=1.3, rotation_deg=10.0, shift=0.1)
     pairs = make_pairs(bank, 2, config, PhotometricConfig(noise=0.01), generator)
     recipe = Kp2dRecipe(Kp2d(Kp2dConfig()), make_config(Kp2dLossConfig, {}))
     recipe = recipe.to(memory_format=torch.channels_last).train()
