@@ -64,7 +64,11 @@ class VirtualCamera:
             height, width = self.photograph.shape[:2]
             raise ImageError(f'photograph is {width}x{height}, expected at least 32x32 pixels')
         self.size, self.motion = size, motion
-        self.calibration = _calibration(size)
+        focal, right, bottom = FOCAL_SHARE * max(size), size[0] - 0.5, size[1] - 0.5
+        center = (size[0] - 1) / 2, (size[1] - 1) / 2
+        matrix = np.array([[focal, 0, center[0]], [0, focal, center[1]], [0, 0, 1]])
+        self.calibration = Calibration(matrix, size)
+        self._outline = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
         self._loop_ns = round(motion.loop_s * 1e9)
         self._place()
 
@@ -107,7 +111,7 @@ class VirtualCamera:
 
     def corners(self, stamp_ns: int) -> Float[np.ndarray, '4 2']:
         """Return where the outer corners of the frame lie in the photograph, in its pixels."""
-        return _project(self.to_photograph(stamp_ns), self._frame_corners())
+        return _project(self.to_photograph(stamp_ns), self._outline)
 
     def _phase(self, stamp_ns: int) -> float:
         # whole nanoseconds first: a float cannot tell today's milliseconds apart
@@ -120,19 +124,11 @@ class VirtualCamera:
         """Take pixels to a wall at distance 1, where the middle of the frame is at (0, 0)."""
         roll = np.radians(self.motion.roll_deg) * np.sin(phase + 2.0)
         tilt = np.radians(self.motion.tilt_deg) * np.array([np.cos(phase), np.sin(3 * phase)])
-        turned = (
-            cv2.Rodrigues(np.array([*tilt, 0.0]))[0] @ cv2.Rodrigues(np.array([0, 0, roll]))[0]
-        )
+        turns = np.array([*tilt, 0.0]), np.array([0, 0, roll])
+        turned = cv2.Rodrigues(turns[0])[0] @ cv2.Rodrigues(turns[1])[0]
         x, y, depth = turned[:, 2]  # where the optical axis points
-        return (
-            np.array([[1, 0, -x / depth], [0, 1, -y / depth], [0, 0, 1]])
-            @ turned
-            @ inv(self.calibration.matrix)
-        )
-
-    def _frame_corners(self) -> Float[np.ndarray, '4 2']:
-        right, bottom = self.size[0] - 0.5, self.size[1] - 0.5
-        return np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
+        to_middle = np.array([[1, 0, -x / depth], [0, 1, -y / depth], [0, 0, 1]])
+        return to_middle @ turned @ inv(self.calibration.matrix)
 
     def _place(self) -> None:
         """
@@ -142,20 +138,13 @@ class VirtualCamera:
         is d times as large, and the camera may be where the box lies in the photograph.
         """
         phases = np.linspace(0, 2 * np.pi, CHECKED_TIMES, endpoint=False)
-        boxes = np.concatenate(
-            [self._zoom(p) * _project(self._view(p), self._frame_corners()) for p in phases]
-        )
+        boxes = [self._zoom(p) * _project(self._view(p), self._outline) for p in phases]
+        boxes = np.concatenate(boxes)
         low, high = boxes.min(0), boxes.max(0)
         last = np.array(self.photograph.shape[1::-1]) - 1 - MARGIN_PX
         self._distance = float((FOOTPRINT_SHARE * (last - MARGIN_PX) / (high - low)).min())
         first, last = MARGIN_PX - self._distance * low, last - self._distance * high
         self._center, self._room = (first + last) / 2, (last - first) / 2
-
-
-def _calibration(size: tuple[int, int]) -> Calibration:
-    focal = FOCAL_SHARE * max(size)
-    x, y = (size[0] - 1) / 2, (size[1] - 1) / 2
-    return Calibration(np.array([[focal, 0, x], [0, focal, y], [0, 0, 1]]), size)
 
 
 def _project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -240,17 +240,10 @@ def fill_features(
 
 def message_to_features(message: Any) -> Features:
     """Return the Features, a batch of one on the CPU, of a message; raises ShapeError."""
-    keypoints = np.asarray(message.keypoints, np.float32)
-    count = len(message.scores)
-    sizes = {'keypoints': 2 * count, 'scales': count, 'orientations': count}
-    for name, expected in sizes.items():
-        found = len(getattr(message, name))
-        if found != expected and (found or name == 'keypoints'):
-            raise ShapeError(
-                f'{name} holds {found} numbers, expected {expected} for {count} scores'
-            )
+    optional = [name for name in ('scales', 'orientations') if len(getattr(message, name))]
+    count = _count(message, keypoints=2, **dict.fromkeys(optional, 1))
     arrays = {
-        'keypoints': keypoints.reshape(count, 2),
+        'keypoints': np.asarray(message.keypoints, np.float32).reshape(count, 2),
         'keypoint_scores': np.asarray(message.scores, np.float32),
         'descriptors': unpack_descriptors(
             np.asarray(message.descriptors, np.uint8),
@@ -261,10 +254,20 @@ def message_to_features(message: Any) -> Features:
         ),
         'image_size': np.array([message.width, message.height], np.float32),
     }
-    for name in ('scales', 'orientations'):
-        if count and len(getattr(message, name)):
-            arrays[name] = np.asarray(getattr(message, name), np.float32)
+    arrays |= {name: np.asarray(getattr(message, name), np.float32) for name in optional}
     return Features.from_numpy(arrays)
+
+
+def _count(message: Any, **each: int) -> int:
+    """Return the number of scores; raises ShapeError where a field has not so many for each."""
+    count = len(message.scores)
+    for name, numbers in each.items():
+        found, expected = len(getattr(message, name)), numbers * count
+        if found != expected:
+            raise ShapeError(
+                f'{name} holds {found} numbers, expected {expected} for {count} scores'
+            )
+    return count
 
 
 def fill_matches(message: Message, pair: PairMatches, header0: Any, header: Any) -> Message:
@@ -283,14 +286,7 @@ def fill_matches(message: Message, pair: PairMatches, header0: Any, header: Any)
 
 def message_to_matches(message: Any) -> PairMatches:
     """Return the matched pair of a message; raises ShapeError."""
-    count = len(message.scores)
-    sizes = {'indices0': 1, 'indices1': 1, 'keypoints0': 2, 'keypoints1': 2, 'inliers': 1}
-    for name, each in sizes.items():
-        found = len(getattr(message, name))
-        if found != each * count:
-            raise ShapeError(
-                f'{name} holds {found} numbers, expected {each * count} for {count} scores'
-            )
+    count = _count(message, indices0=1, indices1=1, keypoints0=2, keypoints1=2, inliers=1)
     if message.geometry >= len(GEOMETRIES):
         raise ShapeError(f'geometry is {message.geometry}, expected 0 to {len(GEOMETRIES) - 1}')
     matrix = np.asarray(message.matrix, np.float64).reshape(3, 3)

@@ -13,6 +13,7 @@ computed at the four pixels around each keypoint only.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn, Tensor
@@ -36,8 +37,7 @@ class AlikeConfig(ExtractorConfig):
     )
 
 
-@dataclass(frozen=True)
-class AlikeSize:
+class AlikeSize(NamedTuple):
     """Channels of the four blocks, descriptor length, and whether the head is one layer."""
 
     channels: tuple[int, int, int, int]

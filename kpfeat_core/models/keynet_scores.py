@@ -6,10 +6,10 @@ Barroso-Laguna et al., "Key.Net: Keypoint Detection by Handcrafted and Learned C
 paper, and 'torch', a later one.
 """
 
-from dataclasses import dataclass
 import itertools
 import math
 import re
+from typing import NamedTuple
 
 import torch
 from torch import nn, Tensor
@@ -27,8 +27,7 @@ WINDOW_RADIUS = 32  # of the local normalisation
 BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
-@dataclass(frozen=True)
-class KeyNetSize:
+class KeyNetSize(NamedTuple):
     """How many learned blocks, of how many filters, on how many levels inside the network."""
 
     blocks: int

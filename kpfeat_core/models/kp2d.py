@@ -11,6 +11,7 @@ one keypoint, and, in versions with upsampled descriptors, four pixels of that m
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import nn, Tensor
@@ -25,8 +26,7 @@ from ..geometry import gather_rows, inside, pixel_grid
 from ..keypoints import clear_borders, Keypoints, select_best
 
 
-@dataclass(frozen=True)
-class Version:
+class Version(NamedTuple):
     """How far a keypoint may go from its cell's centre, in half cells, and the descriptor map."""
 
     cross_ratio: float

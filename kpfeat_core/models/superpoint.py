@@ -181,7 +181,7 @@ class SuperPoint(Extractor):
 
         Raises WeightsError.
         """
-        tensors = own_names(state, BN_EPS)
+        tensors = own_names(state)
         if self.descriptor is None:
             tensors = {k: v for k, v in tensors.items() if not k.startswith('descriptor.')}
         return tensors, {}
@@ -205,12 +205,12 @@ CONV = ('weight', 'bias')
 BN = ('weight', 'bias', 'running_mean', 'running_var')
 
 
-def own_names(state: dict[str, Tensor], eps: float) -> dict[str, Tensor]:
+def own_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     Return a state dict of any published layout with our names; others come back unchanged.
 
-    eps: of our batch normalisation. Layers that are missing as a whole stay away, and tensors
-    that belong to none stay as they are. Raises WeightsError for incomplete layers.
+    Layers that are missing as a whole stay away, and tensors that belong to none stay as they
+    are. Raises WeightsError for incomplete layers.
     """
     left = dict(state)
     if 'conv1a.weight' in state:
@@ -228,7 +228,7 @@ def own_names(state: dict[str, Tensor], eps: float) -> dict[str, Tensor]:
             weight, bias = _fold(weight, bias, *_take(left, bn, BN))
             left.pop(f'{bn}.num_batches_tracked', None)
         converted |= {f'{own}.conv.weight': weight, f'{own}.conv.bias': bias}
-        converted |= {f'{own}.bn.{k}': v for k, v in _identity(bias, eps).items()}
+        converted |= {f'{own}.bn.{k}': v for k, v in _identity(bias).items()}
     return left | converted
 
 
@@ -243,10 +243,10 @@ def _take(state: dict[str, Tensor], layer: str, names: tuple[str, ...]) -> list[
     return [state.pop(f'{layer}.{name}') for name in names]
 
 
-def _identity(bias: Tensor, eps: float) -> dict[str, Tensor]:
+def _identity(bias: Tensor) -> dict[str, Tensor]:
     """Return a batch normalisation that changes nothing, of as many channels as the bias."""
     zeros, ones = torch.zeros_like(bias), torch.ones_like(bias)
-    return {'weight': ones, 'bias': zeros, 'running_mean': zeros, 'running_var': ones - eps}
+    return {'weight': ones, 'bias': zeros, 'running_mean': zeros, 'running_var': ones - BN_EPS}
 
 
 def _fold(

@@ -2,14 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 import math
 from pathlib import Path
 import pickle
 import re
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,14 +39,19 @@ NUMBER_TYPES = {
     10: '|b1',
     19: '<f2',
 }
-NON_COMMERCIAL = 'research only: no commercial use, no redistribution'
 ALIKE = 'https://github.com/Shiaoming/ALIKE/tree/main/models'
+ASLFEAT = 'https://github.com/lzx551402/ASLFeat (the link in its README)'
+HARDNET = 'https://github.com/DagnyT/hardnet/tree/master/pretrained'
+KEYNET = 'https://github.com/axelBarroso/Key.Net-Pytorch/tree/main/model/weights'
 KEYNET_TF = 'https://github.com/axelBarroso/Key.Net/tree/master/keyNet/pretrained_nets'
 KP2D = 'https://tri-ml-public.s3.amazonaws.com/github/kp2d/models/pretrained_models.tar.gz'
+SUPERPOINT = 'https://github.com/magicleap/SuperPointPretrainedNetwork'
+OPEN_SUPERPOINT = 'https://github.com/rpautrat/SuperPoint/tree/master/weights'
+UNSAID = 'MIT code; nothing is said of the weights'
+NON_COMMERCIAL = 'research only: no commercial use, no redistribution'
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(NamedTuple):
     """
     One published checkpoint: the model that it is for, its file, its licence and its place.
 
@@ -67,46 +71,16 @@ class Published:
         return f'kpfeat weights import {self.file} --model {self.model}{chosen} --out FILE'
 
 
+SUPERPOINTS = ('superpoint', 'magicpoint')
 PUBLISHED = (
     *(Published(f'alike-{x}', f'alike-{x}.pth', 'BSD-3-Clause', ALIKE) for x in 'tsnl'),
-    Published(
-        'aslfeat',
-        'model.ckpt-380000.index',
-        'MIT code; nothing is said of the weights',
-        'https://github.com/lzx551402/ASLFeat (the link in its README)',
-    ),
-    Published(
-        'hardnet',
-        'HardNet++.pth',
-        'MIT',
-        'https://github.com/DagnyT/hardnet/tree/master/pretrained',
-    ),
-    Published(
-        'keynet',
-        'keynet_pytorch.pth',
-        'MIT',
-        'https://github.com/axelBarroso/Key.Net-Pytorch/tree/main/model/weights',
-    ),
+    Published('aslfeat', 'model.ckpt-380000.index', UNSAID, ASLFEAT),
+    Published('hardnet', 'HardNet++.pth', 'MIT', HARDNET),
+    Published('keynet', 'keynet_pytorch.pth', 'MIT', KEYNET),
     Published('keynet', 'model--1651.index', 'BSD-3-Clause-Clear', KEYNET_TF),
     *(Published('kp2d', f'v{n}.ckpt', 'MIT', KP2D, f'version=v{n}') for n in (4, 3, 2, 1, 0)),
-    *(
-        Published(
-            model,
-            'superpoint_v6_from_tf.pth',
-            'MIT',
-            'https://github.com/rpautrat/SuperPoint/tree/master/weights',
-        )
-        for model in ('superpoint', 'magicpoint')
-    ),
-    *(
-        Published(
-            model,
-            'superpoint_v1.pth',
-            NON_COMMERCIAL,
-            'https://github.com/magicleap/SuperPointPretrainedNetwork',
-        )
-        for model in ('superpoint', 'magicpoint')
-    ),
+    *(Published(x, 'superpoint_v6_from_tf.pth', 'MIT', OPEN_SUPERPOINT) for x in SUPERPOINTS),
+    *(Published(x, 'superpoint_v1.pth', NON_COMMERCIAL, SUPERPOINT) for x in SUPERPOINTS),
 )
 
 

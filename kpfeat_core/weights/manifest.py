@@ -1,8 +1,8 @@
 """The manifest of the bundled weights: the model, licence and checksum of each file."""
 
-from dataclasses import dataclass
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from .files import BUNDLED, load_weights, read_architecture, read_metadata, sha256
 from ..errors import KpfeatError, WeightsError
@@ -12,8 +12,7 @@ from ..registry import build_network
 MANIFEST = 'manifest.json'
 
 
-@dataclass(frozen=True)
-class WeightCheck:
+class WeightCheck(NamedTuple):
     """The check of one weight file; `problem` is '' where all is well."""
 
     path: Path
@@ -58,7 +57,7 @@ def _verify_entry(path: Path, entry: dict | None) -> WeightCheck:
         problem = 'it does not name its licence'
     elif not path.with_suffix('.md').is_file():
         problem = f'its model card {path.stem}.md is missing'
-    return WeightCheck(path, verdict.model, verdict.licence, verdict.size, problem)
+    return verdict._replace(problem=problem)
 
 
 def read_manifest(folder: Path = BUNDLED) -> dict[str, dict]:
