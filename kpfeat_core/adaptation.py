@@ -49,7 +49,6 @@ from .keypoints import (
     suppress_non_maxima,
 )
 from .models.base import DenseMaps, Extractor
-from .registry import extractor_config_class
 
 # Views at once on a CPU, whose caches hold few, and on a GPU.
 AT_ONCE = {False: 4, True: 50}
@@ -296,7 +295,7 @@ def make_labels(
     working_size(1, 1, config)
     out = Path(out)
     recipe = _recipe(extractor, config, homographies, weights_sha256)
-    _begin(out, recipe)
+    _begin(out, recipe, old_names(type(extractor.config)))
     extractor = copy.deepcopy(extractor).to(getattr(torch, config.precision))
     found = []
     for image, pending in _read_ahead(images, out):
@@ -362,8 +361,12 @@ def _recipe(
     }
 
 
-def _begin(out: Path, recipe: Mapping[str, Any]) -> None:
-    """Write the recipe into a new folder, or check that it is that of the labels there."""
+def _begin(out: Path, recipe: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """
+    Write the recipe into a new folder, or check that it is that of the labels there.
+
+    names: those of today for old ones of the model's options.
+    """
     if out.exists() and not out.is_dir():
         raise DataError(f"'{out}' is a file; expected a folder for labels")
     path = out / INDEX
@@ -374,9 +377,8 @@ def _begin(out: Path, recipe: Mapping[str, Any]) -> None:
     if isinstance(there.get('options'), dict):  # options that came later had their defaults
         there['options'].setdefault('precision', AdaptConfig.precision)
     if isinstance(there.get('model_options'), dict):
-        now = old_names(extractor_config_class(recipe['model']))
         options = there['model_options'].items()
-        there['model_options'] = {now.get(name, name): value for name, value in options}
+        there['model_options'] = {names.get(name, name): value for name, value in options}
     wanted = json.loads(json.dumps(recipe))
     differing = _differences(there, wanted)
     if differing:

@@ -14,6 +14,7 @@ from kpfeat_core.factory import create_extractor
 from kpfeat_core.geometry import inside, pixel_grid, warp_points
 from kpfeat_core.models.base import DenseMaps, Extractor
 from kpfeat_core.registry import build_extractor, extractor_names
+from made_room import seeded
 import numpy as np
 import pytest
 import torch
@@ -21,10 +22,6 @@ import torch.nn.functional as F
 
 SIZE = (70, 100)
 PHOTO = Path(kpfeat_core.__file__).with_name('assets') / 'circuit.jpg'
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 class Fake(Extractor):

@@ -1,15 +1,33 @@
-"""Pairs with depth and poses: correspondences and occlusion against ray casting."""
+"""Pairs with depth and poses: scenes in memory, correspondences and occlusion against rays."""
 
 from dataclasses import replace
 
-from kpfeat_core.data.depth_pairs import make_depth_pairs
+import cv2
+from kpfeat_core.data.depth_pairs import (
+    DepthConfig,
+    load_scenes,
+    make_depth_pairs,
+    measure_overlap,
+)
 from kpfeat_core.data.homography_pairs import PairConfig
 from kpfeat_core.data.photometric import PhotometricConfig
-from kpfeat_core.data.view_pairs import DepthPairBatch, PairBatch, ViewPairs
+from kpfeat_core.data.posed_scenes import read_scene
+from kpfeat_core.data.view_pairs import (
+    depth_edges,
+    DepthPairBatch,
+    DepthRules,
+    PairBatch,
+    read_inverse_depth,
+    ViewPairs,
+    warp_by_depth,
+)
+from kpfeat_core.errors import DataError
 from kpfeat_core.geometry import pixel_grid
+from kpfeat_core.image import rescale_points
 from made_room import CALM, CAMERAS, cast, EXACT, ROOM, seeded
 import numpy as np
 import pytest
+from raycast import write_depth
 import torch
 
 SIDE = 160
@@ -162,3 +180,161 @@ def test_both_kinds_of_pairs_answer_the_same_questions(batch) -> None:
         warped = pairs.warp(points, 0)
         assert warped.points.shape == (8, 9, 2)
         assert warped.visible.shape == warped.outside.shape == (8, 9)
+
+
+def two_planes(tolerance: float, relative: bool):
+    """Warp a pixel at depth 10 to a camera on the same spot that measured 10.3 there."""
+    K = torch.eye(3)[None]
+    depths = torch.full((1, 4, 4), 0.1), torch.full((1, 4, 4), 1 / 10.3)
+    rules = DepthRules(tolerance, relative, 0.1)
+    return [
+        warp_by_depth(torch.ones(1, 1, 2), (a, b), (K, K), torch.eye(4)[None], rules)
+        for a, b in (depths, depths[::-1])
+    ]
+
+
+@pytest.mark.parametrize(
+    ('tolerance', 'relative', 'same'),
+    [(0.05, True, True), (0.02, True, False), (0.05, False, False), (0.4, False, True)],
+)
+def test_depths_agree_within_a_share_or_within_units_of_the_scene(
+    tolerance, relative, same
+) -> None:
+    front, behind = two_planes(tolerance, relative)
+    assert front.visible.item() == behind.visible.item() == same
+    assert behind.outside.item() == (not same)  # hidden by the nearer surface
+    assert not front.outside.item()  # nothing can be in front of what is seen: unknown
+
+
+def test_points_behind_the_other_camera_are_outside() -> None:
+    K, depth = torch.eye(3)[None], torch.full((1, 4, 4), 0.5)
+    turned = torch.diag(torch.tensor([-1.0, 1, -1, 1]))[None]
+    warped = warp_by_depth(
+        torch.ones(1, 1, 2), (depth, depth), (K, K), turned, DepthRules(0.1, True, 0.1)
+    )
+    assert warped.outside.item() and not warped.visible.item()
+    assert warped.points.isnan().all()
+
+
+def test_depth_is_read_between_four_known_pixels_of_one_surface() -> None:
+    inverse = 0.1 + 0.02 * pixel_grid(6, 8).sum(1).view(1, 6, 8)  # a steep plane
+    inverse[0, 2, 3] = 0
+    points = torch.tensor([[[0.5, 0.25], [2.5, 1.5], [2.0, 1.5], [7.0, 5.0], [7.1, 5.0]]])
+    values, known = read_inverse_depth(inverse, points, 1e-3)
+    assert known.tolist() == [[True, False, True, True, False]]
+    torch.testing.assert_close(values[known], torch.tensor([0.115, 0.17, 0.34]))
+
+
+def test_bent_surfaces_are_read_exactly_and_folds_do_not_bend_the_planes_beside_them() -> None:
+    x, y = torch.arange(9.0, dtype=torch.float64), torch.arange(7.0, dtype=torch.float64)[:, None]
+    points = torch.tensor([[[3.3, 2.6], [1.0, 1.25], [5.5, 4.0], [6.75, 3.5]]]).double()
+    px, py = points.unbind(-1)
+    bowl = 1 + 0.01 * x + 0.002 * (x - 4) ** 2 - 0.003 * (y - 3) ** 2
+    truth = 1 + 0.01 * px + 0.002 * (px - 4) ** 2 - 0.003 * (py - 3) ** 2
+    torch.testing.assert_close(read_inverse_depth(bowl[None], points, 0.1)[0], truth)
+    fold = (1 + 0.01 * (x - 4).abs() + 0 * y)[None]
+    values, known = read_inverse_depth(fold, points, 0.1)
+    assert known.all()
+    torch.testing.assert_close(values, 1 + 0.01 * (px - 4).abs())
+    # what lies across an edge, or is unknown, has no part in it
+    torn = bowl.clone()
+    torn[:, 7:] = 3.0
+    torn[:2] = 0.0
+    values, known = read_inverse_depth(torn[None], points, 0.1)
+    assert known[0].tolist() == [True, False, True, False]
+    torch.testing.assert_close(values[known], truth[known])
+
+
+def test_edges_are_jumps_and_thin_things_but_no_slopes() -> None:
+    flat = torch.full((1, 5, 9), 0.2)
+    slope = 0.2 + 0.05 * torch.arange(9.0).expand(1, 5, 9)
+    jump, pole = flat.clone(), flat.clone()
+    jump[..., 4:] *= 1.1
+    pole[..., 4] *= 1.1
+    for depth, expected in ((flat, []), (slope, []), (jump, [3]), (pole, [3, 4])):
+        right, down = depth_edges(depth, 0.02)
+        assert torch.nonzero(right[0, 2])[:, 0].tolist() == expected
+        assert torch.equal(depth_edges(depth.mT, 0.02)[1], right.mT)
+        assert not down.any()
+
+
+def test_shrinking_moves_projections_as_it_moves_pixels(room_bank, room_folder) -> None:
+    scene = read_scene(room_folder)
+    world = np.random.default_rng(0).uniform((-1, -1, 3), (1, 1, 6), (50, 3))
+    for row, camera in enumerate(CAMERAS):
+        before = camera.project(world)[:, :2]
+        after = camera.project(world, room_bank.intrinsics[row].double().numpy())[:, :2]
+        width, height = room_bank.images.sizes[row].int().tolist()
+        size = camera.height, camera.width
+        expected = rescale_points(torch.tensor(before), size, (height, width))
+        np.testing.assert_allclose(after, expected, atol=1e-4)
+    np.testing.assert_array_equal(scene.intrinsics[0], CAMERAS[0].K)
+
+
+def test_overlap_is_the_share_of_points_that_the_other_photograph_shows(room_bank) -> None:
+    shares = []
+    for view in (0, 1):
+        here, there = CAMERAS[view], CAMERAS[1 - view]
+        grid = pixel_grid(60, 60).numpy() / 59 * [here.width - 1, here.height - 1]
+        _, _, world = cast(view, grid, here.K)
+        place = there.project(world)
+        within = ((place[:, :2] >= 0) & (place[:, :2] <= [there.width - 1, there.height - 1])).all(
+            1
+        )
+        shares.append((within & (ROOM.cast(there.origin, world - there.origin)[0] > 0.999)).mean())
+    measured = measure_overlap(room_bank, slice(0, 2), EXACT.rules)
+    assert measured == {(0, 1): pytest.approx(min(shares), abs=0.04)}
+
+
+def test_pairs_that_share_too_little_or_too_much_are_left_out(room_folder) -> None:
+    scene = read_scene(room_folder)
+    for bounds in ({'min_overlap': 0.9}, {'min_overlap': 0.1, 'max_overlap': 0.2}):
+        with pytest.raises(DataError, match='no two photographs in .* lower min_overlap'):
+            load_scenes([scene], 64, DepthConfig(**bounds))
+    given = replace(scene, pairs={(0, 1): 0.95})
+    bank = load_scenes([given], 64, DepthConfig(min_overlap=0.9))
+    assert bank.pairs.tolist() == [[0, 1]] and bank.probabilities.tolist() == [1]
+
+
+def test_scenes_are_drawn_equally_often_whatever_their_number_of_pairs(room_folder) -> None:
+    scene = read_scene(room_folder)
+    triple = replace(
+        scene,
+        names=(*scene.names, scene.names[0]),
+        intrinsics=scene.intrinsics[[0, 1, 0]],
+        poses=scene.poses[[0, 1, 0]],
+        pairs={(0, 1): 1.0, (0, 2): 1.0, (1, 2): 1.0},
+    )
+    bank = load_scenes([scene, triple], 64, EXACT)
+    assert bank.pairs.tolist() == [[0, 1], [2, 3], [2, 4], [3, 4]]
+    assert bank.probabilities.tolist() == pytest.approx([0.5, 1 / 6, 1 / 6, 1 / 6])
+
+
+@pytest.mark.parametrize(
+    ('depth', 'message'),
+    [
+        (None, "'.*0.png' has no depth; expected"),
+        (np.ones((5, 5)), r'shape \(5, 5\), expected \(300, 260\) as the image'),
+        (np.ones((5, 5, 1)), r'shape \(5, 5, 1\), expected \(H, W\)'),
+        (np.full((300, 260), np.nan), 'no depth at any pixel'),
+    ],
+)
+def test_depth_that_does_not_fit_is_refused(tmp_path, room_folder, depth, message) -> None:
+    (tmp_path / 'images').symlink_to(room_folder / 'images')
+    scene = replace(read_scene(room_folder), folder=tmp_path)
+    if depth is not None:
+        write_depth(tmp_path / 'depth/0.npy', depth)
+    with pytest.raises(DataError, match=message):
+        load_scenes([scene], 64, EXACT)
+
+
+def test_depth_of_8_bits_and_missing_images_are_refused(tmp_path, room_folder) -> None:
+    scene = replace(read_scene(room_folder), folder=tmp_path)
+    (tmp_path / 'depth').mkdir()
+    cv2.imwrite(str(tmp_path / 'depth/0.png'), np.ones((4, 4), np.uint8))
+    with pytest.raises(DataError, match='is uint8, expected a gray image of 16 bits'):
+        scene.read_depth(0)
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images/0.png').write_bytes((room_folder / 'images/0.png').read_bytes())
+    with pytest.raises(DataError, match="1.png' is missing"):
+        load_scenes([scene], 64, EXACT)

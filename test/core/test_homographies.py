@@ -11,6 +11,7 @@ from kpfeat_core.data.homographies import (
 )
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.geometry import inside, pixel_grid, sample, warp_image, warp_points
+from made_room import seeded
 import pytest
 import torch
 
@@ -18,10 +19,6 @@ SIZE = (121, 161)  # height, width; the unit square has sides of 160 and 120 pix
 STILL = PatchConfig(
     patch_ratio=0.5, perspective_x=0, perspective_y=0, scaling=0, max_angle_deg=0, artifacts=True
 )
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def patches(config: PatchConfig, count: int = 2000) -> torch.Tensor:

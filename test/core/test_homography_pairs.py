@@ -18,19 +18,12 @@ from kpfeat_core.data.photometric import augment, PhotometricConfig
 from kpfeat_core.errors import DataError
 from kpfeat_core.geometry import inside, pixel_grid, sample, warp_points
 from kpfeat_core.io import find_images
+from made_room import CALM, seeded
 import numpy as np
 import pytest
 import torch
 
 STEEP = {'perspective': 0.9, 'max_zoom': 4.0, 'max_tilt': 3.0}
-CALM = PhotometricConfig(
-    brightness=0, contrast=0, gamma=0, saturation=0, tint=0, gray_share=0,
-    shade_share=0, blur_share=0, noisy_share=0,
-)  # fmt: skip
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
@@ -122,26 +115,6 @@ def test_the_same_seed_gives_the_same_pairs_and_another_does_not(bank) -> None:
     assert torch.equal(first.images, again.images)
     assert torch.equal(first.H_0to1, again.H_0to1)
     assert not torch.equal(first.images, other.images)
-
-
-def test_the_homography_takes_what_is_seen_in_view_0_to_view_1(bank) -> None:
-    # A photograph whose red is x and whose green is y says where every view pixel comes from.
-    side = bank.levels[0].shape[-1]
-    ramp = torch.zeros(1, 3, side, side)
-    ramp[0, 0] = torch.arange(side) / side
-    ramp[0, 1] = (torch.arange(side) / side)[:, None]
-    sizes = torch.tensor([[float(side), float(side)]])
-    config = PairConfig(view_size=96)
-    for seed in range(20):
-        homographies = sample_view_homographies(sizes, config, seeded(seed))
-        H_0to1 = torch.linalg.inv(homographies[1]) @ homographies[0]
-        grid = pixel_grid(96, 96)[None]
-        seen = [warp_points(grid, h) for h in homographies]
-        there = warp_points(grid, H_0to1)
-        common = inside(there, 96, 96)
-        again = warp_points(there, homographies[1])
-        assert (again - seen[0])[common].abs().max() < 0.05
-    assert common.any()
 
 
 @pytest.mark.parametrize('name', ['camera', *HOMOGRAPHIES])

@@ -18,15 +18,12 @@ from kpfeat_core.errors import DataError
 from kpfeat_core.geometry import inside, pixel_grid, warp_points
 from kpfeat_core.io import expand_images, find_images, write_npz
 from kpfeat_core.models.base import DenseMaps, Extractor
+from made_room import seeded
 import numpy as np
 import pytest
 import torch
 
 SIDE = 64
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def spots(points: torch.Tensor, height: int, width: int, sigma: float = 2.0) -> torch.Tensor:
@@ -79,7 +76,7 @@ def test_labels_move_with_their_image() -> None:
         torch.ones(12, 4, dtype=torch.bool),
         torch.ones(12, 72, 80, dtype=torch.bool),
     )
-    moved = warp_labelled(batch, homography_config('superpoint-synthetic'), 2, generator())
+    moved = warp_labelled(batch, homography_config('superpoint-synthetic'), 2, seeded())
     assert check_spots(moved, 0.15) > 15
     assert not moved.valid.all() and moved.valid.any((1, 2)).all()
     assert (moved.keypoints[~moved.mask] == 0).all()
@@ -87,13 +84,13 @@ def test_labels_move_with_their_image() -> None:
 
 def test_what_mirrors_an_image_does_not_count_nor_does_its_margin() -> None:
     batch = LabelledImages(
-        torch.rand(8, 1, 64, 64, generator=generator()),
+        torch.rand(8, 1, 64, 64, generator=seeded()),
         torch.zeros(8, 0, 2),
         torch.zeros(8, 0, dtype=torch.bool),
         torch.ones(8, 64, 64, dtype=torch.bool),
     )
     config = homography_config('superpoint-synthetic')
-    masks = [warp_labelled(batch, config, margin, generator()).valid for margin in (0, 3)]
+    masks = [warp_labelled(batch, config, margin, seeded()).valid for margin in (0, 3)]
     assert (masks[1] <= masks[0]).all() and masks[1].sum() < masks[0].sum()
     y, x = torch.nonzero(~masks[0][0], as_tuple=True)
     column, row = int(x[0]), int(y[0])
@@ -164,7 +161,7 @@ def test_labels_of_photographs_of_any_size_lie_on_what_they_label(photographs, l
             SIDE,
             (0.7, 1.0),
             homography_config('superpoint-pair'),
-            generator(),
+            seeded(),
         )
         views = [bank.views(index, h, SIDE, 2) for h in homographies]
         assert [check_spots(view, 0.3) > 15 for view in views] == [True, True]
@@ -177,9 +174,7 @@ def test_labels_of_photographs_of_any_size_lie_on_what_they_label(photographs, l
 
 def test_labels_stay_where_the_corner_of_the_photograph_is_behind_the_view() -> None:
     sizes, config = torch.tensor([[320.0, 180.0]]), homography_config('superpoint-pair')
-    (_, drawn), _ = view_homographies(
-        sizes.expand(5000, -1), SIDE, (0.6, 1.0), config, generator()
-    )
+    (_, drawn), _ = view_homographies(sizes.expand(5000, -1), SIDE, (0.6, 1.0), config, seeded())
     drawn = drawn[torch.linalg.inv(drawn)[:, 2, 2] < 0][:8]
     assert len(drawn) == 8
     levels = torch.zeros(1, 3, 320, 320), torch.zeros(1, 3, 160, 160)
@@ -198,7 +193,7 @@ def test_labels_stay_where_the_corner_of_the_photograph_is_behind_the_view() -> 
 def test_views_lie_in_the_photograph_and_cover_their_share() -> None:
     sizes = torch.tensor([[101.0, 201.0]]).repeat(50, 1)
     config = homography_config('superpoint-pair')
-    homographies, _ = view_homographies(sizes, SIDE, (0.5, 1.0), config, generator())
+    homographies, _ = view_homographies(sizes, SIDE, (0.5, 1.0), config, seeded())
     ends = torch.tensor([[0.0, 0], [SIDE - 1, SIDE - 1]]).repeat(50, 1, 1)
     first, last = warp_points(ends, homographies[0]).unbind(1)
     assert (first >= -1e-3).all() and (last <= sizes - 1 + 1e-3).all()

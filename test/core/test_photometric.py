@@ -13,6 +13,7 @@ from kpfeat_core.data.photometric import (
     PhotometricConfig,
 )
 from kpfeat_core.image import match_channels
+from made_room import seeded
 import pytest
 import torch
 
@@ -31,22 +32,18 @@ RECORDED = {
 }
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def color(images: torch.Tensor, seed: int = 0, **ranges) -> torch.Tensor:
-    return change_color(images, ColorRanges(**ranges), generator(seed))
+    return change_color(images, ColorRanges(**ranges), seeded(seed))
 
 
 def gray(images: torch.Tensor, seed: int = 0, **ranges) -> torch.Tensor:
-    return change_gray(images, NO_CHANGE._replace(**ranges), generator(seed))
+    return change_gray(images, NO_CHANGE._replace(**ranges), seeded(seed))
 
 
 @pytest.fixture
 def images() -> torch.Tensor:
     """Return 80 times one image whose colors are far from black and white."""
-    image = 0.4 + 0.2 * torch.rand(1, 3, 12, 16, generator=generator())
+    image = 0.4 + 0.2 * torch.rand(1, 3, 12, 16, generator=seeded())
     return image.repeat(80, 1, 1, 1)
 
 
@@ -57,14 +54,14 @@ def even() -> torch.Tensor:
 
 @pytest.mark.parametrize('name', ['camera', *GRAY_LISTS, *COLOR_LISTS])
 def test_lists_keep_range_and_shape_and_follow_from_the_generator(name) -> None:
-    images = torch.rand(6, 3, 32, 40, generator=generator())
+    images = torch.rand(6, 3, 32, 40, generator=seeded())
     before = images.clone()
     config = PhotometricConfig(photometric=name)
-    changed, again, other = (augment(images, config, generator(seed)) for seed in (1, 1, 2))
+    changed, again, other = (augment(images, config, seeded(seed)) for seed in (1, 1, 2))
     assert changed.shape == images.shape and changed.min() >= 0 and changed.max() <= 1
     assert torch.equal(changed, again) and not torch.equal(changed, other)
     assert torch.equal(images, before)
-    weights = torch.rand(3, 32, 40, generator=generator(9))
+    weights = torch.rand(3, 32, 40, generator=seeded(9))
     assert (changed * weights).mean((1, 2, 3)).tolist() == pytest.approx(RECORDED[name], abs=2e-4)
 
 
@@ -95,7 +92,7 @@ def test_contrast_keeps_the_mean_gray_and_saturation_every_gray(images) -> None:
 
 
 def test_contrast_of_gray_lists_scales_what_differs_from_the_mean() -> None:
-    images = 0.5 + 0.1 * (torch.rand(64, 1, 20, 20, generator=generator()) - 0.5)
+    images = 0.5 + 0.1 * (torch.rand(64, 1, 20, 20, generator=seeded()) - 0.5)
     changed = gray(images, contrast=(0.3, 1.8))
     torch.testing.assert_close(changed.mean((1, 2, 3)), images.mean((1, 2, 3)))
     factor = changed.flatten(1).std(1) / images.flatten(1).std(1)
@@ -132,7 +129,7 @@ def test_both_views_of_a_pair_share_gray_and_the_order_of_channels(images) -> No
 
 
 def test_the_first_view_stays_where_the_second_alone_changes(images) -> None:
-    changed = change_color(images, COLOR_LISTS['keynet']._replace(share=1.0), generator())
+    changed = change_color(images, COLOR_LISTS['keynet']._replace(share=1.0), seeded())
     assert torch.equal(changed[:40], images[:40])
     assert ((changed - images)[40:].abs().amax((1, 2, 3)) > 1e-3).all()
 

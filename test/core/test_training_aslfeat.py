@@ -2,13 +2,11 @@
 
 from dataclasses import replace
 
-import cv2
 from kpfeat_core.config import make_config
 from kpfeat_core.data.view_pairs import PairBatch
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.factory import create_extractor
-from kpfeat_core.geometry import warp_image, warp_points
-from kpfeat_core.image import resize
+from kpfeat_core.geometry import warp_points
 from kpfeat_core.models.aslfeat import AslFeat
 from kpfeat_core.training.aslfeat import (
     AslFeatLossConfig,
@@ -19,27 +17,16 @@ from kpfeat_core.training.aslfeat import (
 from kpfeat_core.training.recipe import Options
 from kpfeat_core.weights.files import read_architecture, save_weights
 import pytest
-from small_runs import fit, train_small
+from small_runs import fit, seen_twice, smooth_pictures, train_small, write_pictures
 import torch
 
 SIDE = 64
 H_0TO1 = torch.tensor([[[0.98, -0.17, 9.0], [0.17, 0.98, -6.0], [1e-4, -2e-4, 1.0]]])
 
 
-def scenes(count: int, side: int) -> torch.Tensor:
-    """Draw smooth random pictures (B, 3, side, side)."""
-    noise = torch.rand(count, 3, side // 4, side // 4, generator=torch.Generator().manual_seed(3))
-    return resize(noise, (side, side))
-
-
 @pytest.fixture(scope='module')
 def pairs() -> PairBatch:
-    first = scenes(2, SIDE)
-    H = H_0TO1.expand(2, -1, -1)
-    second = warp_image(first, H, (SIDE, SIDE))
-    seen = warp_image(torch.ones_like(first[:, :1]), H, (SIDE, SIDE))[:, 0] > 0.99
-    valid = torch.stack([torch.ones_like(seen), seen])
-    return PairBatch(torch.stack([first, second]), H, valid)
+    return seen_twice(smooth_pictures(2, SIDE, 4), H_0TO1)
 
 
 def recipe_for(**options) -> AslFeatRecipe:
@@ -143,10 +130,7 @@ def test_options_that_do_not_exist_are_refused() -> None:
 
 
 def test_both_stages_run_from_the_command_to_weights_that_load(tmp_path) -> None:
-    folder = tmp_path / 'photographs'
-    folder.mkdir()
-    for i, image in enumerate(scenes(8, 96).permute(0, 2, 3, 1).mul(255).byte().numpy()):
-        cv2.imwrite(str(folder / f'{i}.png'), image)
+    folder = write_pictures(tmp_path / 'photographs', smooth_pictures(8, 96, 4))
     small = {
         'view_size': 48, 'batch_size': 2, 'correspondences': 50, 'validation_pairs': 1,
         'bank_side': 96,

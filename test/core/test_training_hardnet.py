@@ -11,7 +11,7 @@ from kpfeat_core.data.patch_pairs import make_patch_pairs, PatchPairConfig, Patc
 from kpfeat_core.data.view_pairs import PairBatch
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.factory import create_extractor
-from kpfeat_core.geometry import warp_image, warp_points
+from kpfeat_core.geometry import warp_points
 from kpfeat_core.image import resize
 from kpfeat_core.models.hardnet import HardNet
 from kpfeat_core.patches import extract_patches
@@ -24,17 +24,14 @@ from kpfeat_core.training.keynet import (
 )
 from kpfeat_core.training.recipe import Options
 from kpfeat_core.weights.files import save_weights
+from made_room import CALM
 import numpy as np
 import pytest
-from small_runs import fit, rows, train_small
+from small_runs import fit, rows, seen_twice, smooth_pictures, train_small, write_pictures
 import torch
 
 SIDE = 160
 SIZES = [(226, 226), (160, 160), (113, 113), (80, 80)]
-CALM = {
-    'brightness': 0.0, 'contrast': 0.0, 'gamma': 0.0, 'saturation': 0.0, 'tint': 0.0,
-    'gray_share': 0.0, 'shade_share': 0.0, 'blur_share': 0.0, 'noisy_share': 0.0,
-}  # fmt: skip
 EXACT = {'position_px': 0.0, 'scale_jitter': 1.0, 'turn_deg': 0.0}
 SMALL = {
     'view_size': 96, 'batch_size': 2, 'patches': 12, 'bank_side': 128, 'validation_pairs': 2,
@@ -42,21 +39,9 @@ SMALL = {
 }  # fmt: skip
 
 
-def scenes(count: int, side: int) -> torch.Tensor:
-    """Draw smooth random pictures (B, 3, side, side)."""
-    generator = torch.Generator().manual_seed(3)
-    noise = torch.rand(count, 3, side // 5, side // 5, generator=generator)
-    return resize(noise, (side, side))
-
-
 def pairs_of(homography: torch.Tensor, count: int = 2) -> PairBatch:
     """Show pictures twice, the second time under a homography."""
-    first = scenes(count, SIDE)
-    H = homography.expand(count, -1, -1)
-    second = warp_image(first, H, (SIDE, SIDE))
-    seen = warp_image(torch.ones_like(first[:, :1]), H, (SIDE, SIDE))[:, 0] > 0.99
-    valid = torch.stack([torch.ones_like(seen), seen])
-    return PairBatch(torch.stack([first, second]), H, valid)
+    return seen_twice(smooth_pictures(count, SIDE, 5), homography)
 
 
 def similarity(scale: float, degrees: float) -> torch.Tensor:
@@ -104,7 +89,7 @@ def test_turned_patches_are_turned_as_much_as_asked() -> None:
 
 
 def test_patches_are_those_that_the_extractor_reads() -> None:
-    views = scenes(1, SIDE)[:, :1]
+    views = smooth_pictures(1, SIDE, 5)[:, :1]
     reader = PatchReader(views, SIZES, 44.0)
     keypoints = torch.tensor([[[60.2, 75.9], [100.0, 60.5]]])
     for index, size in enumerate(SIZES):
@@ -154,7 +139,7 @@ def test_places_are_those_on_the_photograph_which_may_be_drawn_twice() -> None:
     bank = ImageBank(
         (ramp, ramp[..., ::2, ::2]), torch.tensor([[240.0, 240.0]]), torch.ones(1), ('ramp',)
     )
-    options = Options.build(HardNetRecipe, {'view_size': 160, 'patches': 30, **CALM})
+    options = Options.build(HardNetRecipe, vars(CALM) | {'view_size': 160, 'patches': 30})
     batch = HardNetRecipe.sample(options, bank, 2, torch.Generator().manual_seed(0))
     assert (batch.photograph == 0).all()
     error = batch.patches[0].mean((1, 2, 3)) * 255 - batch.keypoints[:, 0]
@@ -195,10 +180,7 @@ def test_views_too_small_for_patches_are_refused() -> None:
 @pytest.fixture(scope='module')
 def photographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp('photographs')
-    images = scenes(8, 128).permute(0, 2, 3, 1).mul(255).byte().numpy()
-    for i, image in enumerate(images):
-        cv2.imwrite(str(folder / f'{i}.png'), image)
-    return folder
+    return write_pictures(folder, smooth_pictures(8, 128, 5))
 
 
 def run(photographs, out, **options):
@@ -215,7 +197,7 @@ def test_a_run_makes_the_descriptor_of_keynet(photographs, tmp_path) -> None:
     extractor = create_extractor(
         'keynet', str(tmp_path / 'keynet.safetensors'), descriptor_weights=str(weights)
     )
-    image = scenes(1, 128)[0].numpy().transpose(1, 2, 0)
+    image = smooth_pictures(1, 128, 5)[0].numpy().transpose(1, 2, 0)
     descriptors = extractor.extract(np.ascontiguousarray(image)).descriptors
     assert descriptors.shape[2] == 128
     torch.testing.assert_close(descriptors.norm(dim=2), torch.ones(descriptors.shape[:2]))

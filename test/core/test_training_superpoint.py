@@ -18,6 +18,7 @@ from kpfeat_core.training.recipe import Options
 from kpfeat_core.training.superpoint import SuperPointLossConfig, SuperPointRecipe
 from kpfeat_core.training.validation import validate
 from kpfeat_core.weights.files import save_weights, sha256
+from made_room import seeded
 import numpy as np
 import pytest
 from small_runs import fit, rows, train_small
@@ -31,10 +32,6 @@ RUN = {
     'batch_size': 2, 'validate_every': 2, 'warmup_steps': 2, 'validation_pairs': 2, 'steps': 2
 }  # fmt: skip
 ON_PHOTOGRAPHS = {'view_size': 64, 'bank_side': 96, 'validation_share': 0.4}
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -96,7 +93,7 @@ def test_labels_that_are_spread_teach_positions_between_pixels(photographs, labe
             MagicPointRecipe, labels=str(labels), label_sigma_px=sigma, **ON_PHOTOGRAPHS
         )
         material, _ = MagicPointRecipe.load(photographs, chosen)
-        batch = material.sample(2, generator(2))
+        batch = material.sample(2, seeded(2))
         recipe = MagicPointRecipe(MagicPointRecipe.build('magicpoint', chosen), chosen.loss)
         fit(recipe, batch, 50, 3e-3)
         found = recipe.extractor.eval().with_options(upsample_to=-1).extract(batch.images)
@@ -112,7 +109,7 @@ def test_superpoint_learns_to_match_two_views_of_a_few_photographs(photographs, 
     torch.manual_seed(0)
     chosen = options(SuperPointRecipe, labels=str(labels), **ON_PHOTOGRAPHS)
     material, _ = SuperPointRecipe.load(photographs, chosen)
-    batch = material.sample(2, generator(2))
+    batch = material.sample(2, seeded(2))
     recipe = SuperPointRecipe(SuperPointRecipe.build('superpoint', chosen), chosen.loss)
     before = validate(recipe.extractor, batch, 10)
     log = fit(recipe, batch, 35, 2e-3)
@@ -129,9 +126,9 @@ def test_every_descriptor_loss_has_finite_gradients(photographs, labels, kind) -
         SuperPointRecipe, labels=str(labels), descriptor_loss=kind, positives=20, **ON_PHOTOGRAPHS
     )
     material, _ = SuperPointRecipe.load(photographs, chosen)
-    batch = material.sample(2, generator())
+    batch = material.sample(2, seeded())
     recipe = SuperPointRecipe(build_extractor('superpoint'), chosen.loss)
-    parts = recipe(batch, generator())
+    parts = recipe(batch, seeded())
     assert parts['total'].item() == pytest.approx(
         2 * parts['detector'].item() + parts['descriptor'].item(), rel=1e-5
     )
@@ -140,7 +137,7 @@ def test_every_descriptor_loss_has_finite_gradients(photographs, labels, kind) -
     assert all(torch.isfinite(g).all() for g in gradients)
     assert any(g.abs().max() > 0 for g in gradients)
     recipe.config = replace(chosen.loss, descriptor_weight=0.0)
-    assert recipe(batch, generator())['descriptor'] == 0
+    assert recipe(batch, seeded())['descriptor'] == 0
 
 
 def test_a_batch_without_labels_or_valid_pixels_gives_finite_losses() -> None:
@@ -153,7 +150,7 @@ def test_a_batch_without_labels_or_valid_pixels_gives_finite_losses() -> None:
         nothing[..., 0].bool(),
     )
     recipe = SuperPointRecipe(build_extractor('superpoint'), SuperPointLossConfig())
-    parts = recipe(batch, generator())
+    parts = recipe(batch, seeded())
     parts['total'].backward()
     assert all(torch.isfinite(value) for value in parts.values())
     assert MagicPointRecipe.validate(recipe.extractor, batch.view(0))['score'] == 0
@@ -174,22 +171,22 @@ def test_logits_that_know_the_labels_have_hardly_any_loss(sigma) -> None:
     assert cell_scores(logits)[0, 9, 20] > 0.99
     logits[0, 5, 0, 1] = 40  # a mistake where nothing counts
     config = MagicPointLossConfig(label_sigma_px=sigma)
-    parts = detector_terms(logits, batch, config, generator())
+    parts = detector_terms(logits, batch, config, seeded())
     assert parts['detector'] < 1e-3
     assert parts['keypoint_accuracy'] == parts['dustbin_accuracy'] == 1
-    assert detector_terms(logits.flip(3), batch, config, generator())['detector'] > 1
+    assert detector_terms(logits.flip(3), batch, config, seeded())['detector'] > 1
 
 
 def test_validation_images_of_shapes_are_as_they_were_drawn() -> None:
     chosen = options(MagicPointRecipe)
     training, validation = MagicPointRecipe.load(None, chosen)
     assert len(training) == len(validation) == 9
-    drawn = validation.sample(6, generator())
-    plain = validation.material.sample(6, generator())
+    drawn = validation.sample(6, seeded())
+    plain = validation.material.sample(6, seeded())
     assert torch.equal(drawn.images, plain.images) and drawn.valid.all()
-    changed = training.sample(6, generator())
+    changed = training.sample(6, seeded())
     assert changed.images.shape == plain.images.shape and not changed.valid.all()
-    again = training.sample(6, generator())
+    again = training.sample(6, seeded())
     assert torch.equal(changed.images, again.images)
 
 
@@ -197,7 +194,7 @@ def test_validation_images_of_shapes_are_as_they_were_drawn() -> None:
 def test_pairs_know_how_their_views_differ(photographs, labels, choice) -> None:
     chosen = options(SuperPointRecipe, labels=str(labels), **choice, **ON_PHOTOGRAPHS)
     material, _ = SuperPointRecipe.load(photographs, chosen)
-    batch = material.sample(6, generator())
+    batch = material.sample(6, seeded())
     assert batch.images.shape == (2, 6, 3, 64, 64)
     moved = warp_points(batch.keypoints[0], batch.H_0to1)
     both = batch.mask.all(0)

@@ -92,3 +92,31 @@ def killed_at(step, saved=True):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine._Run, '_train_step', killed)
         yield
+
+
+def smooth_pictures(count, side, grain):
+    """Draw random pictures (B, 3, side, side) whose blots are some pixels wide."""
+    from kpfeat_core.image import resize
+
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.rand(count, 3, side // grain, side // grain, generator=generator)
+    return resize(noise, (side, side))
+
+
+def write_pictures(folder, pictures):
+    """Write pictures (B, 3, H, W) into a folder."""
+    folder.mkdir(exist_ok=True)
+    for i, picture in enumerate(pictures.permute(0, 2, 3, 1).mul(255).byte().numpy()):
+        cv2.imwrite(str(folder / f'{i}.png'), picture)
+    return folder
+
+
+def seen_twice(first, homography):
+    """Return pairs of square pictures and of the same under a homography (1, 3, 3)."""
+    from kpfeat_core.data.view_pairs import PairBatch
+    from kpfeat_core.geometry import warp_image
+
+    H, size = homography.expand(len(first), -1, -1), first.shape[-2:]
+    second = warp_image(first, H, size)
+    seen = warp_image(torch.ones_like(first[:, :1]), H, size)[:, 0] > 0.99
+    return PairBatch(torch.stack([first, second]), H, torch.stack([torch.ones_like(seen), seen]))
