@@ -92,6 +92,11 @@ def is_dashed(k: int) -> bool:
     return k // len(COLORS) % 2 == 1
 
 
+def line_style(k: int) -> dict[str, str]:
+    """Return how curve k is drawn, as keywords for matplotlib."""
+    return {'color': color(k), 'linestyle': '--' if is_dashed(k) else '-'}
+
+
 @contextmanager
 def figure(height: float) -> Iterator[tuple[Any, Any]]:
     """Give axes to draw on, and a function that then writes them as SVG under a title."""

@@ -12,7 +12,15 @@ import numpy as np
 
 from .stats import AFTER, BadFrame, COLUMNS, LATE, plain, StatsReport, TopicStatistics
 from ..axes import Float
-from ..html_report import color, figure, is_dashed, picture_element, require_libraries, write_page
+from ..html_report import (
+    color,
+    figure,
+    is_dashed,
+    line_style,
+    picture_element,
+    require_libraries,
+    write_page,
+)
 from ..io import replacing
 
 MISSING = '–'
@@ -110,10 +118,9 @@ def over_time(
     with figure(HEIGHT_IN) as (axis, done):
         for k, (topic, values) in enumerate(zip(topics.values(), columns, strict=True)):
             seconds, low, middle, high = _reduced(topic.seconds(), values)
-            look = {'color': color(k), 'linewidth': 1.2}
-            look['marker'] = 'o' if len(seconds) <= MAX_MARKED else None
-            style = '--' if is_dashed(k) else '-'
-            axis.plot(seconds, middle, style, markersize=2.5, **look)
+            marker = 'o' if len(seconds) <= MAX_MARKED else None
+            look = line_style(k) | {'marker': marker, 'markersize': 2.5, 'linewidth': 1.2}
+            axis.plot(seconds, middle, **look)
             axis.fill_between(seconds, low, high, color=color(k), alpha=0.3, linewidth=0.8)
         axis.set(xlabel='seconds from the first message', ylabel=label)
         first, last = _span([topic.seconds() for topic in topics.values()])
@@ -135,9 +142,8 @@ def survival(topics: Mapping[str, TopicStatistics]) -> str:
             summary = topic.summary()
             shares = np.array([1.0, *(summary[f'survived_{after}'] for after in AFTER)])
             known = np.isfinite(shares)
-            style = '--' if is_dashed(k) else '-'
             after = np.array([0, *AFTER])[known]
-            axis.plot(after, shares[known], style, marker='o', markersize=3, color=color(k))
+            axis.plot(after, shares[known], **line_style(k), marker='o', markersize=3)
         axis.set(xlabel='images later', ylabel='share still followed')
         axis.set_ylim(-0.02, 1.02)
     return done('tracks that survive')

@@ -1,8 +1,10 @@
 """`kpfeat evaluate`: accuracy of extractors on image pairs with known truth."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TYPE_CHECKING
+from typing import Annotated, TYPE_CHECKING
 
 import typer
 
@@ -10,7 +12,7 @@ from .common import DeviceOption, examples, PathOrNone, table_console, tell, tra
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..evaluation import Protocol, Results, Source
+    from ..evaluation import Results, Source
     from ..evaluation.pairs import Pair
 
 SYNTHETIC_PAIRS = 500
@@ -102,10 +104,13 @@ def evaluate(
     noise. Features are kept, so that the next run with the same images, weights and options only
     matches and measures. Errors are in pixels of the images as the protocol resizes them.
     """
+    from rich.markup import escape
     import torch
 
     from ..evaluation.pairs import find_scenes
     from ..evaluation.results import find_protocol, MOTION, POSE
+    from ..evaluation.run import counted_pairs
+    from ..evaluation.run import evaluate as measure
     from ..evaluation.sources import cache_bytes, default_cache, parse_source
     from ..html_report import require_libraries
     from ..provenance import provenance
@@ -128,13 +133,17 @@ def evaluate(
     for source in sources:
         source.create(chosen.extracted)  # missing files are errors before hours of work
     name, known = _load_pairs(data, synthetic, poses, images, pairs, seed, limit)
+    count = len(counted_pairs(known, chosen))
     workers = min(count_workers(workers), len(known))
     about = provenance('kpfeat') | {'workers': workers}
     threads = torch.get_num_threads() if workers == 1 else 1
-    results = [
-        _measure(source, known, chosen, name, folder, workers, about | {'threads': threads})
-        for source in sources
-    ]
+    results = []
+    for source in sources:
+        progress = partial(track, total=count, what=escape(source.label))
+        found = measure(
+            source, known, chosen, name, cache=folder, workers=workers, progress=progress
+        )
+        results.append(replace(found, about={**about, 'threads': threads, **found.about}))
     if out is not None:
         _write(out, results, sources, known, folder, reference, about['command'])
     if folder is not None:
@@ -159,15 +168,7 @@ def _load_pairs(
     limit: int,
 ) -> tuple[str, Sequence['Pair']]:
     """Return the name of the data and its pairs; raises ConfigError and DataError."""
-    from ..evaluation import (
-        balanced_subset,
-        find_photographs,
-        find_scenes,
-        motion_pairs,
-        planar_pairs,
-        pose_pairs,
-        SyntheticPairs,
-    )
+    from .. import evaluation
 
     given = [path for path in (data, synthetic, poses) if path is not None]
     if len(given) != 1:
@@ -179,56 +180,29 @@ def _load_pairs(
     if images is not None and poses is None:
         raise ConfigError('--images is given without --poses, whose images it is the folder of')
     if synthetic is not None:
+        photographs = evaluation.find_photographs(synthetic)
         count = count if limit < 0 else min(limit, count)
-        return f'synthetic-{count}', SyntheticPairs(find_photographs(synthetic), count, seed)
-    if data is not None:
-        found = motion_pairs(data) if find_scenes(data) else planar_pairs(data)
+        return f'synthetic-{count}', evaluation.SyntheticPairs(photographs, count, seed)
+    if data is None:
+        found = evaluation.pose_pairs(poses, images or '')
+    elif evaluation.find_scenes(data):
+        found = evaluation.motion_pairs(data)
     else:
-        found = pose_pairs(poses, images or '')
-    return given[0].resolve().stem, balanced_subset(found, limit)
-
-
-def _measure(
-    source: 'Source',
-    pairs: Sequence['Pair'],
-    protocol: 'Protocol',
-    data: str,
-    cache: Path | None,
-    workers: int,
-    about: dict[str, Any],
-) -> 'Results':
-    from dataclasses import replace
-
-    from rich.markup import escape
-
-    from ..evaluation.run import counted_pairs
-    from ..evaluation.run import evaluate as measure
-
-    def progress(results: Iterator) -> Iterator:
-        return track(results, len(counted_pairs(pairs, protocol)), escape(source.label))
-
-    found = measure(source, pairs, protocol, data, cache=cache, workers=workers, progress=progress)
-    return replace(found, about={**about, **found.about})
+        found = evaluation.planar_pairs(data)
+    return given[0].resolve().stem, evaluation.balanced_subset(found, limit)
 
 
 def _show(results: Sequence['Results'], reference: str) -> None:
-    from ..evaluation.tables import (
-        comparison_table,
-        group_table,
-        main_column,
-        split_results,
-        split_table,
-        summary_table,
-    )
+    from ..evaluation import tables
 
     console = table_console()
-    console.print(summary_table(results))
-    if split_results(results):
-        console.print(split_table(results))
+    console.print(tables.summary_table(results))
+    if tables.split_results(results):
+        console.print(tables.split_table(results))
     if len(results[0].groups) > 1:
-        console.print(group_table(results, main_column(results)))
+        console.print(tables.group_table(results, tables.main_column(results)))
     if reference:
-        console.print(comparison_table(results, reference))
+        console.print(tables.comparison_table(results, reference))
 
 
 def _write(

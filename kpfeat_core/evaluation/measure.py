@@ -17,7 +17,6 @@ from ..axes import Bool, Float
 from ..config import MatcherConfig
 from ..errors import DataError
 from ..features import Features
-from ..geometry import inside
 from ..matching import find_geometry, MutualNearestNeighbor
 
 THRESHOLDS_PX = tuple(range(1, 11))
@@ -204,14 +203,11 @@ def _counted(
     if protocol.nms_px:
         kept &= metrics.suppress_points(points, scores, protocol.nms_px)
     if protocol.border_px:
-        kept &= _inside(points, features.image_size[0].tolist(), protocol.border_px)
+        kept &= metrics.within(points, features.image_size[0].tolist(), protocol.border_px)
     if protocol.shared_region:
-        kept &= _inside(metrics.warp(points, to_other), size_other, protocol.border_px)
+        moved = metrics.warp(points, to_other)
+        kept &= metrics.within(moved, size_other, protocol.border_px)
     return _best(features.take(kept), protocol.max_num_keypoints)
-
-
-def _inside(points: Tensor, size: Any, margin: float) -> Bool[Tensor, ' n']:
-    return inside(points, int(size[1]), int(size[0]), margin)
 
 
 def _best(features: Features, count: int) -> Features:

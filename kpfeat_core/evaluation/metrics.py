@@ -34,6 +34,11 @@ class Repeatability(NamedTuple):
     count: int
 
 
+def within(points: Float[Tensor, 'n 2'], size: Size, margin: float = 0.0) -> Bool[Tensor, ' n']:
+    """Return which points lie on an image of (width, height), this far from its border."""
+    return inside(points, int(size[1]), int(size[0]), margin)
+
+
 def in_shared_region(
     points: Float[Tensor, 'n 2'], H_to_other: Float[Tensor, '3 3'], size_other: Size
 ) -> Bool[Tensor, ' n']:
@@ -42,7 +47,7 @@ def in_shared_region(
 
     On the other's outermost pixel centers still counts (DeTone et al. 2018, appendix A).
     """
-    return inside(warp(points, H_to_other), int(size_other[1]), int(size_other[0]))
+    return within(warp(points, H_to_other), size_other)
 
 
 def suppress_points(
@@ -123,7 +128,7 @@ def match_coverage(points: Float[Tensor, 'k 2'], size: Size, cells: int = 10) ->
     from them needs; images that share half of the view reach about 0.5. Points outside the image
     do not count.
     """
-    points = points[inside(points, int(size[1]), int(size[0]))].double()
+    points = points[within(points, size)].double()
     cell = ((points + 0.5) / points.new_tensor(list(size)) * cells).long().clamp(max=cells - 1)
     return len(torch.unique(cell, dim=0)) / cells**2 if len(cell) else 0.0
 
@@ -144,8 +149,7 @@ def repeatability(
     directions are counted, (r0 + r1) / (n0 + n1) (DeTone et al. 2018, appendix A).
     """
     moved0, moved1 = warp(points0, H_0to1), warp(points1, torch.linalg.inv(H_0to1.double()))
-    shared0 = inside(moved0, int(size1[1]), int(size1[0]))
-    shared1 = inside(moved1, int(size0[1]), int(size0[0]))
+    shared0, shared1 = within(moved0, size1), within(moved1, size0)
     if not (shared0.any() and shared1.any()):
         return Repeatability(0.0, float('nan'), int(shared0.sum() + shared1.sum()))
     points = points0[shared0], points1[shared1]
@@ -250,8 +254,8 @@ def overlap_repeatability(
     enough = overlaps >= 1 - max_error - 1e-9
     pairs, overlaps = torch.stack(near, 1)[enough], overlaps[enough]
     found = pairs[_one_to_one(pairs, overlaps)]
-    share = len(found) / count
-    return Repeatability(share, float(distance[found[:, 0], found[:, 1]].mean()), count)
+    apart = distance[found[:, 0], found[:, 1]]
+    return Repeatability(len(found) / count, float(apart.mean()), count)
 
 
 def circle_overlap(
@@ -275,14 +279,13 @@ def _area_growth(points: Float[Tensor, 'n 2'], H: Float[Tensor, '3 3']) -> Float
 
 def _one_to_one(pairs: Int[Tensor, 'p 2'], overlaps: Float[Tensor, ' p']) -> Bool[Tensor, ' p']:
     """Return which pairs remain if the best goes first and each region is taken once."""
-    taken0, taken1 = set(), set()
+    taken: set[tuple[int, int]] = set()  # image and region
     chosen = torch.zeros(len(pairs), dtype=torch.bool, device=pairs.device)
     rows = pairs.tolist()
     for k in overlaps.argsort(descending=True, stable=True).tolist():
-        i, j = rows[k]
-        if i not in taken0 and j not in taken1:
-            taken0.add(i)
-            taken1.add(j)
+        regions = set(enumerate(rows[k]))
+        if taken.isdisjoint(regions):
+            taken |= regions
             chosen[k] = True
     return chosen
 

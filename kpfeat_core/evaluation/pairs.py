@@ -17,6 +17,7 @@ relative pose, 9 + 3 numbers). `depth/NAME.png` holds 16 bits, 0 where unknown, 
 README.md says as `metres*N`.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,7 +156,7 @@ def motion_pairs(folder: Path | str) -> list[MotionPair]:
     scenes = find_scenes(folder)
     if not scenes:
         raise DataError(f"'{folder}' holds no scenes; expected folders with {', '.join(TABLES)}")
-    return [pair for path in scenes for pair in _scene(path, _scene_name(path, folder))]
+    return [pair for path in scenes for pair in _scene(path, folder)]
 
 
 def load_depth(depth: View | None, scale: float, shape: tuple[int, int]) -> Float[Tensor, 'h w']:
@@ -175,11 +176,11 @@ def balanced_subset(pairs: Sequence[Pair], count: int) -> list[Pair]:
     """Take `count` pairs (-1: all), an equal share of every group as far as that goes."""
     if count < 0 or count >= len(pairs):
         return list(pairs)
-    rank: dict[str, int] = {}
+    seen: Counter[str] = Counter()
     order = []
     for i, pair in enumerate(pairs):
-        rank[pair.group] = rank.get(pair.group, -1) + 1
-        order.append((rank[pair.group], i))
+        order.append((seen[pair.group], i))
+        seen[pair.group] += 1
     return [pairs[i] for i in sorted(i for _, i in sorted(order)[:count])]
 
 
@@ -187,15 +188,9 @@ def _sequence_pairs(sequence: Path) -> list[PlanarPair]:
     pairs = []
     for path in sorted(filter(_number, sequence.glob('H_1_*')), key=_number):
         k = path.name[4:]
-        pairs.append(
-            PlanarPair(
-                group=sequence.name,
-                name=f'{sequence.name}/1-{k}',
-                view0=_find_image(sequence, '1'),
-                view1=_find_image(sequence, k),
-                H_0to1=_read_homography(path),
-            )
-        )
+        views = _find_image(sequence, '1'), _find_image(sequence, k)
+        name = f'{sequence.name}/1-{k}'
+        pairs.append(PlanarPair(sequence.name, name, *views, _read_homography(path)))
     return pairs
 
 
@@ -243,27 +238,25 @@ def _pose_pair(words: Sequence[str], scene: str, folder: Path, where: str) -> Po
             f'{where}: {len(words)} columns, expected {POSE_COLUMNS}: two names, two rotations, '
             'K0 and K1 (9 numbers each) and T_0to1 (16)'
         )
-    try:
-        numbers = np.array([float(word) for word in words[4:]])
-    except ValueError as error:
-        raise DataError(f'{where}: {error}') from error
+    numbers = _numbers(words[4:], POSE_COLUMNS - 4, where)
     K0, K1 = numbers[:18].reshape(2, 3, 3)
     T_0to1 = numbers[18:].reshape(4, 4)
     rotation = T_0to1[:3, :3]
-    if not np.isfinite(numbers).all() or abs(np.linalg.det(rotation) - 1) > 0.01:
+    if abs(np.linalg.det(rotation) - 1) > 0.01:
         raise DataError(f'{where}: the last 16 numbers are no pose (4x4, a rotation and a shift)')
-    paths = [folder / word for word in words[:2]]
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"{where}: there is no image '{path}'")
+    paths = [_existing(folder / word, where) for word in words[:2]]
     return PosePair(scene, f'{words[0]} {words[1]}', *paths, K0, K1, T_0to1)
 
 
-def _scene_name(path: Path, folder: Path) -> str:
-    return path.name if path == folder else path.relative_to(folder).as_posix()
+def _existing(path: Path, where: str) -> Path:
+    if not path.is_file():
+        raise DataError(f"{where}: there is no image '{path}'")
+    return path
 
 
-def _scene(folder: Path, scene: str) -> list[MotionPair]:
+def _scene(folder: Path, above: Path) -> list[MotionPair]:
+    """Read the pairs of a scene, whose name is its place below a folder."""
+    scene = folder.name if folder == above else folder.relative_to(above).as_posix()
     cameras = {row[0]: _numbers(row[1:], 6, where) for where, row in _rows(folder / INTRINSICS)}
     poses = {row[0]: _pose(row[1:], where) for where, row in _rows(folder / POSES)}
     names = next((row for _, row in _rows(folder / PAIRS, comments=True)), [])
@@ -274,18 +267,18 @@ def _scene(folder: Path, scene: str) -> list[MotionPair]:
         for name in row[:2]:
             if name not in cameras or name not in poses:
                 raise DataError(f"{where}: '{name}' has no line in {INTRINSICS} and {POSES}")
-            if not (folder / 'images' / name).is_file():
-                raise DataError(f"{where}: there is no image '{folder / 'images' / name}'")
+            _existing(folder / 'images' / name, where)
         if len(row) < 2:
             raise DataError(f'{where}: expected the names of two images')
         T_0to1 = poses[row[1]] @ np.linalg.inv(poses[row[0]])
         if own := len(row) >= RELATIVE_COLUMNS:
             T_0to1 = _pose(row[2:RELATIVE_COLUMNS], where)
+        lenses = [cameras[name][2:] for name in row[:2]]
         pair = MotionPair(
             scene,
             f'{scene}/{row[0]} {row[1]}',
             *(folder / 'images' / name for name in row[:2]),
-            *(_intrinsics(cameras[name]) for name in row[:2]),
+            *(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]) for fx, fy, cx, cy in lenses),
             T_0to1,
             depth0=depths.get(Path(row[0]).stem),
             depth1=depths.get(Path(row[1]).stem),
@@ -338,11 +331,6 @@ def _numbers(words: Sequence[str], count: int, where: str) -> np.ndarray:
     if len(numbers) != count or not np.isfinite(numbers).all():
         raise DataError(f'{where}: {len(numbers)} numbers, expected {count} finite ones')
     return numbers
-
-
-def _intrinsics(numbers: np.ndarray) -> np.ndarray:
-    fx, fy, cx, cy = numbers[2:]
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
 
 
 def _pose(words: Sequence[str], where: str) -> np.ndarray:

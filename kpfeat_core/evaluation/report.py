@@ -20,6 +20,7 @@ from ..html_report import (
     figure,
     INK,
     is_dashed,
+    line_style,
     picture_element,
     require_libraries,
     write_page,
@@ -297,8 +298,7 @@ def curves(results: Sequence[Results], family: str) -> str:
         for k, result in enumerate(results):
             at = _thresholds([result], family)
             means = [result.mean(f'{family}@{t:g}') for t in at]
-            style = '--' if is_dashed(k) else '-'
-            axis.plot(at, means, style, color=color(k), marker='o', markersize=3, linewidth=1.5)
+            axis.plot(at, means, **line_style(k), marker='o', markersize=3, linewidth=1.5)
             if len(result.pairs) > 1 and len(results) <= MAX_BANDS:
                 bands = np.transpose([result.interval(f'{family}@{t:g}') for t in at])
                 axis.fill_between(at, *bands, color=color(k), alpha=0.13, linewidth=0)

@@ -167,16 +167,16 @@ class Results:
 
     def mean(self, name: str) -> float:
         """Return the mean over pairs, or scenes, NaN where there is nothing to average."""
-        values = self.column(name)
-        finite = np.isfinite(values)
-        return weighted_mean(values[finite], self.origins[finite], self.protocol.scenes_alike)
+        return weighted_mean(**self._finite(name))
 
     def interval(self, name: str) -> tuple[float, float]:
         """Return the 95 % interval of a mean, bootstrapped over origins."""
-        values = self.column(name)
+        return bootstrap_interval(**self._finite(name))
+
+    def _finite(self, name: str) -> dict[str, Any]:
+        values, alike = self.column(name), self.protocol.scenes_alike
         finite = np.isfinite(values)
-        origins, alike = self.origins[finite], self.protocol.scenes_alike
-        return bootstrap_interval(values[finite], origins=origins, alike=alike)
+        return {'values': values[finite], 'origins': self.origins[finite], 'alike': alike}
 
     def averaged(self) -> list[str]:
         """Return the columns whose mean means something: errors are infinite where all failed."""
@@ -317,65 +317,42 @@ def bootstrap_interval(
     and Hinkley 1997, section 3.8); else intervals are too narrow. Of a single origin, and without
     origins, pairs are drawn. With few origins intervals are still too narrow. alike: every origin
     counts as much as the others, however many pairs it has, and of each drawn origin pairs are
-    drawn too (two levels).
+    drawn too (two levels). NaN without pairs.
     """
-    means = _resampled_means(np.asarray(values, float), rounds, seed, origins, alike)
-    return _percentiles(means, share)
-
-
-def bootstrap_difference(
-    values: Sequence[float] | np.ndarray,
-    others: Sequence[float] | np.ndarray,
-    share: float = 0.95,
-    rounds: int = 2000,
-    seed: int = 0,
-    origins: Sequence[str] | np.ndarray | None = None,
-    alike: bool = False,
-) -> tuple[float, float, float]:
-    """
-    Return mean(values) - mean(others) and its interval; both measured on the same pairs.
-
-    Pairs, or with origins these as in `bootstrap_interval`, are drawn for both at once, so that
-    the difficulty of a pair cancels out (Efron 1979). An interval on one side
-    of 0 means more than chance; NaN without pairs.
-    """
-    table = np.stack([np.asarray(values, float), np.asarray(others, float)])
-    gain = table[0] - table[1]
-    interval = bootstrap_interval(gain, share, rounds, seed, origins, alike)
-    return weighted_mean(gain, origins, alike), *interval
-
-
-def _resampled_means(
-    values: np.ndarray,
-    rounds: int,
-    seed: int,
-    origins: Sequence[str] | np.ndarray | None,
-    alike: bool,
-) -> np.ndarray:
-    """Return the means (rounds,) of values that are drawn with replacement."""
+    values = np.asarray(values, float)
     if len(values) == 0:
-        return np.full(rounds, np.nan)
+        return math.nan, math.nan
     of_row = np.arange(len(values))
     if origins is not None and (alike or len(set(origins)) > 1):
         of_row = np.unique(origins, return_inverse=True)[1]
     rng = np.random.default_rng(seed)
     sums, sizes = np.bincount(of_row, values), np.bincount(of_row)
     draws = rng.integers(0, len(sums), (rounds, len(sums)))
-    if not alike:
-        return sums[draws].sum(1) / sizes[draws].sum(1)
-    means = np.empty(draws.shape)
-    for origin, size in enumerate(sizes):
-        drawn = draws == origin
-        own = values[of_row == origin]
-        means[drawn] = own[rng.integers(0, size, (drawn.sum(), size))].mean(1)
-    return means.mean(1)
-
-
-def _percentiles(values: np.ndarray, share: float) -> tuple[float, float]:
-    if len(values) == 0:
-        return float('nan'), float('nan')
-    low, high = np.percentile(values, [50 * (1 - share), 50 * (1 + share)])
+    if alike:
+        of_draws = np.empty(draws.shape)
+        for origin, size in enumerate(sizes):
+            drawn, own = draws == origin, values[of_row == origin]
+            of_draws[drawn] = own[rng.integers(0, size, (drawn.sum(), size))].mean(1)
+        means = of_draws.mean(1)
+    else:
+        means = sums[draws].sum(1) / sizes[draws].sum(1)
+    low, high = np.percentile(means, [50 * (1 - share), 50 * (1 + share)])
     return float(low), float(high)
+
+
+def bootstrap_difference(
+    values: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray, **options: Any
+) -> tuple[float, float, float]:
+    """
+    Return mean(values) - mean(others) and its interval; both measured on the same pairs.
+
+    Pairs, or origins, are drawn for both at once, so that the difficulty of a pair cancels out
+    (Efron 1979). An interval on one side of 0 means more than chance; NaN without pairs. options:
+    those of `bootstrap_interval`.
+    """
+    gain = np.subtract(*np.stack([np.asarray(values, float), np.asarray(others, float)]))
+    mean = weighted_mean(gain, options.get('origins'), options.get('alike', False))
+    return mean, *bootstrap_interval(gain, **options)
 
 
 def _json(value: float) -> float | None:

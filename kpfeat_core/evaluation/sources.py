@@ -5,6 +5,7 @@ Features are kept under the digest of what they depend on, and found again by it
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 import hashlib
 import math
@@ -77,10 +78,9 @@ class Source:
         if self.model in BASELINES:
             return {'model': self.model, 'opencv': cv2.__version__}
         path = find_weights(self.model, self.weights)
-        files = {self.model: path}
-        built = build_extractor(self.model, **self.options)
-        for submodule, (_, file) in built.submodules().items():
-            files[submodule] = find_weights(submodule, file)
+        beside = build_extractor(self.model, **self.options).submodules()
+        files = {name: find_weights(name, file) for name, (_, file) in beside.items()}
+        files[self.model] = path
         return {
             'model': self.model,
             'weights': {name: sha256(file) for name, file in files.items()},
@@ -93,15 +93,11 @@ class Source:
 
     def identity(self) -> str:
         """Return a digest of all that its features depend on, beside the image."""
-        about = self.about() | {'code': self._code()}
+        about = self.about()
         about.pop('file', None)
-        return digest(about)
-
-    def _code(self) -> str:
-        """Return the digest of the code that makes its features."""
         if self.model in BASELINES:
-            return sha256(__file__)
-        return code_digest(f'models/{EXTRACTORS[self.model].module}')
+            return digest(about | {'code': sha256(__file__)})
+        return digest(about | {'code': code_digest(f'models/{EXTRACTORS[self.model].module}')})
 
 
 def parse_source(text: str, device: str, imported: Path) -> Source:
@@ -186,14 +182,12 @@ class OpencvExtractor:
         count = len(found) if self.max_num_keypoints < 0 else self.max_num_keypoints
         order = np.argsort([-point.response for point in found], kind='stable')[:count]
         found = [found[i] for i in order]
-        size = (image.shape[1], image.shape[0])
-        rows = _unit_rows(self.name, descriptors, order)
         return Features.from_numpy(
             {
                 'keypoints': np.array([p.pt for p in found], np.float32).reshape(-1, 2),
                 'keypoint_scores': np.array([p.response for p in found], np.float32),
-                'descriptors': rows,
-                'image_size': np.array(size, np.float32),
+                'descriptors': _unit_rows(self.name, descriptors, order),
+                'image_size': np.array(image.shape[1::-1], np.float32),
                 'scales': np.array([p.size for p in found], np.float32),
                 'orientations': np.array([math.radians(p.angle) for p in found], np.float32),
             }
@@ -241,10 +235,8 @@ def cache_bytes(folder: Path) -> int:
     """Return the size of all that a cache folder holds."""
     total = 0
     for path in folder.rglob('*'):
-        try:
+        with suppress(OSError):  # another run replaced it
             total += path.stat().st_size
-        except OSError:  # another run replaced it
-            continue
     return total
 
 

@@ -19,6 +19,7 @@ from ..data.view_pairs import DepthRules, read_inverse_depth
 from ..geometry import inside
 
 Matrix = np.ndarray | Tensor
+Points = Float[Tensor, 'k 2']
 
 METHOD = cv2.USAC_ACCURATE  # OpenCV's locally optimized RANSAC, a good start for refining
 CONFIDENCE = 0.99999
@@ -44,15 +45,15 @@ class RelativePose(NamedTuple):
     inliers: Bool[np.ndarray, ' k']
 
 
-def camera_coordinates(points: Float[Tensor, 'n 2'], K: Matrix) -> Float[Tensor, 'n 2']:
+def camera_coordinates(points: Points, K: Matrix) -> Points:
     """Return (x, y) at depth 1 in front of the camera, float64: pixels in units of the focal."""
     rays = _lift(points.double()) @ torch.linalg.inv(_matrix(K)).mT.to(points.device)
     return rays[:, :2] / rays[:, 2:]
 
 
 def estimate_relative_pose(
-    points0: Float[Tensor, 'k 2'],
-    points1: Float[Tensor, 'k 2'],
+    points0: Points,
+    points1: Points,
     K0: Matrix,
     K1: Matrix,
     threshold_px: float = 1.0,
@@ -179,11 +180,7 @@ def pose_error(T_0to1: Matrix, pose: RelativePose | None, rotation_only: bool = 
 
 
 def epipolar_errors(
-    points0: Float[Tensor, 'k 2'],
-    points1: Float[Tensor, 'k 2'],
-    K0: Matrix,
-    K1: Matrix,
-    T_0to1: Matrix,
+    points0: Points, points1: Points, K0: Matrix, K1: Matrix, T_0to1: Matrix
 ) -> Float[Tensor, ' k']:
     """
     Return the symmetric epipolar distance of each match under the true pose.
@@ -193,30 +190,24 @@ def epipolar_errors(
     SuperGlue's precision (Sarlin et al. 2020). NaN, never right,
     where there is no line: the camera did not move, or a point is the other camera's image.
     """
-    lifted = [_lift(camera_coordinates(points, K)) for points, K in ((points0, K0), (points1, K1))]
-    truth = _matrix(T_0to1).to(points0.device)
-    essential = _cross(truth[:3, 3]) @ truth[:3, :3]
-    algebraic, squared0, squared1 = _epipolar(lifted[0], lifted[1], essential)
+    lifted = (_lift(camera_coordinates(*view)) for view in ((points0, K0), (points1, K1)))
+    essential = _essential(T_0to1).to(points0.device)
+    algebraic, squared0, squared1 = _epipolar(*lifted, essential)
     return algebraic.square() / squared0 + algebraic.square() / squared1
 
 
 def line_distances(
-    points0: Float[Tensor, 'k 2'],
-    points1: Float[Tensor, 'k 2'],
-    K0: Matrix,
-    K1: Matrix,
-    T_0to1: Matrix,
+    points0: Points, points1: Points, K0: Matrix, K1: Matrix, T_0to1: Matrix
 ) -> Float[Tensor, ' k']:
     """
     Return how many pixels each match lies beside the true epipolar line, in its worse image.
 
     NaN, never close, where there is no line, as in `epipolar_errors`.
     """
-    truth = _matrix(T_0to1).to(points0.device)
-    inverse0, inverse1 = (torch.linalg.inv(_matrix(K)).to(points0.device) for K in (K0, K1))
-    fundamental = inverse1.mT @ _cross(truth[:3, 3]) @ truth[:3, :3] @ inverse0
-    lifted0, lifted1 = _lift(points0.double()), _lift(points1.double())
-    algebraic, squared0, squared1 = _epipolar(lifted0, lifted1, fundamental)
+    inverse0, inverse1 = (torch.linalg.inv(_matrix(K)) for K in (K0, K1))
+    fundamental = (inverse1.mT @ _essential(T_0to1) @ inverse0).to(points0.device)
+    lifted = (_lift(points.double()) for points in (points0, points1))
+    algebraic, squared0, squared1 = _epipolar(*lifted, fundamental)
     return algebraic.abs() / torch.minimum(squared0, squared1).sqrt()
 
 
@@ -262,6 +253,11 @@ def _epipolar(
     lines1, lines0 = lifted0 @ essential.mT, lifted1 @ essential
     squared0, squared1 = (lines[:, :2].square().sum(1) for lines in (lines0, lines1))
     return (lifted1 * lines1).sum(1), squared0, squared1
+
+
+def _essential(T_0to1: Matrix) -> Float[Tensor, '3 3']:
+    truth = _matrix(T_0to1)
+    return _cross(truth[:3, 3]) @ truth[:3, :3]
 
 
 def _lift(points: Float[Tensor, 'k 2']) -> Float[Tensor, 'k 3']:
