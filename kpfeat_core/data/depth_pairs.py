@@ -20,7 +20,7 @@ from .photometric import augment, PhotometricConfig
 from .posed_scenes import PosedScene
 from .view_pairs import DepthPairBatch, DepthRules, read_inverse_depth, warp_by_depth
 from ..axes import Float, Int
-from ..config import option
+from ..config import option, Positive, Share
 from ..errors import DataError
 from ..geometry import pixel_grid, warp_points
 from ..image import read_image, rescale_points
@@ -31,28 +31,26 @@ OVERLAP_POINTS = 16  # the overlap of two photographs is measured on 16 x 16 poi
 
 @dataclass(frozen=True)
 class DepthConfig:
-    """Which photographs with depth and poses form pairs, and when their depths agree."""
+    """
+    Which photographs with depth and poses form pairs, and when their depths agree.
+
+    scenes_share: share of pairs that come from `scenes`; min_overlap, max_overlap: of posed
+    photographs, smallest and largest share of each that the other shows; depth_tolerance: largest
+    difference between depths of one point (published: 0.05 units); depth_relative: the tolerance
+    is a share of the depth, whatever its unit (published: not); depth_edge: depth that bends by
+    more than this share within a pixel is an edge, beside which it is not used, where noisy depth
+    needs more, exact depth less.
+    """
 
     scenes: str = option(
         '', 'folder of scenes with depth and poses to learn from beside the photographs of a run'
     )
-    scenes_share: float = option(0.3, 'share of pairs that come from `scenes`', 0.0, 1.0)
-    min_overlap: float = option(
-        0.15, 'posed photographs: smallest share of each that the other shows', 0.0, 1.0
-    )
-    max_overlap: float = option(1.0, 'posed photographs: largest such share', 0.0, 1.0)
-    depth_tolerance: float = option(
-        0.05, 'largest difference between depths of one point (published: 0.05 units)', low=0.0
-    )
-    depth_relative: bool = option(
-        True, 'the tolerance is a share of the depth, whatever its unit; false: as published'
-    )
-    depth_edge: float = option(
-        0.02,
-        'depth that bends by more than this share within a pixel is an edge, beside which it is '
-        'not used; noisy depth needs more, exact depth less',
-        low=0.0,
-    )
+    scenes_share: Share = 0.3
+    min_overlap: Share = 0.15
+    max_overlap: Share = 1.0
+    depth_tolerance: Positive = 0.05
+    depth_relative: bool = True
+    depth_edge: Positive = 0.02
 
     @property
     def rules(self) -> DepthRules:

@@ -22,11 +22,11 @@ class PairConfig:
     """
     How two views of a photograph differ.
 
-    coverage_min, coverage_max: smallest and largest view, as a share of the short side; max_zoom:
-    largest ratio of scale between the views; max_tilt: largest foreshortening in one direction;
-    perspective: largest change of depth across a view; rotation_deg: standard deviation of
-    in-plane rotation; any_rotation: share of pairs turned by any angle; shift: largest shift
-    between views, as a share of a view.
+    view_size: side of a view in pixels; coverage_min, coverage_max: smallest and largest view, as
+    a share of the short side; max_zoom: largest ratio of scale between the views; max_tilt:
+    largest foreshortening in one direction; perspective: largest change of depth across a view;
+    rotation_deg: standard deviation of in-plane rotation; any_rotation: share of pairs turned by
+    any angle; shift: largest shift between views, as a share of a view.
     """
 
     geometry: str = option(
@@ -36,7 +36,7 @@ class PairConfig:
         choices=(AUTO, CAMERA, *HOMOGRAPHIES),
         old='homographies',
     )
-    view_size: int = option(224, 'side of a view in pixels', low=32)
+    view_size: Annotated[int, Range(32)] = 224
     coverage_min: Annotated[float, Range(0.1, 1.0)] = 0.6
     coverage_max: Annotated[float, Range(0.1, 2.0)] = 1.0
     max_zoom: Annotated[float, Range(1.0, 8.0)] = 2.0

@@ -34,15 +34,15 @@ class PatchPairConfig:
     """
     Where patches are, and how the two of a pair differ beside what the views do to them.
 
-    random_share: share of patches at any place, others at corners; region_size: side of the
-    described square in pixels; position_px: standard deviation of the position in the second
-    view, in pixels of its level; scale_jitter: largest error of the scale, before the level
-    nearest to it is taken; turn_deg: of upright patches, standard deviation of the angle between
-    the two, and with gradient, pairs whose directions are wrong by more than three times this are
-    left out.
+    patches: pairs of patches of each photograph in a step; random_share: share of patches at any
+    place, others at corners; region_size: side of the described square in pixels; position_px:
+    standard deviation of the position in the second view, in pixels of its level; scale_jitter:
+    largest error of the scale, before the level nearest to it is taken; turn_deg: of upright
+    patches, standard deviation of the angle between the two, and with gradient, pairs whose
+    directions are wrong by more than three times this are left out.
     """
 
-    patches: int = option(128, 'pairs of patches of each photograph in a step', low=2)
+    patches: Annotated[int, Range(2)] = 128
     random_share: Annotated[float, Range(0.01, 1.0)] = 0.2
     region_size: Annotated[float, Range(4.0, 512.0)] = 44.0
     position_px: Positive = 1.2

@@ -19,7 +19,7 @@ from .photometric import augment, PhotometricConfig
 from .room_views import cast, Pictures, render, Solids, Views
 from .view_pairs import DepthPairBatch, DepthRules
 from ..axes import Bool, Float
-from ..config import option, Range, Share
+from ..config import Range, Share
 from ..geometry import inside, pixel_grid
 
 BOXES, BUMPS = 7, 5  # where a first camera looks
@@ -34,16 +34,15 @@ class RoomConfig:
     """
     How often training pairs show rooms of photographs, and how the camera moves in them.
 
-    rooms_fov_min, rooms_fov_max: field of view in degrees; rooms_forward: share of cameras that
-    drive, along where they look, hardly turning; rooms_move: longest way between the views, as a
-    share of the depth that they show; rooms_turn_deg: standard deviation of the turn of cameras
-    that do not drive; rooms_roll_deg: that of the roll of each view; rooms_overlap: smallest share
-    of what each view shows that the other shows too.
+    rooms_share: share of pairs that show random rooms hung with the photographs; rooms_fov_min,
+    rooms_fov_max: smallest and largest field of view in degrees; rooms_forward: share of cameras
+    that drive, along where they look, hardly turning; rooms_move: longest way between the views,
+    as a share of the depth that they show; rooms_turn_deg: standard deviation of the turn of
+    cameras that do not drive; rooms_roll_deg: standard deviation of the roll of each view;
+    rooms_overlap: smallest share of what each view shows that the other shows too.
     """
 
-    rooms_share: float = option(
-        0.0, 'share of pairs that show random rooms hung with the photographs', 0.0, 1.0
-    )
+    rooms_share: Share = 0.0
     rooms_fov_min: Annotated[float, Range(20.0, 120.0)] = 50.0
     rooms_fov_max: Annotated[float, Range(20.0, 120.0)] = 90.0
     rooms_forward: Share = 0.3

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from .recipe import Options, Recipe
-from ..config import option, Positive
+from ..config import option, Positive, Range
 from ..data.view_pairs import read_mask, ViewPairs
 from ..errors import ConfigError
 from ..geometry import bilinear_neighbors, pixel_grid, sample
@@ -22,13 +23,14 @@ class AlikeLossConfig:
     """
     Points and weights of the four losses; the paper's values unless the text says so.
 
-    reprojection: weight of the reprojection loss; peak: weight of the dispersity peak loss;
-    reliability: weight of the reliability loss; nre: weight of the neural reprojection error;
-    match_px: largest distance of true partners in pixels.
+    detected: detected keypoints in a view (paper: 400 at 480x480); random: random points in a view
+    (paper: 400 at 480x480); reprojection: weight of the reprojection loss; peak: weight of the
+    dispersity peak loss; reliability: weight of the reliability loss; nre: weight of the neural
+    reprojection error; match_px: largest distance of true partners in pixels.
     """
 
-    detected: int = option(200, 'detected keypoints in a view (paper: 400 at 480x480)', low=1)
-    random: int = option(150, 'random points in a view (paper: 400 at 480x480)', low=0)
+    detected: Annotated[int, Range(1)] = 200
+    random: Annotated[int, Range(0)] = 150
     reprojection: Positive = 1.0
     peak: Positive = 0.5
     reliability: Positive = 1.0

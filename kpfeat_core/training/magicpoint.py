@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Generator, Tensor
 from .recipe import load_labelled_photographs, Options, Recipe
 from .validation import draw_labelled, evaluating
 from ..axes import Float
-from ..config import AUTO, option
+from ..config import AUTO, option, Range
 from ..data.config import homography_config, ShapesConfig
 from ..data.homography_pairs import PairConfig, sample_views
 from ..data.image_folder import no_progress, Progress
@@ -47,12 +48,14 @@ SHAPES = ShapesConfig()
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """Where labels come from, and what of them counts."""
+    """
+    Where labels come from, and what of them counts.
+
+    margin: pixels that do not count where an image ends inside a view (published: 2 and 3).
+    """
 
     labels: str = option('', 'folder of labels that `kpfeat adapt` wrote for the photographs')
-    margin: int = option(
-        3, 'pixels that do not count where an image ends inside a view (published: 2 and 3)', low=0
-    )
+    margin: Annotated[int, Range(0)] = 3
     label_sigma_px: float = option(
         0.0,
         'spread each label as a Gaussian around its sub-pixel position, such as 0.2; 0 labels the '
@@ -64,9 +67,13 @@ class LabelConfig:
 
 @dataclass(frozen=True)
 class MagicPointLossConfig(LabelConfig):
-    """What is learnt from: shapes where there are no labels of photographs."""
+    """
+    What is learnt from: shapes where there are no labels of photographs.
 
-    workers: int = option(1, 'threads that draw shapes; -1 takes all cores', low=-1)
+    workers: threads that draw shapes, -1 takes all cores.
+    """
+
+    workers: Annotated[int, Range(-1)] = 1
 
 
 class CellRecipe(Recipe):

@@ -55,8 +55,9 @@ class SuperPointLossConfig(LabelConfig):
     """
     How the descriptors are learnt beside the detector.
 
-    positives: cells in the sparse choice, at most; negatives: cells that each of them is compared
-    with; temperature: temperature of the softmax.
+    descriptor_weight: weight beside both detector losses, -1 takes that of its kind; positives:
+    cells in the sparse choice, at most; negatives: cells that each of them is compared with;
+    temperature: temperature of the softmax.
     """
 
     descriptor_loss: str = option(
@@ -66,9 +67,7 @@ class SuperPointLossConfig(LabelConfig):
         'in the paper; or with normalized similarities, as its open implementation',
         choices=(SOFTMAX, SPARSE, *SCALINGS),
     )
-    descriptor_weight: float = option(
-        -1.0, 'weight beside both detector losses; -1 takes that of its kind', -1.0
-    )
+    descriptor_weight: Annotated[float, Range(-1.0)] = -1.0
     positives: Annotated[int, Range(1)] = 1000
     negatives: Annotated[int, Range(1)] = 100
     temperature: Annotated[float, Range(1e-3)] = 0.1
