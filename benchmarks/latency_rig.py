@@ -4,8 +4,16 @@ What `latency.py` measures with: a camera and a plain loop in processes of their
 The camera is not the node of kpfeat, whose stamp is older than the picture it then renders: it
 sends messages that were made before, stamped the moment they are handed to rclpy, so that it takes
 nothing from the cores that are measured.
+
+    python benchmarks/latency_rig.py
+    python benchmarks/latency_rig.py --size 1280x720 --out benchmarks/results/latency.jsonl
+
+measure the least that rclpy needs to bring an image to a node and features back, no kpfeat in
+between: one process sends images, another answers each with a features message of the usual size,
+made before. What `latency.py` shows as transport is to be read beside this, from the same hour.
 """
 
+import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, ExitStack, suppress
@@ -14,30 +22,39 @@ from functools import cache, partial
 import json
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+import os
 from pathlib import Path
 import signal
+import statistics
 import sys
 import time
-from typing import Any
+from typing import Annotated, Any
 
+from common import provenance
 from diagnostic_msgs.msg import DiagnosticArray
 from kpfeat.msg import Features, Matches
 from kpfeat_core.benchmarking.run import synchronize
 from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.messages.conversions import fill_image, stamp_ns
+from kpfeat_core.sources import parse_size
 from kpfeat_core.virtual_camera import VirtualCamera
 from kpfeat_ros.bringup import composed_arguments, plan_nodes, ProcessGroup
+from kpfeat_ros.demo import large_images
 from kpfeat_ros.endpoints import RELIABLE
 from kpfeat_ros.options import LaunchOptions
 import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data, QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from rich.console import Console
+from rich.table import Table
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
+import typer
 
 ARRANGEMENTS = ('separate', 'composed')
 START_TIMEOUT_S = 120.0  # until the nodes have loaded, on a slow machine with cold files
@@ -45,6 +62,9 @@ ANSWER_TIMEOUT_S = 30.0
 LATE_S = 1.0  # for messages on their way when the camera is done
 PICTURES = 10
 PERIOD_NS = 100_000_000  # between two pictures, as the virtual camera moves
+
+BARE_WARM_UP = 10
+BARE_KEYPOINTS, BARE_DIM = 1024, 64  # of alike-t
 
 Size = tuple[int, int]
 
@@ -315,3 +335,85 @@ class Rig:
             self._executor.spin_once(timeout_sec=0.05)
             self._processes.check()
         return True
+
+
+def answer_bare() -> None:
+    """Answer each image with features whose model is the time at which the image came."""
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = Node('bare_answer')
+    publisher = node.create_publisher(Features, 'bare_features', 5)
+    features = Features(
+        keypoints=array.array('f', bytes(8 * BARE_KEYPOINTS)),
+        scores=array.array('f', bytes(4 * BARE_KEYPOINTS)),
+        descriptors=array.array('B', bytes(4 * BARE_KEYPOINTS * BARE_DIM)),
+    )
+
+    def on_image(image: Image) -> None:
+        features.model, features.header = str(time.time_ns()), image.header
+        publisher.publish(features)
+
+    node.create_subscription(Image, 'bare_image', on_image, qos_profile_sensor_data)
+    with suppress(KeyboardInterrupt):
+        rclpy.spin(node)
+
+
+def measure_bare(size: Size, frames: int, rate_hz: float) -> dict[str, list[float]]:
+    """Return milliseconds of each frame: publishing, to the other process, and back."""
+    rclpy.init(args=[])
+    node = Node('bare_camera')
+    publisher = node.create_publisher(Image, 'bare_image', QoSProfile(depth=1))
+    rows: dict[str, list[float]] = {'publish': [], 'image there': [], 'features back': []}
+
+    def on_features(features: Features) -> None:
+        now, came, sent = time.time_ns(), int(features.model), stamp_ns(features.header)
+        rows['image there'].append(1e-6 * (came - sent))
+        rows['features back'].append(1e-6 * (now - came))
+
+    node.create_subscription(Features, 'bare_features', on_features, 5)
+    image = Image(width=size[0], height=size[1], step=3 * size[0], encoding='rgb8')
+    image.data = array.array('B', bytes(3 * size[0] * size[1]))
+    while not (publisher.get_subscription_count() and node.count_publishers('bare_features')):
+        rclpy.spin_once(node, timeout_sec=0.1)
+    for _ in range(frames + BARE_WARM_UP):
+        sent = time.time_ns()
+        image.header.stamp.sec, image.header.stamp.nanosec = divmod(sent, 10**9)
+        publisher.publish(image)
+        rows['publish'].append(1e-6 * (time.time_ns() - sent))
+        end = time.monotonic() + 1 / rate_hz
+        while (left := end - time.monotonic()) > 0:
+            rclpy.spin_once(node, timeout_sec=left)
+    rclpy.try_shutdown()
+    return {name: values[BARE_WARM_UP:] for name, values in rows.items()}
+
+
+def main(
+    size: Annotated[str, typer.Option(help='WIDTHxHEIGHT of the images')] = '640x480',
+    frames: Annotated[int, typer.Option(help='images', min=20)] = 200,
+    rate: Annotated[float, typer.Option(help='images a second', min=0.1)] = 5.0,
+    out: Annotated[Path | None, typer.Option(help='append a JSON line here')] = None,
+) -> None:
+    """Time an image to another process and features back, by rclpy alone."""
+    os.environ.update(large_images(os.environ))
+    process = get_context('spawn').Process(target=answer_bare, daemon=True)
+    process.start()
+    try:
+        rows = measure_bare(parse_size(size), frames, rate)
+    finally:
+        process.terminate()
+        process.join()
+    came = len(rows['image there'])
+    table = Table('', 'median ms', 'lowest tenth ms', title=f'{size}, {came} of {frames} came')
+    results = {}
+    for name, values in rows.items():
+        tenth, median = statistics.quantiles(values, n=10)[0], statistics.median(values)
+        results[name] = {'median_ms': median, 'tenth_ms': tenth}
+        table.add_row(name, f'{median:.2f}', f'{tenth:.2f}')
+    Console().print(table)
+    if out is not None:
+        record = {'benchmark': 'bare_transport', 'size': size, 'rate_hz': rate, 'came': came}
+        with out.open('a') as file:
+            file.write(json.dumps({**record, **provenance(), 'results': results}) + '\n')
+
+
+if __name__ == '__main__':
+    typer.run(main)
