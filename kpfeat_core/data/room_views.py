@@ -98,14 +98,9 @@ class Views:
         """Return the matrix that takes coordinates of these cameras to those of others."""
         turn = other.turns @ self.turns.mT
         move = other.turns @ (self.places - other.places)[..., None]
-        return F.pad(torch.cat([turn, move], -1), (0, 0, 0, 1)) + _corner(turn)
-
-
-def _corner(like: Tensor) -> Tensor:
-    """Return 4 x 4 zeros but for a one in the last corner."""
-    corner = like.new_zeros(4, 4)
-    corner[3, 3] = 1
-    return corner
+        transform = F.pad(torch.cat([turn, move], -1), (0, 0, 0, 1))
+        transform[:, 3, 3] = 1
+        return transform
 
 
 def cast(

@@ -1,10 +1,11 @@
 """
 The nine primitives of Synthetic Shapes, drawn on a gray canvas with sub-pixel coordinates.
 
-Each function draws on a canvas and returns its labels (N, 2): (x, y), pixel centers are integers.
+Each function of DRAW draws on a canvas and returns its labels (N, 2): (x, y), pixel centers are
+integers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -450,3 +451,16 @@ def _draw_some_lines(canvas: Canvas, corners: np.ndarray) -> None:
         first, last = rng.integers(0, places, 2)
         if first != last:
             canvas.line(corners[line, first], corners[line, last], canvas.gray(), thickness)
+
+
+DRAW: dict[str, Callable[[Canvas], np.ndarray]] = {
+    'lines': draw_lines,
+    'polygon': draw_polygon,
+    'polygons': draw_polygons,
+    'ellipses': draw_ellipses,
+    'star': draw_star,
+    'checkerboard': draw_checkerboard,
+    'stripes': draw_stripes,
+    'cube': draw_cube,
+    'noise': draw_noise,
+}

@@ -5,7 +5,6 @@ They are drawn when they are needed, by threads, as OpenCV lets several work at 
 each. The same options always give the same images.
 """
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import cv2
@@ -14,33 +13,11 @@ import torch
 
 from .config import PRIMITIVES, ShapesConfig, SHARES
 from .labelled import LabelledImages
-from .shape_figures import (
-    Canvas,
-    draw_checkerboard,
-    draw_cube,
-    draw_ellipses,
-    draw_lines,
-    draw_noise,
-    draw_polygon,
-    draw_polygons,
-    draw_star,
-    draw_stripes,
-)
+from .shape_figures import Canvas, DRAW
 from ..axes import Float
 from ..errors import DataError
 
 SPLITS = ('train', 'val', 'test')
-DRAW: dict[str, Callable[[Canvas], np.ndarray]] = {
-    'lines': draw_lines,
-    'polygon': draw_polygon,
-    'polygons': draw_polygons,
-    'ellipses': draw_ellipses,
-    'star': draw_star,
-    'checkerboard': draw_checkerboard,
-    'stripes': draw_stripes,
-    'cube': draw_cube,
-    'noise': draw_noise,
-}
 Drawing = tuple[np.ndarray, Float[np.ndarray, 'n 2']]
 
 

@@ -171,7 +171,8 @@ class Kp2dRecipe(Recipe):
         # pixel (0, 0) for what is not seen: what is behind the horizon is NaN
         there = torch.where(warped.visible[..., None], warped.points, 0)
         shown, shown_there = _shown(valid[0], view0.keypoints), _shown(valid[1], there)
-        counted = warped.visible & shown & shown_there & _inner_cells(maps0.score_map)
+        inner = clear_borders(torch.ones_like(maps0.score_map), 1, 1).flatten(1) > 0
+        counted = warped.visible & shown & shown_there & inner  # outermost cells have no keypoints
 
         parts = self._detection_losses(view0, view1, there, counted, size)
         pairs = (
@@ -263,11 +264,6 @@ def _pick(points: Tensor, index: Tensor) -> Tensor:
 def _shown(valid: Tensor, points: Tensor) -> Tensor:
     """Return where all of the four pixels around points (B, N, 2) are valid ones of (B, H, W)."""
     return sample(valid[:, None].float(), points.detach(), 'border')[..., 0] > 0.999
-
-
-def _inner_cells(score_map: Tensor) -> Tensor:
-    """Return which cells (B, N) are not among the outermost, which have no keypoints."""
-    return clear_borders(torch.ones_like(score_map), 1, 1).flatten(1) > 0
 
 
 def published_pairs(

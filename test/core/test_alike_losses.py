@@ -151,16 +151,6 @@ def test_chunks_give_the_same_gradient(monkeypatch):
         torch.testing.assert_close(whole, chunked)
 
 
-def test_losses_of_no_keypoints_are_zero_and_not_nan():
-    none, empty = torch.zeros(1, 0, 2), torch.zeros(1, 0)
-    nothing = torch.zeros(1, 0, dtype=torch.bool)
-    matches = losses.true_correspondences(none, none, none, none, nothing, nothing)
-    assert matches.shape == (1, 0)
-    assert losses.reprojection_loss(none, none, none, none, matches, empty, empty) == 0
-    assert losses.dispersity_peak_loss(empty, empty, nothing) == 0
-    assert losses.reliability_terms(empty, empty, empty, nothing).shape == (1, 0)
-
-
 def test_partners_are_less_than_the_threshold_apart():
     keypoints = torch.tensor([[[20.0, 20.0], [60.0, 60.0]]])
     warped = keypoints + torch.tensor([[4.9, 0.0], [0.0, 5.1]])
