@@ -16,6 +16,7 @@ from kpfeat_core.training.alike import AlikeLossConfig, AlikeRecipe
 from kpfeat_core.training.keynet import KeyNetLossConfig, KeyNetRecipe
 from kpfeat_core.training.validation import validate
 import pytest
+from small_runs import fit, settle
 import torch
 
 
@@ -29,34 +30,16 @@ def pairs() -> PairBatch:
     return make_pairs(bank, 3, config, PhotometricConfig(), torch.Generator().manual_seed(0))
 
 
-def learn(recipe, pairs: PairBatch, steps: int, rate: float) -> list[float]:
-    """Train on one batch and return the loss of each step."""
-    recipe = recipe.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(recipe.parameters(), rate)
-    totals = []
-    for step in range(steps):
-        total = recipe(pairs, torch.Generator().manual_seed(step))['total']
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        totals.append(float(total.detach()))
-    for layer in recipe.modules():  # running statistics lag behind for a hundred steps
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.reset_running_stats()
-            layer.momentum = None  # the mean of what comes, and so exact
-    with torch.no_grad():
-        recipe(pairs, torch.Generator().manual_seed(0))
-    return totals
-
-
 def test_alike_learns_to_match_three_pairs(pairs) -> None:
     torch.manual_seed(0)
     config = AlikeLossConfig(detected=40, random=40, stride=2)
     recipe = AlikeRecipe(build_extractor('alike-t'), config)
     before = validate(recipe.extractor, pairs, 60)
-    totals = learn(recipe, pairs, 20, 8e-3)
+    recipe = recipe.to(memory_format=torch.channels_last).train()
+    log = fit(recipe, pairs, 20, 8e-3, draw_anew=True)
+    settle(recipe, pairs)
     after = validate(recipe.extractor, pairs, 60)
-    assert totals[-1] < 0.5 * totals[0]
+    assert log[-1]['total'] < 0.5 * log[0]['total']
     assert after['mma3'] > 3 * before['mma3']
     assert after['repeatability'] > 1.15 * before['repeatability']
 
@@ -65,5 +48,6 @@ def test_keynet_proposes_the_same_positions_in_three_pairs(pairs) -> None:
     """M-SIP is what is measured: views of this size have too few keypoints to count."""
     torch.manual_seed(0)
     extractor = build_extractor('keynet', **KeyNetRecipe.build_options)
-    totals = learn(KeyNetRecipe(extractor, KeyNetLossConfig()), pairs, 15, 1e-2)
+    recipe = KeyNetRecipe(extractor, KeyNetLossConfig()).train()
+    totals = [parts['total'] for parts in fit(recipe, pairs, 15, 1e-2)]
     assert max(totals[-5:]) < 0.6 * totals[0]

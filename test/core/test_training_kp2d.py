@@ -17,7 +17,7 @@ from kpfeat_core.weights.checkpoints import load_checkpoint
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from small_runs import killed_at, train_small, write_photographs
+from small_runs import fit, killed_at, settle, train_small, write_photographs
 import torch
 import torch.nn.functional as F
 
@@ -260,25 +260,14 @@ def test_it_learns_two_pairs_by_heart(bank) -> None:
     pairs = make_pairs(bank, 2, config, PhotometricConfig(noise=0.01), generator)
     recipe = Kp2dRecipe(Kp2d(Kp2dConfig()), make_config(Kp2dLossConfig, {}))
     recipe = recipe.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(recipe.parameters(), 1e-3)
-    rows = []
-    for _ in range(24):
-        optimizer.zero_grad()
-        parts = recipe(pairs, generator)
-        parts['total'].backward()
-        optimizer.step()
-        rows.append({k: float(v.detach()) for k, v in parts.items()})
+    rows = fit(recipe, pairs, 24, 1e-3)
     first = rows[0]
     last = {k: sum(row[k] for row in rows[-5:]) / 5 for k in first}
     assert last['recall'] > 2 * first['recall']
     assert last['localization'] < first['localization'] / 1.25
     assert last['score'] < 0
-    for layer in recipe.modules():  # running variances begin at 1, and lag behind for 100 steps
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.reset_running_stats()
-            layer.momentum = None  # the mean of what comes, and so exact
+    settle(recipe, pairs)
     with torch.no_grad():
-        recipe(pairs, generator)
         found = recipe.eval()(pairs, generator)
     assert found['recall'] > 2 * first['recall']
     assert found['localization'] < first['localization'] / 1.25

@@ -39,17 +39,27 @@ def run(photographs, out, **options):
     return train_small('alike-t', photographs, out, **SMALL | options)
 
 
-def fit(recipe, batch, steps, rate):
-    """Train on one batch, and return what was logged of each step."""
+def fit(recipe, batch, steps, rate, draw_anew=False):
+    """Train on one batch, with one seed or with a new one a step; return the log of each step."""
     optimizer = torch.optim.Adam(recipe.parameters(), rate)
     log = []
-    for _ in range(steps):
-        parts = recipe(batch, torch.Generator().manual_seed(0))
+    for step in range(steps):
+        parts = recipe(batch, torch.Generator().manual_seed(step if draw_anew else 0))
         optimizer.zero_grad()
         parts['total'].backward()
         optimizer.step()
         log.append({name: float(value.detach()) for name, value in parts.items()})
     return log
+
+
+def settle(recipe, batch):
+    """Set the statistics of a trained network to those of a batch, exactly; they lag behind."""
+    for layer in recipe.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean of what comes
+    with torch.no_grad():
+        recipe(batch, torch.Generator().manual_seed(0))
 
 
 def descend(loss, start, rate, steps, relative=False):
