@@ -27,6 +27,9 @@ from ..geometry import bilinear_neighbors, flat_index, gather_rows, sample
 from ..image import upsample_rows
 from ..keypoints import clear_borders, Keypoints, refine_soft_argmax, suppress_non_maxima
 
+# Floats of the widest full-resolution layer that are in work at once on a CPU: 2 MB.
+STRIP_ELEMENTS = 1 << 19
+
 
 @dataclass(frozen=True)
 class AlikeConfig(ExtractorConfig):
@@ -44,9 +47,6 @@ class AlikeSize(NamedTuple):
     descriptor_dim: int
     single_head: bool = True
 
-
-# Floats of the widest full-resolution layer that are in work at once on a CPU: 2 MB.
-STRIP_ELEMENTS = 1 << 19
 
 SIZES = {
     'alike-t': AlikeSize((8, 16, 32, 64), 64),

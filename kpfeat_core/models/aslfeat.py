@@ -23,6 +23,18 @@ from ..keypoints import gather_windows, Keypoints, suppress_non_maxima
 # Floats of a layer that are in work at once on a CPU: 1 MB.
 STRIP_ELEMENTS = 1 << 18
 EDGE_STEP = 3  # pixels between the scores that the edge test compares
+# Layers that score: dilation of the peakiness, pixels per cell, weight.
+LEVELS = {'conv1': (3, 1, 1 / 6), 'conv3': (2, 2, 2 / 6), 'conv6': (1, 4, 3 / 6)}
+INSTANCE_MAX_RATE = 0.01
+# Names of our tensors in a TensorFlow checkpoint; the others belong to the optimizer.
+TF_NAMES = {
+    'kernel': 'weight',
+    'bias': 'bias',
+    'moving_mean': 'running_mean',
+    'moving_variance': 'running_var',
+    'instance_max': 'instance_max',
+}
+TF_SCOPES = re.compile('^(deform_param|tower)/')
 
 
 def peakiness(
@@ -161,20 +173,6 @@ class AslFeatConfig(redefault(ExtractorConfig, upsample_to=480, nms_radius=1, re
         "scale, the published 'a'), a (affine), h (homography); auto: as the weights need it",
         choices=(AUTO, 'none', 'u', 's', 'a', 'h'),
     )
-
-
-# Layers that score: dilation of the peakiness, pixels per cell, weight.
-LEVELS = {'conv1': (3, 1, 1 / 6), 'conv3': (2, 2, 2 / 6), 'conv6': (1, 4, 3 / 6)}
-INSTANCE_MAX_RATE = 0.01
-# Names of our tensors in a TensorFlow checkpoint; the others belong to the optimizer.
-TF_NAMES = {
-    'kernel': 'weight',
-    'bias': 'bias',
-    'moving_mean': 'running_mean',
-    'moving_variance': 'running_var',
-    'instance_max': 'instance_max',
-}
-TF_SCOPES = re.compile('^(deform_param|tower)/')
 
 
 class AslFeat(Extractor):

@@ -25,6 +25,12 @@ from ..errors import WeightsError
 from ..geometry import gather_rows, inside, pixel_grid
 from ..keypoints import clear_borders, Keypoints, select_best
 
+CELL = 8
+HALF_CELL = (CELL - 1) / 2  # pixels from the centre of a cell's first pixel to the cell's centre
+POINTS_AT_ONCE = 1024  # 16 MB of float32 patches for each image
+# Floats of a layer's map that are in work at once on a CPU, where the maps are large: 4 MB.
+STRIP_ELEMENTS = 1 << 20
+
 
 class Version(NamedTuple):
     """How far a keypoint may go from its cell's centre, in half cells, and the descriptor map."""
@@ -73,13 +79,6 @@ class Kp2dConfig(redefault(ExtractorConfig, upsample_to=480)):
         'borders, 3.5 in v0 and v1, and right in the middle',
         live=True,
     )
-
-
-CELL = 8
-HALF_CELL = (CELL - 1) / 2  # pixels from the centre of a cell's first pixel to the cell's centre
-POINTS_AT_ONCE = 1024  # 16 MB of float32 patches for each image
-# Floats of a layer's map that are in work at once on a CPU, where the maps are large: 4 MB.
-STRIP_ELEMENTS = 1 << 20
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:

@@ -50,15 +50,10 @@ def test_padding_is_that_of_tensorflow_for_even_sizes(stride):
 
 
 @pytest.mark.parametrize('deform', DEFORMATIONS)
-def test_a_new_bent_layer_is_a_plain_one_of_half_amplitude(deform):
-    layer, x = DeformableLayer(3, 4, deform), torch.randn(2, 3, 9, 8)
+def test_a_new_bent_layer_is_a_plain_one_of_half_amplitude_with_its_normalisation_inside(deform):
+    layer, x = lived_in(DeformableLayer(3, 4, deform)), torch.randn(2, 3, 9, 8)
     plain = F.conv2d(x, layer.weight, padding=1)
     torch.testing.assert_close(layer.convolve(x, layer.weight), plain / 2)
-
-
-@pytest.mark.parametrize('deform', DEFORMATIONS)
-def test_bent_layers_move_batch_normalisation_into_the_kernel(deform):
-    layer, x = lived_in(DeformableLayer(3, 4, deform)), torch.randn(1, 3, 9, 8)
     for name in layer.parts:
         torch.nn.init.normal_(layer.get_submodule(name).weight, std=0.3)
     expected = layer.activate(layer.convolve(x, layer.weight))
@@ -89,9 +84,7 @@ def test_the_residual_affinity_is_triangular_keeps_areas_and_begins_as_identity(
     torch.testing.assert_close(torch.linalg.det(A), torch.ones(50, dtype=torch.float64))
     assert not A[:, 0, 1].any() and A[:, 1, 0].abs().min() > 0
     assert residual_affinities(torch.tensor([-100.0, 0, 100])).isfinite().all()
-
-
-def test_the_residual_affinity_is_the_shape_divided_by_the_root_of_its_area():
+    # the shape divided by the root of its area
     values = torch.tensor([0.5, -0.8, -0.3], dtype=torch.float64)
     a, b, d = (values.tanh() + torch.tensor([1, 0, 1])).tolist()
     root = (a * d) ** 0.5
@@ -140,18 +133,15 @@ def test_a_homography_without_translation_is_recovered_from_its_corners():
     torch.testing.assert_close(homography_points(corners, H.new_ones(1, 1)), moved)
 
 
-def test_the_most_extreme_corners_give_finite_taps_and_gradients():
+def test_gradients_of_homographies_are_right_and_finite_at_the_most_extreme_corners():
+    corners = (0.3 * torch.randn(3, 8, dtype=torch.float64)).requires_grad_()
+    scale = torch.rand(3, 1, 1, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(homography_points, (corners, scale))
     signs = torch.cartesian_prod(*[torch.tensor([-0.95, 0.95])] * 8).requires_grad_()
     moved = homography_points(signs, torch.ones(1, 1))
     moved.sum().backward()
     assert moved.isfinite().all() and moved.abs().max() <= 10
     assert signs.grad.isfinite().all()
-
-
-def test_gradients_of_homographies_are_right():
-    corners = (0.3 * torch.randn(3, 8, dtype=torch.float64)).requires_grad_()
-    scale = torch.rand(3, 1, 1, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(homography_points, (corners, scale))
 
 
 def test_an_unknown_way_to_bend_is_our_own_mistake():

@@ -150,8 +150,11 @@ def test_large_images_go_in_strips_in_inference_only(monkeypatch) -> None:
     assert rows == [480, 16, 480]
 
 
-def test_the_order_is_convolution_relu_normalisation_and_no_relu_ends_a_head() -> None:
+def test_the_order_is_convolution_relu_normalisation_and_only_training_moves_its_statistics() -> (
+    None
+):
     extractor = lived_in()
+    before = extractor.backbone[0][0].bn.running_mean.clone()
     x = picture = image(32, 40)
     for i, stage in enumerate(extractor.backbone):
         for layer in stage:
@@ -160,14 +163,8 @@ def test_the_order_is_convolution_relu_normalisation_and_no_relu_ends_a_head() -
     first, last = extractor.detector
     expected = last.bn(last.conv(first.bn(F.relu(first.conv(x)))))
     torch.testing.assert_close(extractor.heads(picture)[0], expected, atol=1e-4, rtol=1e-4)
-
-
-def test_training_moves_the_statistics_and_inference_does_not() -> None:
-    extractor = lived_in()
-    before = extractor.backbone[0][0].bn.running_mean.clone()
-    extractor(image(32, 32))
     assert torch.equal(extractor.backbone[0][0].bn.running_mean, before)
-    extractor.train()(image(32, 32))
+    extractor.train()(picture)
     assert not torch.equal(extractor.backbone[0][0].bn.running_mean, before)
 
 

@@ -111,13 +111,6 @@ def test_a_limit_keeps_the_matches_with_the_best_scores():
     assert not drawn[10] and drawn[30] and drawn[50]
 
 
-def test_points_that_are_not_finite_are_left_out():
-    picture = draw_matches(
-        gray(), gray(), [[np.nan, 1], [20, 30]], [[5, 5], [np.inf, 30]], scores=[1, 1]
-    )
-    assert not changed(picture)[:, :80].any()
-
-
 def test_tensors_are_drawn_as_arrays_are():
     image = np.zeros((40, 60, 3), np.uint8)
     points, right = torch.tensor([[10.0, 12.0], [30.0, 20.0]]), torch.tensor([True, False])
@@ -127,14 +120,11 @@ def test_tensors_are_drawn_as_arrays_are():
     np.testing.assert_array_equal(drawn, expected)
 
 
-def test_points_and_values_that_do_not_fit_are_refused():
+def test_points_and_values_that_do_not_fit_and_what_is_no_image_are_refused():
     with pytest.raises(ShapeError, match='2 points0 beside 1 points1'):
         draw_matches(gray(), gray(), np.zeros((2, 2)), np.zeros((1, 2)))
     with pytest.raises(ShapeError, match=r'scores has shape \(3,\), expected \(2,\)'):
         draw_matches(gray(), gray(), np.zeros((2, 2)), np.zeros((2, 2)), scores=[1, 2, 3])
-
-
-def test_what_is_no_image_is_refused_with_its_shape_or_type():
     for image in (np.zeros((4, 5, 2)), np.zeros((0, 5)), np.zeros(7)):
         with pytest.raises(ImageError, match='image has shape'):
             to_rgb8(image)
@@ -155,20 +145,20 @@ def test_a_trail_is_drawn_along_its_way_with_a_dot_at_its_newest_place():
     assert drawn[20, 37:44].all() and not drawn[53, 10]
 
 
-def test_the_way_of_the_last_frames_is_strong_and_the_one_before_pale():
+def test_the_way_of_the_last_frames_is_strong_and_old_tracks_are_red_and_new_ones_blue():
     picture = draw_tracks(gray(), [trail(*([x, 30] for x in range(5, 76, 10)))]).astype(int)
     pale, strong = (np.abs(picture[30, x] - 128).max() for x in (20, 60))
     assert 10 < pale < 0.6 * strong
-
-
-def test_old_tracks_are_red_and_new_ones_blue():
     picture = draw_tracks(gray(), [trail([10, 10], [20, 10]), trail([50, 10], [60, 10], age=500)])
     new, old = picture[10, 20].astype(int), picture[10, 60].astype(int)
     assert new[2] - new[0] > 100
     assert old[0] - old[2] > 100
 
 
-def test_places_that_are_not_finite_are_left_out_of_a_trail():
+def test_places_that_are_not_finite_are_left_out_of_matches_and_trails():
+    points0, points1 = [[np.nan, 1], [20, 30]], [[5, 5], [np.inf, 30]]
+    picture = draw_matches(gray(), gray(), points0, points1, scores=[1, 1])
+    assert not changed(picture)[:, :80].any()
     picture = draw_tracks(gray(), [trail([np.nan, 5], [30, 30]), trail([np.inf, 5], [np.nan, 0])])
     assert changed(picture)[30, 30]
     assert not changed(picture)[:25].any() and not changed(picture)[:, :25].any()
