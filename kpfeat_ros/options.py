@@ -83,7 +83,10 @@ class ModelOptions:
 
     model: str = option(DEFAULT_MODEL, 'name of the extractor', live=True)
     weights: str = option(
-        '', 'weight file; empty takes $KPFEAT_WEIGHTS or the bundled one', live=True
+        '',
+        "weight file, or 'rotation' for the bundled one that stands any roll of the camera; empty "
+        'takes $KPFEAT_WEIGHTS or the bundled one, for upright cameras',
+        live=True,
     )
     device: str = option(
         'auto', 'cpu, cuda, cuda:1, ..., or auto: a GPU where there is one', live=True

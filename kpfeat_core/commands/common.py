@@ -31,7 +31,7 @@ WeightsOption = Annotated[
         '--weights',
         '-w',
         metavar='FILE',
-        help='Weight file; else $KPFEAT_WEIGHTS, else the bundled one.',
+        help="Weight file, or 'rotation'; else $KPFEAT_WEIGHTS, else the bundled one.",
         show_default=False,
     ),
 ]

@@ -73,22 +73,24 @@ def _found_table(names: list[str]) -> 'Table':
     from rich.table import Table
 
     from ..config import DEFAULT_MODEL
-    from ..weights.files import candidate_weights
+    from ..weights.files import BUNDLED, candidate_weights, ROTATION
     from ..weights.manifest import verify_file
 
     table = Table('model', 'weights', 'licence', box=None, pad_edge=False)
     table.add_column('file', overflow='fold')
     for name in names:
         label = f'{name} (default)' if name == DEFAULT_MODEL else name
-        place = next((p for p in candidate_weights(name) if p[1].is_file()), None)
-        if place is None:
+        places = [place for place in candidate_weights(name) if place[1].is_file()][:1]
+        turned = BUNDLED / f'{name}-{ROTATION}.safetensors'
+        places += [(f'bundled, {ROTATION}', turned)] if turned.is_file() else []
+        if not places:
             table.add_row(label, 'no weights', '', '')
-            continue
-        verdict = verify_file(place[1])
-        fits = not verdict.problem and verdict.model == name
-        wrong = 'broken' if verdict.problem else f'of {verdict.model}'
-        state = place[0] if fits else f'{place[0]}: {wrong}'
-        table.add_row(label, state, verdict.licence if fits else '', str(place[1]))
+        for state, path in places:
+            verdict = verify_file(path)
+            fits = not verdict.problem and verdict.model == name
+            wrong = 'broken' if verdict.problem else f'of {verdict.model}'
+            state = state if fits else f'{state}: {wrong}'
+            table.add_row(label, state, verdict.licence if fits else '', str(path))
     return table
 
 

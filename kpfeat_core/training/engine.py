@@ -85,6 +85,9 @@ def train(model: str, data: Path | str | None, out: Path | str, **options: Any) 
     return weights
 
 
+WITH_PATHS = ('start', 'labels', 'scenes')  # options that name files or folders
+
+
 class _Run:
     """The state of one training run and its folder."""
 
@@ -290,7 +293,12 @@ class _Run:
             'model': self.model,
             'steps': str(self.step),
             'seconds': f'{self.seconds:.0f}',
-            'options': json.dumps(self.options.flat()),
+            'options': json.dumps(
+                {  # whose folders are of this machine alone
+                    name: Path(value).name if name in WITH_PATHS else value
+                    for name, value in self.options.flat().items()
+                }
+            ),
             'validation': json.dumps(numbers),
         }
         save_weights(self.average.module, self.weight_file, metadata)

@@ -22,6 +22,7 @@ LEVELS = 127  # of int8, on either side of zero
 FORMAT_VERSION = 1
 ENVIRONMENT = 'KPFEAT_WEIGHTS'
 BUNDLED = Path(__file__).parent
+ROTATION = 'rotation'  # name of the bundled weights that stand any roll of the camera
 OWN_NOTES = ('format', 'format_version', 'model', 'architecture', 'structure')
 
 
@@ -91,10 +92,13 @@ def find_weights(model: str, weights: Path | str = '') -> Path:
     """
     Find the weight file of a model; raises WeightsError that names every place looked in.
 
-    weights: a file, or a folder with <model>.safetensors. '' takes $KPFEAT_WEIGHTS (a folder or
-    a file) where it has the model, else the weights that come with the package.
+    weights: a file, or a folder with <model>.safetensors, or 'rotation': the bundled ones that
+    stand any roll of the camera. '' takes $KPFEAT_WEIGHTS (a folder or a file) where it has the
+    model, else the weights that come with the package, which are for upright cameras.
     """
     try:
+        if str(weights) == ROTATION:
+            return _find_rotation(model)
         if str(weights):
             path = Path(os.path.expanduser(weights))  # Path's own raises for unknown users
             path = path / f'{model}.safetensors' if path.is_dir() else path
@@ -112,6 +116,19 @@ def find_weights(model: str, weights: Path | str = '') -> Path:
     raise WeightsError(
         f'no weights for model {model}: none come with this kpfeat, and looked for {looked}'
         f'{unset}. {_remedy(model)}'
+    )
+
+
+def _find_rotation(model: str) -> Path:
+    path = BUNDLED / f'{model}-{ROTATION}.safetensors'
+    if path.is_file():
+        return path
+    ending = f'-{ROTATION}.safetensors'
+    others = sorted(path.name.removesuffix(ending) for path in BUNDLED.glob(f'*{ending}'))
+    raise WeightsError(
+        f"model {model} has no bundled weights '{ROTATION}', expected one of {', '.join(others)}; "
+        'leave the weights out for the bundled ones (its card says which roll they stand), or '
+        f"write './{ROTATION}' for a file of that name"
     )
 
 

@@ -55,8 +55,8 @@ def _verify_entry(path: Path, entry: dict | None) -> WeightCheck:
         problem = f'its SHA-256 is not the one in {MANIFEST}: the file was changed or damaged'
     elif not verdict.licence:
         problem = 'it does not name its licence'
-    elif not path.with_suffix('.md').is_file():
-        problem = f'its model card {path.stem}.md is missing'
+    elif not path.with_name(f'{verdict.model}.md').is_file():
+        problem = f'its model card {verdict.model}.md is missing'
     return verdict._replace(problem=problem)
 
 

@@ -341,3 +341,16 @@ def test_saved_weights_may_be_read_by_everybody_whom_the_umask_lets(tmp_path) ->
     finally:
         os.umask(before)
     assert (tmp_path / 'a.safetensors').stat().st_mode & 0o777 == 0o644
+
+
+def test_bundled_weights_for_any_roll_are_found_by_name() -> None:
+    upright, turned = find_weights('alike-t'), find_weights('alike-t', 'rotation')
+    assert (upright.name, turned.name) == ('alike-t.safetensors', 'alike-t-rotation.safetensors')
+    assert read_metadata(turned)['model'] == 'alike-t'
+
+
+def test_a_model_without_weights_for_any_roll_is_told_which_have_them() -> None:
+    with pytest.raises(
+        WeightsError, match=r"superpoint has no bundled weights 'rotation'.*alike-t"
+    ):
+        find_weights('superpoint', 'rotation')
