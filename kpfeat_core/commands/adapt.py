@@ -100,18 +100,18 @@ def adapt(
 
 def _sort_settings(words: list[str]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Split options into those of the labels, of the homographies and of the model."""
-    parts: tuple[dict, dict] = ({}, {})
-    rest = []
-    for word in words:
-        for part, classes in zip(
-            parts, ((AdaptConfig,), (PatchConfig, AffineConfig)), strict=True
-        ):
-            if word.partition('=')[0] in {f.name for cls in classes for f in fields(cls)}:
-                part |= parse_options([word], *classes)
-                break
-        else:
-            rest.append(word)
-    return *parts, rest
+
+    def of(*classes: type) -> list[str]:
+        names = {f.name for cls in classes for f in fields(cls)}
+        return [word for word in words if word.partition('=')[0] in names]
+
+    labels, views = of(AdaptConfig), of(PatchConfig, AffineConfig)
+    rest = [word for word in words if word not in (*labels, *views)]
+    return (
+        parse_options(labels, AdaptConfig),
+        parse_options(views, PatchConfig, AffineConfig),
+        rest,
+    )
 
 
 def _report(items: Iterable[T], total: int) -> Iterator[T]:

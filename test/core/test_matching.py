@@ -74,9 +74,8 @@ def test_the_only_candidate_passes_the_ratio_test_and_equal_ones_fail_it():
 
 
 def test_min_similarity_drops_weak_matches():
-    features0, features1 = at_angles(0, 90), at_angles(10, 160)  # cosines 0.985 and 0.342
-    matches = match(features0, features1, min_similarity=0.5)
-    assert matches.matches0.tolist() == [[0, -1]]
+    here, there = at_angles(0, 90), at_angles(10, 160)  # cosines 0.985 and 0.342
+    assert match(here, there, min_similarity=0.5).matches0.tolist() == [[0, -1]]
 
 
 def test_swapping_the_images_swaps_the_matches():
@@ -146,10 +145,8 @@ def test_no_tensor_is_larger_than_a_chunk_however_many_keypoints(ratio):
 
 def test_half_precision_descriptors_match_like_single_precision():
     features0, features1 = random_features(60), random_features(60, seed=1)
-    half0 = features_of(features0.descriptors.half())
-    half1 = features_of(features1.descriptors.half())
     single = match(features0, features1)
-    half = match(half0, half1)
+    half = match(*(features_of(f.descriptors.half()) for f in (features0, features1)))
     assert (single.matches0 == half.matches0).float().mean() > 0.95
     assert half.matching_scores0.dtype == torch.float32
 

@@ -60,13 +60,17 @@ def test_keypoints_of_a_region_are_in_pixels_of_the_image() -> None:
 
 
 @pytest.mark.parametrize('binning', [2, 3, 4])
-def test_binned_keypoints_are_exact_to_the_half_pixel(binning) -> None:
+def test_binned_keypoints_are_exact_to_the_half_pixel_and_their_scales_grow(binning) -> None:
     corner = (6 * binning, 5 * binning)
     centre = [corner[0] + (binning - 1) / 2, corner[1] + (binning - 1) / 2]
     assert keypoints(dots(corner, size=binning), binning=binning) == [centre]
     shifted = (corner[0] + 1, corner[1] + 2)  # the grid of bins starts at the region's corner
     found = keypoints(dots(shifted, size=binning), binning=binning, roi_x_offset=1, roi_y_offset=2)
     assert found == [[centre[0] + 1, centre[1] + 2]]
+    extractor = BrightPixels()
+    extractor.scales = True
+    view = Preprocessor(ViewConfig(binning=binning))
+    assert view.extract(extractor, dots(corner, size=binning)).scales.tolist() == [[binning]]
 
 
 def test_binning_averages_and_leaves_out_what_fills_no_bin_and_else_images_pass_as_they_are():
@@ -77,13 +81,6 @@ def test_binning_averages_and_leaves_out_what_fills_no_bin_and_else_images_pass_
     Preprocessor(ViewConfig(binning=5)).extract(extractor, image)
     expected = image[:45, :60].reshape(9, 5, 12, 5).mean((1, 3))
     assert np.allclose(extractor.seen, expected, atol=1e-6)
-
-
-def test_scales_grow_with_binning() -> None:
-    extractor = BrightPixels()
-    extractor.scales = True
-    features = Preprocessor(ViewConfig(binning=2)).extract(extractor, dots((4, 4), size=2))
-    assert features.scales.tolist() == [[2.0]]
 
 
 @pytest.mark.parametrize(
