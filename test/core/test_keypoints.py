@@ -113,14 +113,11 @@ def test_the_first_of_the_kept_keypoints_stay_in_their_order() -> None:
     assert keep_first(every, torch.zeros_like(kept), 2).keypoints.shape == (2, 0, 2)
 
 
-def test_threshold_drops_scores_at_or_below_it_all_where_none_is_above() -> None:
+def test_scores_at_or_below_the_threshold_and_borders_are_dropped_even_if_that_is_all() -> None:
     score_map = torch.tensor([[[0.25, 0.5], [0.75, 0.0]]])
     assert select_best(score_map, 0.5, -1)[1].tolist() == [[0.75]]
     xy, scores, mask = select_best(torch.zeros(2, 4, 4), 0.0, 10)
     assert xy.shape == (2, 0, 2) and mask.shape == (2, 0)
-
-
-def test_borders_are_cleared_even_if_they_cover_the_image() -> None:
     assert clear_borders(torch.ones(1, 6, 8), 2, 1)[0].sum() == 3 * 5
     assert clear_borders(torch.ones(1, 6, 8), 4, 4).sum() == 0
 
@@ -141,8 +138,7 @@ def test_refinement_finds_the_centre_of_a_blob_between_pixels() -> None:
     score_map = (-((x - 7.3) ** 2 + (y - 6.8) ** 2) / 4).exp()[None]
     keypoints, dispersity = refine_soft_argmax(score_map, torch.tensor([[[7, 7]]]))
     assert (keypoints[0, 0] - torch.tensor([7.3, 6.8])).abs().max() < 0.1
-    sharper = refine_soft_argmax(score_map**8, torch.tensor([[[7, 7]]]))[1]
-    assert sharper < dispersity
+    assert refine_soft_argmax(score_map**8, torch.tensor([[[7, 7]]]))[1] < dispersity
 
 
 @pytest.mark.parametrize('height', [0.9, 0.01])

@@ -66,16 +66,13 @@ def test_homography_takes_dots_of_one_frame_to_those_of_another(pattern) -> None
     assert camera.errors(found0, found1, stamp0, stamp1).max() < 0.15
 
 
-def test_top_left_pixel_centre_is_the_origin() -> None:
+def test_frames_have_no_borders_and_the_top_left_pixel_centre_is_the_origin() -> None:
+    camera = VirtualCamera(np.full((600, 800, 3), 200, np.uint8), SIZE)
+    assert all((camera.frame(stamp) == 200).all() for stamp in STAMPS)
     still = Motion(roll_deg=0, tilt_deg=0, zoom=1)
     camera = VirtualCamera(dots(np.array([[400.0, 300.0]])), SIZE, still)
     right, bottom = project(camera.to_photograph(0), np.array([[-0.5, -0.5], [319.5, 239.5]]))
     assert np.allclose((right + bottom) / 2, (np.array([800, 600]) - 1) / 2)
-
-
-def test_frames_have_no_borders() -> None:
-    camera = VirtualCamera(np.full((600, 800, 3), 200, np.uint8), SIZE)
-    assert all((camera.frame(stamp) == 200).all() for stamp in STAMPS)
 
 
 @pytest.mark.parametrize('shape', [(300, 2000), (2000, 300), (64, 64), (1162, 1600)])
