@@ -40,22 +40,18 @@ def test_an_extractor_that_knows_the_truth_gets_full_marks_under_every_protocol(
     assert numbers['corner_error'] == pytest.approx(0, abs=1e-2)
 
 
-def test_an_extractor_off_by_half_a_pixel_loses_half_a_pixel() -> None:
-    numbers = values(GridExtractor({100: POINTS, 101: POINTS + 0.5}), blank_pair(np.eye(3)))
+def test_an_extractor_that_is_off_loses_as_much_as_it_is_off() -> None:
+    def seen(points0, points1):
+        return values(GridExtractor({100: points0, 101: points1}), blank_pair(np.eye(3)))
+
+    numbers = seen(POINTS, POINTS + 0.5)
     assert numbers['localization_px'] == pytest.approx(0.5**0.5)
     assert numbers['corner_error'] == pytest.approx(0.5**0.5, abs=1e-2)
     assert numbers['AUC@1'] == pytest.approx(1 - 0.5**0.5, abs=1e-2)
-
-
-def test_an_extractor_off_by_more_than_a_pixel_passes_from_two_pixels_on() -> None:
-    numbers = values(GridExtractor({100: POINTS, 101: POINTS + [1.5, 0]}), blank_pair(np.eye(3)))
+    numbers = seen(POINTS, POINTS + [1.5, 0])  # passes from two pixels on
     assert [numbers[f'MMA@{t}'] for t in (1, 2, 10)] == [0, 1, 1]
     assert [numbers[f'HA@{t}'] for t in (1, 3, 5)] == [0, 1, 1]
-
-
-def test_an_extractor_that_swaps_x_and_y_fails() -> None:
-    swapped = GridExtractor({100: POINTS[:, ::-1].copy(), 101: POINTS})
-    numbers = values(swapped, blank_pair(np.eye(3)))
+    numbers = seen(POINTS[:, ::-1].copy(), POINTS)  # x and y swapped
     assert numbers['MMA@3'] == numbers['HA@3'] == numbers['matching_score'] == 0
 
 
@@ -86,25 +82,25 @@ def test_only_keypoints_that_both_views_see_count_where_the_protocol_says_so() -
     assert (everywhere['keypoints'], shared['keypoints']) == (4, 2)
 
 
-def test_keypoints_near_the_border_do_not_count_where_the_protocol_says_so() -> None:
-    oracle = GridExtractor({100: POINTS, 101: POINTS})
-    numbers = values(oracle, blank_pair(np.eye(3)), replace(DEFAULT, border_px=13))
-    assert numbers['keypoints'] == 2
+LEFT_BY_8 = np.array([[1.0, 0, -8], [0, 1, 0], [0, 0, 1]])
+CROWD = np.concatenate([POINTS, POINTS + 2])
 
 
-def test_the_border_of_the_other_view_does_not_count_in_a_shared_region() -> None:
-    pair = blank_pair(np.array([[1.0, 0, -8], [0, 1, 0], [0, 0, 1]]))
-    oracle = GridExtractor({100: POINTS, 101: POINTS - [8, 0]})
-    protocol = replace(DEFAULT, border_px=10, shared_region=True)
-    # of view 0 x 10 and 15 fall on 2 and 7; 90 is too close to its own border
-    assert values(oracle, pair, protocol)['keypoints'] == 2
-
-
-def test_crowded_keypoints_are_thinned_where_the_protocol_says_so() -> None:
-    crowd = np.concatenate([POINTS, POINTS + 2])
-    oracle = GridExtractor({100: crowd, 101: crowd})
-    assert values(oracle, blank_pair(np.eye(3)))['keypoints'] == 10
-    assert values(oracle, blank_pair(np.eye(3)), replace(DEFAULT, nms_px=3))['keypoints'] == 5
+@pytest.mark.parametrize(
+    ('points0', 'points1', 'H_0to1', 'options', 'count'),
+    [
+        (POINTS, POINTS, np.eye(3), {'border_px': 13}, 2),
+        # of view 0 x 10 and 15 fall on 2 and 7; 90 is too close to its own border
+        (POINTS, POINTS - [8, 0], LEFT_BY_8, {'border_px': 10, 'shared_region': True}, 2),
+        (CROWD, CROWD, np.eye(3), {}, 10),
+        (CROWD, CROWD, np.eye(3), {'nms_px': 3}, 5),
+    ],
+)
+def test_keypoints_near_borders_and_crowded_ones_do_not_count_where_the_protocol_says_so(
+    points0, points1, H_0to1, options, count
+) -> None:
+    oracle = GridExtractor({100: points0, 101: points1})
+    assert values(oracle, blank_pair(H_0to1), replace(DEFAULT, **options))['keypoints'] == count
 
 
 def test_extractors_are_asked_for_spare_keypoints_where_some_will_not_count() -> None:

@@ -30,24 +30,30 @@ def lens_overlap(radius0, radius1, distance):
     return lens / (math.pi * (radius0**2 + radius1**2) - lens)
 
 
-@BOTH
-def test_the_same_regions_are_all_repeated(ignore_scale):
-    found = repeat(GRID, RADII, GRID, RADII, ignore_scale=ignore_scale)
-    assert found == (1.0, 0.0, 12)
+QUARTER = torch.tensor([[0.0, -1, 159], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
+BY_60 = torch.tensor([[1.0, 0, 60], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+AWAY = torch.tensor([[1.0, 0, 1000], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
 
 
 @BOTH
-def test_a_shift_of_half_a_pixel_is_localised_half_a_pixel_off(ignore_scale):
-    moved = GRID + torch.tensor([0.5, 0.0])
-    found = repeat(GRID, RADII, moved, RADII, ignore_scale=ignore_scale)
-    assert found.share == 1
-    assert found.localization_px == pytest.approx(0.5)
-
-
-@BOTH
-def test_the_order_of_regions_does_not_matter(ignore_scale):
-    found = repeat(GRID, RADII, GRID.flip(0), RADII.flip(0), ignore_scale=ignore_scale)
-    assert found == (1.0, 0.0, 12)
+@pytest.mark.parametrize(
+    ('points1', 'radii1', 'H_0to1', 'size1', 'share', 'off_px', 'count'),
+    [
+        (GRID, RADII, IDENTITY, SIZE, 1, 0, 12),
+        (GRID.flip(0), RADII.flip(0), IDENTITY, SIZE, 1, 0, 12),  # in another order
+        (GRID + torch.tensor([0.5, 0]), RADII, IDENTITY, SIZE, 1, 0.5, 12),
+        (torch.stack([159 - GRID[:, 1], GRID[:, 0]], 1), RADII, QUARTER, (160, 200), 1, 0, 12),
+        # the last column, of three, leaves the image and does not count
+        (GRID + torch.tensor([60.0, 0]), RADII, BY_60, SIZE, 1, 0, 9),
+        (GRID, RADII, AWAY, SIZE, 0, math.nan, 0),
+    ],
+)
+def test_regions_that_both_images_see_are_repeated_and_localized(
+    points1, radii1, H_0to1, size1, share, off_px, count, ignore_scale
+):
+    found = repeat(GRID, RADII, points1, radii1, H_0to1, size1, ignore_scale=ignore_scale)
+    assert (found.share, found.count) == (share, count)
+    assert found.localization_px == pytest.approx(off_px, abs=1e-9, nan_ok=True)
 
 
 @BOTH
@@ -124,20 +130,6 @@ def test_the_share_is_of_the_image_with_fewer_regions():
     assert repeat(GRID[:3], RADII[:3], GRID, RADII) == (1.0, 0.0, 3)
 
 
-def test_regions_that_the_other_image_does_not_show_do_not_count():
-    shift = torch.tensor([[1.0, 0, 60], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
-    moved = GRID + torch.tensor([60.0, 0.0])  # the last column, of three, leaves the image
-    assert repeat(GRID, RADII, moved, RADII, shift) == (1.0, 0.0, 9)
-
-
-@BOTH
-def test_a_quarter_turn_changes_nothing(ignore_scale):
-    turn = torch.tensor([[0.0, -1, 159], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
-    turned = torch.stack([159 - GRID[:, 1], GRID[:, 0]], 1)
-    found = repeat(GRID, RADII, turned, RADII, turn, (160, 200), ignore_scale=ignore_scale)
-    assert found == (1.0, pytest.approx(0, abs=1e-9), 12)
-
-
 def test_foreshortened_circles_overlap_as_circles():
     # view 1 is squeezed to a third in x: its circles are ellipses of 3 : 1 in view 0
     squeeze = torch.diag(torch.tensor([1 / 3, 1.0, 1.0], dtype=torch.float64))
@@ -162,12 +154,6 @@ def test_few_regions(count, ignore_scale):
     found = repeat(*few, *few, ignore_scale=ignore_scale)
     assert (found.share, found.count) == (count, count)
     assert math.isnan(found.localization_px) == (count == 0)
-
-
-def test_nothing_is_repeated_where_nothing_is_shared():
-    away = torch.tensor([[1.0, 0, 1000], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
-    found = repeat(GRID, RADII, GRID, RADII, away)
-    assert (found.share, found.count) == (0, 0)
 
 
 def test_the_overlap_of_circles_is_that_of_the_closed_form():

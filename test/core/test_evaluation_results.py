@@ -10,7 +10,6 @@ from kpfeat_core.evaluation.results import (
     bootstrap_difference,
     bootstrap_interval,
     find_protocol,
-    PairResult,
     read_json,
     write_json,
 )
@@ -159,15 +158,9 @@ def test_the_best_is_the_highest_of_shares_and_the_lowest_of_times(two):
     strong, weak = summary_cells(two, ['MMA@3', 'ms', 'localization_px'])
     assert [cell.kind for cell in strong] == ['best', '', 'best']
     assert [cell.kind for cell in weak] == ['', 'best', '']
-
-
-def test_equal_numbers_are_all_the_best_and_more_matches_are_not_better(two):
-    for row in summary_cells(two, ['repeatability', 'matches']):
+    for row in summary_cells(two, ['repeatability', 'matches']):  # equal; more is not better
         assert [cell.kind for cell in row] == ['best', '']
-
-
-def test_one_extractor_alone_is_not_the_best_of_anything(two):
-    assert {cell.kind for cell in summary_cells(two[:1], headlines(two))[0]} == {''}
+    assert {cell.kind for cell in summary_cells(two[:1], headlines(two))[0]} == {''}  # alone
 
 
 def test_one_pair_has_no_interval_and_its_differences_are_noise(two):
@@ -177,23 +170,15 @@ def test_one_pair_has_no_interval_and_its_differences_are_noise(two):
     assert (cell.spread, cell.kind) == ('one pair', 'noise')
 
 
-def test_a_column_that_one_extractor_lacks_is_a_dash_for_it(two):
-    pairs = tuple(
-        PairResult(p.group, p.name, {k: v for k, v in p.values.items() if k != 'HA@3'})
-        for p in two[1].pairs
-    )
-    cells = summary_cells([two[0], replace(two[1], pairs=pairs)], ['HA@3'])
-    assert cells[1][0] == Cell('—') and cells[0][0].text != '—'
-
-
-def test_a_column_without_a_number_is_left_out(two):
+def test_a_column_without_a_number_is_left_out_and_a_dash_where_one_extractor_lacks_it(two):
     pairs = tuple(replace(p, values={**p.values, 'HA@3': math.nan}) for p in two[0].pairs)
     alone = [replace(two[0], pairs=pairs)]
     assert 'HA@3' not in headlines(alone) and 'HA@3' not in all_columns(alone)
-
-
-def test_errors_that_are_infinite_after_a_failure_are_not_averaged(two):
-    assert 'corner_error' not in all_columns(two)
+    assert 'corner_error' not in all_columns(two)  # infinite after a failure
+    lacking = [{k: v for k, v in p.values.items() if k != 'HA@3'} for p in two[1].pairs]
+    pairs = tuple(replace(p, values=v) for p, v in zip(two[1].pairs, lacking, strict=True))
+    cells = summary_cells([two[0], replace(two[1], pairs=pairs)], ['HA@3'])
+    assert cells[1][0] == Cell('—') and cells[0][0].text != '—'
 
 
 def test_results_without_pairs_make_an_empty_table(two):
