@@ -47,6 +47,14 @@ def sequences(tmp_path, photograph):
 
 
 @pytest.fixture
+def photos(tmp_path, photograph):
+    """Write a folder of one photograph."""
+    (tmp_path / 'photos').mkdir()
+    cv2.imwrite(str(tmp_path / 'photos/a.png'), photograph)
+    return tmp_path / 'photos'
+
+
+@pytest.fixture
 def cache(tmp_path):
     return tmp_path / 'cache'
 
@@ -70,11 +78,8 @@ def test_extractors_are_compared_in_tables_a_report_and_json(sequences, cache, t
     assert str(tmp_path) not in json.dumps(dict(sift.about))
 
 
-def test_synthetic_pairs_are_made_of_a_folder_of_photographs(tmp_path, photograph, cache) -> None:
-    folder = tmp_path / 'photos'
-    folder.mkdir()
-    cv2.imwrite(str(folder / 'a.png'), photograph)
-    words = ('sift', '--synthetic', folder, '--pairs', 4, '--cache', cache)
+def test_synthetic_pairs_are_made_of_a_folder_of_photographs(photos, cache) -> None:
+    words = ('sift', '--synthetic', photos, '--pairs', 4, '--cache', cache)
     first, second = run(*words), run(*words)
     assert first.exit_code == 0, first.output
     assert 'synthetic-4: 4 pairs' in first.stdout
@@ -122,10 +127,8 @@ def test_motion_is_measured_in_folders_with_poses(tmp_path, room_folder, cache) 
     assert result.exit_code == 2 and 'it alone, not default' in result.stderr
 
 
-def test_examples_are_drawn_of_the_pairs_that_they_name(tmp_path, photograph, cache) -> None:
-    (tmp_path / 'photos').mkdir()
-    cv2.imwrite(str(tmp_path / 'photos/a.png'), photograph)
-    words = ('--synthetic', tmp_path / 'photos', '--pairs', 9, '--limit', 9, '--cache', cache)
+def test_examples_are_drawn_of_the_pairs_that_they_name(tmp_path, photos, cache) -> None:
+    words = ('--synthetic', photos, '--pairs', 9, '--limit', 9, '--cache', cache)
     result = run('orb', *words, '--out', tmp_path / 'out')
     assert result.exit_code == 0, result.output
     (orb,) = read_json(tmp_path / 'out/results.json')
@@ -151,10 +154,8 @@ def test_an_interruption_is_silent_and_the_next_run_goes_on(sequences, cache, mo
     assert len(calls) == 3 + 2
 
 
-def test_an_interruption_of_several_processes_is_silent(tmp_path, photograph, cache) -> None:
-    (tmp_path / 'photos').mkdir()
-    cv2.imwrite(str(tmp_path / 'photos/a.png'), photograph)
-    words = ['sift', '--synthetic', tmp_path / 'photos', '--pairs', 4000, '-j', 2]
+def test_an_interruption_of_several_processes_is_silent(photos, cache) -> None:
+    words = ['sift', '--synthetic', photos, '--pairs', 4000, '-j', 2]
     command = [sys.executable, '-m', 'kpfeat_core.cli', 'evaluate', *words, '--cache', cache]
     process = subprocess.Popen(
         [str(word) for word in command],
@@ -191,6 +192,7 @@ def test_no_features_are_kept_where_they_are_not_wanted(sequences, cache) -> Non
         (('sift', '--data', 'DATA', '--protocol', 'kitti'), "there is no protocol 'kitti'"),
         (('sift', '--data', 'DATA', '--reference', 'x'), "reference is 'x'"),
         (('alike-t:missing.pth', '--data', 'DATA'), "there is no checkpoint 'missing.pth'"),
+        (('sift', '--data', 'DATA'), 'i_dark/2.png'),
         (('sift',), '0 of --data, --synthetic and --poses are given'),
         (('sift', '--data', 'nowhere'), "there is no folder 'nowhere'"),
         (('sift', '--data', 'DATA', '--limit', '0'), 'limit is 0, expected at least 1'),
@@ -202,16 +204,12 @@ def test_no_features_are_kept_where_they_are_not_wanted(sequences, cache) -> Non
         (('sift', '--data', 'DATA', '--out', 'DATA/v_shift/H_1_2'), 'File exists'),
     ],
 )
-def test_a_mistake_is_one_sentence(sequences, cache, words, text) -> None:
+def test_a_mistake_or_an_image_that_cannot_be_read_is_one_sentence(
+    sequences, cache, words, text
+) -> None:
+    (sequences / 'i_dark/2.png').write_bytes(b'nothing')
     words = [word.replace('DATA', str(sequences)) for word in words]
     result = run(*words, '--cache', cache)
     assert result.exit_code == 2
     assert text in result.stderr
     assert 'Traceback' not in result.output
-
-
-def test_an_image_that_cannot_be_read_is_named(sequences, cache) -> None:
-    (sequences / 'v_shift/2.png').write_bytes(b'nothing')
-    result = run('orb', '--data', sequences, '--cache', cache)
-    assert result.exit_code == 2
-    assert 'v_shift/2.png' in result.stderr

@@ -19,35 +19,37 @@ def test_perfect_detections_are_fully_precise_and_have_no_error():
     assert found == (1.0, 0.0)
 
 
-def test_a_detection_is_right_within_the_radius_and_up_to_it():
-    found = TRUTH + torch.tensor([[2.0, 0.0], [0.0, -2.01], [1.5, 1.5], [1.4, 1.4]])
-    right = metrics.true_detections(found, scores(0.9, 0.8, 0.7, 0.6), TRUTH)
-    assert right.tolist() == [True, False, False, True]
+@pytest.mark.parametrize(
+    ('found', 'confidence', 'truth', 'right'),
+    [
+        # within the radius and up to it
+        (TRUTH + torch.tensor([[2, 0], [0, -2.01], [1.5, 1.5], [1.4, 1.4]]), (0.9, 0.8, 0.7, 0.6),
+         TRUTH, [1, 0, 0, 1]),
+        # a keypoint can be found only once, and the best score finds it
+        (torch.tensor([[10.0, 11], [10, 10], [9, 10]]), (0.3, 0.2, 0.9), TRUTH, [0, 0, 1]),
+        # a second detection may find a second keypoint nearby
+        (torch.tensor([[10.9, 10], [10.8, 10], [10.7, 10]]), (0.9, 0.8, 0.7),
+         torch.tensor([[10.0, 10], [12, 10]]), [1, 1, 0]),
+    ],
+)  # fmt: skip
+def test_a_detection_is_right_near_a_keypoint_that_none_of_a_better_score_has_found(
+    found, confidence, truth, right
+):
+    assert metrics.true_detections(found, scores(*confidence), truth).tolist() == right
 
 
-def test_a_keypoint_can_be_found_only_once_and_the_best_score_finds_it():
-    found = torch.tensor([[10.0, 11.0], [10.0, 10.0], [9.0, 10.0]])
-    right = metrics.true_detections(found, scores(0.3, 0.2, 0.9), TRUTH)
-    assert right.tolist() == [False, False, True]
-
-
-def test_a_second_detection_may_find_a_second_keypoint_nearby():
-    truth = torch.tensor([[10.0, 10.0], [12.0, 10.0]])
-    found = torch.tensor([[10.9, 10.0], [10.8, 10.0], [10.7, 10.0]])
-    right = metrics.true_detections(found, scores(0.9, 0.8, 0.7), truth)
-    assert right.tolist() == [True, True, False]
-
-
-def test_average_precision_is_the_area_under_the_monotone_curve():
-    # ranked: hit, miss, hit, miss, miss, hit of 4: precision 1, 2/3, 1/2 at recall 1/4, 2/4, 3/4
-    right = torch.tensor([True, False, True, False, False, True])
-    value = metrics.average_precision(right, scores(0.9, 0.8, 0.7, 0.6, 0.5, 0.4), 4)
-    assert value == pytest.approx((1 + 2 / 3 + 1 / 2) / 4)
-
-
-def test_precision_that_rises_later_counts_from_the_start():
-    right = torch.tensor([False, True, True])  # precision 0, 1/2, 2/3: monotone 2/3 at both hits
-    assert metrics.average_precision(right, scores(0.9, 0.8, 0.7), 2) == pytest.approx(2 / 3)
+@pytest.mark.parametrize(
+    ('right', 'count', 'area'),
+    [
+        # hit, miss, hit, miss, miss, hit of 4: precision 1, 2/3, 1/2 at recall 1/4, 2/4, 3/4
+        ((1, 0, 1, 0, 0, 1), 4, (1 + 2 / 3 + 1 / 2) / 4),
+        ((0, 1, 1), 2, 2 / 3),  # precision 0, 1/2, 2/3 that rises later: 2/3 at both hits
+    ],
+)
+def test_average_precision_is_the_area_under_the_monotone_curve(right, count, area):
+    ranked = torch.linspace(0.9, 0.4, len(right))
+    value = metrics.average_precision(torch.tensor(right).bool(), ranked, count)
+    assert value == pytest.approx(area)
 
 
 def test_order_of_the_input_does_not_matter():

@@ -41,17 +41,12 @@ def test_view_0_warped_by_the_truth_is_view_1(folder, i):
     assert difference.mean() < 0.6 * moved_difference.mean()
 
 
-def test_a_pair_is_the_same_in_every_run_and_order(folder):
+def test_a_pair_is_the_same_in_every_run_and_order_and_another_with_another_seed(folder):
     images = find_photographs(folder)
     first, second = SyntheticPairs(images, 8), SyntheticPairs(images[::-1], 8)
     assert np.array_equal(first[5].view1, second[5].view1)
     assert np.array_equal(list(first)[5].H_0to1, first[5].H_0to1)
-
-
-def test_another_seed_gives_other_pairs(folder):
-    images = find_photographs(folder)
-    one, other = SyntheticPairs(images, 4, seed=0)[0], SyntheticPairs(images, 4, seed=1)[0]
-    assert not np.array_equal(one.H_0to1, other.H_0to1)
+    assert not np.array_equal(first[0].H_0to1, SyntheticPairs(images, 4, seed=1)[0].H_0to1)
 
 
 def test_levels_take_turns_and_every_photograph_meets_every_level(folder):
