@@ -31,14 +31,17 @@ def option(
     choices: Sequence[str] | None = None,
     live: bool = False,
     old: str = '',
+    zero: bool = True,
 ) -> Any:
     """
     Declare one option: its default, one sentence, its bounds, and whether it may change live.
 
     old: the name that it had before, which stays readable for one release. The command line, ROS
-    parameters and YAML files are generated from this record.
+    parameters and YAML files are generated from this record. zero: whether 0 is allowed, where it
+    lies within the bounds.
     """
     details = {'low': low, 'high': high, 'choices': choices, 'live': live, 'old': old}
+    details['zero'] = zero
     return field(default=default, metadata={'help': help, **details})
 
 
@@ -70,6 +73,7 @@ class OptionDescription(NamedTuple):
     choices: tuple[str, ...]
     live: bool
     old: str
+    zero: bool = True
 
     @property
     def default_in_words(self) -> str:
@@ -119,7 +123,7 @@ class ExtractorConfig:
     """How an image becomes keypoints, for any extractor."""
 
     max_num_keypoints: int = option(
-        1024, 'keep the best N keypoints of an image; -1 keeps all', low=-1, live=True
+        1024, 'keep the best N keypoints of an image; -1 keeps all', low=-1, live=True, zero=False
     )
     detection_threshold: float = option(
         0.0,
@@ -233,6 +237,8 @@ def _problem(value: Any, wanted: OptionDescription) -> str | None:
         return f'{name} is {value}, expected a finite number'
     if wanted.low is not None and value < wanted.low:
         return f'{name} is {value}, expected at least {wanted.low}'
+    if value == 0 and not wanted.zero:
+        return f'{name} is 0, expected {wanted.low}, or at least 1'
     if wanted.high is not None and value > wanted.high:
         return f'{name} is {value}, expected at most {wanted.high}'
     if wanted.choices and value not in wanted.choices:

@@ -67,8 +67,10 @@ def _path(package: str, plugin: str) -> str:
     if ':' in plugin and '::' not in plugin:
         return plugin
     known = {entry.name: entry.value for entry in entry_points(group=GROUP)} | OWN
+    lower = {name.lower(): name for name in sorted(known)}  # as ros2cli shows them
     for name in (f'{package}::{plugin}', plugin):
-        if name in known:
+        name = name if name in known else lower.get(name.lower())
+        if name is not None:
             return known[name].partition('[')[0].strip()
     raise ConfigError(
         f"there is no component '{plugin}' in package '{package}'; known are "

@@ -1,17 +1,20 @@
 """What a node counts and times, and the level and sentence of diagnostics that follow."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 import statistics
 import sys
 import threading
 import time
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from kpfeat_core.errors import KpfeatError
 
 from .options import DiagnosticsOptions
 
+MAIN_COUNTS = ('received', 'processed', 'dropped', 'failed')
+MOST_REASONS = 10  # of one kind that the log has
 RECENT = 100  # durations kept of each stage
 USUAL_LIMITS = DiagnosticsOptions()
 IDLE = 'idle: nobody listens to the results'
@@ -31,6 +34,9 @@ class NodeReport:
     durations_ms: dict[str, tuple[float, float]]  # stage: median and largest of the recent ones
     failures: dict[str, int]  # since the last report, by kind
     ages_s: dict[str, float] = field(default_factory=dict)  # of the newest input, by source
+    reason: str = ''  # sentence of the last failure, where nothing has succeeded since or in it
+    fails: bool = False  # nothing has succeeded since the last failure
+    sources: dict[str, 'NodeReport'] = field(default_factory=dict)  # the same of each alone
 
     @property
     def quietest(self) -> str:
@@ -79,22 +85,30 @@ class Statistics:
         self._clock = clock
         self._lock = threading.Lock()
         self._newest: dict[str, float] = {}  # by source: when input came, or began to be awaited
+        self._told: dict[str, set[str]] = {}  # by kind of failure: its sentences
         self.reset()
 
     def reset(self) -> None:
         """Forget everything, as if it began now."""
         with self._lock:
-            self._totals: Counter[str] = Counter(received=0, processed=0, dropped=0, failed=0)
+            self._totals: Counter[str] = Counter(dict.fromkeys(MAIN_COUNTS, 0))
+            self._sources: set[str] = set()
             self._durations: dict[str, deque[float]] = {}
             self._last = self._totals.copy()
             self._last_time = self._clock()
             self._newest = dict.fromkeys(self._newest, self._clock())
+            self._reasons: dict[str, str] = {}  # by source: of its last failure
+            self._failing: set[str] = set()  # sources without a success since
+            self._told.clear()
 
     def count(self, name: str, more: int = 1, source: str = '') -> int:
         """Add one, or more, to a name and return its new total."""
         with self._lock:
+            self._sources.add(source)
             for counted in {name, _of_source(name, source)}:
                 self._totals[counted] += more
+            if name == 'processed':
+                self._failing -= {'', source}
             if name == 'received' and source in self._newest:  # else it is the last of its source
                 self._newest[source] = self._clock()
             return self._totals[name]
@@ -107,10 +121,23 @@ class Statistics:
             else:
                 self._newest.pop(source, None)
 
-    def fail(self, kind: str, source: str = '') -> bool:
-        """Count a failure of a kind; true if it is the first of its kind."""
+    def fail(self, kind: str, source: str = '', reason: str = '') -> bool:
+        """
+        Count a failure of a kind; true if the log has not had its reason.
+
+        Of each kind that is so for a few reasons: they may hold numbers that never repeat.
+        """
         self.count('failed', source=source)
-        return self.count(f'failed.{kind}') == 1
+        self.count(f'failed.{kind}', source=source)
+        with self._lock:
+            for each in {'', source}:
+                self._reasons[each] = reason
+                self._failing.add(each)
+            told = self._told.setdefault(kind, set())
+            if reason in told or len(told) >= MOST_REASONS:
+                return False
+            told.add(reason)
+            return True
 
     def add_duration(self, stage: str, seconds: float) -> None:
         """Note how long a stage took."""
@@ -121,6 +148,10 @@ class Statistics:
         """Return a total; 0 for a name never counted."""
         with self._lock:
             return self._totals.get(name, 0)
+
+    def total_of(self, name: str, source: str) -> int:
+        """Return the total of one source."""
+        return self.total(_of_source(name, source))
 
     def report(self) -> NodeReport:
         """Sum up, and start the next interval."""
@@ -134,17 +165,49 @@ class Statistics:
                 stage: (statistics.median(values), max(values))
                 for stage, values in self._durations.items()
             }
-        return NodeReport(
-            totals=dict(totals),
-            rates={name: new[name] / elapsed for name in totals if '.' not in name},
-            durations_ms=durations,
-            ages_s=ages,
-            failures={
+            reasons, failing = self._reasons.copy(), self._failing.copy()
+
+        def part(source: str, ages_s: dict[str, float], stages: dict) -> NodeReport:
+            own, fresh = _part_of(totals, source), _part_of(new, source)
+            failures = {
                 name.removeprefix('failed.'): count
-                for name, count in sorted(new.items())
+                for name, count in sorted(fresh.items())
                 if name.startswith('failed.')
-            },
-        )
+            }
+            fails = source in failing
+            return NodeReport(
+                totals=own,
+                rates={name: fresh.get(name, 0) / elapsed for name in own if '.' not in name},
+                durations_ms=stages,
+                failures=failures,
+                ages_s=ages_s,
+                reason=reasons.get(source, '') if failures or fails else '',
+                fails=fails,
+            )
+
+        sources = {
+            name: part(name, {'': ages[name]} if name in ages else {}, {})
+            for name in {source for source in (*ages, *self._sources) if source}
+        }
+        return replace(part('', ages, durations), sources=sources)
+
+
+def _part_of(counts: Mapping[str, int], source: str) -> dict[str, int]:
+    """Return the counts of one source by their own names; those of all sources for ''."""
+    if not source:
+        return dict(counts)
+    own = {
+        name.removeprefix(f'{source}.'): count
+        for name, count in counts.items()
+        if name.startswith(f'{source}.')
+    }
+    return dict.fromkeys(MAIN_COUNTS, 0) | own
+
+
+def reason_of(error: Exception) -> str:
+    """Return one sentence about an error."""
+    expected = isinstance(error, KpfeatError)
+    return ' '.join((str(error) if expected else f'{type(error).__name__}: {error}').split())
 
 
 def judge_rest(state: str, node: str, trouble: str = '') -> Judgement:
@@ -175,20 +238,33 @@ def judge(
     sentences about the QoS of its topics; rests: it has no subscription at present.
     """
     return (
-        _judge_failures(report, mismatches)
+        _judge_failures(report, mismatches, rests)
         or _judge_input(report, topic, rests, limits)
+        or _judge_last_failure(report)
         or _judge_work(report, topic, limits)
         or (DiagnosticStatus.OK, f'{report.rates["processed"]:.1f} Hz')
     )
 
 
-def _judge_failures(report: NodeReport, mismatches: Sequence[str]) -> Judgement | None:
+def _judge_failures(
+    report: NodeReport, mismatches: Sequence[str], rests: bool
+) -> Judgement | None:
     if report.failures:
         kinds = ', '.join(f'{count} {kind}' for kind, count in report.failures.items())
-        return DiagnosticStatus.WARN, f'failed since the last report: {kinds}'
+        none = report.fails and not report.rates['processed'] and not rests
+        level = DiagnosticStatus.ERROR if none else DiagnosticStatus.WARN
+        reason = f'; the last: {report.reason}' if report.reason else ''
+        return level, f'failed since the last report: {kinds}{reason}'
     if mismatches:
         return DiagnosticStatus.WARN, mismatches[0]
     return None
+
+
+def _judge_last_failure(report: NodeReport) -> Judgement | None:
+    """Judge a stream that is slower than reports, and whose images all fail."""
+    if not report.fails or report.rates['processed']:
+        return None
+    return DiagnosticStatus.ERROR, f'nothing has succeeded since the last failure: {report.reason}'
 
 
 def _judge_input(

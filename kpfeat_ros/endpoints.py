@@ -4,7 +4,7 @@ Topics, services and timers of a node that live while it is active, and their qu
 The QoS profiles of the nodes, their overrides, and why two ends of a topic do not meet.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +47,7 @@ from .frames import message_to_frame, StampedFeatures
 from .lifecycle import ManagedNode
 from .worker import Handover
 
+COMPRESSED = '/compressed'
 POLL_PERIOD_S = 0.2  # for listeners, where the middleware does not tell of them
 RELIABLE = QoSProfile(
     depth=5, history=HistoryPolicy.KEEP_LAST, reliability=QoSReliabilityPolicy.RELIABLE
@@ -58,6 +59,7 @@ OVERRIDABLE = (
     QoSPolicyKind.DURABILITY,
     QoSPolicyKind.DEADLINE,
 )
+IMAGES = {'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'}
 LONGEST_NS = 2**62  # from here on a deadline is none; the middlewares do not agree on a number
 PROMISES = {  # of a policy, from the weakest; an offer below what is asked for reaches nobody
     'reliability': (QoSReliabilityPolicy.BEST_EFFORT, QoSReliabilityPolicy.RELIABLE),
@@ -157,7 +159,7 @@ class ConnectedNode(ManagedNode):
         """Subscribe to a topic, remapped or not, or to the compressed one below it."""
         topic, kind = self.resolve_topic_name(topic), Image
         if transport == 'compressed':
-            topic, kind = f'{topic}/compressed', CompressedImage
+            topic, kind = f'{topic}{COMPRESSED}', CompressedImage
         self.input_topics[source] = topic
         return self.subscribe(kind, topic, callback, sensor_qos(depth), source)
 
@@ -269,7 +271,9 @@ class ConnectedNode(ManagedNode):
 
     def mismatches(self) -> list[str]:
         """
-        Return a sentence for each end that QoS keeps from ours, or from being made: the remedy.
+        Return a sentence for each end that does not meet ours, or was not made: the remedy.
+
+        Because of QoS, or of another type, or as nobody publishes under this name but beside it.
 
         The log has each sentence once.
         """
@@ -278,11 +282,33 @@ class ConnectedNode(ManagedNode):
             topic = getattr(endpoint, 'topic_name', None)
             if topic in self._suspects:
                 found += self._mismatches_of(endpoint, topic)
+            if isinstance(endpoint, Subscription) and self._is_silent(endpoint):
+                found += self._wrong_names_of(endpoint)
         for sentence in found:
             if sentence not in self._told:
                 self._told.add(sentence)
                 self.get_logger().warning(sentence)
         return found
+
+    def _is_silent(self, subscription: Subscription) -> bool:
+        """Return whether nothing has come; not known of inputs that the node need not wait for."""
+        source = self._sources.get(subscription)
+        return source is None or not self.statistics.total_of('received', source)
+
+    def _wrong_names_of(self, subscription: Subscription) -> list[str]:
+        """Return why nothing can come, by what is published on this topic or beside it."""
+        name, topic, own = self.get_fully_qualified_name(), subscription.topic_name, subscription
+        kinds = self._kinds_on(topic)
+        if kinds and type_name(own.msg_type) not in kinds:
+            return [explain_type(name, topic, type_name(own.msg_type), kinds)]
+        if kinds or own.msg_type not in (Image, CompressedImage):
+            return []
+        beside = [topic.removesuffix(COMPRESSED), f'{topic}{COMPRESSED}']
+        found = {other: self._kinds_on(other) for other in beside if other != topic}
+        return explain_transport(name, topic, own.msg_type is CompressedImage, found)
+
+    def _kinds_on(self, topic: str) -> set[str]:
+        return {other.topic_type for other in self.get_publishers_info_by_topic(topic)}
 
     def _mismatches_of(self, endpoint: Any, topic: str) -> list[str]:
         listens = isinstance(endpoint, Subscription)
@@ -327,6 +353,10 @@ class ConnectedNode(ManagedNode):
             except (RuntimeError, ValueError, OverflowError) as error:
                 if not self.context.ok():
                     raise
+                kinds, own = self._kinds_on(topic), type_name(create.args[0])
+                if kinds and own not in kinds:  # of this process: DDS refuses a second type there
+                    name = self.get_fully_qualified_name()
+                    raise ConfigError(explain_type(name, topic, own, kinds)) from error
                 raise ConfigError(
                     f"QoS of '{topic}' is not possible: {error}. Set the parameters "
                     f'qos_overrides.{topic}.* otherwise'
@@ -345,6 +375,45 @@ def broken_promises(offered: QoSProfile, asked: QoSProfile) -> Iterator[tuple[st
     periods = _period(offered), _period(asked)
     if periods[0] > periods[1]:
         yield 'deadline', _words(periods[0]), _words(periods[1])
+
+
+def type_name(kind: type) -> str:
+    """Return the name of a message class as the graph has it, such as sensor_msgs/msg/Image."""
+    return f'{kind.__module__.partition(".")[0]}/msg/{kind.__name__}'
+
+
+def explain_type(node: str, topic: str, wanted: str, kinds: Collection[str]) -> str:
+    """Return the sentence for a topic whose publishers send messages of another type."""
+    sentence = f"'{topic}' is {' and '.join(sorted(kinds))}, and {node} expects {wanted} there: "
+    if {wanted, *kinds} >= IMAGES and wanted.endswith('/Image'):
+        shown = topic.removesuffix(COMPRESSED)
+        if shown != topic:
+            return f'{sentence}give image as {shown} and set image_transport to compressed'
+        return f'{sentence}remap it to {topic}{COMPRESSED}, and set image_transport to compressed'
+    if {wanted, *kinds} >= IMAGES:
+        return f'{sentence}set image_transport to raw, and give image as {topic}'
+    return f'{sentence}remap the topic to one of this type'
+
+
+def explain_transport(
+    node: str, topic: str, compressed: bool, beside: Mapping[str, Collection[str]]
+) -> list[str]:
+    """
+    Return the sentence for a topic of images that nobody publishes, if one beside it is there.
+
+    compressed: whether compressed images are wanted; beside: types by topic, of those around it.
+    """
+    for other, kinds in beside.items():
+        if not IMAGES & set(kinds):
+            continue
+        there = f"nobody publishes '{topic}', but '{other}' is there: "
+        if not compressed:
+            return [f'{there}set image_transport of {node} to compressed']
+        if other.endswith(COMPRESSED):  # the transport added it once more
+            shown = other.removesuffix(COMPRESSED)
+            return [f"{there}give image as {shown}, to which compressed adds '{COMPRESSED}'"]
+        return [f'{there}set image_transport of {node} to raw']
+    return []
 
 
 def explain_mismatch(

@@ -9,7 +9,7 @@ from typing import Any
 from kpfeat.msg import Features
 from kpfeat.srv import ExtractFeatures
 from kpfeat_core.config import ViewConfig
-from kpfeat_core.errors import ConfigError, KpfeatError
+from kpfeat_core.errors import BadImageError, ConfigError, KpfeatError
 from kpfeat_core.messages.conversions import (
     camera_info_to_calibration,
     DescriptorType,
@@ -71,12 +71,15 @@ class ExtractorNode(KpfeatNode):
         self.cameras = split_names('cameras', self.options.cameras)
         self.preprocessor = Preprocessor(self.parameters.read(ViewConfig, self._use_view))
         self.model.load()
-        unknown = self.parameters.unknown()
-        if unknown:
-            self.get_logger().warning(
-                f'given, but no parameter of this node or of {self.model.options.model}: '
-                + ', '.join(unknown)
-            )
+
+    def parameters_of(self) -> str:
+        """Return what the parameters belong to, in words."""
+        return f'this node or of {self.model.options.model}'
+
+    def reported_sources(self) -> dict[str, str]:
+        """Return the cameras that share the model, each with its topic."""
+        several = [source for source in self.streams if source]
+        return {source: self.input_topics.get(source, '') for source in several}
 
     def activate(self) -> None:
         """Start the worker, then listen."""
@@ -185,9 +188,11 @@ class ExtractorNode(KpfeatNode):
         try:
             calibration = camera_info_to_calibration(message)
         except KpfeatError as error:
-            self.count_failure('camera_info', error)
+            stream.refused = error
+            self.count_failure('camera_info', error, stream.source)
         else:
             stream.calibration, stream.frame_id = calibration, message.header.frame_id
+            stream.refused = None
 
     def _decode(self, item: tuple[Stream | None, Any]) -> tuple[Stream | None, Any, Any]:
         """Return the stream, the header and the image as the extractor is to see it."""
@@ -195,6 +200,8 @@ class ExtractorNode(KpfeatNode):
         preprocessor = self.preprocessor
         if stream is not None and stream.calibration is not None:
             preprocessor = preprocessor.with_calibration(stream.calibration)
+        elif stream is not None and stream.refused is not None:  # it came, and is of no use
+            raise BadImageError('camera_info', str(stream.refused))
         image = image_to_array(message, preprocessor.config.pixel_bits)
         if stream is not None and spans_little(image):
             self._note_contrast(stream)

@@ -7,7 +7,7 @@ from typing import Any
 
 from kpfeat_core.camera import Calibration
 from kpfeat_core.config import ViewConfig
-from kpfeat_core.errors import BadImageError
+from kpfeat_core.errors import BadImageError, KpfeatError
 from kpfeat_core.messages import conversions
 from kpfeat_core.messages.encodings import ENCODINGS
 import numpy as np
@@ -81,6 +81,7 @@ class Stream:
     outlet: Outlet
     throttle: Throttle = field(default_factory=Throttle)
     calibration: Calibration | None = None
+    refused: KpfeatError | None = None  # of the last camera_info that is of no use
     frame_id: str = ''
     told_contrast: bool = False  # that its images use little of their range
 

@@ -1,7 +1,8 @@
 """What all nodes share: parameters, statistics on /diagnostics, errors in the log, a clean end."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+import platform
 import signal
 import sys
 from typing import Any
@@ -12,10 +13,11 @@ from kpfeat_core.messages.conversions import stamp_ns
 from kpfeat_core.runtime import timed_stages
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.utilities import remove_ros_args
 from std_srvs.srv import Trigger
 
-from .diagnostics import gpu_memory, judge, judge_rest, NodeReport
+from .diagnostics import gpu_memory, judge, judge_rest, NodeReport, reason_of, Statistics
 from .endpoints import ConnectedNode
 from .lifecycle import EXPECTED, explain
 from .options import DiagnosticsOptions, LifecycleOptions
@@ -24,6 +26,8 @@ from .process import leave
 from .worker import abandoned_work, Stage, Worker
 
 DIAGNOSTICS_PERIOD_S = 1.0
+HOST = platform.node() or 'this machine'
+NO_REPORT = Statistics().report()
 HELP = """
 
 All arguments are ROS arguments, after --ros-args:
@@ -43,6 +47,7 @@ class KpfeatNode(ConnectedNode):
         super().__init__(name, **options)
         self.parameters = NodeParameters(self)
         self._workers: list[Worker] = []
+        self._unknown: list[str] = []  # names given at start that were told of
         self._diagnostics = self._make_publisher(DiagnosticArray, '/diagnostics')
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=self._steady)
 
@@ -60,6 +65,21 @@ class KpfeatNode(ConnectedNode):
         """Read what all nodes have."""
         super().configure()
         self._limits = self.parameters.read(DiagnosticsOptions, self._use_limits)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Configure, and name what was given at start and is no parameter."""
+        result = super().on_configure(state)
+        unknown = self.parameters.unknown()
+        if result == TransitionCallbackReturn.SUCCESS and unknown and unknown != self._unknown:
+            self.get_logger().warning(
+                f'given, but no parameter of {self.parameters_of()}: {", ".join(unknown)}'
+            )
+            self._unknown = unknown
+        return result
+
+    def parameters_of(self) -> str:
+        """Return what the parameters belong to, in words."""
+        return 'this node'
 
     def _use_limits(self, limits: DiagnosticsOptions) -> None:
         self._limits = limits
@@ -112,16 +132,16 @@ class KpfeatNode(ConnectedNode):
         return run
 
     def note_error(self, kind: str, error: Exception, first: bool) -> None:
-        """Log the first failure of each kind; all of them are counted in diagnostics."""
+        """Log each reason once; all failures are counted in diagnostics, with the last reason."""
         if not first or not self.context.ok():  # interrupted: nothing can be published any more
             return
         self.get_logger().error(
-            f'{kind}: {explain(error)} (further ones are only counted: /diagnostics)'
+            f'{kind}: {explain(error)} (the same is only counted from now on: /diagnostics)'
         )
 
-    def count_failure(self, kind: str, error: Exception) -> None:
-        """Count what failed outside of a worker, and log the first of its kind."""
-        self.note_error(kind, error, self.statistics.fail(kind))
+    def count_failure(self, kind: str, error: Exception, source: str = '') -> None:
+        """Count what failed outside of a worker, and log its reason once."""
+        self.note_error(kind, error, self.statistics.fail(kind, source, reason_of(error)))
 
     def note_age(self, header: Any) -> None:
         """Note the time from the stamp of an image until now, where its clock is this node's."""
@@ -133,28 +153,49 @@ class KpfeatNode(ConnectedNode):
         """Return values for diagnostics of a configured node besides statistics: the model, ..."""
         return {}
 
+    def reported_sources(self) -> Mapping[str, str]:
+        """Return the cameras that have a status of their own, each with the name of its topic."""
+        return {}
+
     def _publish_diagnostics(self) -> None:
         self.review()
-        report = self.statistics.report()
-        if self.state == 'active':
-            level, sentence = judge(
-                report,
-                self.input_topics.get(report.quietest, ''),
-                self.mismatches(),
-                self.rests,
-                self._limits,
-            )
-        else:
-            level, sentence = judge_rest(self.state, self.get_fully_qualified_name(), self.trouble)
-        status = DiagnosticStatus(
-            level=level,
-            name=f'kpfeat: {self.get_fully_qualified_name()}',
-            message=sentence,
-            values=[KeyValue(key=key, value=value) for key, value in self._values(report)],
-        )
-        message = DiagnosticArray(status=[status])
+        report, name = self.statistics.report(), f'kpfeat: {self.get_fully_qualified_name()}'
+        found = self.mismatches()
+        topic = self.input_topics.get(report.quietest, '')
+        values = self._values(report)
+        status = [self._status(name, HOST, report, topic, found, self.rests, values)]
+        for source, topic in self.reported_sources().items():
+            own = report.sources.get(source) or NO_REPORT
+            about = [sentence for sentence in found if f"'{topic}'" in sentence]
+            rests = self.rests or not own.ages_s
+            values = [('state', self.state), *own.values()]
+            name_of_source = f'{name}: {source}'
+            status.append(self._status(name_of_source, topic, own, topic, about, rests, values))
+        message = DiagnosticArray(status=status)
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+
+    def _status(
+        self,
+        name: str,
+        hardware_id: str,
+        report: NodeReport,
+        topic: str,
+        mismatches: Sequence[str],
+        rests: bool,
+        values: Sequence[tuple[str, str]],
+    ) -> DiagnosticStatus:
+        if self.state == 'active':
+            level, sentence = judge(report, topic, mismatches, rests, self._limits)
+        else:
+            level, sentence = judge_rest(self.state, self.get_fully_qualified_name(), self.trouble)
+        return DiagnosticStatus(
+            level=level,
+            name=name,
+            message=sentence,
+            hardware_id=hardware_id,
+            values=[KeyValue(key=key, value=value) for key, value in values],
+        )
 
     def _values(self, report: NodeReport) -> list[tuple[str, str]]:
         settings = self.settings() if self.state in ('inactive', 'active') else {}

@@ -280,6 +280,10 @@ class LaunchFileOptions:
     rviz: bool = option(False, 'start rviz2 with the layout of kpfeat')
 
 
+NODE_OPTIONS = (
+    *(LifecycleOptions, DiagnosticsOptions, CameraNodeOptions, ModelOptions),
+    *(ExtractorNodeOptions, MatcherNodeOptions, OverlayNodeOptions),
+)
 # the launch options that are parameters of each node
 CHOSEN = {
     'extractor': (

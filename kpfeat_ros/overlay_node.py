@@ -84,7 +84,8 @@ class OverlayNode(KpfeatNode):
         self.options = self.parameters.read(OverlayNodeOptions, self._use_options)
         self.messages = {topic: find_messages(package) for topic, package in OPTIONAL.items()}
         for topic, package in OPTIONAL.items():
-            if self.messages[topic] is None and package not in self._missing:
+            offered = not self.options.stereo
+            if offered and self.messages[topic] is None and package not in self._missing:
                 self._missing.add(package)
                 self.get_logger().info(
                     f"'{topic}' is not offered, because the ROS package {package} is not "

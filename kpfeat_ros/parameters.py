@@ -8,7 +8,14 @@ import sys
 from threading import RLock
 from typing import Any, TypeVar
 
-from kpfeat_core.config import check_config, describe, OptionDescription
+from kpfeat_core.config import (
+    check_config,
+    describe,
+    ExtractorConfig,
+    MatcherConfig,
+    OptionDescription,
+    ViewConfig,
+)
 from kpfeat_core.errors import ConfigError
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -21,8 +28,14 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from .lifecycle import answer_to, private
+from .options import NODE_OPTIONS
 
 Config = TypeVar('Config')
+OF_ALL_NODES = {
+    field.name
+    for cls in (*NODE_OPTIONS, ExtractorConfig, MatcherConfig, ViewConfig)
+    for field in fields(cls)
+}
 LARGEST_INT = 2**31 - 1  # shown by `ros2 param describe` where an option has no upper bound
 
 
@@ -164,10 +177,14 @@ class NodeParameters:
         return config
 
     def unknown(self) -> list[str]:
-        """Return the names given at start that no parameter has, each with the nearest name."""
+        """
+        Return the names given at start that no parameter has, each with the nearest name.
+
+        Those that another node of ours has are left out: files set them for all with /**.
+        """
         names, known = [], self._node.get_parameters_by_prefix('')
         for name in self._given:
-            if name in known or name.startswith('qos_overrides.'):
+            if name in known or name in OF_ALL_NODES or name.startswith('qos_overrides.'):
                 continue
             near = get_close_matches(name, known, n=1)
             names.append(f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else ''))

@@ -16,7 +16,7 @@ from kpfeat_core.errors import ConfigError
 from rclpy.node import Node
 from rclpy.task import Future
 
-from .diagnostics import Statistics
+from .diagnostics import reason_of, Statistics
 
 THREAD_NAME = 'kpfeat-worker'
 STOP_TIMEOUT_S = 1.0  # a result that takes longer than this is not waited for
@@ -56,7 +56,8 @@ class Worker:
 
     A stage receives what the one before returned; None ends the item as skipped, except from the
     last. An exception ends it as failed, is counted by kind, and is passed on to
-    `on_error(kind, error, first)`; the worker goes on with the next item whatever happened.
+    `on_error(kind, error, first)`, first if its reason is new; the worker goes on with the next
+    item whatever happened.
 
     Sources take turns. Up to `batch` items, each of another source, are worked on together: the
     first waits for the others no longer than `wait_s`. Both may be changed at any time. Where
@@ -188,7 +189,8 @@ class Worker:
             kind = f'together.{kind}'
             self._on_error(kind, error, self._statistics.count(f'retried.{kind}') == 1)
             return [done for item in items for done in self._pass(stage, [item], stopping)]
-        self._on_error(kind, error, self._statistics.fail(kind, items[0].source))
+        first = self._statistics.fail(kind, items[0].source, reason_of(error))
+        self._on_error(kind, error, first)
         return []
 
     def _drop(self, items: list[Item]) -> None:

@@ -35,7 +35,7 @@ from machine import (
 from progress import run_logged, say, StepError
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS_INSTALLED = ('kpfeat_core', 'kpfeat_ros', 'launch', 'config', 'rviz')
+FOLDERS_INSTALLED = ('kpfeat_core', 'kpfeat_ros', 'launch', 'config', 'rviz', 'foxglove')
 
 
 @dataclass(frozen=True)

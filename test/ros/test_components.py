@@ -53,7 +53,9 @@ def test_node_that_nothing_is_said_about_has_its_own_name(manager) -> None:
     assert manager.list() == [(1, '/plain'), (2, '/a/b/plain')]
 
 
-@pytest.mark.parametrize('plugin', ['others::Open', 'Open', 'others_nodes:Open'])
+@pytest.mark.parametrize(
+    'plugin', ['others::Open', 'Open', 'open', 'OTHERS::open', 'others_nodes:Open']
+)
 def test_node_is_found_as_entry_point_and_as_class(manager, plugin) -> None:
     assert manager.load('others', plugin).full_node_name == '/open'
 

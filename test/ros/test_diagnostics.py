@@ -35,12 +35,47 @@ def test_rates_are_events_a_second_since_the_last_report() -> None:
     assert report.totals['received'] == 30
 
 
-def test_only_the_first_failure_of_a_kind_is_the_first() -> None:
+def test_each_reason_of_a_failure_is_new_once() -> None:
     statistics = Statistics()
-    assert [statistics.fail(kind) for kind in ('a', 'a', 'b', 'a')] == [True, False, True, False]
-    assert statistics.total('failed') == 4
-    assert statistics.report().failures == {'a': 3, 'b': 1}
+    told = [statistics.fail(kind, reason=why) for kind, why in ('aX', 'aX', 'aY', 'bX', 'aY')]
+    assert told == [True, False, True, True, False]
+    assert statistics.total('failed') == 5
+    report = statistics.report()
+    assert report.failures == {'a': 4, 'b': 1}
+    assert report.reason == 'Y'
     assert statistics.report().failures == {}
+
+
+def test_reasons_that_never_repeat_do_not_fill_the_log() -> None:
+    statistics = Statistics()
+    assert sum(statistics.fail('size', reason=f'{k} pixels') for k in range(1000)) == 10
+
+
+def test_stream_of_which_nothing_succeeds_is_an_error_however_slow_it_is() -> None:
+    clock = Clock()
+    statistics = Statistics(clock)
+    statistics.wait_for_input()
+
+    def next_report(*events: str) -> tuple[bytes, str]:
+        clock.now += 1.0
+        for event in events:
+            statistics.count('received')
+            if event == 'good':
+                statistics.count('processed')
+            else:
+                statistics.fail('decode', reason=event)
+        return judge(statistics.report(), '/image')
+
+    assert next_report('good')[0] == OK
+    assert next_report('good', 'no JPEG') == (
+        WARN,
+        'failed since the last report: 1 decode; the last: no JPEG',
+    )
+    level, sentence = next_report('cut off')
+    assert level == ERROR and 'cut off' in sentence
+    level, sentence = next_report()  # an image in two seconds
+    assert level == ERROR and 'nothing has succeeded since the last failure: cut off' in sentence
+    assert next_report('good') == (OK, '1.0 Hz')
 
 
 def test_durations_are_shown_as_median_and_largest_in_milliseconds() -> None:
@@ -228,3 +263,94 @@ def test_messages_that_the_middleware_loses_are_counted(ros) -> None:
     node = ros.start(MatcherNode)
     node._note_lost(SimpleNamespace(total_count_change=3))  # as rclpy calls it
     assert node.statistics.total('lost') == 3
+
+
+def test_cameras_of_one_extractor_have_a_status_each_that_names_its_topic(ros, photo) -> None:
+    node = ros.start(ExtractorNode, cameras='left,right', max_age_warn_s=1000.0)
+    for name in node.cameras:
+        ros.listen(Features, f'{name}/features')
+    left, right = (ros.camera(f'{name}/image') for name in node.cameras)
+    reports = ros.listen(DiagnosticArray, '/diagnostics')
+
+    def found() -> bool:
+        left.publish(ros.image(photo))
+        right.publish(ros.image(encoding='none'))
+        ros.spin(0.05)
+        levels = [status.level for status in reports[-1].status] if reports else []
+        return levels == [WARN, OK, ERROR]
+
+    ros.until(found, 'a status each')
+    _, first, second = reports[-1].status
+    assert first.name == 'kpfeat: /extractor: left' and first.hardware_id == '/left/image'
+    assert "encoding 'none'" in second.message
+    assert all(status.hardware_id for status in reports[-1].status)
+    values = {pair.key: pair.value for pair in second.values}
+    assert values['processed'] == '0' and int(values['failed.encoding']) > 0
+
+
+@pytest.mark.parametrize(
+    ('published', 'kind', 'given', 'words'),
+    [
+        ('/c/image', 'CompressedImage', {'image': '/c/image'}, 'expects sensor_msgs/msg/Image'),
+        (
+            '/c/image/compressed',
+            'CompressedImage',
+            {'image': '/c/image/compressed'},
+            'give image as /c/image and set image_transport to compressed',
+        ),
+        (
+            '/c/image/compressed',
+            'CompressedImage',
+            {'image': '/c/image/compressed', 'image_transport': 'compressed'},
+            'give image as /c/image, to which compressed adds',
+        ),
+        (
+            '/c/image/compressed',
+            'CompressedImage',
+            {'image': '/c/image'},
+            'set image_transport of /extractor to compressed',
+        ),
+        (
+            '/c/image',
+            'Image',
+            {'image': '/c/image', 'image_transport': 'compressed'},
+            'set image_transport of /extractor to raw',
+        ),
+        ('/c/image', 'CameraInfo', {'image': '/c/image'}, 'is sensor_msgs/msg/CameraInfo'),
+    ],
+)
+def test_wrong_type_or_transport_is_named_from_the_graph(
+    ros, request, published, kind, given, words
+) -> None:
+    import rclpy
+    import sensor_msgs.msg
+
+    with_images = rclpy.Context()
+    with_images.init(args=[])  # as in another process; in ours DDS refuses a second type at once
+    request.addfinalizer(with_images.try_shutdown)
+    other = ros.probe if kind == 'CameraInfo' else rclpy.create_node('other', context=with_images)
+    other.create_publisher(getattr(sensor_msgs.msg, kind), published, 1)
+    parameters = {k: v for k, v in given.items() if k != 'image'}
+    node = ros.start(ExtractorNode, '-r', f'image:={given["image"]}', **parameters)
+    ros.listen(Features, 'features')
+    reports = ros.listen(DiagnosticArray, '/diagnostics')
+    said = lambda: [s.message for r in reports for s in r.status if words in s.message]  # noqa: E731
+    ros.until(said, words)
+    assert node.state == 'active'
+
+
+@pytest.mark.parametrize('node_class', ['CameraNode', 'MatcherNode', 'OverlayNode'])
+def test_misspelt_parameters_are_told_by_every_node_but_not_those_of_others(ros, node_class):
+    from kpfeat_ros.components import find_node_class
+
+    node = ros.start(
+        find_node_class('kpfeat', f'kpfeat::{node_class}'),
+        autostart='false',
+        max_age_warn_z=1.0,
+        **{'jpeg_quality': 50, 'ratio_threshold': 0.9, 'binning': 1},
+    )
+    warnings = ros.logged(level=30)
+    node.trigger_configure()
+    ros.until(lambda: warnings, 'the warning')
+    near = "'max_age_warn_z' (did you mean 'max_age_warn_s'?)"
+    assert warnings == [f'given, but no parameter of this node: {near}']

@@ -170,3 +170,12 @@ def test_matcher_follows_its_parameters(ros) -> None:
 def test_value_that_is_not_allowed_at_start_is_one_sentence(ros, name, value, reason) -> None:
     with pytest.raises(ConfigError, match=reason):
         ros.start(ExtractorNode, **{name: value})
+
+
+def test_no_keypoints_at_all_are_refused_with_what_to_write(ros) -> None:
+    from kpfeat_ros.extractor_node import ExtractorNode
+
+    node = ros.start(ExtractorNode)
+    result = ros.set(max_num_keypoints=0)
+    assert not result.successful and 'is 0, expected -1, or at least 1' in result.reason
+    assert node.extractor.config.max_num_keypoints == 1024

@@ -80,12 +80,12 @@ def test_newest_item_wins_and_the_ones_before_are_counted_as_dropped(rig) -> Non
 
 
 def test_failures_are_counted_by_kind_reported_and_survived(rig) -> None:
-    rig.feed(ImageError('too small'), ValueError('ours'), ImageError('again'))
+    rig.feed(ImageError('too small'), ValueError('ours'), ImageError('too small'))
     assert finished(rig) == ['last']
     assert rig.errors == [
         ('ImageError', 'too small', True),
         ('ValueError', 'ours', True),
-        ('ImageError', 'again', False),
+        ('ImageError', 'too small', False),
     ]
     assert rig.statistics.total('failed') == 3
     assert rig.statistics.total('failed.ImageError') == 2
