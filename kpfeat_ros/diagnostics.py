@@ -290,6 +290,18 @@ def _judge_input(
 
 def _judge_work(report: NodeReport, topic: str, limits: DiagnosticsOptions) -> Judgement | None:
     rates, share = report.rates, report.drop_share
+    if rates.get('unstamped'):
+        return (
+            DiagnosticStatus.WARN,
+            f'{rates["unstamped"]:.1f} messages a second have stamp 0, which means that it is not '
+            'set, and are not joined with others: let their publisher set it',
+        )
+    if rates.get('boundary') and not rates['processed']:
+        return (
+            DiagnosticStatus.WARN,
+            f"no frame on '{topic}' fits the one before: time jumps back, or frame_id or "
+            'publisher change; the counts boundary.* tell which',
+        )
     if rates.get('unpaired') and not rates['processed']:
         return (
             DiagnosticStatus.WARN,

@@ -14,6 +14,7 @@ from typing import Any
 
 from kpfeat.msg import Features
 from kpfeat_core.errors import ConfigError, KpfeatError
+from kpfeat_core.messages.conversions import stamp_ns
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.qos import (
@@ -105,6 +106,7 @@ class ConnectedNode(ManagedNode):
         self._sources: dict[Any, str] = {}  # of subscriptions
         self._suspects: set[str] = set()  # topics with an end somewhere that does not meet ours
         self._told: set[str] = set()
+        self._unstamped: set[str] = set()  # topics that were told of
         self._lazy: list[_Lazy] = []
         self._broken: list[str] = []  # sentences about endpoints that could not be made
         self._review_lock = threading.RLock()
@@ -206,6 +208,21 @@ class ConnectedNode(ManagedNode):
         else:
             callback(frame)
 
+    def has_stamp(self, header: Any, topic: str) -> bool:
+        """Return whether a message has a stamp; 0 is none, which is counted and warned of once."""
+        if stamp_ns(header):
+            return True
+        self.statistics.count('unstamped')
+        name = self.resolve_topic_name(topic)
+        if name not in self._unstamped:
+            self._unstamped.add(name)
+            self.get_logger().warning(
+                f"messages on '{name}' have stamp 0, which means that it is not set: let their "
+                'publisher set it. They are not joined with others by it (further ones are only '
+                'counted: unstamped in /diagnostics)'
+            )
+        return False
+
     def camera_info_topic(self, image: str = 'image', own: str = 'camera_info') -> str:
         """Return the topic `own` where it is remapped, else the camera_info beside `image`."""
         name = self.resolve_topic_name(own)
@@ -282,6 +299,8 @@ class ConnectedNode(ManagedNode):
             topic = getattr(endpoint, 'topic_name', None)
             if topic in self._suspects:
                 found += self._mismatches_of(endpoint, topic)
+            if self._sources.get(endpoint) is not None and self.count_publishers(topic) > 1:
+                found.append(self._shared_topic(topic))
             if isinstance(endpoint, Subscription) and self._is_silent(endpoint):
                 found += self._wrong_names_of(endpoint)
         for sentence in found:
@@ -289,6 +308,14 @@ class ConnectedNode(ManagedNode):
                 self._told.add(sentence)
                 self.get_logger().warning(sentence)
         return found
+
+    def _shared_topic(self, topic: str) -> str:
+        others = self.get_publishers_info_by_topic(topic)
+        names = sorted(f'{o.node_namespace.rstrip("/")}/{o.node_name}' for o in others)
+        return (
+            f"'{topic}' has {len(names)} publishers ({', '.join(names)}), whose messages cannot "
+            'be told apart: give each a topic of its own, or end all but one'
+        )
 
     def _is_silent(self, subscription: Subscription) -> bool:
         """Return whether nothing has come; not known of inputs that the node need not wait for."""

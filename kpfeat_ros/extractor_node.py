@@ -158,6 +158,7 @@ class ExtractorNode(KpfeatNode):
     def on_image(self, stream: Stream, message: Image | CompressedImage) -> None:
         """Hand the image to the worker, if anybody wants features."""
         self.statistics.count('received', source=stream.source)
+        self.has_stamp(message.header, topic_of(stream.source, 'image'))
         if not stream.wanted():
             self.statistics.count('idle', source=stream.source)
         elif stream.throttle.admits(self.options.max_rate_hz):

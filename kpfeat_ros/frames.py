@@ -40,7 +40,13 @@ class FramePairs:
 
     In mode 'reference' the first frame is the reference until `set_reference` takes the newest.
     A frame of another model cannot be matched with the one that is kept, and replaces it.
+
+    Frames are apart, and no pair, where they are of another frame_id or perhaps of another
+    publisher, and consecutive ones where time jumps back, as when a bag starts again: `apart` is
+    why that was so for the last frame. A reference stays what it is.
     """
+
+    apart = ''
 
     def __init__(self, mode: str = 'consecutive') -> None:
         self._lock = threading.Lock()
@@ -66,14 +72,32 @@ class FramePairs:
             kept, self._kept = self._kept, None
             return kept is not None
 
-    def push(self, frame: StampedFeatures) -> tuple[StampedFeatures, StampedFeatures] | None:
-        """Take in the newest frame; gives it after the frame to match it with, if there is one."""
+    def push(
+        self, frame: StampedFeatures, mixed: bool = False
+    ) -> tuple[StampedFeatures, StampedFeatures] | None:
+        """
+        Take in the newest frame; gives it after the frame to match it with, if there is one.
+
+        mixed: several publishers share the topic, so that the two may be of different cameras.
+        """
         with self._lock:
             self._newest, kept = frame, self._kept
             fits = kept is not None and kept.model == frame.model
-            if not fits or self._mode == 'consecutive':
+            consecutive = self._mode == 'consecutive'
+            self.apart = _why_apart(kept.header, frame.header, mixed, consecutive) if fits else ''
+            if not fits or consecutive:
                 self._kept = frame
-            return (kept, frame) if fits else None
+            return (kept, frame) if fits and not self.apart else None
+
+
+def _why_apart(before: Any, after: Any, mixed: bool, consecutive: bool) -> str:
+    """Return what is between the headers of two frames, as diagnostics count it; '' if nothing."""
+    if mixed:
+        return 'publisher'
+    if before.frame_id != after.frame_id:
+        return 'frame_id'
+    stamps = stamp_ns(before), stamp_ns(after)
+    return 'time_jump' if consecutive and all(stamps) and stamps[1] < stamps[0] else ''
 
 
 class StampBuffer:
@@ -81,7 +105,7 @@ class StampBuffer:
     The latest `size` messages by stamp, oldest forgotten first, besides one that is pinned.
 
     A second message of the same stamp replaces the first. Stamps may jump back, as when a bag
-    starts again: age is the order of arrival.
+    starts again: age is the order of arrival. A stamp of 0 is none: what has it is not kept.
     """
 
     def __init__(self, size: int) -> None:
@@ -94,6 +118,8 @@ class StampBuffer:
 
     def add(self, stamp: int, item: Any) -> None:
         """Keep an item; forgets the oldest where there are too many."""
+        if not stamp:
+            return
         self._items.pop(stamp, None)
         self._items[stamp] = item
         while len(self._items) > self._size:

@@ -29,12 +29,15 @@ class MatcherNode(KpfeatNode):
 
     In mode stereo it matches `features0` with `features1` of the same time, from two cameras.
 
+    Where time jumps back, or frame_id or publisher change, the frames around that are no pair.
+
     While nobody listens to `matches` nothing is matched, and but for mode reference nothing is
     received either; there the newest frame stays known, for the service.
     """
 
     def __init__(self, name: str = 'matcher', **options: Any) -> None:
         super().__init__(name, **options)
+        self._latest_ns = [0, 0]  # stamps of the newest frames of both cameras
         self.start()
 
     def declare(self) -> None:
@@ -90,6 +93,7 @@ class MatcherNode(KpfeatNode):
 
     def _subscribe_stereo(self) -> Any:
         self.stereo.clear()
+        self._latest_ns = [0, 0]
         return tuple(
             endpoint
             for k, topic in enumerate(STEREO)
@@ -109,13 +113,21 @@ class MatcherNode(KpfeatNode):
     def on_frame(self, frame: StampedFeatures) -> None:
         """Hand the frame to the worker."""
         self.statistics.count('received')
+        self.has_stamp(frame.header, 'features')
         self.worker.submit(frame)
 
     def on_stereo_frame(self, stream: int, frame: StampedFeatures) -> None:
         """Hand the frame to the worker, with that of the other camera, once both are here."""
         self.statistics.count('received', source=STEREO[stream])
+        if not self.has_stamp(frame.header, STEREO[stream]):
+            return
         tolerance_ns = round(1e6 * self.options.stamp_tolerance_ms)
-        pair, lost = self.stereo.add(stream, stamp_ns(frame.header), frame, tolerance_ns)
+        stamp = stamp_ns(frame.header)
+        if stamp < self._latest_ns[stream] - tolerance_ns:  # what waits is of another time
+            self.stereo.clear()
+            self._note_boundary('time_jump')
+        self._latest_ns[stream] = stamp
+        pair, lost = self.stereo.add(stream, stamp, frame, tolerance_ns)
         self.statistics.count('without_partner', lost)
         if pair is not None:
             self.worker.submit(pair)
@@ -149,11 +161,20 @@ class MatcherNode(KpfeatNode):
         return mode != 'reference'
 
     def _pair(self, item: StampedFeatures | tuple[StampedFeatures, StampedFeatures]) -> Any:
-        pair = item if isinstance(item, tuple) else self.pairs.push(item)
+        if isinstance(item, tuple):
+            pair = item
+        else:
+            pair = self.pairs.push(item, mixed=self.count_publishers('features') > 1)
+            if self.pairs.apart:
+                self._note_boundary(self.pairs.apart)
         if self._wanted():
             return pair
         self.statistics.count('idle')
         return None
+
+    def _note_boundary(self, why: str) -> None:
+        self.statistics.count('boundary')
+        self.statistics.count(f'boundary.{why}')
 
     def _match(self, frames: tuple[StampedFeatures, StampedFeatures]) -> Any:
         frame0, frame1 = frames

@@ -182,6 +182,8 @@ class OverlayNode(KpfeatNode):
     def on_image(self, name: str, image: Any) -> None:
         """Keep the image until its features come; they may have come already."""
         self.statistics.count('received', source=name)
+        if not self.has_stamp(image.header, name):
+            return
         features = self.kept.add_image(name, image)
         if features is not None:
             self._submit('keypoints', image, features)
@@ -190,11 +192,12 @@ class OverlayNode(KpfeatNode):
         """Pass the features on; to what needs an image only if that is here."""
         self.statistics.count('received', source='features')
         self._submit('image_annotations', features)
-        if 'keypoints' in self.wanted:
+        stamped = self.has_stamp(features.header, 'features')
+        if stamped and 'keypoints' in self.wanted:
             self._submit_complete('keypoints', self.kept.image_of(features), features)
         if 'camera_info' in self.camera_infos:
             self._submit('keypoint_markers', features, self.camera_infos['camera_info'])
-            if 'keypoint_cloud' in self.wanted:
+            if stamped and 'keypoint_cloud' in self.wanted:
                 self._place_at_once(features)
 
     def _place_at_once(self, features: StampedFeatures) -> None:
@@ -206,6 +209,8 @@ class OverlayNode(KpfeatNode):
 
     def on_depth(self, depth: Image | CompressedImage) -> None:
         """Keep the depth image until its features come; they may have come already."""
+        if not self.has_stamp(depth.header, 'depth'):
+            return
         features = self.kept.add_depth(depth, self._tolerance_ns())
         if features is not None:
             self._submit('keypoint_cloud', features, depth, self.camera_infos['camera_info'])
@@ -224,6 +229,8 @@ class OverlayNode(KpfeatNode):
 
     def on_matches(self, matches: Matches) -> None:
         """Draw the matches, and the tracks that they prolong, if their images are here."""
+        if not all(self.has_stamp(h, 'matches') for h in (matches.header0, matches.header)):
+            return
         if 'tracks' in self.wanted:
             self._follow_tracks(self.kept.image1_of(matches), matches)
         if 'matches' in self.wanted:

@@ -14,25 +14,62 @@ from kpfeat_ros.frames import (
 import pytest
 
 
+def frame(stamp: int, model: str = 'alike-t', frame_id: str = 'camera') -> StampedFeatures:
+    header = SimpleNamespace(stamp=SimpleNamespace(sec=stamp, nanosec=7), frame_id=frame_id)
+    return StampedFeatures(header=header, model=model, features=None)
+
+
 def frames(count: int, model: str = 'alike-t') -> list[StampedFeatures]:
-    return [StampedFeatures(header=k, model=model, features=None) for k in range(count)]
+    return [frame(k, model) for k in range(count)]
 
 
 def headers(pair: tuple[StampedFeatures, StampedFeatures] | None) -> tuple[int, int] | None:
-    return None if pair is None else (pair[0].header, pair[1].header)
+    return None if pair is None else (pair[0].header.stamp.sec, pair[1].header.stamp.sec)
+
+
+def pushed(pairs: FramePairs, *given: StampedFeatures, mixed: bool = False) -> list:
+    """Return the pair of each frame, or why there is none."""
+    return [headers(pairs.push(each, mixed)) or pairs.apart for each in given]
+
+
+def test_frames_before_and_after_a_jump_back_in_time_are_no_pair() -> None:
+    given = [frame(k) for k in (5, 6, 2, 3)]
+    assert pushed(FramePairs(), *given) == ['', (5, 6), 'time_jump', (2, 3)]
+    assert pushed(FramePairs('reference'), *given) == ['', (5, 6), (5, 2), (5, 3)]
+
+
+def test_frames_of_another_frame_id_are_no_pair_and_a_reference_stays() -> None:
+    given = [frame(1), frame(2, frame_id='other'), frame(3, frame_id='other'), frame(4)]
+    assert pushed(FramePairs(), *given) == ['', 'frame_id', (2, 3), 'frame_id']
+    assert pushed(FramePairs('reference'), *given) == ['', 'frame_id', 'frame_id', (1, 4)]
+
+
+def test_frames_of_a_topic_that_publishers_share_are_no_pairs() -> None:
+    pairs = FramePairs()
+    assert pushed(pairs, frame(1), frame(2), mixed=True) == ['', 'publisher']
+    assert pushed(pairs, frame(3)) == [(2, 3)]
+
+
+def test_stamps_that_are_not_set_say_nothing_about_the_order_and_join_nothing() -> None:
+    unset = frame(0)
+    unset.header.stamp.nanosec = 0
+    assert pushed(FramePairs(), frame(3), unset, frame(2)) == ['', (3, 0), (0, 2)]
+    buffer = StampBuffer(3)
+    buffer.add(0, 'a')
+    assert len(buffer) == 0 and buffer.get(0) is None
 
 
 def test_consecutive_frames_are_matched_with_the_one_before() -> None:
     pairs = FramePairs()
-    assert [headers(pairs.push(frame)) for frame in frames(3)] == [None, (0, 1), (1, 2)]
+    assert [headers(pairs.push(each)) for each in frames(3)] == [None, (0, 1), (1, 2)]
 
 
 def test_first_frame_is_the_reference_until_another_is_set() -> None:
     pairs = FramePairs('reference')
     assert pairs.set_reference() is None  # before a frame came
-    first = [headers(pairs.push(frame)) for frame in frames(3)]
+    first = [headers(pairs.push(each)) for each in frames(3)]
     assert first == [None, (0, 1), (0, 2)]
-    assert pairs.set_reference().header == 2
+    assert pairs.set_reference().header.stamp.sec == 2
     assert headers(pairs.push(frames(4)[3])) == (2, 3)
 
 
@@ -46,8 +83,8 @@ def test_frame_of_another_model_starts_anew() -> None:
 
 def test_newest_frame_becomes_the_reference_when_the_mode_changes() -> None:
     pairs = FramePairs()
-    for frame in frames(2):
-        pairs.push(frame)
+    for each in frames(2):
+        pairs.push(each)
     pairs.set_mode('reference')
     assert headers(pairs.push(frames(3)[2])) == (1, 2)
     assert headers(pairs.push(frames(4)[3])) == (1, 3)
@@ -82,15 +119,15 @@ def test_item_of_the_same_stamp_replaces_the_first() -> None:
 
 def test_pinned_item_outlives_the_others_until_another_is_pinned_or_all_is_cleared() -> None:
     buffer = StampBuffer(2)
-    for stamp in range(4):
+    for stamp in range(1, 5):
         buffer.add(stamp, stamp + 10)
-        buffer.pin(0)
+        buffer.pin(1)
     buffer.pin(99)  # is not there: the pinned one stays
-    assert buffer.get(0) == 10
-    buffer.pin(2)
-    assert buffer.get(0) is None
+    assert buffer.get(1) == 11
+    buffer.pin(3)
+    assert buffer.get(1) is None
     buffer.clear()
-    assert buffer.get(2) is None
+    assert buffer.get(3) is None
 
 
 @pytest.mark.parametrize(
@@ -173,12 +210,12 @@ def test_features_meet_the_nearest_depth_image_within_the_tolerance() -> None:
 
 
 def test_image_0_of_matches_is_kept_however_many_come_after() -> None:
-    inputs, reference = OverlayInputs(2), at(0)
+    inputs, reference = OverlayInputs(2), at(9)
     inputs.add_image('image', reference)
     for ms in range(1, 6):
         image = at(ms)
         inputs.add_image('image', image)
-        assert inputs.images_of(matches(0, ms)) == (reference, image)
+        assert inputs.images_of(matches(9, ms)) == (reference, image)
 
 
 def test_image_1_of_matches_is_that_of_the_second_camera() -> None:

@@ -159,6 +159,10 @@ def test_camera_info_can_be_remapped_and_a_bad_one_is_counted(ros, start, photo)
     publisher.publish(camera_info(ros, k=[0.0] * 9))
     ros.until(lambda: any('not calibrated' in text for text in errors), 'the log')
     assert node.statistics.total('failed.camera_info') == 1
+    camera.publish(ros.image(photo))  # its failure is not that no camera_info came
+    ros.until(lambda: node.statistics.total('failed') == 2, 'the image')
+    report = node.statistics.report()
+    assert 'not calibrated' in report.reason and report.failures == {'camera_info': 2}
     publisher.publish(camera_info(ros, d=[0.0] * 5))
     ros.until(lambda: node.streams[''].calibration, 'the calibration')
     found = wait(ros, camera, features, ros.image(photo), 1)

@@ -176,3 +176,51 @@ def test_topics_follow_namespace_and_remapping(ros, namespace) -> None:
     node = ros.start(MatcherNode, *arguments, '-r', 'matches:=/elsewhere')
     assert node.input_topics[''] == ('/robot/features' if namespace else '/features')
     ros.until(lambda: ros.probe.count_publishers('/elsewhere'), 'the remapped topic')
+
+
+def test_no_pair_goes_across_a_jump_back_in_time_and_it_is_counted(ros) -> None:
+    rig = Rig(ros)
+    for _ in range(2):
+        rig.send(shifted())
+    ros.stamp = 0  # a bag starts again
+    header = rig.send(shifted())
+    rig.send(shifted())
+    rig.wait(2)
+    assert rig.matches[1].header0 == header
+    total = rig.node.statistics.total
+    assert (total('boundary'), total('boundary.time_jump')) == (1, 1)
+
+
+def test_no_pair_is_made_while_two_publish_on_one_topic_and_both_are_named(ros) -> None:
+    from diagnostic_msgs.msg import DiagnosticArray
+    from rclpy.node import Node
+
+    rig = Rig(ros)
+    other = ros.add(Node('other'))
+    publisher = other.create_publisher(FeaturesMessage, 'features', 10)
+    reports = ros.listen(DiagnosticArray, '/diagnostics')
+    ros.until(lambda: rig.node.count_publishers('/features') == 2, 'both publishers')
+    for _ in range(3):
+        rig.send(shifted())
+    assert rig.node.statistics.total('boundary.publisher') == 2
+    assert rig.matches == []
+    words = "'/features' has 2 publishers (/other, /probe)"
+    ros.until(lambda: any(words in s.message for r in reports for s in r.status), words)
+    other.destroy_publisher(publisher)
+    ros.until(lambda: rig.node.count_publishers('/features') == 1, 'one publisher')
+    rig.send(shifted())
+    rig.wait(1)
+
+
+def test_frames_without_a_stamp_are_no_stereo_pairs(ros) -> None:
+    node = ros.start(MatcherNode, mode='stereo')
+    matches = ros.listen(Matches, 'matches')
+    cameras = [ros.probe.create_publisher(FeaturesMessage, f'features{k}', 10) for k in range(2)]
+    ros.until(lambda: all(c.get_subscription_count() for c in cameras), 'the matcher')
+    header = ros.image().header
+    header.stamp.sec = header.stamp.nanosec = 0
+    for camera in cameras:
+        camera.publish(fill_features(FeaturesMessage(), shifted(), header, 'alike-t'))
+    ros.until(lambda: node.statistics.total('unstamped') == 2, 'both frames')
+    ros.spin(0.2)
+    assert matches == [] and node.statistics.total('failed') == 0

@@ -245,3 +245,18 @@ def test_silence_is_blamed_on_the_topic_that_is_awaited_after_listeners_changed(
     assert not rig.node.rests
     quietest = rig.node.statistics.report().quietest
     assert rig.node.input_topics[quietest] == '/features'
+
+
+def test_images_without_a_stamp_are_warned_of_once_and_never_shown_with_features(ros) -> None:
+    rig = Rig(ros, 'image_keypoints')
+    warnings = ros.logged(level=30)
+    image = ros.image(GRAY)
+    image.header.stamp.sec = image.header.stamp.nanosec = 0
+    for _ in range(3):
+        rig.publishers['image'].publish(image)
+        rig.send_features(image, (20, 40))
+    ros.until(lambda: rig.node.statistics.total('unstamped') == 6, 'all messages')
+    ros.until(lambda: len(warnings) == 2, 'a warning for each topic')
+    assert all('stamp 0, which means that it is not set' in text for text in warnings)
+    ros.spin(0.2)
+    assert rig.node.statistics.total('processed') == 0
