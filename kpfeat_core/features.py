@@ -106,15 +106,24 @@ class Features:
 
     @staticmethod
     def cat(items: Sequence['Features']) -> 'Features':
-        """Join batches, padding each to the largest keypoint count."""
+        """
+        Join batches, padding each to the largest keypoint count.
+
+        Raises ShapeError where only some have scales or orientations.
+        """
         if not items:
             raise ShapeError('no Features to join; expected at least one')
         most = max(item.mask.shape[1] for item in items)
 
         def joined(name: str) -> Tensor | None:
             values = [getattr(item, name) for item in items]
-            if any(value is None for value in values):
+            if all(value is None for value in values):
                 return None
+            if any(value is None for value in values):
+                raise ShapeError(
+                    f'some of the Features to join have {name} and others have none, expected '
+                    'all or none; join those of one model with the same options'
+                )
             if name != 'image_size':
                 values = [F.pad(v, (0, 0) * (v.ndim - 2) + (0, most - v.shape[1])) for v in values]
             return torch.cat(values)

@@ -10,6 +10,7 @@ import importlib
 from importlib.util import find_spec
 from itertools import islice
 import os
+from pathlib import Path
 import queue
 import re
 import sys
@@ -43,6 +44,7 @@ NEEDED = {
     'torch': 'torch>=2.1',
     'typer': 'typer>=0.9',
 }
+MEMORY_LIMIT = '/sys/fs/cgroup/memory.max'  # of a container
 NODES_NEED = ('rclpy', 'kpfeat')
 _totals: ContextVar[dict[str, float] | None] = ContextVar('totals', default=None)
 
@@ -77,6 +79,17 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         if 'MALLOC_ARENA_MAX' not in os.environ:
             libc.mallopt(M_ARENA_MAX, ARENAS)
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that are free, at most the limit of a container, if known."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable')]
+    with suppress(OSError, ValueError):  # 'max' where there is no limit
+        found.append(int(Path(MEMORY_LIMIT).read_text(encoding='ascii')))
+    return min(found, default=None)
 
 
 def leave_if_missing(nodes: bool = False) -> None:

@@ -249,6 +249,10 @@ def _decode(chosen: tuple[FeatureFrame, Preprocessor]) -> FeatureFrame:
         return frame._replace(image=image, seen=view.apply(image))
     except BadImageError as error:
         return frame._replace(problem=(error.kind, str(error)))
+    except MemoryError:
+        return frame._replace(
+            image=None, problem=('memory', 'image takes more memory than there is')
+        )
 
 
 def _extract(extractor: 'Extractor', frames: list[FeatureFrame]) -> list[FeatureFrame]:

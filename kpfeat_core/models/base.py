@@ -1,16 +1,19 @@
 """The extractor contract: `forward` to dense maps, `detect` keypoints, `describe` them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 import copy
 from dataclasses import asdict, dataclass, replace
+import math
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn, Tensor
 
 from ..axes import Bool, Float, Int
 from ..config import AUTO, ExtractorConfig, make_config
-from ..errors import ConfigError, ImageError
+from ..errors import BadImageError, ConfigError, ImageError
 from ..features import Features
 from ..geometry import gather_rows
 from ..image import (
@@ -34,11 +37,15 @@ from ..keypoints import (
     select_best,
     suppress_non_maxima,
 )
-from ..runtime import StageTimer
+from ..runtime import free_memory, StageTimer
 
 # On a CPU the maps of several images leave its caches: at 640x480 and eight together, an image
 # took 0.9 to 1.7 times as long as alone (`kpfeat bench --batch 1 --batch 8`).
 FASTER_IN_BATCHES = ('cuda', 'mps')
+# What alike-t, the leanest, takes for a pixel at 2500x2500; others take up to 640.
+PIXEL_BYTES = 120
+SURELY_FITS = 1 << 24  # pixels; the free memory is asked for beyond
+CPU_ALLOCATION = 'DefaultCPUAllocator'  # in what torch says where the CPU's memory is full
 Converted = tuple[dict[str, Tensor], dict[str, str]]  # tensors of a network, its architecture
 MOST_ENLARGED = 2  # networks were not trained on images that are more blurred; SIFT doubles, too
 
@@ -208,15 +215,23 @@ class Extractor(nn.Module):
         None, for each. Keypoints lie only where the mask is true, and the best are chosen of
         those alone.
 
-        Keypoints are (x, y) pixels of the images given, best first. Raises ImageError.
+        Keypoints are (x, y) pixels of the images given, best first. Raises ImageError, also for
+        images that take more memory than there is.
         """
+        with _memory_told():
+            return self._extract(image, masks)
+
+    def _extract(self, image: Any, masks: Any) -> Features:
         if not isinstance(image, (list, tuple)):
+            self._check_memory(image)
             batch = image_to_tensor(image, self.channels)
             fitting = masks_for(masks, [batch.shape[-2:]] * len(batch))
             return self._extract_batch(batch, stack_masks(fitting, self.device))
         if not image:
             raise ImageError('got an empty list of images, expected at least one')
         # a batch in the list counts as its images
+        for item in image:
+            self._check_memory(item)
         images = [one for item in image for one in image_to_tensor(item, self.channels).split(1)]
         fitting = masks_for(masks, [one.shape[-2:] for one in images])
         groups: dict[Any, list[int]] = {}
@@ -230,6 +245,23 @@ class Extractor(nn.Module):
             features = self._extract_batch(batch, shown)
             found |= {b: features.select(i) for i, b in enumerate(rows)}
         return Features.cat([found[b] for b in range(len(images))])
+
+    def _check_memory(self, image: Any) -> None:
+        """Refuse an image that fills the memory: where it is full, the system ends the process."""
+        shape = tuple(getattr(image, 'shape', ()))
+        sides = shape[:2] if isinstance(image, np.ndarray) else shape[-2:]
+        if len(sides) < 2 or min(sides) < 1 or math.prod(sides) < SURELY_FITS:
+            return
+        worked_on = math.prod(self.working_size(*sides)) if self.device.type == 'cpu' else 0
+        needed = PIXEL_BYTES * worked_on + 4 * self.channels * math.prod(sides)
+        free = free_memory()
+        if free is not None and needed > free:
+            raise BadImageError(
+                'memory',
+                f'image is {sides[1]}x{sides[0]} pixels, which takes {1e-9 * needed:.0f} GB of '
+                f'memory or more, and {1e-9 * free:.0f} GB are free; make it smaller, such as '
+                'with the option resize',
+            )
 
     def _extract_batch(
         self, image: Float[Tensor, 'b c h w'], masks: Bool[Tensor, 'b h w'] | None
@@ -329,6 +361,21 @@ class Extractor(nn.Module):
         every = self.with_options(max_num_keypoints=-1).detect(maps)
         shown = shown_at(masks, _in_source(every.keypoints, size, masks.shape[-2:]))
         return keep_first(every, shown, self.config.max_num_keypoints)
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Raise BadImageError where the CPU's memory is too small; torch has no class for that."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and CPU_ALLOCATION not in str(error):
+            raise
+        raise BadImageError(
+            'memory',
+            'image takes more memory than there is; make it smaller, such as with the option '
+            'resize, or ask for fewer keypoints',
+        ) from error
 
 
 def _in_source(

@@ -1,7 +1,9 @@
 """What every extractor in the registry promises, whatever its weights."""
 
+from unittest.mock import Mock
+
 import cv2
-from kpfeat_core.errors import ConfigError, ImageError
+from kpfeat_core.errors import BadImageError, ConfigError, ImageError
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.registry import build_extractor, extractor_names
 import numpy as np
@@ -202,3 +204,15 @@ def test_features_can_be_changed_and_trained_on(extractor) -> None:
     layer(values).sum().backward()
     assert layer.weight.grad is not None
     assert not values.requires_grad
+
+
+def test_a_full_memory_is_a_problem_of_the_image(monkeypatch) -> None:
+    extractor = build_extractor('alike-t')
+    for error in (MemoryError(), RuntimeError('DefaultCPUAllocator: cannot allocate memory')):
+        monkeypatch.setattr(extractor, '_extract_level', Mock(side_effect=error))
+        with pytest.raises(BadImageError, match='more memory than there is') as raised:
+            extractor.extract(np.zeros((64, 64), np.uint8))
+        assert raised.value.kind == 'memory'
+    monkeypatch.setattr(extractor, '_extract_level', Mock(side_effect=RuntimeError('other')))
+    with pytest.raises(RuntimeError, match='other'):
+        extractor.extract(np.zeros((64, 64), np.uint8))

@@ -105,3 +105,21 @@ def test_pairs_are_index_into_image_0_and_index_into_image_1():
 def test_features_cannot_be_changed_in_place():
     with pytest.raises(AttributeError):
         features_of(2).mask = None
+
+
+@pytest.mark.parametrize('name', ['scales', 'orientations'])
+def test_features_with_and_without_an_optional_array_are_not_joined(name) -> None:
+    from dataclasses import replace
+
+    plain = Features.from_numpy(
+        {
+            'keypoints': np.zeros((3, 2), np.float32),
+            'keypoint_scores': np.ones(3, np.float32),
+            'descriptors': np.ones((3, 4), np.float32),
+            'image_size': np.array([8, 8], np.float32),
+        }
+    )
+    given = replace(plain, **{name: torch.ones(1, 3)})
+    assert getattr(Features.cat([given, given]), name).shape == (2, 3)
+    with pytest.raises(ShapeError, match=f'have {name} and others have none'):
+        Features.cat([given, plain])

@@ -19,6 +19,7 @@ from kpfeat_core.errors import DataError
 from kpfeat_core.features import Features
 from kpfeat_core.messages.conversions import fill_features
 from kpfeat_core.messages.definitions import empty_message, FEATURES, from_cdr, to_cdr
+from kpfeat_core.models import base
 from made_bags import (
     COMPRESSED,
     compressed,
@@ -202,6 +203,15 @@ def test_of_images_that_are_there_raw_and_compressed_the_raw_ones_are_taken(tmp_
     named = open_frames(wanted(bag, topics=(packed,)), extractor=extractor)
     assert (len(all_of(named)), named.plan.doubled) == (2, [])
     assert open_frames(wanted(alone), extractor=extractor).plan.names == {packed: '/cam/features'}
+
+
+def test_an_image_that_memory_cannot_hold_is_skipped_and_named(tmp_path, extractor, monkeypatch):
+    huge = Made('/cam/image_raw', IMAGE, START, image(np.zeros((4100, 4100), np.uint8), START))
+    bag = write_bag(tmp_path / 'bag', [huge, *images(3, '/cam/image_raw')])
+    monkeypatch.setattr(base, 'free_memory', lambda: 10**9)
+    report = extract_recording(ExtractRequest(bag, tmp_path / 'f.mcap'), extractor)
+    assert (report.images, report.features, dict(report.skipped)) == (4, 3, {'memory': 1})
+    assert 'image is 4100x4100 pixels, which takes 2 GB' in report.reasons['memory']
 
 
 TOPIC = '/left/features'
