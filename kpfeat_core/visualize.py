@@ -18,6 +18,7 @@ OUTLINE = (0, 0, 0)
 OLD = 64  # frames after which a track is drawn as one of the oldest
 RECENT = 4  # places of a trail that are joined by strong lines
 PALE = 0.35  # opacity of the lines before
+MANY = 512  # lines from here on hide each other, and are plain: a tenth of the work
 GAP = 8  # pixels between two images side by side
 SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
 FARTHEST = 1 << 15  # OpenCV's fixed-point coordinates overflow somewhere beyond
@@ -33,21 +34,19 @@ def draw_features(image: np.ndarray, features: Features, b: int = 0) -> np.ndarr
     """
     canvas = to_rgb8(image)
     arrays = features.numpy(b)
-    points = arrays['keypoints']
-    colors = score_colors(arrays['keypoint_scores'])
-    radius = _radius(canvas)
-    scales = arrays.get('scales', np.ones(len(points)))
-    radii = radius * scales / max(scales.min(initial=np.inf), 1e-6)
-    radii = radii.tolist()
-    angles = arrays.get('orientations')
-    for k in np.argsort(arrays['keypoint_scores'], kind='stable'):  # the best on top
-        if not _drawable(points[k]):
-            continue
-        _circle(canvas, points[k], radii[k], OUTLINE, 3)
-        _circle(canvas, points[k], radii[k], colors[k], 1)
-        if angles is not None:
-            tip = points[k] + 2.5 * radii[k] * np.array([np.cos(angles[k]), np.sin(angles[k])])
-            _line(canvas, points[k], tip, colors[k])
+    order = np.argsort(arrays['keypoint_scores'], kind='stable')  # the best on top
+    order = order[_drawable(arrays['keypoints'][order])]
+    points = arrays['keypoints'][order]
+    colors = score_colors(arrays['keypoint_scores'])[order]
+    scales = arrays.get('scales', np.ones(len(arrays['keypoints'])))
+    radii = (_radius(canvas) * scales / max(scales.min(initial=np.inf), 1e-6))[order]
+    for change in (-1.5, 1.5):  # thin lines on both sides cost a third of a thick one below
+        _draw_circles(canvas, points, radii + change, OUTLINE, 1)
+    _draw_circles(canvas, points, radii, colors, 1)
+    if arrays.get('orientations') is not None:
+        angles = arrays['orientations'][order]
+        ways = np.stack([np.cos(angles), np.sin(angles)], 1)
+        _draw_lines(canvas, points, points + 2.5 * radii[:, None] * ways, colors)
     return canvas
 
 
@@ -61,23 +60,21 @@ def draw_tracks(image: np.ndarray, trails: Sequence[Trail]) -> np.ndarray:
     Draw where keypoints came from: a line along each trail, a dot where the keypoint is now.
 
     Blue tracks are new, green ones some 8 frames old, red ones 64 frames or more. The way of the
-    last frames is strong, the one before pale. Later trails lie above earlier ones. Images as in
+    last frames is strong, the one before pale. Older tracks lie above newer ones. Images as in
     `draw_features`; raises ImageError.
     """
     canvas = to_rgb8(image)
-    ages = np.array([trail.age for trail in trails], np.float64)
+    trails = sorted(trails, key=lambda trail: trail.age)
+    ways = _drawable_ways([trail.points for trail in trails])
+    ages = np.array([trail.age for trail, way in zip(trails, ways, strict=True) if len(way)])
+    ways = [way for way in ways if len(way)]
     colors = _colors(np.log(ages.clip(1, OLD)) / np.log(OLD))
-    drawable = [np.array([_drawable(point) for point in trail.points]) for trail in trails]
-    ways = [trail.points[seen] for trail, seen in zip(trails, drawable, strict=True)]
     pale = canvas.copy()
     _draw_ways(pale, ways, colors)
     canvas = cv2.addWeighted(canvas, 1 - PALE, pale, PALE, 0)
     _draw_ways(canvas, [way[-RECENT:] for way in ways], colors)
-    radius = 0.6 * _radius(canvas)
-    for way, color in zip(ways, colors, strict=True):
-        for point in way[-1:]:
-            _circle(canvas, point, radius + 1, OUTLINE, -1)
-            _circle(canvas, point, radius, color, -1)
+    newest = np.array([way[-1] for way in ways]).reshape(-1, 2)
+    _draw_dots(canvas, newest, 0.6 * _radius(canvas), colors)
     return canvas
 
 
@@ -148,42 +145,83 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
 def _draw_pairs(
     canvas: np.ndarray, points0: np.ndarray, points1: np.ndarray, colors: np.ndarray
 ) -> None:
-    radius = 0.6 * _radius(canvas)
-    seen = [k for k in range(len(points0)) if _drawable(points0[k]) and _drawable(points1[k])]
-    for k in seen:
-        _line(canvas, points0[k], points1[k], colors[k])
-    for k in seen:
-        for point in (points0[k], points1[k]):
-            _circle(canvas, point, radius + 1, OUTLINE, -1)
-            _circle(canvas, point, radius, colors[k], -1)
+    seen = _drawable(points0) & _drawable(points1)
+    points0, points1, colors = points0[seen], points1[seen], colors[seen]
+    _draw_lines(canvas, points0, points1, colors)
+    ends = np.stack([points0, points1], 1).reshape(-1, 2)
+    _draw_dots(canvas, ends, 0.6 * _radius(canvas), np.repeat(colors, 2, axis=0))
 
 
-def _draw_ways(canvas: np.ndarray, ways: Sequence[np.ndarray], colors: np.ndarray) -> None:
-    for way, color in zip(ways, colors, strict=True):
-        path = (way * 2**SHIFT).round().astype(np.int32)
-        if len(path):
-            cv2.polylines(canvas, [path], False, _tuple(color), 1, cv2.LINE_AA, SHIFT)
+def _draw_lines(
+    canvas: np.ndarray, starts: np.ndarray, ends: np.ndarray, colors: np.ndarray
+) -> None:
+    smooth = len(starts) <= MANY
+    _draw_ways(canvas, list(np.stack([starts, ends], 1)), colors, smooth)
 
 
-def _circle(canvas: np.ndarray, point: Any, radius: float, color: Any, thickness: int) -> None:
-    size = min(max(1, round(float(radius) * 2**SHIFT)), FARTHEST)
-    cv2.circle(canvas, _fixed(point), size, _tuple(color), thickness, cv2.LINE_AA, SHIFT)
+def _draw_ways(
+    canvas: np.ndarray, ways: Sequence[np.ndarray], colors: np.ndarray, smooth: bool = True
+) -> None:
+    """Draw lines along drawable points, in their order; neighbors of one color at once."""
+    if not ways:
+        return
+    lengths = np.cumsum([len(way) for way in ways])[:-1]
+    paths = np.split(_fixed(np.concatenate(ways)), lengths)
+    kind = cv2.LINE_AA if smooth else cv2.LINE_8
+    changes = np.flatnonzero((colors[1:] != colors[:-1]).any(1)) + 1
+    for first, last in zip([0, *changes], [*changes, len(ways)], strict=True):
+        color = _tuple(colors[first])
+        cv2.polylines(canvas, paths[first:last], False, color, 1, kind, SHIFT)
 
 
-def _line(canvas: np.ndarray, start: Any, end: Any, color: Any) -> None:
-    cv2.line(canvas, _fixed(start), _fixed(end), _tuple(color), 1, cv2.LINE_AA, SHIFT)
+def _draw_dots(canvas: np.ndarray, points: np.ndarray, radius: float, colors: np.ndarray) -> None:
+    """Draw filled circles, with an outline that lies below all of them; later ones on top."""
+    smooth = len(points) <= MANY
+    _draw_circles(canvas, points, np.full(len(points), radius + 1), OUTLINE, -1, smooth)
+    _draw_circles(canvas, points, np.full(len(points), radius), colors, -1, smooth)
 
 
-def _fixed(point: Any) -> tuple[int, int]:
-    return round(float(point[0]) * 2**SHIFT), round(float(point[1]) * 2**SHIFT)
+def _draw_circles(
+    canvas: np.ndarray,
+    points: np.ndarray,
+    radii: np.ndarray,
+    colors: Any,
+    thickness: int,
+    smooth: bool = True,
+) -> None:
+    """Draw circles; colors: one for each, or a tuple for all."""
+    kind = cv2.LINE_AA if smooth else cv2.LINE_8
+    sizes = np.rint(radii * 2**SHIFT).clip(1, FARTHEST).astype(int).tolist()
+    given = [colors] * len(points) if isinstance(colors, tuple) else colors.tolist()
+    for point, size, color in zip(_fixed(points).tolist(), sizes, given, strict=True):
+        cv2.circle(canvas, point, size, color, thickness, kind, SHIFT)
+
+
+def _fixed(points: np.ndarray) -> np.ndarray:
+    return np.rint(points * 2**SHIFT).astype(np.int32)
 
 
 def _tuple(color: Any) -> tuple[int, ...]:
     return tuple(int(value) for value in color)
 
 
-def _drawable(point: np.ndarray) -> bool:
-    return bool(np.isfinite(point).all() and np.abs(point).max() < FARTHEST)
+def _drawable(points: np.ndarray) -> np.ndarray:
+    """Return for each of points (..., 2) whether OpenCV can draw there."""
+    with np.errstate(invalid='ignore'):
+        return (np.abs(points) < FARTHEST).all(-1)  # false for NaN
+
+
+def _drawable_ways(ways: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Leave out places that cannot be drawn."""
+    if not ways:
+        return []
+    points = np.concatenate(ways)
+    seen = _drawable(points)
+    if seen.all():
+        return list(ways)
+    splits = np.cumsum([len(way) for way in ways])[:-1]
+    pairs = zip(np.split(points, splits), np.split(seen, splits), strict=True)
+    return [way[mask] for way, mask in pairs]
 
 
 def _radius(canvas: np.ndarray) -> float:

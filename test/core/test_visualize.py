@@ -1,5 +1,6 @@
 """Pictures: sizes, places and colours."""
 
+import cv2
 from kpfeat_core.errors import ImageError, ShapeError
 from kpfeat_core.features import Features
 from kpfeat_core.tracks import Trail
@@ -162,3 +163,19 @@ def test_places_that_are_not_finite_are_left_out_of_matches_and_trails():
     picture = draw_tracks(gray(), [trail([np.nan, 5], [30, 30]), trail([np.inf, 5], [np.nan, 0])])
     assert changed(picture)[30, 30]
     assert not changed(picture)[:25].any() and not changed(picture)[:, :25].any()
+
+
+def test_many_matches_are_drawn_at_the_places_of_few():
+    points = np.array([[10.0, 10.0], [40.0, 30.0]])
+    few = draw_matches(gray(), gray(), points, points + 5, correct=True)
+    many = np.repeat(points, 400, axis=0)
+    picture = draw_matches(gray(), gray(), many, many + 5, correct=True)
+    both = changed_pair(few), changed_pair(picture)
+    assert (both[0] & both[1]).sum() > 0.4 * both[0].sum()  # lines of three pixels and of one
+    near = cv2.dilate(both[0].astype(np.uint8), np.ones((3, 3))).astype(bool)
+    assert not (both[1] & ~near).any()
+
+
+def changed_pair(picture):
+    plain = draw_matches(gray(), gray(), np.zeros((0, 2)), np.zeros((0, 2)))
+    return (picture != plain).any(2)

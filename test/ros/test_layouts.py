@@ -46,7 +46,21 @@ def test_foxglove_shows_every_picture_and_the_points(foxglove) -> None:
 
 
 def test_the_panels_of_foxglove_are_those_that_are_configured(foxglove) -> None:
-    assert sorted(panels(foxglove['layout'])) == sorted(foxglove['configById'])
+    tabs = foxglove['configById']['Tab!pictures']['tabs']
+    inside = [panel for tab in tabs for panel in panels(tab['layout'])]
+    shown = [*panels(foxglove['layout']), *inside]
+    assert sorted(shown) == sorted(foxglove['configById'])
+
+
+def test_both_layouts_open_one_picture_because_each_costs_work(repository, foxglove) -> None:
+    config = yaml.safe_load((repository / 'rviz/kpfeat.rviz').read_text())
+    displays = config['Visualization Manager']['Displays']
+    opened = {each['Topic']['Value'] for each in displays if each['Enabled']}
+    assert opened & PICTURES == {'/image_matches'}
+    configs, pictures = foxglove['configById'], foxglove['configById']['Tab!pictures']
+    visible = [*panels(foxglove['layout']), pictures['tabs'][pictures['activeTabIdx']]['layout']]
+    modes = [configs[name].get('imageMode', {}).get('imageTopic') for name in visible]
+    assert [topic for topic in modes if topic] == ['/image_matches/compressed']
 
 
 def test_the_overlay_publishes_what_the_layouts_show(ros) -> None:
