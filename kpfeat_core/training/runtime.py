@@ -15,6 +15,8 @@ from . import TrainConfig
 from ..errors import ConfigError, KpfeatError
 from ..factory import check_device
 
+GRACE_SECONDS = 1.0  # that the first process stays after the others were let go
+
 
 def make_fabric(config: TrainConfig) -> Any:
     """Return Lightning Fabric on one device, or as one of the processes that torchrun started."""
@@ -50,6 +52,8 @@ def leave(fabric: Any) -> None:
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         fabric.barrier()
+        if fabric.is_global_zero:  # gloo's barrier may still speak to those that it lets go later
+            time.sleep(GRACE_SECONDS)
         torch.distributed.destroy_process_group()
 
 

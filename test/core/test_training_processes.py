@@ -23,7 +23,9 @@ def test_two_processes_give_the_gradient_of_one(tmp_path) -> None:
     together = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
     together += ['--nproc_per_node=2', gradient.__file__, tmp_path / '2.pt']
     environment = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run(list(map(str, together)), env=environment, capture_output=True)
+    done = subprocess.run(
+        list(map(str, together)), env=environment, capture_output=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     expected, found = (torch.load(tmp_path / f'{n}.pt') for n in (1, 2))
     assert any(value.abs().max() > 0 for value in expected.values())
