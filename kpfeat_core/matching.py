@@ -1,6 +1,7 @@
 """Matching two sets of features, and verifying the matches by geometry."""
 
 from dataclasses import asdict, dataclass
+from math import lgamma, log
 from typing import Any
 
 import cv2
@@ -23,6 +24,10 @@ METHOD = cv2.USAC_MAGSAC
 CONFIDENCE = 0.9999
 MAX_ITERATIONS = 10_000
 FEWEST_POINTS = {'homography': 4, 'fundamental': 8}
+SAMPLE = {'homography': 4, 'fundamental': 7}  # matches that fix a matrix
+CHANCE = 1e-3  # how many geometries as good may be expected among matches that mean nothing
+RANDOM_PAIRS = 1 << 14  # of which the chance of a match is counted
+FLATTEST = 1e-3  # of the spread of points across their longest direction, below it they are a line
 
 
 class MutualNearestNeighbor:
@@ -163,8 +168,9 @@ def find_geometry(
     and rejects nothing. threshold_px: the largest error of an inlier.
 
     Gives the matrix (None where none fits; a homography has M[2, 2] = 1, a fundamental matrix
-    unit norm) and the inlier mask (K,). Points that are not finite are never inliers. The same
-    points always give the same answer. Raises ShapeError and ConfigError.
+    unit norm) and the inlier mask (K,). None fits where the inliers lie on one line, or are not
+    more than random matches of the same points reach. Points that are not finite are never
+    inliers. The same points always give the same answer. Raises ShapeError and ConfigError.
     """
     points0, points1 = point_array(points0, 'points0'), point_array(points1, 'points1')
     if len(points0) != len(points1):
@@ -179,8 +185,11 @@ def find_geometry(
     finite = np.flatnonzero(np.isfinite(points0).all(1) & np.isfinite(points1).all(1))
     if len(finite) < FEWEST_POINTS[kind]:
         return None, inliers
-    matrix, mask = _fit(points0[finite], points1[finite], kind, threshold_px)
-    if matrix is None:
+    points0, points1 = points0[finite], points1[finite]
+    matrix, mask = _fit(points0, points1, kind, threshold_px)
+    if matrix is None or _on_a_line(points0[mask]) or _on_a_line(points1[mask]):
+        return None, inliers
+    if not _beats_chance(points0, points1, matrix, mask, kind, threshold_px):
         return None, inliers
     inliers[finite] = mask
     return matrix, inliers
@@ -205,6 +214,66 @@ def _fit(points0: np.ndarray, points1: np.ndarray, kind: str, threshold_px: floa
     if scale == 0:
         return None, None
     return matrix / scale, mask.ravel().astype(bool)
+
+
+def _on_a_line(points: np.ndarray) -> bool:
+    """Return whether points lie on one line or in one place: they fix no geometry then."""
+    if not len(points):
+        return True
+    spread = np.linalg.svd(points - points.mean(0), compute_uv=False)
+    return bool(spread[-1] <= FLATTEST * spread[0])
+
+
+def _beats_chance(
+    points0: np.ndarray,
+    points1: np.ndarray,
+    matrix: np.ndarray,
+    inliers: np.ndarray,
+    kind: str,
+    threshold_px: float,
+) -> bool:
+    """
+    Return whether inliers are more than the best of all samples would find among random matches.
+
+    A match that means nothing agrees with a probability p, the share of points 0 paired with
+    points 1 of other matches that do. Of n matches, each of the C(n, k) C(k, m) ways to choose k
+    inliers and m of them that fix the matrix lets the other k - m agree with p^(k - m): so many
+    geometries are expected by chance (Moisan and Stival, A Probabilistic Criterion to Detect Rigid
+    Point Matches, 2004).
+    """
+    count, agreeing, fixing = len(points0), int(inliers.sum()), SAMPLE[kind]
+    if agreeing <= fixing:
+        return False
+    # spread over all distances, so that neighbours in the order of the matches do not decide
+    shifts = np.unique(np.linspace(1, count - 1, max(1, RANDOM_PAIRS // count)).astype(int))
+    own = np.arange(count)
+    other = np.concatenate([(own + shift) % count for shift in shifts])
+    errors = _errors(np.tile(points0, (len(shifts), 1)), points1[other], matrix, kind)
+    agree = int((errors <= threshold_px).sum())
+    chance = (agree + 1) / (len(errors) + 1)
+    ways = log(count - fixing) + _log_choices(count, agreeing) + _log_choices(agreeing, fixing)
+    return ways + (agreeing - fixing) * log(chance) < log(CHANCE)
+
+
+def _errors(
+    points0: np.ndarray, points1: np.ndarray, matrix: np.ndarray, kind: str
+) -> Float[np.ndarray, ' k']:
+    """Return how many pixels matches are off: from where they are sent, or Sampson's distance."""
+    ones = np.ones((len(points0), 1))
+    first, second = np.hstack([points0, ones]), np.hstack([points1, ones])
+    with np.errstate(divide='ignore', invalid='ignore'):
+        if kind == 'homography':
+            sent = first @ matrix.T
+            return np.nan_to_num(
+                np.linalg.norm(sent[:, :2] / sent[:, 2:] - points1, axis=1), nan=np.inf
+            )
+        lines1, lines0 = first @ matrix.T, second @ matrix
+        squares = (lines1[:, :2] ** 2).sum(1) + (lines0[:, :2] ** 2).sum(1)
+        return np.nan_to_num(np.abs((second * lines1).sum(1)) / np.sqrt(squares), nan=np.inf)
+
+
+def _log_choices(count: int, chosen: int) -> float:
+    return lgamma(count + 1) - lgamma(chosen + 1) - lgamma(count - chosen + 1)
 
 
 @dataclass(frozen=True)

@@ -244,14 +244,39 @@ def test_the_same_points_give_the_same_answer(kind):
     assert np.array_equal(first[1], second[1])
 
 
-@pytest.mark.parametrize('kind, fewest', [('homography', 4), ('fundamental', 8)])
-def test_too_few_points_give_no_matrix_and_no_inliers(kind, fewest):
+@pytest.mark.parametrize('kind, enough', [('homography', 12), ('fundamental', 24)])
+def test_too_few_points_give_no_matrix_and_no_inliers(kind, enough):
     scene = homography_scene if kind == 'homography' else epipolar_scene
-    points0, points1 = scene(fewest, outliers=0, noise=0.0)
+    points0, points1 = scene(enough, outliers=0, noise=0.0)
     assert find_geometry(points0, points1, kind)[0] is not None
-    matrix, inliers = find_geometry(points0[1:], points1[1:], kind)
-    assert matrix is None
-    assert inliers.tolist() == [False] * (fewest - 1)
+    for count in (1, 3, 4, 7, 8):  # a matrix through all points that fix it shows nothing
+        if kind == 'homography' and count > 4:
+            break
+        matrix, inliers = find_geometry(points0[:count], points1[:count], kind)
+        assert matrix is None
+        assert inliers.tolist() == [False] * count
+
+
+@pytest.mark.parametrize('kind', ['homography', 'fundamental'])
+@pytest.mark.parametrize('count', [10, 16, 60, 432])
+def test_matches_that_mean_nothing_fix_no_geometry(kind, count):
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        points = random.uniform(0, (320, 240), (2, count, 2)).astype(np.float32)
+        matrix, inliers = find_geometry(*points, kind)
+        assert matrix is None and not inliers.any()
+
+
+@pytest.mark.parametrize('kind', ['homography', 'fundamental'])
+def test_points_on_a_line_fix_no_geometry(kind):
+    random = np.random.default_rng(0)
+    along = np.sort(random.uniform(0, 300, 30))
+    points0 = np.column_stack([along, 0.5 * along + 20])
+    points1 = np.column_stack([along + 7, 0.5 * along + 31])
+    for noise in (0.0, 0.01):
+        moved = points1 + noise * random.standard_normal(points1.shape)
+        matrix, inliers = find_geometry(points0, moved, kind)
+        assert matrix is None and not inliers.any()
 
 
 @pytest.mark.parametrize('kind', ['homography', 'fundamental', 'none'])
