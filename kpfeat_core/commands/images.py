@@ -86,14 +86,14 @@ def extract(
     """
     from ..io import expand_images
 
-    format = _format_of(out) if format is None else format
-    found = expand_images(images, by_stem=format is ArrayFormat.npz)
+    chosen = _format_of(out) if format is None else format
+    found = expand_images(images, by_stem=chosen is ArrayFormat.npz)
     extractor = load_extractor(model, weights, device, extraction, settings)
     start, keypoints, problems = time.perf_counter(), 0, []
-    with _writer(out, format) as write:
+    with _writer(out, chosen) as write:
         for item in track(found, len(found), 'extracting'):
             try:
-                keypoints += _extract_one(extractor, item, format, write)
+                keypoints += _extract_one(extractor, item, chosen, write)
             except (ImageError, DataError) as error:
                 problems.append(error)
                 if len(found) > 1:

@@ -13,7 +13,7 @@ from small_runs import write_photographs
 import torch
 
 pytest.importorskip('lightning_fabric', reason='training needs Lightning Fabric')
-import gradient  # noqa: E402 - it needs that package
+import gradient  # noqa: E402, I100 - it needs that package
 
 ROOT = Path(__file__).parents[2]
 

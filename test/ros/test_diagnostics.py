@@ -334,8 +334,7 @@ def test_wrong_type_or_transport_is_named_from_the_graph(
     node = ros.start(ExtractorNode, '-r', f'image:={given["image"]}', **parameters)
     ros.listen(Features, 'features')
     reports = ros.listen(DiagnosticArray, '/diagnostics')
-    said = lambda: [s.message for r in reports for s in r.status if words in s.message]  # noqa: E731
-    ros.until(said, words)
+    ros.until(lambda: [s for r in reports for s in r.status if words in s.message], words)
     assert node.state == 'active'
 
 
