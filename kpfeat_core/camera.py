@@ -18,6 +18,12 @@ COEFFICIENTS = {
     'equidistant': (4,),
     'fisheye': (4,),
 }
+# Names that librealsense and others give to the same models.
+SAME_MODELS = {
+    'brown conrady': 'plumb_bob',
+    'modified brown conrady': 'plumb_bob',
+    'kannala brandt4': 'equidistant',
+}
 FISHEYE_MODELS = ('equidistant', 'fisheye')
 EXACT = (cv2.TERM_CRITERIA_MAX_ITER | cv2.TERM_CRITERIA_EPS, 100, 1e-9)
 LARGEST_ERROR_PX = 0.1  # after distorting again; points beyond have no place without distortion
@@ -39,11 +45,20 @@ class Calibration:
     coefficients: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check it; raises ConfigError."""
+        """Check it, and name the model as ROS does; raises ConfigError."""
+        name = self.model.strip().lower()
+        object.__setattr__(self, 'model', SAME_MODELS.get(name, name))
+        if self.model in FISHEYE_MODELS and not any(self.coefficients[4:]):  # of five numbers
+            object.__setattr__(self, 'coefficients', self.coefficients[:4])
         if not (np.isfinite(self.matrix).all() and self.matrix[0, 0] > 0 < self.matrix[1, 1]):
             raise ConfigError(
                 f'focal lengths are {self.matrix[0, 0]:g} and {self.matrix[1, 1]:g}, expected '
                 'more than 0: the camera is not calibrated'
+            )
+        if not np.isfinite(self.coefficients).all():
+            raise ConfigError(
+                f'distortion coefficients are {", ".join(f"{c:g}" for c in self.coefficients)}, '
+                'expected finite numbers: calibrate the camera again'
             )
         if not any(self.coefficients):
             return

@@ -79,6 +79,7 @@ class Preprocessor:
     def __init__(self, config: ViewConfig, calibration: Calibration | None = None) -> None:
         self.config = config
         self.calibration = calibration
+        self._refused = ''  # why camera_info is of no use
         if config.undistort and config.calibration_file:
             self.calibration = read_calibration(config.calibration_file)
         self._mask = read_image(config.mask).any(2) if config.mask else None
@@ -87,6 +88,12 @@ class Preprocessor:
         """Return the same for the images of another camera."""
         other = copy.copy(self)
         other.calibration = calibration
+        return other
+
+    def without_calibration(self, reason: str) -> 'Preprocessor':
+        """Return the same for a camera whose camera_info is of no use, for a reason."""
+        other = copy.copy(self)
+        other.calibration, other._refused = None, reason
         return other
 
     def apply(self, image: np.ndarray) -> Preprocessed:
@@ -162,6 +169,12 @@ class Preprocessor:
     def _calibration_for(self, width: int, height: int) -> Calibration | None:
         if not self.config.undistort:
             return None
+        if self.calibration is None and self._refused:
+            raise BadImageError(
+                'camera_info',
+                f'undistort is set and camera_info is of no use: {self._refused}; calibrate the '
+                'camera, or set calibration_file',
+            )
         if self.calibration is None:
             raise BadImageError(
                 'camera_info',

@@ -70,7 +70,7 @@ def make_sink(
     if request.format == 'h5':
         return HlocSink(request.out)
     if request.format == 'colmap':
-        return ColmapSink(request.out, plan, request.pictures)
+        return ColmapSink(request.out, plan, request.pictures, on_damage)
     features = [plan.names[topic.name] for topic in plan.topics]
     copied = [topic.channel for topic in copies.topics]
     encode: Encode = features_encoder(request)
@@ -292,7 +292,13 @@ class ColmapSink(ArraySink):
     not installed.
     """
 
-    def __init__(self, out: Path, plan: Plan, pictures: bool = False) -> None:
+    def __init__(
+        self,
+        out: Path,
+        plan: Plan,
+        pictures: bool = False,
+        on_damage: Callable[[Damage], None] = lambda damage: None,
+    ) -> None:
         need_pycolmap()
         if out.is_dir():
             raise DataError(
@@ -304,7 +310,7 @@ class ColmapSink(ArraySink):
                 f"'{self._pictures}' is in the way of the pictures; choose another --out"
             )
         super().__init__(out, STAMP_DIGITS)
-        self._plan = plan
+        self._plan, self._on_damage = plan, on_damage
 
     def open(self, folder: Path, resume: bool) -> None:
         super().open(folder, resume)
@@ -320,7 +326,7 @@ class ColmapSink(ArraySink):
     def finish(self) -> None:
         plan, made = self._plan, self._work / self._out.name
         images = {features: image for image, features in plan.names.items()}
-        known = _calibrations(plan, plan.request.view)
+        known = _calibrations(plan, plan.request.view, self._on_damage)
         remove(made)
         with ColmapDatabase(made) as database:
             for topic, name, arrays in self.frames():
@@ -330,30 +336,32 @@ class ColmapSink(ArraySink):
         put(made, self._out)
 
 
-def _calibrations(plan: Plan, view: ViewConfig) -> dict[str, Calibration]:
+def _calibrations(
+    plan: Plan, view: ViewConfig, on_damage: Callable[[Damage], None]
+) -> dict[str, Calibration]:
     """
     Return the calibration of each topic of images that has one.
 
-    Without distortion where the keypoints of `view` have none.
+    Without distortion where the keypoints of `view` have none. on_damage: is told of those of no
+    use, once each.
     """
     if view.undistort and view.calibration_file:
         known = dict.fromkeys(plan.names, read_calibration(view.calibration_file))
     else:
         first = plan.first_infos(plan.infos)
         infos = {topic: first.get(sibling(topic, 'camera_info')) for topic in plan.names}
-        known = {topic: _calibration(info) for topic, info in infos.items() if info}
+        known = {}
+        for topic, info in infos.items():
+            try:
+                known[topic] = info and camera_info_to_calibration(decode(info))
+            except KpfeatError as error:
+                why = f"camera_info of '{topic}' is of no use, its camera is a guess: {error}"
+                on_damage(Damage(plan.reader.recording.path, why))
     return {
         topic: Calibration(one.matrix, one.size) if view.undistort else one
         for topic, one in known.items()
         if one
     }
-
-
-def _calibration(record: Record) -> Calibration | None:
-    try:
-        return camera_info_to_calibration(decode(record))
-    except KpfeatError:  # a camera that is not calibrated says so by zeros
-        return None
 
 
 def _write_picture(path: Path, image: Any, pixel_bits: int) -> None:

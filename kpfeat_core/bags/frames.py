@@ -236,8 +236,8 @@ def _batch_size(request: FramesRequest, extractor: 'Extractor') -> int:
 def _calibrated(view: Preprocessor, record: Record) -> Preprocessor:
     try:
         return view.with_calibration(camera_info_to_calibration(decode(record)))
-    except KpfeatError:  # images then say that there is no calibration
-        return view
+    except KpfeatError as error:  # told by the images
+        return view.without_calibration(str(error))
 
 
 def _decode(chosen: tuple[FeatureFrame, Preprocessor]) -> FeatureFrame:

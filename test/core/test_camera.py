@@ -215,3 +215,20 @@ def test_formulas_of_this_test_are_those_of_opencv() -> None:
     coefficients = np.array(LENSES['plumb_bob'])
     theirs = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), MATRIX, coefficients)[0]
     assert np.allclose(seen('plumb_bob', ideal), theirs[:, 0], atol=1e-9)
+
+
+def test_models_are_read_by_the_names_of_librealsense() -> None:
+    matrix = np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]])
+    lens = (0.1, -0.02, 0.001, 0.002)
+    for name, known, numbers in (
+        ('PLUMB_BOB', 'plumb_bob', (*lens, 0.0)),
+        ('Brown Conrady', 'plumb_bob', (*lens, 0.3)),
+        ('Kannala Brandt4', 'equidistant', (*lens, 0.0)),
+    ):
+        found = Calibration(matrix, (320, 240), name, numbers)
+        assert found.model == known
+        assert found.coefficients == (lens if known == 'equidistant' else numbers)
+    with pytest.raises(ConfigError, match="'inverse brown conrady', expected one of"):
+        Calibration(matrix, (320, 240), 'Inverse Brown Conrady', (*lens, 0.0))
+    with pytest.raises(ConfigError, match='are 0.1, nan, expected finite numbers'):
+        Calibration(matrix, (320, 240), 'plumb_bob', (0.1, float('nan')))

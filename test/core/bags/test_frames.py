@@ -21,6 +21,7 @@ from kpfeat_core.messages.conversions import fill_features
 from kpfeat_core.messages.definitions import empty_message, FEATURES, from_cdr, to_cdr
 from kpfeat_core.models import base
 from made_bags import (
+    camera_info,
     COMPRESSED,
     compressed,
     header,
@@ -212,6 +213,22 @@ def test_an_image_that_memory_cannot_hold_is_skipped_and_named(tmp_path, extract
     report = extract_recording(ExtractRequest(bag, tmp_path / 'f.mcap'), extractor)
     assert (report.images, report.features, dict(report.skipped)) == (4, 3, {'memory': 1})
     assert 'image is 4100x4100 pixels, which takes 2 GB' in report.reasons['memory']
+
+
+@pytest.mark.parametrize('form', ['bag', 'colmap'])
+def test_a_camera_info_of_no_use_is_named_with_its_reason(tmp_path, extractor, form):
+    if form == 'colmap':
+        pytest.importorskip('pycolmap')
+    bag = write_bag(tmp_path / 'bag', [camera_info(START, focal=0), *images(3)])
+    if form == 'bag':
+        view = ViewConfig(undistort=True)
+        with pytest.raises(DataError, match='camera_info is of no use: focal lengths are 0 and 0'):
+            extract_recording(ExtractRequest(bag, tmp_path / 'f.mcap', view=view), extractor)
+        return
+    report = extract_recording(ExtractRequest(bag, tmp_path / 'a.db', format='colmap'), extractor)
+    (damage,) = report.damage
+    assert "camera_info of '/left/image_raw' is of no use" in damage.reason
+    assert 'focal lengths are 0 and 0' in damage.reason and report.features == 3
 
 
 TOPIC = '/left/features'
