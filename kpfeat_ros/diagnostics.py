@@ -35,7 +35,7 @@ class NodeReport:
     failures: dict[str, int]  # since the last report, by kind
     ages_s: dict[str, float] = field(default_factory=dict)  # of the newest input, by source
     reason: str = ''  # sentence of the last failure, where nothing has succeeded since or in it
-    fails: bool = False  # nothing has succeeded since the last failure
+    fails: int = 0  # failures since the last success
     sources: dict[str, 'NodeReport'] = field(default_factory=dict)  # the same of each alone
 
     @property
@@ -98,7 +98,7 @@ class Statistics:
             self._last_time = self._clock()
             self._newest = dict.fromkeys(self._newest, self._clock())
             self._reasons: dict[str, str] = {}  # by source: of its last failure
-            self._failing: set[str] = set()  # sources without a success since
+            self._failing: Counter[str] = Counter()  # by source: failures since the last success
             self._told.clear()
 
     def count(self, name: str, more: int = 1, source: str = '') -> int:
@@ -108,7 +108,8 @@ class Statistics:
             for counted in {name, _of_source(name, source)}:
                 self._totals[counted] += more
             if name == 'processed':
-                self._failing -= {'', source}
+                for each in {'', source}:
+                    self._failing.pop(each, None)
             if name == 'received' and source in self._newest:  # else it is the last of its source
                 self._newest[source] = self._clock()
             return self._totals[name]
@@ -132,7 +133,7 @@ class Statistics:
         with self._lock:
             for each in {'', source}:
                 self._reasons[each] = reason
-                self._failing.add(each)
+                self._failing[each] += 1
             told = self._told.setdefault(kind, set())
             if reason in told or len(told) >= MOST_REASONS:
                 return False
@@ -174,7 +175,7 @@ class Statistics:
                 for name, count in sorted(fresh.items())
                 if name.startswith('failed.')
             }
-            fails = source in failing
+            fails = failing[source]
             return NodeReport(
                 totals=own,
                 rates={name: fresh.get(name, 0) / elapsed for name in own if '.' not in name},
@@ -251,8 +252,7 @@ def _judge_failures(
 ) -> Judgement | None:
     if report.failures:
         kinds = ', '.join(f'{count} {kind}' for kind, count in report.failures.items())
-        none = report.fails and not report.rates['processed'] and not rests
-        level = DiagnosticStatus.ERROR if none else DiagnosticStatus.WARN
+        level = DiagnosticStatus.WARN if rests else _level_of_failure(report)
         reason = f'; the last: {report.reason}' if report.reason else ''
         return level, f'failed since the last report: {kinds}{reason}'
     if mismatches:
@@ -264,7 +264,15 @@ def _judge_last_failure(report: NodeReport) -> Judgement | None:
     """Judge a stream that is slower than reports, and whose images all fail."""
     if not report.fails or report.rates['processed']:
         return None
-    return DiagnosticStatus.ERROR, f'nothing has succeeded since the last failure: {report.reason}'
+    sentence = f'nothing has succeeded since the last failure: {report.reason}'
+    return _level_of_failure(report), sentence
+
+
+def _level_of_failure(report: NodeReport) -> bytes:
+    """Return error where nothing succeeds: never so far, or not in the last two tries."""
+    none = report.fails > 1 or (report.fails and not report.totals['processed'])
+    failed = none and not report.rates['processed']
+    return DiagnosticStatus.ERROR if failed else DiagnosticStatus.WARN
 
 
 def _judge_input(
