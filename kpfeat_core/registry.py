@@ -45,7 +45,7 @@ EXTRACTORS = {
     ),
 }
 # Networks that are no extractors but have weight files.
-SUBMODULES = {'hardnet': ModelRow('hardnet', 'HardNet')}
+SUBMODULES = {'hardnet': ModelRow('keynet', 'HardNet')}
 
 
 def extractor_names() -> list[str]:

@@ -26,8 +26,7 @@ from ..geometry import pixel_grid
 from ..losses.common import descriptor_distances
 from ..losses.keynet import hardest_in_batch_loss, proposal_losses, read_seen
 from ..models.base import Extractor
-from ..models.hardnet import HardNet, PATCH_SIZE
-from ..models.keynet import KeyNet
+from ..models.keynet import HardNet, KeyNet, PATCH_SIZE
 from ..registry import build_network
 from ..visualize import CORRECT, WRONG
 

@@ -1,6 +1,6 @@
 """HardNet: the published architecture and layout."""
 
-from kpfeat_core.models.hardnet import HardNet
+from kpfeat_core.models.keynet import HardNet
 from kpfeat_core.registry import network_names
 from kpfeat_core.weights.files import load_weights
 from kpfeat_core.weights.importing import import_checkpoint

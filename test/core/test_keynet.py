@@ -5,7 +5,7 @@ from kpfeat_core.errors import ConfigError, WeightsError
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.image import read_image
 from kpfeat_core.models.base import DenseMaps
-from kpfeat_core.models.hardnet import HardNet
+from kpfeat_core.models.keynet import HardNet
 from kpfeat_core.models.keynet_scores import (
     FILTER_GAINS,
     handcrafted_maps,

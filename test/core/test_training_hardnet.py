@@ -13,7 +13,7 @@ from kpfeat_core.errors import ConfigError
 from kpfeat_core.factory import create_extractor
 from kpfeat_core.geometry import warp_points
 from kpfeat_core.image import resize
-from kpfeat_core.models.hardnet import HardNet
+from kpfeat_core.models.keynet import HardNet
 from kpfeat_core.patches import extract_patches
 from kpfeat_core.registry import build_extractor
 from kpfeat_core.training.keynet import (
