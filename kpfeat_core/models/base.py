@@ -311,6 +311,8 @@ class Extractor(nn.Module):
             self.pyramid.shares(sizes, self.config.max_num_keypoints), sizes, strict=True
         ):
             allowed = upto - taken
+            if not allowed.any():  # too few keypoints are asked for to have a share here
+                continue
             limited = self.with_options(max_num_keypoints=int(allowed.max()))
             found = limited._extract_level(image, size, masks)
             levels.append(found.first(allowed))
