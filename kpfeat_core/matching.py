@@ -158,19 +158,25 @@ def _check(features0: Features, features1: Features) -> None:
 
 
 def find_geometry(
-    points0: Any, points1: Any, kind: str = 'homography', threshold_px: float = 3.0
+    points0: Any,
+    points1: Any,
+    kind: str = 'homography',
+    threshold_px: float = 3.0,
+    beyond_chance: bool = True,
 ) -> tuple[Float[np.ndarray, '3 3'] | None, Bool[np.ndarray, ' k']]:
     """
     Fit a homography or fundamental matrix to matched points with OpenCV's USAC.
 
     points0, points1 (K, 2): arrays or tensors; row k of one matches row k of the other.
     kind: 'homography' (x1 ~ M x0), 'fundamental' (x1ᵀ M x0 = 0), or 'none', which fits nothing
-    and rejects nothing. threshold_px: the largest error of an inlier.
+    and rejects nothing. threshold_px: the largest error of an inlier. beyond_chance: False takes
+    any fit, for protocols that compare it with the truth.
 
     Gives the matrix (None where none fits; a homography has M[2, 2] = 1, a fundamental matrix
-    unit norm) and the inlier mask (K,). None fits where the inliers lie on one line, or are not
-    more than random matches of the same points reach. Points that are not finite are never
-    inliers. The same points always give the same answer. Raises ShapeError and ConfigError.
+    unit norm) and the inlier mask (K,). None fits where the inliers lie on one line, or, with
+    beyond_chance, are not more than random matches of the same points reach. Points that are not
+    finite are never inliers. The same points always give the same answer. Raises ShapeError and
+    ConfigError.
     """
     points0, points1 = point_array(points0, 'points0'), point_array(points1, 'points1')
     if len(points0) != len(points1):
@@ -189,7 +195,7 @@ def find_geometry(
     matrix, mask = _fit(points0, points1, kind, threshold_px)
     if matrix is None or _on_a_line(points0[mask]) or _on_a_line(points1[mask]):
         return None, inliers
-    if not _beats_chance(points0, points1, matrix, mask, kind, threshold_px):
+    if beyond_chance and not _beats_chance(points0, points1, matrix, mask, kind, threshold_px):
         return None, inliers
     inliers[finite] = mask
     return matrix, inliers

@@ -261,7 +261,9 @@ def _repeatability(
 
 def _estimate_homography(points0: Tensor, points1: Tensor, protocol: Protocol) -> Any:
     if protocol.estimator == USAC:
-        return find_geometry(points0, points1, 'homography', protocol.ransac_px)[0]
+        return find_geometry(
+            points0, points1, 'homography', protocol.ransac_px, beyond_chance=False
+        )[0]
     if len(points0) < 4:
         return None
     cv2.setRNGSeed(0)  # plain RANSAC draws from OpenCV's own generator

@@ -362,3 +362,10 @@ def test_nothing_is_rejected_without_a_geometry_and_nothing_matched_without_keyp
     assert len(pair) == 2 and pair.inliers.all() and pair.matrix is None
     pair = match_pair(create_matcher(), features([]), features([0, 1, 2]))
     assert len(pair) == 0 and pair.keypoints0.shape == (0, 2) and pair.matrix is None
+
+
+def test_a_protocol_may_take_a_fit_that_chance_could_reach() -> None:
+    points = np.array([[0, 0], [90, 5], [80, 70], [5, 60], [40, 30]], float)
+    assert find_geometry(points, points + 2)[0] is None
+    matrix, inliers = find_geometry(points, points + 2, beyond_chance=False)
+    assert inliers.all() and matrix == pytest.approx(np.array([[1, 0, 2], [0, 1, 2], [0, 0, 1]]))
