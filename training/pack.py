@@ -17,9 +17,8 @@ from typing import Annotated
 import zipfile
 
 import cv2
-from kpfeat_core.data.image_folder import find_row, read_manifest
-from kpfeat_core.errors import DataError, ImageError, KpfeatError
-from kpfeat_core.image import read_image, scaled_size
+from kpfeat_core.data.image_folder import find_row, read_manifest, read_small
+from kpfeat_core.errors import DataError, KpfeatError
 from kpfeat_core.io import expand_images, replacing
 import numpy as np
 from rich.progress import track
@@ -27,17 +26,6 @@ import typer
 
 QUALITIES = range(35, 96, 5)
 OVERHEAD = 300  # bytes of a .zip file for each picture: its name twice, and what is noted of it
-
-
-def read_small(path: Path, side: int) -> np.ndarray | None:
-    """Read a picture with a long side of at most `side` pixels; None for a damaged one."""
-    try:
-        image = read_image(path)
-    except ImageError:
-        return None
-    height, width = image.shape[:2]
-    size = scaled_size(height, width, min(side, max(height, width)))
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def encode(image: np.ndarray, quality: int) -> bytes:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import csv
 from dataclasses import dataclass, replace
+from functools import partial
 import hashlib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -150,19 +151,20 @@ def load_bank(
     )
 
 
+def read_small(path: Path, side: int) -> np.ndarray | None:
+    """Read a picture with a long side of at most `side` pixels; None for a damaged one."""
+    try:
+        image = read_image(path)
+    except ImageError:
+        return None
+    height, width = image.shape[:2]
+    size = scaled_size(height, width, min(side, max(height, width)))
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+
 def _read_shrunk(paths: Sequence[Path], side: int) -> Iterator[tuple[Path, np.ndarray | None]]:
     """Decode photographs in threads, a few ahead, as large as they are kept; None if broken."""
-
-    def read(path: Path) -> np.ndarray | None:
-        try:
-            image = read_image(path)
-        except ImageError:
-            return None
-        height, width = image.shape[:2]
-        size = scaled_size(height, width, min(side, max(height, width)))
-        return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(paths), READ_AHEAD):
             chosen = paths[start : start + READ_AHEAD]
-            yield from zip(chosen, pool.map(read, chosen), strict=True)
+            yield from zip(chosen, pool.map(partial(read_small, side=side), chosen), strict=True)

@@ -103,7 +103,10 @@ def find_weights(model: str, weights: Path | str = '') -> Path:
             path = Path(os.path.expanduser(weights))  # Path's own raises for unknown users
             path = path / f'{model}.safetensors' if path.is_dir() else path
             if not path.is_file():
-                raise WeightsError(f"there is no weight file '{path}' for model {model}")
+                raise WeightsError(
+                    f"there is no weight file '{path}' for model {model}; expected a file, a "
+                    f"folder with {model}.safetensors, or '{ROTATION}'"
+                )
             return path
         places = candidate_weights(model)
         for _, path in places:
