@@ -36,7 +36,8 @@ from kpfeat.msg import Features, Matches
 from kpfeat_core.benchmarking.run import synchronize
 from kpfeat_core.errors import ConfigError, KpfeatError
 from kpfeat_core.factory import create_extractor
-from kpfeat_core.messages.conversions import fill_image, stamp_ns
+from kpfeat_core.messages.conversions import fill_image
+from kpfeat_core.messages.definitions import stamp_ns
 from kpfeat_core.sources import parse_size
 from kpfeat_core.virtual_camera import VirtualCamera
 from kpfeat_ros.bringup import composed_arguments, plan_nodes, ProcessGroup

@@ -14,7 +14,7 @@ from typing import Any
 
 from kpfeat.msg import Features
 from kpfeat_core.errors import ConfigError, KpfeatError
-from kpfeat_core.messages.conversions import stamp_ns
+from kpfeat_core.messages.definitions import stamp_ns
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.qos import (

@@ -20,7 +20,7 @@ from typing import Any
 import weakref
 
 from kpfeat_core.errors import ConfigError, ShapeError
-from kpfeat_core.messages.conversions import stamp_ns
+from kpfeat_core.messages.definitions import stamp_ns
 import numpy as np
 
 from .frames import StampedFeatures

@@ -11,7 +11,8 @@ import threading
 from typing import Any
 
 from kpfeat_core.features import Features
-from kpfeat_core.messages.conversions import message_to_features, stamp_ns
+from kpfeat_core.messages.conversions import message_to_features
+from kpfeat_core.messages.definitions import stamp_ns
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from kpfeat_core.config import MatcherConfig
 from kpfeat_core.errors import ConfigError
 from kpfeat_core.factory import create_matcher
 from kpfeat_core.matching import match_pair
-from kpfeat_core.messages.conversions import fill_matches, stamp_ns
+from kpfeat_core.messages.conversions import fill_matches
+from kpfeat_core.messages.definitions import stamp_ns
 from std_srvs.srv import Trigger
 
 from .frames import ApproximateTimeSync, FramePairs, StampedFeatures

@@ -9,7 +9,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from kpfeat_core.errors import ConfigError, KpfeatError
-from kpfeat_core.messages.conversions import stamp_ns
+from kpfeat_core.messages.definitions import stamp_ns
 from kpfeat_core.runtime import timed_stages
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor

@@ -16,9 +16,9 @@ from kpfeat_core.messages.conversions import (
     image_annotations,
     message_to_matches,
     POINT_PX,
-    stamp_ns,
     to_sequence,
 )
+from kpfeat_core.messages.definitions import stamp_ns
 from kpfeat_core.tracks import Tracks, Trail
 from kpfeat_core.visualize import draw_features, draw_matches, draw_tracks, score_colors
 import numpy as np

@@ -12,7 +12,7 @@ import numpy as np
 
 from .plan import image_topics, make_plan, Plan
 from .reader import BagReader, decode, Recorded, Topic, topics_of_features
-from .recording import base_topic, Damage, IMAGES, nanoseconds, Record, sibling
+from .recording import base_topic, Damage, IMAGES, Record, sibling
 from .request import FramesRequest, OutputRequest
 from ..config import DEFAULT_MODEL, ViewConfig
 from ..errors import BadImageError, DataError, ImageError, KpfeatError, ShapeError
@@ -21,7 +21,7 @@ from ..messages.conversions import (
     image_to_array,
     message_to_features,
 )
-from ..messages.definitions import FEATURES
+from ..messages.definitions import FEATURES, stamp_ns
 from ..preprocess import Preprocessed, Preprocessor
 from ..provenance import describe_run
 from ..runtime import ahead, batches, in_background
@@ -68,7 +68,7 @@ class FeatureFrame(NamedTuple):
     @property
     def stamp(self) -> int:
         """Return the stamp in nanoseconds; 0 where there is none."""
-        return nanoseconds(self.header.stamp) if self.header else 0
+        return stamp_ns(self.header) if self.header else 0
 
 
 class Frames:

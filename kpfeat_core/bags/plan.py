@@ -14,12 +14,12 @@ from .recording import (
     IMAGE,
     IMAGES,
     is_packed,
-    nanoseconds,
     Record,
     sibling,
 )
 from .request import FramesRequest
 from ..errors import BadImageError, DataError
+from ..messages.definitions import stamp_ns
 from ..runtime import in_background
 
 ALL = '*'
@@ -276,4 +276,4 @@ def decoded(record: Record) -> Any:
 
 
 def _stamp(message: Any) -> int:
-    return nanoseconds(message.header.stamp)
+    return stamp_ns(message.header)

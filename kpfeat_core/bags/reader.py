@@ -29,14 +29,13 @@ from .recording import (
     IMAGES,
     in_time,
     LAST_TIME,
-    nanoseconds,
     Record,
     Recording,
 )
 from .ros1 import Ros1File
 from .sqlite import SqliteFile
 from ..errors import BadImageError, DataError
-from ..messages.definitions import definition_of, FEATURES, typestore
+from ..messages.definitions import definition_of, FEATURES, stamp_ns, typestore
 from ..messages.encodings import is_compressed_depth
 
 IDL_SEPARATOR = '=' * 80 + '\n'
@@ -367,7 +366,7 @@ class Recorded:
         """Hold one more message; False where there is none."""
         for record in self._records:
             try:
-                self._held.append(_Stamped(nanoseconds(decode(record).header.stamp), record))
+                self._held.append(_Stamped(stamp_ns(decode(record).header), record))
             except BadImageError:  # it is damaged: its image has no features
                 continue
             return True

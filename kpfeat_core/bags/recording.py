@@ -64,11 +64,6 @@ class Damage:
         return f'{self.path.name}: {self.reason}{lost}'
 
 
-def nanoseconds(stamp: Any) -> int:
-    """Return the stamp of a header as one number."""
-    return stamp.sec * 10**9 + stamp.nanosec
-
-
 def in_time(text: str, start: int) -> int:
     """
     Return the nanoseconds that a text such as '12.5' means, counted from `start`.

@@ -12,13 +12,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from .encodings import (
-    decode_file,
-    decode_pixels,
-    is_compressed_depth,
-    stored_depth,
-    stored_pixels,
-)
+from .encodings import decode_file, decode_pixels, is_compressed_depth, stored_depth, stored_pixels
 from ..axes import Float
 from ..camera import Calibration, part_of
 from ..config import DESCRIPTOR_TYPES, GEOMETRIES, ViewConfig
@@ -79,11 +73,6 @@ def unpack_descriptors(
 
 def _bytes(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-
-
-def stamp_ns(header: Any) -> int:
-    """Return the stamp of a header as whole nanoseconds: exact, and usable as a key."""
-    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
 def image_to_array(message: Any, pixel_bits: int = ViewConfig.pixel_bits) -> np.ndarray:

@@ -171,3 +171,8 @@ def to_cdr(message: Any, name: str) -> bytes:
 def from_cdr(data: bytes, name: str) -> Any:
     """Return the message object of CDR bytes, for `conversions.message_to_...`."""
     return typestore().deserialize_cdr(bytearray(data), name)  # arrays that may be written to
+
+
+def stamp_ns(header: Any) -> int:
+    """Return the stamp of a header as whole nanoseconds: exact, and usable as a key."""
+    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from kpfeat_core.messages.conversions import stamp_ns
+from kpfeat_core.messages.definitions import stamp_ns
 from kpfeat_ros.frames import (
     ApproximateTimeSync,
     FramePairs,
