@@ -304,24 +304,17 @@ def _judge_work(report: NodeReport, topic: str, limits: DiagnosticsOptions) -> J
             f'{rates["unstamped"]:.1f} messages a second have stamp 0, which means that it is not '
             'set, and are not joined with others: let their publisher set it',
         )
-    if rates.get('boundary') and not rates['processed']:
-        return (
-            DiagnosticStatus.WARN,
-            f"no frame on '{topic}' fits the one before: time jumps back, or frame_id or "
-            'publisher change; the counts boundary.* tell which',
-        )
-    if rates.get('unpaired') and not rates['processed']:
-        return (
-            DiagnosticStatus.WARN,
-            f"no image on '{topic}' has the stamp of the features or matches: listen to the same "
-            'topic as the extractor, raise buffer_size, or set the reference again',
-        )
-    if rates.get('without_partner') and not rates['processed']:
-        return (
-            DiagnosticStatus.WARN,
-            f"no frame on '{topic}' was taken at the time of one of the other camera: let both "
-            'cameras be triggered together, or raise stamp_tolerance_ms',
-        )
+    reasons = {  # of which each alone explains why nothing is worked on
+        'boundary': f"no frame on '{topic}' fits the one before: time jumps back, or frame_id or "
+        'publisher change; the counts boundary.* tell which',
+        'unpaired': f"no image on '{topic}' has the stamp of the features or matches: listen to "
+        'the same topic as the extractor, raise buffer_size, or set the reference again',
+        'without_partner': f"no frame on '{topic}' was taken at the time of one of the other "
+        'camera: let both cameras be triggered together, or raise stamp_tolerance_ms',
+    }
+    for name, reason in reasons.items():
+        if rates.get(name) and not rates['processed']:
+            return DiagnosticStatus.WARN, reason
     if rates.get('lost'):
         return (
             DiagnosticStatus.WARN,
